@@ -1,0 +1,58 @@
+"""What every run logs before its clock starts. The trainer emits it, preflight and the checker judge it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmark.config import RunConfig
+
+
+def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
+    """The (key, value) pairs of a run's submission information, seed and hyperparameters, in the order they are logged.
+
+    The order matters to the official checker: global_batch_size before the learning rate, warm-up before decay.
+
+    Raises:
+        ValueError: the run has no seed yet.
+    """
+    if config.seed is None:
+        raise ValueError("a run is announced with its seed; draw one first (benchmark.seeds)")
+    rules, schedule, adamw = config.rules, config.schedule, config.rules.optimizer
+    pairs: list[tuple[str, Any]] = [
+        ("submission_benchmark", config.benchmark),
+        ("submission_org", config.submission_org),
+        ("submission_division", config.submission_division),
+        ("submission_status", config.submission_status),
+        ("submission_platform", config.submission_platform),
+        ("seed", config.seed),
+        ("global_batch_size", config.global_batch_size),
+        ("gradient_accumulation_steps", config.gradient_accumulation_steps),
+        ("micro_batch_size", config.micro_batch_size),
+        ("max_sequence_length", rules.sequence_length),
+        ("eval_samples", rules.eval_sequences),
+        ("opt_name", "adamw"),
+        ("opt_base_learning_rate", schedule.base_learning_rate),
+        ("opt_end_learning_rate", schedule.end_learning_rate),
+        ("opt_learning_rate_warmup_steps", schedule.warmup_steps),
+        ("opt_learning_rate_decay_steps", schedule.decay_steps),
+        ("opt_learning_rate_decay_schedule", "cosine with linear warmup"),
+        ("opt_adamw_beta_1", adamw.beta_1),
+        ("opt_adamw_beta_2", adamw.beta_2),
+        ("opt_adamw_epsilon", adamw.epsilon),
+        ("opt_adamw_weight_decay", adamw.weight_decay),
+        ("opt_gradient_clip_norm", adamw.gradient_clip_norm),
+        ("max_steps", rules.fixed_max_steps or config.step_limit),
+        ("target_accuracy", rules.target_log_perplexity),
+        ("tensor_parallelism", config.tensor_model_parallel),
+        ("pipeline_parallelism", config.pipeline_model_parallel),
+        ("context_parallelism", config.context_parallel),
+        ("expert_parallelism", 1),
+        ("lowest_numerical_precision_in_linear", config.precision),
+        ("lowest_numerical_precision_in_attn", config.precision),
+        ("lowest_numerical_precision_in_comm", config.precision),
+        ("config_filename", config.config_filename),
+    ]
+    if rules.init_checkpoint_step is not None:
+        pairs.append(("init_checkpoint_step", rules.init_checkpoint_step))
+    return tuple(pairs)

@@ -1,0 +1,379 @@
+"""What one run is: every variable that a user can set, and all arithmetic on them.
+
+`RunConfig` is the table from shell names to fields, as frozen values; impossible combinations are refused here, all
+faults at once, each with its equation and the valid choices. The environment is read in `RunConfig.from_environment`
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from benchmark.rules import RuleViolation, Rules, ScaledLearningRate, Schedule, UnknownRules, find
+from benchmark.seeds import SEED_LIMIT, draw_seeds
+from benchmark.sizes import SIZES, ModelSize
+
+ROOT = Path(__file__).resolve().parent.parent
+
+VOCABULARY = 32_000
+"""Tokens of the benchmark's SentencePiece model (Mixtral 8x22B), the same for all its sizes."""
+
+_NAME_PATTERN = re.compile(
+    r"_(?P<DGXNNODES>\d+)x(?P<DGXNGPU>\d+)x(?P<MINIBS>\d+)"
+    r"xtp(?P<TENSOR_MODEL_PARALLEL>\d+)pp(?P<PIPELINE_MODEL_PARALLEL>\d+)cp(?P<CONTEXT_PARALLEL>\d+)(?:_|$)"
+)
+
+# What a config file may export besides the fields below: knobs of the libraries underneath, which they read themselves.
+_LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
+
+Index = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; `faults` lists everything that is wrong with it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class RunConfig(BaseModel):
+    """One run, frozen. Field names are ours, aliases are the shell names that submitters know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    benchmark: str = Field(alias="BENCHMARK")
+    """The rules' name of the benchmark: llama31_405b, llama31_8b or llama31_tiny."""
+    ruleset: str | None = Field(None, alias="RULESET")
+    """Version of the rules; the latest that has the benchmark if unset."""
+    system: str = Field(alias="DGXSYSTEM")
+    """Name of the configuration, which its file's name gives: config_<DGXSYSTEM>.sh."""
+
+    nodes: PositiveInt = Field(alias="DGXNNODES")
+    gpus_per_node: PositiveInt = Field(alias="DGXNGPU")
+    """Ranks a node: one for each GPU, or for each process on CPUs."""
+
+    tensor_model_parallel: PositiveInt = Field(1, alias="TENSOR_MODEL_PARALLEL")
+    pipeline_model_parallel: PositiveInt = Field(1, alias="PIPELINE_MODEL_PARALLEL")
+    interleaved_pipeline: PositiveInt = Field(1, alias="INTERLEAVED_PIPELINE")
+    """Model chunks a pipeline stage (Megatron's virtual pipeline size); 1 is no interleaving."""
+    context_parallel: PositiveInt = Field(1, alias="CONTEXT_PARALLEL")
+
+    minibatch: PositiveInt = Field(alias="MINIBS")
+    """Sequences a step for each data-parallel replica; global batch size = MINIBS x data-parallel size."""
+    micro_batch_size: PositiveInt = Field(1, alias="MICRO_BATCH_SIZE")
+    """Sequences a forward pass."""
+
+    precision: Literal["fp32", "bf16"] = Field("bf16", alias="PRECISION")
+    """Type of parameters and activations; the optimizer's own are fp32."""
+    learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
+    """Peak learning rate, only where the rules leave it to the submitter (llama31_8b)."""
+    warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
+    """Warm-up, only where the rules leave it to the submitter (llama31_8b)."""
+    max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
+    """Give up after the last evaluation at or before this step; the end of the rules' schedule if unset."""
+
+    experiments: PositiveInt = Field(1, alias="NEXP")
+    """Runs, one after the other, each with its own seed."""
+    seed: Seed | None = Field(None, alias="SEED")
+    """Seed of the one run; the system's entropy if unset."""
+    seed_base: Seed | None = Field(None, alias="SEED_BASE")
+    """Seed of the first of several runs; run i uses SEED_BASE + i."""
+
+    data_dir: Path | None = Field(None, alias="DATADIR")
+    """Folder of the tokenised dataset; only llama31_tiny has one of its own."""
+    tokenizer: Path | None = Field(None, alias="TOKENIZER")
+    """SentencePiece model file; the benchmark's own, from the mistral-common package, if unset."""
+    log_dir: Path = Field(ROOT / "results" / "logs", alias="LOGDIR")
+    """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
+    config_filename: str = Field("", alias="CONFIG_FILENAME")
+    """Set by the launcher: the config file, as logged."""
+    result_file: Path | None = Field(None, alias="RESULT_FILE")
+    """Set by the launcher: the log of this run."""
+
+    submission_org: str = Field("reference", alias="MLPERF_SUBMISSION_ORG", min_length=1)
+    submission_division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")
+    submission_status: Literal["onprem", "cloud", "preview", "research"] = Field(
+        "research", alias="MLPERF_SUBMISSION_STATUS"
+    )
+    submission_platform: str = Field("", alias="MLPERF_SUBMISSION_PLATFORM")
+    """As logged; <nodes>x<DGXSYSTEM> if unset."""
+
+    rank: Index | None = Field(None, alias="RANK")
+    """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
+    env_world_size: PositiveInt | None = Field(None, alias="WORLD_SIZE")
+    """Set beside RANK: the number of ranks that were started."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, *, complete: bool = False) -> RunConfig:
+        """The run that the environment's variables describe; other variables are left alone.
+
+        Args:
+            complete: every variable of `environment` was meant for us (a config file's exports), so an unknown one is a
+                fault; otherwise only one that looks like a misspelling of ours is.
+
+        Raises:
+            ConfigError: with every fault found.
+        """
+        # An empty variable is an unset one, as in shell's ${X:-default}.
+        ours = {name: value for name, value in environment.items() if name in NAMES and value != ""}
+        faults = list(_unknown_names(environment, complete=complete))
+        try:
+            config = cls.model_validate(ours)
+        except ValidationError as error:
+            raise ConfigError(faults + [_describe(fault) for fault in error.errors()]) from None
+        config = config._with_defaults()
+        faults += config._faults()
+        if faults:
+            raise ConfigError(faults)
+        return config
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that `from_environment` reads back to this run."""
+        values = self.model_dump(by_alias=True, exclude_none=True)
+        return {name: str(value) for name, value in values.items()}
+
+    def for_experiment(self, *, seed: int, result_file: Path) -> RunConfig:
+        """One of the NEXP runs, by itself."""
+        return self.model_copy(
+            update={"experiments": 1, "seed": seed, "seed_base": None, "result_file": result_file}
+        )
+
+    def _with_defaults(self) -> RunConfig:
+        updates: dict[str, object] = {}
+        if not self.submission_platform:
+            updates["submission_platform"] = f"{self.nodes}x{self.system}"
+        return self.model_copy(update=updates) if updates else self
+
+    # What follows from the fields.
+
+    @cached_property
+    def rules(self) -> Rules:
+        return find(self.benchmark, self.ruleset)
+
+    @cached_property
+    def size(self) -> ModelSize:
+        return SIZES[self.rules.model_size]
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def model_parallel(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_model_parallel * self.pipeline_model_parallel * self.context_parallel
+
+    @property
+    def data_parallel(self) -> int:
+        return self.world_size // self.model_parallel
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.minibatch * self.data_parallel
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Microbatches a step on each replica."""
+        return self.minibatch // self.micro_batch_size
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Activations outside the tensor-parallel layers are split along the sequence, wherever there is something to split."""
+        return self.tensor_model_parallel > 1
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return self.rules.schedule(
+            self.global_batch_size, learning_rate=self.learning_rate, warmup_steps=self.warmup_steps
+        )
+
+    @property
+    def step_limit(self) -> int:
+        return min(self.max_steps or self.schedule.max_steps, self.schedule.max_steps)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the NEXP runs; drawn anew at each call where none is given."""
+        return draw_seeds(self.experiments, seed=self.seed, seed_base=self.seed_base)
+
+    # What is impossible.
+
+    def _faults(self) -> list[str]:
+        try:
+            _ = self.rules
+        except UnknownRules as error:
+            return [f"BENCHMARK={self.benchmark} RULESET={self.ruleset}: {error}"]
+        faults = [*self._layout_faults(), *self._name_faults(), *self._seed_faults(), *self._launch_faults()]
+        # The schedule divides by the batch size, which only a possible layout has.
+        return faults or [*self._batch_faults(), *self._schedule_faults()]
+
+    def _layout_faults(self) -> Iterator[str]:
+        tp, pp, vp, cp = (
+            self.tensor_model_parallel,
+            self.pipeline_model_parallel,
+            self.interleaved_pipeline,
+            self.context_parallel,
+        )
+        size, length = self.size, self.rules.sequence_length
+        if self.world_size % self.model_parallel:
+            yield (
+                f"DGXNNODES({self.nodes}) x DGXNGPU({self.gpus_per_node}) = {self.world_size} ranks is no multiple of "
+                f"TENSOR_MODEL_PARALLEL({tp}) x PIPELINE_MODEL_PARALLEL({pp}) x CONTEXT_PARALLEL({cp}) = "
+                f"{self.model_parallel}; the remainder is {self.world_size % self.model_parallel}"
+            )
+        if self.minibatch % self.micro_batch_size:
+            yield (
+                f"MINIBS({self.minibatch}) is no multiple of MICRO_BATCH_SIZE({self.micro_batch_size}); "
+                f"valid: {_divisors(self.minibatch)}"
+            )
+        for what, number in (
+            ("query groups", size.query_groups),
+            ("attention heads", size.heads),
+            ("vocabulary entries", VOCABULARY),
+        ):
+            if number % tp:
+                yield f"TENSOR_MODEL_PARALLEL({tp}) does not divide the {number} {what}; valid: {_divisors(size.query_groups)}"
+        stages = pp * vp
+        # An embedding or loss stage may count as a layer, which is how 126 layers fill 8 x 8 chunks.
+        if size.layers % stages and (size.layers + 2) % stages:
+            yield (
+                f"PIPELINE_MODEL_PARALLEL({pp}) x INTERLEAVED_PIPELINE({vp}) = {stages} divides neither the {size.layers} layers "
+                f"nor {size.layers} + 2 (embedding and loss counted as layers); "
+                f"valid products: {_divisors(size.layers)} or {_divisors(size.layers + 2)}"
+            )
+        if vp > 1 and pp == 1:
+            yield f"INTERLEAVED_PIPELINE({vp}) needs a pipeline; PIPELINE_MODEL_PARALLEL is 1"
+        if vp > 1 and self.gradient_accumulation_steps % pp:
+            yield (
+                f"MINIBS({self.minibatch}) / MICRO_BATCH_SIZE({self.micro_batch_size}) = {self.gradient_accumulation_steps} "
+                f"microbatches is no multiple of PIPELINE_MODEL_PARALLEL({pp}), as an interleaved pipeline needs"
+            )
+        if cp > 1 and length % (2 * cp):
+            yield f"CONTEXT_PARALLEL({cp}) x 2 does not divide the sequence of {length} tokens"
+        elif (length // cp) % tp:
+            yield f"TENSOR_MODEL_PARALLEL({tp}) does not divide the {length // cp} tokens of a context-parallel rank"
+
+    def _batch_faults(self) -> Iterator[str]:
+        rules, gbs = self.rules, self.global_batch_size
+        equation = f"MINIBS({self.minibatch}) x data-parallel size({self.data_parallel}) = global batch size {gbs}"
+        if rules.max_global_batch_size is not None and gbs > rules.max_global_batch_size:
+            yield f"{equation} is above the {rules.max_global_batch_size} that {rules.benchmark} {rules.ruleset} allows"
+        rate = rules.learning_rate
+        if isinstance(rate, ScaledLearningRate) and not rate.verifiable(gbs):
+            near = " and ".join(str(batch) for batch in rate.nearest_verifiable(gbs))
+            yield (
+                f"{equation}: no double satisfies the official check, learning rate x {rate.batch} == {gbs} x {rate.base}; "
+                f"nearest global batch sizes that have one: {near}"
+            )
+
+    def _schedule_faults(self) -> Iterator[str]:
+        try:
+            schedule = self.schedule
+        except RuleViolation as error:
+            yield str(error)
+            return
+        if self.step_limit < schedule.first_eval_step:
+            given = "the rules' schedule" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
+            yield (
+                f"{given} ends after {self.step_limit} steps, before the first evaluation at step ({schedule.skipped_evals} skipped + 1) x "
+                f"{schedule.eval_interval_steps} = {schedule.first_eval_step}; a run without an evaluation has no result"
+            )
+
+    def _name_faults(self) -> Iterator[str]:
+        match = _NAME_PATTERN.search(self.system)
+        if match is None:
+            return
+        values = self.to_environment()
+        for name, text in match.groupdict().items():
+            if int(text) != int(values[name]):
+                yield f"DGXSYSTEM={self.system} says {name}={text}, but {name} is {values[name]}; a config's name states its content"
+
+    def _seed_faults(self) -> Iterator[str]:
+        try:
+            seeds = self.seeds
+        except ValueError as error:
+            yield str(error)
+            return
+        if max(seeds) >= SEED_LIMIT:
+            yield f"SEED_BASE({self.seed_base}) + NEXP({self.experiments}) - 1 = {max(seeds)} is not below {SEED_LIMIT}"
+
+    def _launch_faults(self) -> Iterator[str]:
+        if self.env_world_size is not None and self.env_world_size != self.world_size:
+            yield (
+                f"WORLD_SIZE({self.env_world_size}) ranks were started, but DGXNNODES({self.nodes}) x "
+                f"DGXNGPU({self.gpus_per_node}) = {self.world_size}"
+            )
+
+
+NAMES: dict[str, str] = {str(info.alias): name for name, info in RunConfig.model_fields.items()}
+"""Shell name -> field name, in the order of the class."""
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+def _describe(fault: Mapping[str, object]) -> str:
+    """One pydantic fault in the words of the variable."""
+    location = fault["loc"]
+    name = location[0] if isinstance(location, tuple) and location else "?"
+    if fault["type"] == "missing":
+        return f"{name} is not set; a config file exports it (source config_<SYSTEM>.sh)"
+    return f"{name}={fault['input']}: {fault['msg']}"
+
+
+def _unknown_names(environment: Mapping[str, str], *, complete: bool) -> Iterator[str]:
+    for name in environment:
+        if name in NAMES or name.startswith(_LIBRARY_PREFIXES):
+            continue
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.88)
+        if near:
+            yield f"{name} is not a variable of the harness; did you mean {near[0]}? (unset {name} if it is not meant for it)"
+        elif complete:
+            yield f"{name} is not a variable of the harness; known: {', '.join(NAMES)}"
+
+
+def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that `source path` exports on top of `environment`: new ones and changed ones.
+
+    Raises:
+        ConfigError: the file is missing, fails, or exports a name that nothing reads.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.name for p in ROOT.glob("config_*.sh")))
+        raise ConfigError([f"config file {path} does not exist; in {ROOT}: {known}"])
+    before = {name: value for name, value in environment.items() if not name.startswith("BASH_FUNC_")}
+    # env -0 after the file, so that values with newlines and quotes survive.
+    script = 'set -euo pipefail; set -a; source "$1"; exec env -0'
+    # Lines on standard output of the file itself would corrupt the list: send them to standard error.
+    done = subprocess.run(
+        ["bash", "-c", f"exec 3>&1 1>&2; {script} >&3", "bash", str(path.resolve())],
+        env=before,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ConfigError([f"sourcing {path} failed with status {done.returncode}: {done.stderr.strip()}"])
+    after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
+    shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
+    exported = {
+        name: value
+        for name, value in after.items()
+        if name not in shell_noise and before.get(name) != value
+    }
+    unknown = list(_unknown_names(exported, complete=True))
+    if unknown:
+        raise ConfigError([f"{path.name}: {fault}" for fault in unknown])
+    return exported

@@ -1,0 +1,375 @@
+"""The rules of the benchmark, one row for each (benchmark, ruleset). Every other module asks here.
+
+The trainer takes its schedule from these rows and the checker judges by them, so a run cannot be trained by one rule
+and judged by another. To add a ruleset, add a `replace(...)` row; to add a benchmark, add a row.
+
+Sources: MLCommons training_policies `training_rules.adoc` (hyperparameter and evaluation tables of llama31_405b and
+llama31_8b) and the RCP files of mlperf_logging 4.1.68; `tests/benchmark/test_rules.py` compares the rows with those files.
+All lengths are in sequences (MLPerf calls them samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import floor
+
+
+def _ceil_div(numerator: int, denominator: int) -> int:
+    """Exact CEIL(numerator / denominator); math.ceil of a float quotient is off by one for large numbers."""
+    return -(-numerator // denominator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencePoint:
+    """A reference convergence point (RCP): how many sequences the reference needed at one global batch size."""
+
+    global_batch_size: int
+    samples: tuple[int, ...]
+    """Sequences to the target, one entry a seed."""
+    base_learning_rate: float | None = None
+    """Set where the ruleset leaves the learning rate free: what the reference used at this batch size."""
+    warmup_samples: int | None = None
+
+    @property
+    def mean(self) -> float:
+        return sum(self.samples) / len(self.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledLearningRate:
+    """A learning rate that the global batch size decides: peak, warm-up and decay scale from one reference batch."""
+
+    base: float
+    """Peak learning rate at `batch`."""
+    batch: int
+    end: float
+    """Learning rate at the end of the decay, the same for every batch size."""
+    warmup_steps: int
+    """At `batch`."""
+    total_steps: int
+    """Warm-up and decay together, at `batch`."""
+
+    def peak(self, gbs: int) -> float:
+        """`base * gbs / batch`, multiplied first.
+
+        The official checker compares doubles for equality; no other order of evaluation passes wherever one can
+        (policy text: round to 8 decimals, which that checker rejects at 97 % of the batch sizes).
+        """
+        return self.base * gbs / self.batch
+
+    def verifiable(self, gbs: int) -> bool:
+        """Whether the official checker's float equality can hold at this batch size; at 9 % of them no double passes."""
+        return self.peak(gbs) * self.batch == gbs * self.base
+
+    def nearest_verifiable(self, gbs: int) -> tuple[int, ...]:
+        """The closest batch sizes below and above `gbs` that pass `verifiable`."""
+        below = next((b for b in range(gbs - 1, 0, -1) if self.verifiable(b)), None)
+        above = next(b for b in range(gbs + 1, 4 * gbs + 2) if self.verifiable(b))
+        return (above,) if below is None else (below, above)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeLearningRate:
+    """A learning rate that the submitter chooses (llama31_8b); decay is fixed in steps whatever the batch size."""
+
+    end_fraction: float
+    """End learning rate over peak learning rate."""
+    total_steps: int
+    """Warm-up and decay together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    beta_1: float = 0.9
+    beta_2: float = 0.95
+    epsilon: float = 1e-5
+    weight_decay: float = 0.1
+    gradient_clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What the rules say for one global batch size, in optimizer steps."""
+
+    global_batch_size: int
+    base_learning_rate: float
+    end_learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    """Steps from the end of the warm-up to the end learning rate."""
+    max_steps: int
+    """Steps after which the schedule ends; a run never stops between two evaluations because of it."""
+    eval_interval_steps: int
+    skipped_evals: int
+    """Evaluations that the rules skip at the start of a run."""
+
+    @property
+    def first_eval_step(self) -> int:
+        return (self.skipped_evals + 1) * self.eval_interval_steps
+
+    def evaluation_steps(self, max_steps: int | None = None) -> Iterator[int]:
+        """Yield each step after which an evaluation is due, up to `max_steps` (the rules' own limit if None)."""
+        limit = self.max_steps if max_steps is None else min(max_steps, self.max_steps)
+        yield from range(self.first_eval_step, limit + 1, self.eval_interval_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """One benchmark under one ruleset."""
+
+    benchmark: str
+    ruleset: str
+    model_size: str
+    submittable: bool = True
+    """False for what exists to exercise the harness: it can be trained and checked, never packaged."""
+    target_log_perplexity: float
+    """A run succeeds at the first evaluation at or below it."""
+    sequence_length: int = 8192
+    """Tokens."""
+    eval_sequences: int
+    """Exactly so many sequences an evaluation, whatever the batch size."""
+    eval_every_sequences: int
+    """An evaluation every CEIL(this / GBS) steps."""
+    skip_slope: Fraction = Fraction(0)
+    skip_intercept: int = 0
+    """The first FLOOR(slope * GBS + intercept) evaluations are skipped."""
+    learning_rate: ScaledLearningRate | FreeLearningRate
+    optimizer: AdamW = AdamW()
+    max_global_batch_size: int | None = None
+    runs: int
+    """Runs that make a result."""
+    init_limit_minutes_closed: int = 30
+    """Longest init_start to init_stop in the closed division."""
+    init_limit_minutes_open: int = 240
+    init_checkpoint_step: int | None = None
+    """Logged where the run starts from a checkpoint; None where weights are drawn at random."""
+    initial_train_loss: tuple[float, float]
+    """Range of the first training loss that right weights, tokenizer and RoPE give; anything else is a wrong start."""
+    fixed_max_steps: int | None = None
+    """Where the ruleset fixes the logged max_steps."""
+    reference_points: tuple[ReferencePoint, ...]
+
+    def skipped_evals(self, gbs: int) -> int:
+        return floor(self.skip_slope * gbs + self.skip_intercept)
+
+    def eval_interval_steps(self, gbs: int) -> int:
+        return _ceil_div(self.eval_every_sequences, gbs)
+
+    def reference_point(self, gbs: int) -> ReferencePoint | None:
+        return next((point for point in self.reference_points if point.global_batch_size == gbs), None)
+
+    def schedule(self, gbs: int, *, learning_rate: float | None = None, warmup_steps: int | None = None) -> Schedule:
+        """The schedule at a global batch size.
+
+        `learning_rate` and `warmup_steps` are for a ruleset that leaves them free, and default to those of the
+        reference convergence point at this batch size.
+
+        Raises:
+            RuleViolation: a value is given that the ruleset fixes, or is missing where it is free.
+        """
+        rate = self.learning_rate
+        if isinstance(rate, ScaledLearningRate):
+            _refuse_fixed(self, gbs, learning_rate, warmup_steps)
+            peak, end = rate.peak(gbs), rate.end
+            total = _ceil_div(rate.total_steps * rate.batch, gbs)
+            warmup = _ceil_div(rate.warmup_steps * rate.batch, gbs)
+        else:
+            peak, warmup = _free_choice(self, gbs, learning_rate, warmup_steps)
+            end, total = rate.end_fraction * peak, rate.total_steps
+        return Schedule(
+            global_batch_size=gbs,
+            base_learning_rate=peak,
+            end_learning_rate=end,
+            warmup_steps=warmup,
+            decay_steps=total - warmup,
+            max_steps=total,
+            eval_interval_steps=self.eval_interval_steps(gbs),
+            skipped_evals=self.skipped_evals(gbs),
+        )
+
+
+class RuleViolation(ValueError):
+    """A choice that the ruleset does not leave to the submitter."""
+
+
+def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None) -> None:
+    given = {"LEARNING_RATE": learning_rate, "WARMUP_STEPS": warmup_steps}
+    chosen = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if chosen:
+        raise RuleViolation(
+            f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives both from the global batch size ({gbs}); unset"
+        )
+
+
+def _free_choice(
+    rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None
+) -> tuple[float, int]:
+    point = rules.reference_point(gbs)
+    if learning_rate is None and point is not None:
+        learning_rate = point.base_learning_rate
+    if warmup_steps is None and point is not None and point.warmup_samples is not None:
+        warmup_steps = _ceil_div(point.warmup_samples, gbs)
+    if learning_rate is None or warmup_steps is None:
+        known = ", ".join(str(p.global_batch_size) for p in rules.reference_points)
+        raise RuleViolation(
+            f"LEARNING_RATE and WARMUP_STEPS: {rules.benchmark} {rules.ruleset} leaves them to the submitter and has no "
+            f"reference at global batch size {gbs} (it has: {known}); set both"
+        )
+    return learning_rate, warmup_steps
+
+
+def _points(*rows: tuple[int, tuple[int, ...]]) -> tuple[ReferencePoint, ...]:
+    return tuple(ReferencePoint(global_batch_size=gbs, samples=samples) for gbs, samples in rows)
+
+
+_LLAMA31_405B_500 = Rules(
+    benchmark="llama31_405b",
+    ruleset="5.0.0",
+    model_size="405b",
+    target_log_perplexity=5.6,
+    eval_sequences=5760,
+    eval_every_sequences=46080,
+    learning_rate=ScaledLearningRate(base=8e-5, batch=1152, end=8e-7, warmup_steps=8000, total_steps=1_200_000),
+    max_global_batch_size=9216,
+    runs=3,
+    init_checkpoint_step=0,
+    # 7.684 to 7.789 in all 66 published v5.0 and v5.1 logs; widened for other seeds and precisions.
+    initial_train_loss=(7.5, 8.0),
+    reference_points=_points(
+        (1008, (324576,) * 6),
+        (1152, (322560,) * 6),
+        (2304, (368640, 368640, 368640, 368640, 414720, 414720)),
+        (4608, (460800, 460800, 506880, 506880, 506880, 506880)),
+        (6912, (580608, 580608, 580608, 628992, 628992, 628992)),
+        (9216, (645120, 645120, 691200, 691200, 737280, 737280)),
+    ),
+)
+
+_LLAMA31_405B_510 = replace(
+    _LLAMA31_405B_500,
+    ruleset="5.1.0",
+    eval_every_sequences=18432,
+    skip_slope=Fraction(26, 10_000),
+    skip_intercept=12,
+    reference_points=_points(
+        (1152, (313344, 313344, 313344, 331776, 313344, 294912)),
+        (2304, (368640, 350208, 387072, 368640, 368640, 368640)),
+        (4608, (497664, 497664, 460800, 497664, 479232, 497664)),
+    ),
+)
+
+# Reference points in thousands-free form: the RCP file's own order of seeds.
+_LLAMA31_8B_510 = Rules(
+    benchmark="llama31_8b",
+    ruleset="5.1.0",
+    model_size="8b",
+    target_log_perplexity=3.3,
+    eval_sequences=1024,
+    eval_every_sequences=12288,
+    # The official file checks the decay only; the end at a tenth of the peak is the reference implementation's min_lr.
+    learning_rate=FreeLearningRate(end_fraction=0.1, total_steps=1_200_000),
+    runs=10,
+    # Weights are drawn at random, so a uniform guess over 32,000 tokens: ln(32000) = 10.37.
+    initial_train_loss=(10.0, 12.5),
+    fixed_max_steps=1_200_000,
+    reference_points=(
+        ReferencePoint(
+            global_batch_size=16,
+            samples=(159744,) * 6 + (172032, 159744, 172032, 159744, 172032) + (159744,) * 9,
+            base_learning_rate=4e-4,
+            warmup_samples=256,
+        ),
+        ReferencePoint(
+            global_batch_size=32,
+            samples=(
+                *(196608, 172032, 184320, 184320, 172032, 172032, 184320, 184320, 184320, 172032),
+                *(172032, 172032, 184320, 184320, 184320, 172032, 172032, 172032, 184320, 184320),
+            ),
+            base_learning_rate=8e-4,
+            warmup_samples=4096,
+        ),
+        ReferencePoint(
+            global_batch_size=64,
+            samples=(
+                *(233472, 208896, 208896, 233472, 233472, 233472, 233472, 233472, 208896, 233472),
+                *(233472, 233472, 245760, 221184, 208896, 233472, 233472, 221184, 221184, 221184),
+            ),
+            base_learning_rate=8e-4,
+            warmup_samples=6144,
+        ),
+        ReferencePoint(
+            global_batch_size=96,
+            samples=(
+                *(297216, 284832, 272448, 272448, 272448, 272448, 297216, 272448, 297216, 272448),
+                *(297216, 260064, 272448, 272448, 272448, 284832, 260064, 284832, 284832, 272448),
+            ),
+            base_learning_rate=1e-3,
+            warmup_samples=16348,
+        ),
+        ReferencePoint(
+            global_batch_size=128,
+            samples=(
+                *(368640, 344064, 356352, 344064, 368640, 368640, 405504, 344064, 331776, 307200),
+                *(331776, 380928, 307200, 344064, 319488, 356352, 331776, 319488, 356352, 331776),
+            ),
+            base_learning_rate=2e-3,
+            warmup_samples=32768,
+        ),
+    ),
+)
+
+# Ours: the shape of llama31_405b with small numbers, so that every rule is exercised in minutes on two CPU cores.
+# 90 evaluation sequences are no multiple of the default batch, so exactness is exercised too.
+_LLAMA31_TINY = Rules(
+    benchmark="llama31_tiny",
+    ruleset="6.0.0",
+    model_size="tiny",
+    submittable=False,
+    target_log_perplexity=6.5,
+    sequence_length=128,
+    eval_sequences=90,
+    eval_every_sequences=256,
+    skip_slope=Fraction(1, 16),
+    skip_intercept=3,
+    learning_rate=ScaledLearningRate(base=4e-3, batch=16, end=4e-5, warmup_steps=20, total_steps=1000),
+    max_global_batch_size=128,
+    runs=3,
+    initial_train_loss=(10.0, 11.0),
+    reference_points=(),
+)
+
+TABLE: tuple[Rules, ...] = (
+    _LLAMA31_405B_500,
+    _LLAMA31_405B_510,
+    replace(_LLAMA31_405B_510, ruleset="6.0.0"),
+    _LLAMA31_8B_510,
+    replace(_LLAMA31_8B_510, ruleset="6.0.0"),
+    replace(_LLAMA31_8B_510, ruleset="6.1.0"),
+    _LLAMA31_TINY,
+)
+
+BENCHMARKS = tuple(dict.fromkeys(rules.benchmark for rules in TABLE))
+
+
+class UnknownRules(LookupError):
+    """No row for a (benchmark, ruleset); the message lists the rows there are."""
+
+
+def find(benchmark: str, ruleset: str | None = None) -> Rules:
+    """The row of a benchmark: of one ruleset, or of the latest that has it.
+
+    Raises:
+        UnknownRules: there is no such row.
+    """
+    rows = [rules for rules in TABLE if rules.benchmark == benchmark]
+    if not rows:
+        raise UnknownRules(f"benchmark {benchmark!r} is unknown; known: {', '.join(BENCHMARKS)}")
+    if ruleset is None:
+        return rows[-1]
+    for rules in rows:
+        if rules.ruleset == ruleset:
+            return rules
+    known = ", ".join(rules.ruleset for rules in rows)
+    raise UnknownRules(f"{benchmark} is not in ruleset {ruleset!r}; it is in: {known}")
