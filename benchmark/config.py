@@ -94,6 +94,8 @@ class RunConfig(BaseModel):
     """Folder of the tokenised dataset; only llama31_tiny has one of its own."""
     tokenizer: Path | None = Field(None, alias="TOKENIZER")
     """SentencePiece model file; the benchmark's own, from the mistral-common package, if unset."""
+    index_dir: Path | None = Field(None, alias="NPY_INDEX_DIR")
+    """Folder for the shuffled index, seen by all ranks; a temporary one where a single node runs."""
     log_dir: Path = Field(ROOT / "results" / "logs", alias="LOGDIR")
     """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
     config_filename: str = Field("", alias="CONFIG_FILENAME")

@@ -173,4 +173,4 @@ def _mllogger(path: Path) -> Any:
     logger = logging.Logger(f"mllog:{path}", level=logging.INFO)
     logger.addHandler(handler)
     # mlperf_logging uses root_dir as a regular expression.
-    return MLLogger(logger=logger, root_dir=re.escape(f"{_ROOT}/"))
+    return MLLogger(logger=logger, root_dir=re.escape(str(_ROOT)))

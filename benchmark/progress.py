@@ -1,0 +1,196 @@
+"""What a run is doing, read from its log as it grows; the trainer itself draws nothing.
+
+The display lives in the launcher's process, outside the timed one: the log is the only thing that crosses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmark.config import RunConfig
+from benchmark.events import TOKEN, Event, MalformedEvent, decode
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A run so far."""
+
+    phase: str = "starting"
+    step: int = 0
+    samples: int = 0
+    """Sequences trained on."""
+    loss: float | None = None
+    """Of the last step."""
+    log_perplexity: float | None = None
+    """At the last evaluation."""
+    step_time: float | None = None
+    """Seconds a step, smoothed over about ten steps."""
+    status: str = ""
+    """Of run_stop."""
+    reason: str = ""
+    started_ms: float | None = None
+    """run_start."""
+    stopped_ms: float | None = None
+    """run_stop."""
+
+    @property
+    def minutes(self) -> float | None:
+        """From run_start to run_stop."""
+        if self.started_ms is None or self.stopped_ms is None:
+            return None
+        return (self.stopped_ms - self.started_ms) / 60_000
+
+
+_PHASES = {
+    "init_start": "initialising",
+    "run_start": "opening data",
+    "block_start": "training",
+    "eval_start": "evaluating",
+    "run_stop": "done",
+}
+
+
+def advance(progress: Progress, event: Event) -> Progress:
+    """The progress after one more event."""
+    progress = replace(progress, phase=_PHASES.get(event.key, progress.phase))
+    match event.key:
+        case "run_start":
+            return replace(progress, started_ms=event.time_ms)
+        case "eval_accuracy":
+            return replace(progress, log_perplexity=event.value)
+        case "run_stop":
+            status, reason = str(event.metadata.get("status", "")), str(event.metadata.get("reason", ""))
+            return replace(progress, stopped_ms=event.time_ms, status=status, reason=reason)
+        case "tracked_stats" if isinstance(event.value, dict) and "train_step_time" in event.value:
+            return _after_step(progress, event.value, event.metadata)
+    return progress
+
+
+def _after_step(progress: Progress, value: dict[str, Any], metadata: Any) -> Progress:
+    seconds = float(value["train_step_time"])
+    smoothed = seconds if progress.step_time is None else 0.9 * progress.step_time + 0.1 * seconds
+    return replace(
+        progress,
+        step=int(metadata["step"]),
+        samples=int(metadata["samples_count"]),
+        loss=float(value["reduced_train_loss"]),
+        step_time=smoothed,
+    )
+
+
+class LogFollower:
+    """The events of a log that is still being written, each once, as its line is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def poll(self) -> Iterator[Event]:
+        """The events since the last call; none before the file exists."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield from _event_of(line.decode("utf-8", errors="replace"))
+
+
+def _event_of(line: str) -> Iterator[Event]:
+    _, token, text = line.partition(TOKEN)
+    if token:
+        try:
+            yield decode(text)
+        except MalformedEvent:
+            # The checks after the run report a broken line; a display has nothing to show for it.
+            return
+
+
+def expected_samples(config: RunConfig, samples: int) -> int:
+    """Where the target is likely: the first evaluation after `samples` at which the reference has converged on average."""
+    gbs, point = config.global_batch_size, config.rules.reference_point(config.global_batch_size)
+    least = max(samples, point.mean if point else 0)
+    steps = config.schedule.evaluation_steps(config.max_steps)
+    return next((step * gbs for step in steps if step * gbs >= least), config.step_limit * gbs)
+
+
+def line(config: RunConfig, progress: Progress) -> str:
+    """One line that says it all."""
+    expected = expected_samples(config, progress.samples)
+    parts = [f"{progress.phase:12}", f"step {progress.step:4}", f"{progress.samples:,}/~{expected:,} sequences"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.log_perplexity is not None:
+        parts.append(f"log perplexity {progress.log_perplexity:.3f} (target {config.rules.target_log_perplexity})")
+    if progress.step_time:
+        tokens = config.global_batch_size * config.rules.sequence_length / progress.step_time
+        remaining = (expected - progress.samples) / config.global_batch_size * progress.step_time
+        parts += [f"{tokens:,.0f} tokens/s", f"ETA {int(remaining) // 60}:{int(remaining) % 60:02}"]
+    return "  ".join(parts)
+
+
+class Display(Protocol):
+    """Shows progress; a context manager around the run."""
+
+    def __enter__(self) -> Display: ...
+    def __exit__(self, *error: object) -> None: ...
+    def update(self, config: RunConfig, progress: Progress, now: float) -> None:
+        """Called at each poll, with the time in seconds."""
+
+
+class PlainDisplay:
+    """A line every ten seconds, and one for each evaluation."""
+
+    def __init__(self) -> None:
+        self._shown_at = float("-inf")
+        self._shown: Progress | None = None
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def update(self, config: RunConfig, progress: Progress, now: float) -> None:
+        before = self._shown
+        evaluated = before is not None and progress.log_perplexity != before.log_perplexity
+        due = now - self._shown_at >= PLAIN_LINE_EVERY_S
+        if evaluated or (due and progress != before):
+            print(line(config, progress), flush=True)
+            self._shown, self._shown_at = progress, now
+
+
+class RichDisplay:
+    """A bar towards the expected number of sequences."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn()
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> RichDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, config: RunConfig, progress: Progress, now: float) -> None:  # noqa: ARG002 - rich keeps its own time
+        total = expected_samples(config, progress.samples)
+        self._bar.update(self._task, description=line(config, progress), completed=progress.samples, total=total)
+
+
+def display() -> Display:
+    """A live bar on a terminal, plain lines elsewhere."""
+    return RichDisplay() if sys.stdout.isatty() else PlainDisplay()

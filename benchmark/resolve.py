@@ -1,0 +1,78 @@
+"""A run's configuration and where each of its values came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.config import NAMES, VOCABULARY, RunConfig, source_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A configuration with the origin of each variable: a config file's name, `environment` or `default`."""
+
+    config: RunConfig
+    origins: Mapping[str, str]
+    """Shell name -> origin, for every variable of the table."""
+
+
+def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> Resolved:
+    """The run of a config file on top of the environment, or of the environment alone (a config sourced by hand).
+
+    Raises:
+        ConfigError: the file cannot be sourced or the run is impossible.
+    """
+    exported = {} if file is None else source_config(file, environment)
+    merged = {**environment, **exported}
+    if file is not None:
+        merged["CONFIG_FILENAME"] = file.name
+    config = RunConfig.from_environment(merged)
+    given = {name for name in NAMES if merged.get(name)}
+    file_name = "" if file is None else file.name
+    origins = {
+        name: file_name if name in exported or (name == "CONFIG_FILENAME" and file) else "environment" if name in given else "default"
+        for name in NAMES
+    }
+    return Resolved(config=config, origins=origins)
+
+
+def describe(resolved: Resolved) -> str:
+    """The whole configuration as text: every variable with its origin, then everything that follows from them."""
+    values = resolved.config.model_dump(by_alias=True)
+    rows = [(name, _text(values[name]), resolved.origins[name]) for name in NAMES]
+    rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """(name, value, equation) of what the configuration implies."""
+    rules, schedule, gbs = config.rules, config.schedule, config.global_batch_size
+    source = f"rules {rules.benchmark} {rules.ruleset}"
+    layout = f"TP {config.tensor_model_parallel} x PP {config.pipeline_model_parallel} x CP {config.context_parallel}"
+    yield "ranks", str(config.world_size), f"DGXNNODES {config.nodes} x DGXNGPU {config.gpus_per_node}"
+    yield "data_parallel", str(config.data_parallel), f"{config.world_size} ranks / ({layout})"
+    yield "global_batch_size", str(gbs), f"MINIBS {config.minibatch} x data-parallel {config.data_parallel}"
+    accumulation = f"MINIBS {config.minibatch} / MICRO_BATCH_SIZE {config.micro_batch_size}"
+    yield "gradient_accumulation_steps", str(config.gradient_accumulation_steps), accumulation
+    yield "target_log_perplexity", str(rules.target_log_perplexity), source
+    yield "sequence_length", str(rules.sequence_length), source
+    yield "opt_base_learning_rate", repr(schedule.base_learning_rate), f"{source} at global batch size {gbs}"
+    yield "opt_end_learning_rate", repr(schedule.end_learning_rate), source
+    yield "opt_learning_rate_warmup_steps", str(schedule.warmup_steps), f"{source} at global batch size {gbs}"
+    yield "opt_learning_rate_decay_steps", str(schedule.decay_steps), f"{source} at global batch size {gbs}"
+    interval = f"CEIL({rules.eval_every_sequences} / {gbs}) steps, {schedule.eval_interval_steps * gbs} sequences"
+    yield "eval_interval_steps", str(schedule.eval_interval_steps), interval
+    first = f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} steps, {schedule.first_eval_step * gbs} sequences"
+    yield "first_eval_step", str(schedule.first_eval_step), first
+    yield "eval_sequences", str(rules.eval_sequences), source
+    yield "last_step", str(config.step_limit), "the end of the schedule" if config.max_steps is None else "MAX_STEPS"
+    parameters = config.size.parameters(VOCABULARY)
+    yield "parameters", f"{parameters:,}", f"{config.size.name}, vocabulary {VOCABULARY:,}"

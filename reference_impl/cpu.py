@@ -1,0 +1,80 @@
+"""Lets Megatron-Core run where there is no CUDA: `install()` redirects the calls that cannot work there.
+
+Only what raises without CUDA (or, for seeding, is queued for ever) is redirected, so nothing else in the process can
+depend on it. The one exception, `Tensor.type()`, answers differently only to callers inside megatron.core. No file of
+Megatron-Core is changed. Written against 0.16.1; `docs/decisions.md` lists the ways that were tried.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_CPU = torch.device("cpu")
+
+
+def install() -> None:
+    """Redirect once per process; does nothing where CUDA is available. Call before models are built."""
+    if torch.cuda.is_available():
+        return
+    torch.cuda.current_device = lambda: _CPU
+    torch.cuda.synchronize = lambda device=None: None
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
+    torch.Tensor.type = _tensor_type
+    # One generator serves as both: the CUDA generator's state is the CPU generator's.
+    torch.cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+    torch.cuda.manual_seed = torch.manual_seed
+    _redirect_megatron()
+
+
+def _redirect_megatron() -> None:
+    from megatron.core import utils
+    from megatron.core.dist_checkpointing import exchange_utils
+    from megatron.core.models.common.embeddings import rope_utils
+    from megatron.core.optimizer import clip_grads, optimizer
+    from megatron.core.pipeline_parallel import schedules
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = torch.cuda.get_rng_state
+    random._set_cuda_rng_state = torch.cuda.set_rng_state
+    # These write device="cuda" literally; each gets its own name `torch`, the real module stays as it is.
+    for module in (utils, exchange_utils, rope_utils, clip_grads, optimizer, schedules):
+        module.torch = _TorchOnCpu("torch")
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def create(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return create
+
+
+class _TorchOnCpu(types.ModuleType):
+    """`torch` as the modules see it that ask for device="cuda"."""
+
+    tensor = staticmethod(_on_cpu(torch.tensor))
+    zeros = staticmethod(_on_cpu(torch.zeros))
+    empty = staticmethod(_on_cpu(torch.empty))
+    empty_like = staticmethod(_on_cpu(torch.empty_like))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def _tensor_type(self: torch.Tensor, *args: Any, _original: Any = torch.Tensor.type, **kwargs: Any) -> Any:
+    """`Tensor.type()`, but in the CUDA spelling for Megatron-Core: its optimizers compare with 'torch.cuda.FloatTensor'."""
+    name = _original(self, *args, **kwargs)
+    if not isinstance(name, str) or name.startswith("torch.cuda."):
+        return name
+    caller = sys._getframe(1).f_globals.get("__name__", "")
+    return name.replace("torch.", "torch.cuda.", 1) if caller.startswith("megatron.core") else name

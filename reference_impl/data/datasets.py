@@ -1,0 +1,138 @@
+"""Megatron-Core's datasets, and the order in which ranks read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from megatron.core.datasets import helpers
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+from torch.utils.data import Dataset
+
+from benchmark.config import RunConfig
+from reference_impl.data.manifest import DataError, Manifest
+from reference_impl.tokenizer import Tokenizer
+
+
+class OrderedGPTDataset(GPTDataset):
+    """A GPTDataset that keeps the documents' order, as the rules ask of validation; Megatron-Core shuffles it."""
+
+    def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        documents = np.asarray(self.indices, dtype=np.int32)
+        lengths = self.dataset.sequence_lengths
+        samples = helpers.build_sample_idx(
+            lengths, documents, self.config.sequence_length, 1, int(lengths[documents].sum()), True, True
+        )
+        return documents, samples, np.arange(len(samples) - 1)
+
+
+@dataclass(frozen=True)
+class Datasets:
+    train: Dataset
+    validation: Dataset
+
+
+def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer, index_dir: Path) -> Datasets:
+    """Open the training blend, shuffled by the run's seed, and the validation set in its own order.
+
+    All ranks call this; rank 0 writes the shuffled index into `index_dir`, which all ranks see.
+
+    Raises:
+        DataError: validation has fewer sequences than an evaluation takes.
+    """
+    validation = _validation(config, folder / manifest.validation, tokenizer)
+    if len(validation) < config.rules.eval_sequences:
+        raise DataError(
+            f"{folder / manifest.validation} has {len(validation)} sequences of {config.rules.sequence_length} tokens; "
+            f"an evaluation takes {config.rules.eval_sequences}"
+        )
+    return Datasets(train=_train(config, folder, manifest, tokenizer, index_dir), validation=validation)
+
+
+def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDatasetConfig:
+    return GPTDatasetConfig(
+        random_seed=config.seed,
+        sequence_length=config.rules.sequence_length,
+        tokenizer=tokenizer,
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        **more,
+    )
+
+
+def _train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer, index_dir: Path) -> Dataset:
+    blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
+    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=str(index_dir))
+    sequences = config.step_limit * config.global_batch_size
+    train, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, [sequences, None, None], lambda: True, settings).build()
+    return train
+
+
+def _validation(config: RunConfig, prefix: Path, tokenizer: Tokenizer) -> OrderedGPTDataset:
+    settings = _settings(config, tokenizer, blend_per_split=[None, ([str(prefix)], None), None])
+    documents = IndexedDataset(str(prefix))
+    indices = np.arange(len(documents), dtype=np.int32)
+    return OrderedGPTDataset(documents, str(prefix), indices, None, Split.valid, settings)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One microbatch; each tensor is [micro batch, tokens of this context-parallel rank]."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    loss_mask: torch.Tensor
+    """1 where a token counts, 0 in padding sequences."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one rank cuts its microbatches out of a global batch: Megatron's order, replica after replica in each microbatch."""
+
+    micro_batch_size: int
+    replica: int
+    replicas: int
+    cp_rank: int = 0
+    cp_size: int = 1
+
+    def training(self, dataset: Dataset, start: int) -> Iterator[Batch]:
+        """Microbatches from sequence `start` of the whole run onwards, without end."""
+        while True:
+            first = start + self.replica * self.micro_batch_size
+            yield self._batch([dataset[index] for index in range(first, first + self.micro_batch_size)])
+            start += self.micro_batch_size * self.replicas
+
+    def evaluation_microbatches(self, sequences: int) -> int:
+        """Microbatches that every replica runs to cover `sequences`."""
+        return -(-sequences // (self.micro_batch_size * self.replicas))
+
+    def evaluation(self, dataset: Dataset, sequences: int) -> Iterator[Batch]:
+        """Exactly the first `sequences` sequences over all replicas; the rest of the last microbatches counts for nothing."""
+        for index in range(self.evaluation_microbatches(sequences)):
+            first = (index * self.replicas + self.replica) * self.micro_batch_size
+            positions = range(first, first + self.micro_batch_size)
+            samples = [dataset[min(position, sequences - 1)] for position in positions]
+            yield self._batch(samples, counted=[position < sequences for position in positions])
+
+    def _batch(self, samples: list[dict[str, torch.Tensor]], counted: list[bool] | None = None) -> Batch:
+        tokens, labels, mask = (
+            torch.stack([sample[name] for sample in samples]) for name in ("tokens", "labels", "loss_mask")
+        )
+        if counted is not None:
+            mask = mask * torch.tensor(counted, dtype=mask.dtype)[:, None]
+        return Batch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
+
+    def _mine(self, whole: torch.Tensor) -> torch.Tensor:
+        """This context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs all ranks the same."""
+        if self.cp_size == 1:
+            return whole
+        chunks = whole.chunk(2 * self.cp_size, dim=1)
+        return torch.cat([chunks[self.cp_rank], chunks[2 * self.cp_size - 1 - self.cp_rank]], dim=1)

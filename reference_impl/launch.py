@@ -1,0 +1,49 @@
+"""Start the ranks of this node with torch.distributed's elastic launcher, which is torchrun's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from benchmark.config import ConfigError, RunConfig
+
+
+def launch(config: RunConfig) -> int:
+    """Run DGXNGPU ranks of `reference_impl.pretrain` and return the exit status of the first that failed, or 0.
+
+    Raises:
+        ConfigError: the run spans several nodes, whose ranks are Slurm's to start.
+    """
+    if config.nodes != 1:
+        raise ConfigError([f"DGXNNODES={config.nodes}: this starts the ranks of one node; use sbatch run.sub for several"])
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=config.gpus_per_node,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=f"seed{config.seed}",
+        max_restarts=0,
+        monitor_interval=0.1,
+        local_addr="localhost",
+    )
+    with tempfile.TemporaryDirectory(prefix="npy_index_") as index_dir:
+        os.environ.setdefault("NPY_INDEX_DIR", index_dir)
+        os.environ.setdefault("OMP_NUM_THREADS", str(_cores_per_rank(config)))
+        try:
+            elastic_launch(settings, sys.executable)("-m", "reference_impl.pretrain")
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            return failure.exitcode if failure.exitcode > 0 else 1
+        except SignalException as error:
+            return 128 + error.sigval
+    return 0
+
+
+def _cores_per_rank(config: RunConfig) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // config.gpus_per_node)

@@ -1,0 +1,55 @@
+"""AdamW and the learning-rate schedule, Megatron-Core's own, with the numbers of the rules."""
+
+from __future__ import annotations
+
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import MegatronModule
+
+from benchmark.config import RunConfig
+from reference_impl.model import DTYPES
+
+
+def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> MegatronOptimizer:
+    """The distributed optimizer: AdamW in fp32, sharded over the data-parallel ranks; no weight decay on norm weights."""
+    adamw, dtype = config.rules.optimizer, DTYPES[config.precision]
+    return get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=config.schedule.base_learning_rate,
+            min_lr=config.schedule.end_learning_rate,
+            weight_decay=adamw.weight_decay,
+            adam_beta1=adamw.beta_1,
+            adam_beta2=adamw.beta_2,
+            adam_eps=adamw.epsilon,
+            clip_grad=adamw.gradient_clip_norm,
+            params_dtype=dtype,
+            bf16=config.precision == "bf16",
+            use_distributed_optimizer=True,
+        ),
+        chunks,
+    )
+
+
+def build_schedule(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
+    """Cosine with linear warm-up, step for step as the reference has it.
+
+    The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero; one step ahead
+    on a warm-up and an end that are one step later, the two are equal everywhere.
+    """
+    schedule, decay = config.schedule, config.rules.optimizer.weight_decay
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=schedule.base_learning_rate,
+        min_lr=schedule.end_learning_rate,
+        lr_warmup_steps=schedule.warmup_steps + 1,
+        lr_decay_steps=schedule.warmup_steps + schedule.decay_steps + 1,
+        lr_decay_style="cosine",
+        start_wd=decay,
+        end_wd=decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
+    scheduler.step(1)
+    return scheduler

@@ -1,0 +1,102 @@
+"""python -m reference_impl.pretrain: one run, from the environment's variables to its log.
+
+Started without RANK it starts the ranks of this node and waits for them; started as a rank (by torchrun's variables) it
+trains. Exit status: 0 the target was reached, 1 the run was aborted, 2 it cannot start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+from benchmark.clock import SystemClock
+from benchmark.config import ConfigError, RunConfig
+from benchmark.events import EventLog
+from benchmark.loop import Outcome, run
+from reference_impl.data.manifest import DataError, Manifest
+from reference_impl.data.source import data_folder
+from reference_impl.tokenizer import TokenizerError
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT; a BaseException, so that nothing on the way swallows it."""
+
+
+def main() -> int:
+    try:
+        config = RunConfig.from_environment()
+        _refuse_unfinished(config)
+        if config.rank is None:
+            from reference_impl.launch import launch
+
+            return launch(config)
+        return train(config)
+    except (ConfigError, DataError, TokenizerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _refuse_unfinished(config: RunConfig) -> None:
+    if config.rules.init_checkpoint_step is not None:
+        raise ConfigError([f"BENCHMARK={config.benchmark} starts from a checkpoint, which the trainer cannot load yet"])
+    missing = [name for name, value in (("SEED", config.seed), ("RESULT_FILE", config.result_file)) if value is None]
+    if missing:
+        raise ConfigError([f"{' and '.join(missing)}: set by the launcher (python -m benchmark run), or by hand for one run"])
+
+
+def train(config: RunConfig) -> int:
+    """Train as one rank."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    _quieten_libraries()
+    from reference_impl import parallel
+    from reference_impl.data.manifest import load
+    from reference_impl.step import MegatronStep
+
+    parallel.initialize(config)
+    manifest = load(data_folder(config))
+    index_dir = config.index_dir
+    outcome = run(
+        config,
+        lambda: MegatronStep(config, manifest, index_dir),
+        EventLog(config.result_file if config.rank == 0 else None, SystemClock()),
+        clear_caches=lambda: clear_caches(data_folder(config), manifest),
+        barrier=parallel.barrier,
+    )
+    if config.rank == 0:
+        _report(outcome)
+    parallel.shut_down()
+    return 0 if outcome.status == "success" else 1
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def _report(outcome: Outcome) -> None:
+    print(f"{outcome.status} after {outcome.samples} sequences {outcome.reason}".rstrip(), flush=True)
+
+
+def _quieten_libraries() -> None:
+    """Silence what Megatron-Core and torch say about optional packages that are absent and names that will change."""
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
+
+def clear_caches(folder: Path, manifest: Manifest) -> str:
+    """Drop the dataset's pages from this node's cache, without privileges; returns the means."""
+    for name in manifest.files:
+        descriptor = os.open(folder / name, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+    return "posix_fadvise"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The real Step: one optimizer step and one evaluation of Llama 3.1 on Megatron-Core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.utils import get_model_config
+
+from benchmark.config import VOCABULARY, RunConfig
+from benchmark.loop import StepStats
+from reference_impl.data.datasets import Batch, Datasets, Reader, open_datasets
+from reference_impl.data.manifest import Manifest
+from reference_impl.data.source import data_folder, tokenizer_of
+from reference_impl.model import build_model
+from reference_impl.optimizer import build_optimizer, build_schedule
+from reference_impl.parallel import device, reports_loss, sum_over_ranks
+from reference_impl.preserve import preserved
+
+# Enough to run every kernel, collective and allocation that a step has; the published submissions use two to six.
+WARM_UP_STEPS = 2
+
+
+class MegatronStep:
+    """Builds the model when constructed; opens no data before `open_data`."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, index_dir: Path) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._index_dir = index_dir
+        self.chunks: list[MegatronModule] = build_model(config)
+        self.optimizer = build_optimizer(config, self.chunks)
+        self.schedule = build_schedule(config, self.optimizer)
+        self._attach()
+        self._forward_backward = get_forward_backward_func()
+        self._reader = Reader(
+            micro_batch_size=config.micro_batch_size,
+            replica=parallel_state.get_data_parallel_rank(),
+            replicas=config.data_parallel,
+            cp_rank=parallel_state.get_context_parallel_rank(),
+            cp_size=config.context_parallel,
+        )
+        self._datasets: Datasets | None = None
+        self._done = 0
+
+    def _attach(self) -> None:
+        """Tell Megatron-Core's schedules how gradients are finished and scaled."""
+        settings = get_model_config(self.chunks[0])
+        settings.finalize_model_grads_func = finalize_model_grads
+        settings.grad_scale_func = self.optimizer.scale_loss
+        if torch.cuda.is_available():
+            waits = [chunk.no_sync for chunk in self.chunks]
+            settings.no_sync_func = waits if len(waits) > 1 else waits[0]
+
+    def warm_up(self) -> None:
+        """Train and evaluate on random tokens, then put every bit of state back."""
+        synthetic = _synthetic_batches(self._config)
+        with preserved(self.chunks, self.optimizer):
+            for _ in range(WARM_UP_STEPS):
+                self._train_once(synthetic)
+            self._evaluate(synthetic, microbatches=self._whole_pipelines(1))
+
+    def open_data(self) -> None:
+        config = self._config
+        self._datasets = open_datasets(
+            config, data_folder(config), self._manifest, tokenizer_of(config), self._index_dir
+        )
+
+    def train(self, steps: int) -> Iterator[StepStats]:
+        start = self._done * self._config.global_batch_size
+        batches = self._reader.training(self._open().train, start)
+        for _ in range(steps):
+            learning_rate = self.optimizer.param_groups[0]["lr"]
+            loss, grad_norm = self._train_once(batches)
+            self.schedule.step(1)
+            self._done += 1
+            yield StepStats(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def evaluate(self, sequences: int) -> float:
+        batches = self._reader.evaluation(self._open().validation, sequences)
+        return self._evaluate(batches, self._reader.evaluation_microbatches(sequences))
+
+    def _open(self) -> Datasets:
+        if self._datasets is None:
+            raise RuntimeError("open_data() comes before training and evaluation")
+        return self._datasets
+
+    def _train_once(self, batches: Iterator[Batch]) -> tuple[float, float]:
+        """One optimizer step: (mean loss of the global batch, gradient norm), the same on every rank."""
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        reports = self._run(batches, self._config.gradient_accumulation_steps, forward_only=False)
+        _, grad_norm, _ = self.optimizer.step()
+        return _mean_loss(reports), float(grad_norm)
+
+    def _evaluate(self, batches: Iterator[Batch], microbatches: int) -> float:
+        for chunk in self.chunks:
+            chunk.eval()
+        with torch.no_grad():
+            reports = self._run(batches, microbatches, forward_only=True)
+        for chunk in self.chunks:
+            chunk.train()
+        return _mean_loss(reports)
+
+    def _whole_pipelines(self, microbatches: int) -> int:
+        """At least so many microbatches, in the multiple that an interleaved pipeline takes."""
+        group = self._config.pipeline_model_parallel if len(self.chunks) > 1 else 1
+        return -(-microbatches // group) * group
+
+    def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
+        """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage only."""
+        interleaved = len(self.chunks) > 1
+        # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
+        drawn = [batches] if not interleaved else list(_tee(batches, len(self.chunks), microbatches))
+        return self._forward_backward(
+            forward_step_func=_forward_step,
+            data_iterator=drawn if interleaved else drawn[0],
+            model=self.chunks if interleaved else self.chunks[0],
+            num_microbatches=microbatches,
+            seq_length=self._config.rules.sequence_length,
+            micro_batch_size=self._config.micro_batch_size,
+            forward_only=forward_only,
+        )
+
+
+def _tee(batches: Iterator[Batch], copies: int, length: int) -> Iterator[Iterator[Batch]]:
+    shared = [next(batches) for _ in range(length)]
+    return (iter(shared) for _ in range(copies))
+
+
+def _forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+    batch = next(batches)
+    where = device()
+    tokens, labels = batch.tokens.to(where, non_blocking=True), batch.labels.to(where, non_blocking=True)
+    # Positions are implied by RoPE and the mask by causality.
+    losses = model(tokens, None, None, labels=labels)
+    return losses, partial(_sum_loss, batch.loss_mask.to(where))
+
+
+def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss as Megatron-Core wants it for per-token weighting: (sum, tokens, report).
+
+    `losses` and `mask` are [micro batch, tokens]. The report is a copy, since the schedule divides the sum in place.
+    """
+    total = (losses.float() * mask).sum()
+    tokens = mask.sum()
+    return total, tokens.int(), {"loss": torch.stack([total.detach().clone(), tokens])}
+
+
+def _mean_loss(reports: list[dict[str, torch.Tensor]]) -> float:
+    """Mean over all tokens of all ranks, the same on every rank."""
+    mine = reports if reports_loss() else []
+    pairs = torch.stack([report["loss"].double() for report in mine]).sum(0).tolist() if mine else [0.0, 0.0]
+    total, tokens = sum_over_ranks(*pairs)
+    return total / tokens
+
+
+def _synthetic_batches(config: RunConfig) -> Iterator[Batch]:
+    """Random tokens in the shapes of real ones; from a generator of their own."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.micro_batch_size, config.rules.sequence_length // config.context_parallel)
+    while True:
+        tokens = torch.randint(0, VOCABULARY, shape, generator=generator)
+        yield Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape))
