@@ -1,0 +1,99 @@
+"""Ranks for tests: forked after one import, so that a two-rank test takes a second."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.config import RunConfig
+from reference_impl.data import corpus
+from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
+
+TIMEOUT_S = 180
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(benchmark_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """The built-in corpus, prepared once."""
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    corpus.prepare(folder, tokenizer)
+    return folder
+
+
+@pytest.fixture
+def tiny(data_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Makes a configuration of the tiny model at global batch size 16, changed by the variables given."""
+
+    def make(**variables: object) -> RunConfig:
+        defaults = {
+            "BENCHMARK": "llama31_tiny",
+            "DGXSYSTEM": "test",
+            "DGXNNODES": 1,
+            "DGXNGPU": 1,
+            "MINIBS": 16,
+            "MICRO_BATCH_SIZE": 4,
+            "PRECISION": "fp32",
+            "SEED": 7,
+            "DATADIR": data_dir,
+            "NPY_INDEX_DIR": tmp_path / "index",
+        }
+        return RunConfig.from_environment({name: str(value) for name, value in {**defaults, **variables}.items()})
+
+    return make
+
+
+def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
+    """What `work` returns on each rank of the configuration, each a forked process with torchrun's variables."""
+    context = multiprocessing.get_context("fork")
+    port = _free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(config.world_size)]
+    ranks = [
+        context.Process(target=_as_rank, args=(rank, port, config, work, send), daemon=True)
+        for rank, (_, send) in enumerate(pipes)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        answers = [receive.recv() if receive.poll(TIMEOUT_S) else ("error", "no answer") for receive, _ in pipes]
+    finally:
+        for process in ranks:
+            process.join(timeout=5)
+            process.kill()
+    errors = [answer for kind, answer in answers if kind == "error"]
+    assert not errors, "\n".join(errors)
+    return [answer for _, answer in answers]
+
+
+def _as_rank(rank: int, port: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(config.world_size),
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    try:
+        send.send(("answer", work(config.model_copy(update={"rank": rank}))))
+    except BaseException:
+        send.send(("error", traceback.format_exc()))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,208 @@
+"""The real Step on the real engine: every layout the same curve, warm-up leaves no trace, the seed decides everything."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.config import RunConfig
+from reference_impl import parallel
+from reference_impl.data.manifest import load
+from reference_impl.data.source import data_folder
+from reference_impl.preserve import _torch_optimizers
+from reference_impl.step import MegatronStep
+from tests.reference_impl.conftest import run_ranks
+
+STEPS = 6
+
+# AdamW amplifies rounding at tiny's learning rate (1e-3 by the sixth step), so tolerances are above one fp32 ulp of the loss.
+LOSS_TOLERANCE = 2e-5
+GRAD_NORM_TOLERANCE = 1e-4
+
+Tiny = Callable[..., RunConfig]
+
+LAYOUTS = {
+    "one process": {},
+    "DP=2": {"DGXNGPU": 2, "MINIBS": 8},
+    "DP=2, larger microbatch": {"DGXNGPU": 2, "MINIBS": 8, "MICRO_BATCH_SIZE": 8},
+    "TP=2 with sequence parallel": {"DGXNGPU": 2, "TENSOR_MODEL_PARALLEL": 2},
+    "PP=2": {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2},
+    "CP=2": {"DGXNGPU": 2, "CONTEXT_PARALLEL": 2},
+}
+
+
+def build(config: RunConfig) -> MegatronStep:
+    parallel.initialize(config)
+    return MegatronStep(config, load(data_folder(config)), config.index_dir)
+
+
+def curve(config: RunConfig) -> dict[str, Any]:
+    """Losses and gradient norms of a few steps, and an evaluation after them."""
+    step = build(config)
+    step.open_data()
+    stats = list(step.train(STEPS))
+    return {
+        "losses": [one.loss for one in stats],
+        "grad_norms": [one.grad_norm for one in stats],
+        "evaluation": step.evaluate(config.rules.eval_sequences),
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, data_dir: Any) -> dict[str, Any]:
+    """The curve of one process."""
+    values = {
+        "BENCHMARK": "llama31_tiny",
+        "DGXSYSTEM": "test",
+        "DGXNNODES": "1",
+        "DGXNGPU": "1",
+        "MINIBS": "16",
+        "MICRO_BATCH_SIZE": "4",
+        "PRECISION": "fp32",
+        "SEED": "7",
+        "DATADIR": str(data_dir),
+        "NPY_INDEX_DIR": str(tmp_path_factory.mktemp("index")),
+    }
+    return run_ranks(RunConfig.from_environment(values), curve)[0]
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one process"])
+def test_every_layout_gives_the_curve_of_one_process(layout: str, tiny: Tiny, reference: dict[str, Any]) -> None:
+    """Losses, gradient norms and evaluation agree with one process within fp32 tolerance, on every rank."""
+    for answer in run_ranks(tiny(**LAYOUTS[layout]), curve):
+        assert answer["losses"] == pytest.approx(reference["losses"], abs=LOSS_TOLERANCE)
+        assert answer["grad_norms"] == pytest.approx(reference["grad_norms"], rel=GRAD_NORM_TOLERANCE)
+        assert answer["evaluation"] == pytest.approx(reference["evaluation"], abs=LOSS_TOLERANCE)
+
+
+def test_the_same_seed_gives_the_same_bits(tiny: Tiny) -> None:
+    """Two runs with one seed have identical losses, norms and evaluations, on two processes."""
+    config = tiny(DGXNGPU=2, MINIBS=8)
+
+    assert run_ranks(config, curve) == run_ranks(config, curve)
+
+
+def test_another_seed_gives_another_run(tiny: Tiny, reference: dict[str, Any]) -> None:
+    """The seed decides weights and data order: no step of another seed has the same loss."""
+    other = run_ranks(tiny(SEED=8), curve)[0]
+
+    assert all(mine != theirs for mine, theirs in zip(other["losses"], reference["losses"], strict=True))
+
+
+def fingerprint(step: MegatronStep) -> dict[str, str]:
+    """A digest of every part of a Step's state that a warm-up could change."""
+    weights = [p.detach() for chunk in step.chunks for p in chunk.parameters()]
+    shards = [p.detach() for o in _torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
+    moments = [
+        value for o in _torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()
+    ]
+    groups = [
+        {name: value for name, value in g.items() if name != "params"}
+        for o in _torch_optimizers(step.optimizer)
+        for g in o.param_groups
+    ]
+    gradients = [p.main_grad for chunk in step.chunks for p in chunk.parameters()]
+    return {
+        "weights": _digest(weights),
+        "optimizer parameters": _digest(shards),
+        "optimizer moments": _digest(moments),
+        "optimizer groups": repr(groups),
+        "gradients": _digest(gradients),
+        "schedule": repr(step.schedule.state_dict()),
+        "random generator": _digest([torch.get_rng_state()]),
+    }
+
+
+def _digest(tensors: list[torch.Tensor]) -> str:
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def warmed_and_not(config: RunConfig) -> dict[str, Any]:
+    """Fingerprints around a warm-up, in the middle of training."""
+    step = build(config)
+    fresh = fingerprint(step)
+    step.warm_up()
+    after_fresh = fingerprint(step)
+    step.open_data()
+    first = [one.loss for one in step.train(2)]
+    middle = fingerprint(step)
+    step.warm_up()
+    return {
+        "fresh": (fresh, after_fresh),
+        "middle": (middle, fingerprint(step)),
+        "losses": first + [one.loss for one in step.train(2)],
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_warm_up_changes_no_bit(precision: str, tiny: Tiny) -> None:
+    """Weights, optimizer, gradients, schedule and random state are the same before and after, fresh or in mid-run."""
+    for answer in run_ranks(tiny(DGXNGPU=2, MINIBS=8, PRECISION=precision), warmed_and_not):
+        for before, after in (answer["fresh"], answer["middle"]):
+            assert after == before
+
+
+def test_warm_up_does_not_move_the_data(tiny: Tiny, reference: dict[str, Any]) -> None:
+    """A run that warmed up twice has, bit for bit, the losses of one that never did."""
+    answer = run_ranks(tiny(), warmed_and_not)[0]
+
+    assert answer["losses"] == reference["losses"][:4]
+
+
+def parameters(config: RunConfig) -> int:
+    return sum(p.numel() for chunk in build(config).chunks for p in chunk.parameters())
+
+
+def test_the_model_has_the_parameters_that_its_size_says(tiny: Tiny) -> None:
+    """The engine's parameter count equals the closed formula."""
+    config = tiny()
+
+    assert run_ranks(config, parameters) == [config.size.parameters(32_000)]
+
+
+def evaluations(config: RunConfig) -> list[float]:
+    step = build(config)
+    step.open_data()
+    return [step.evaluate(sequences) for sequences in (1, 5, 90)]
+
+
+@pytest.mark.parametrize("batches", [{"MICRO_BATCH_SIZE": 16}, {"DGXNGPU": 2, "MINIBS": 8, "MICRO_BATCH_SIZE": 8}])
+def test_evaluation_takes_exactly_the_sequences_asked(batches: dict[str, int], tiny: Tiny) -> None:
+    """Whatever the microbatch and the replicas divide, the log perplexity is that of the first N sequences."""
+    one_by_one = run_ranks(tiny(MICRO_BATCH_SIZE=1), evaluations)[0]
+
+    assert run_ranks(tiny(**batches), evaluations)[0] == pytest.approx(one_by_one, abs=5e-6)
+
+
+def learning_rates(config: RunConfig) -> list[float]:
+    step = build(config)
+    step.open_data()
+    rates = []
+    for _ in range(config.schedule.max_steps + 2):
+        rates.append(step.optimizer.param_groups[0]["lr"])
+        step.schedule.step(1)
+    return rates
+
+
+def test_the_learning_rate_is_the_references_at_every_step(tiny: Tiny) -> None:
+    """Linear warm-up from peak/(w+1), cosine to the end rate at the last step of the schedule, as NeMo's CosineAnnealing."""
+    config = tiny()
+    schedule = config.schedule
+    peak, end, warmup = schedule.base_learning_rate, schedule.end_learning_rate, schedule.warmup_steps
+
+    def expected(step: int) -> float:
+        if step <= warmup:
+            return peak * (step + 1) / (warmup + 1)
+        fraction = min(1.0, (step - warmup) / schedule.decay_steps)
+        return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * fraction))
+
+    rates = run_ranks(config, learning_rates)[0]
+    assert rates == pytest.approx([expected(step) for step in range(len(rates))], rel=1e-12)
