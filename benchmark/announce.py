@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from benchmark.config import RunConfig
 
 
+# What the official checker calls them (common.yaml since 6.0.0); a short name is rejected.
+_NUMBER_FORMATS = {"fp32": "fp32", "bf16": "bfloat16"}
+
+
 def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     """The (key, value) pairs of a run's submission information, seed and hyperparameters, in the order they are logged.
 
@@ -19,6 +23,7 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     if config.seed is None:
         raise ValueError("a run is announced with its seed; draw one first (benchmark.seeds)")
     rules, schedule, adamw = config.rules, config.schedule, config.rules.optimizer
+    number_format = _NUMBER_FORMATS[config.precision]
     pairs: list[tuple[str, Any]] = [
         ("submission_benchmark", config.benchmark),
         ("submission_org", config.submission_org),
@@ -48,9 +53,9 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
         ("pipeline_parallelism", config.pipeline_model_parallel),
         ("context_parallelism", config.context_parallel),
         ("expert_parallelism", 1),
-        ("lowest_numerical_precision_in_linear", config.precision),
-        ("lowest_numerical_precision_in_attn", config.precision),
-        ("lowest_numerical_precision_in_comm", config.precision),
+        ("lowest_numerical_precision_in_linear", number_format),
+        ("lowest_numerical_precision_in_attn", number_format),
+        ("lowest_numerical_precision_in_comm", number_format),
         ("config_filename", config.config_filename),
     ]
     if rules.init_checkpoint_step is not None:

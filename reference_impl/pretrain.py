@@ -22,8 +22,15 @@ from reference_impl.data.source import data_folder
 from reference_impl.tokenizer import TokenizerError
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 class Interrupted(BaseException):
     """SIGTERM or SIGINT; a BaseException, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_status = 128 + number
+        super().__init__(signal.Signals(number).name)
 
 
 def main() -> int:
@@ -38,6 +45,8 @@ def main() -> int:
     except (ConfigError, DataError, TokenizerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        return interruption.exit_status
 
 
 def _refuse_unfinished(config: RunConfig) -> None:
@@ -50,7 +59,7 @@ def _refuse_unfinished(config: RunConfig) -> None:
 
 def train(config: RunConfig) -> int:
     """Train as one rank."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, _interrupt)
     _quieten_libraries()
     from reference_impl import parallel
@@ -74,7 +83,10 @@ def train(config: RunConfig) -> int:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(signal.Signals(number).name)
+    # Once: a second signal must not cut off the writing of run_stop.
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(number)
 
 
 def _report(outcome: Outcome) -> None:

@@ -110,6 +110,9 @@ def started(config: RunConfig, output: Any) -> Iterator[subprocess.Popen[bytes]]
     )
 
     def pass_on(_number: int, _frame: FrameType | None) -> None:
+        # Once: a second one would interrupt the launcher while it is ending the ranks.
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
         process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
