@@ -1,0 +1,31 @@
+"""Timing several things fairly: in turns, so that other load falls on all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds, seconds."""
+
+    wall: float
+    cpu: float
+    """Processor time of this process, all threads; other load disturbs it less than wall time."""
+
+
+def in_turns(work: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Timing]:
+    """Call each piece of work once a round."""
+    wall: dict[str, list[float]] = {name: [] for name in work}
+    cpu: dict[str, list[float]] = {name: [] for name in work}
+    for index in range(-warm_up, rounds):
+        for name, call in work.items():
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            call()
+            if index >= 0:
+                wall[name].append(time.perf_counter() - wall_start)
+                cpu[name].append(time.process_time() - cpu_start)
+    return {name: Timing(wall=median(wall[name]), cpu=median(cpu[name])) for name in work}

@@ -1,0 +1,124 @@
+"""A training step of the tiny model, ours on Megatron-Core beside Hugging Face's LlamaForCausalLM with torch's AdamW.
+
+Both: forward, backward, gradient clipping, optimizer step; same shape, batch, precision (fp32) and threads, one process;
+in turns. Ours includes Megatron-Core's DistributedDataParallel, distributed optimizer and schedule, as the benchmark runs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+
+from benchmark.config import VOCABULARY, RunConfig
+from perf.measure import in_turns
+from reference_impl import parallel
+from reference_impl.data.manifest import Manifest
+from reference_impl.pretrain import _quieten_libraries
+from reference_impl.step import MegatronStep, _synthetic_batches
+
+SEQUENCES = 8
+
+
+def configuration() -> RunConfig:
+    variables = {
+        "BENCHMARK": "llama31_tiny",
+        "DGXSYSTEM": "perf",
+        "DGXNNODES": "1",
+        "DGXNGPU": "1",
+        "MINIBS": str(SEQUENCES),
+        "MICRO_BATCH_SIZE": str(SEQUENCES),
+        "PRECISION": "fp32",
+        "SEED": "1",
+    }
+    return RunConfig.from_environment(variables)
+
+
+def ours(config: RunConfig, index_dir: Path) -> Callable[[], object]:
+    """One step of the reference implementation, on synthetic batches."""
+    _quieten_libraries()
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29531")
+    parallel.initialize(config)
+    empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="", files={})
+    step = MegatronStep(config, empty, index_dir)
+    batches = _synthetic_batches(config)
+    return lambda: step._train_once(batches)
+
+
+def hugging_face(config: RunConfig) -> Callable[[], object]:
+    """The same step with transformers and torch alone."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size, adamw = config.size, config.rules.optimizer
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.query_groups,
+            intermediate_size=size.ffn_hidden,
+            vocab_size=VOCABULARY,
+            rms_norm_eps=size.norm_epsilon,
+            max_position_embeddings=131_072,
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": float(size.rotary_base),
+                "factor": size.rotary_scaling_factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+            use_cache=False,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=1e-4,
+        betas=(adamw.beta_1, adamw.beta_2),
+        eps=adamw.epsilon,
+        weight_decay=adamw.weight_decay,
+    )
+    batches = _synthetic_batches(config)
+
+    def step() -> float:
+        batch = next(batches)
+        optimizer.zero_grad()
+        logits = model(input_ids=batch.tokens).logits
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), adamw.gradient_clip_norm)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+@click.command()
+@click.option("--rounds", default=30)
+@click.option("--threads", default=len(os.sched_getaffinity(0)), help="Threads of torch.")
+def main(rounds: int, threads: int) -> None:
+    """Measure both and print the ratio."""
+    torch.set_num_threads(threads)
+    config = configuration()
+    with tempfile.TemporaryDirectory() as folder:
+        work = {"Megatron-Core (ours)": ours(config, Path(folder)), "Hugging Face": hugging_face(config)}
+        timings = in_turns(work, rounds)
+    peer = timings["Hugging Face"]
+    tokens = SEQUENCES * config.rules.sequence_length
+    print(f"{SEQUENCES} sequences of {config.rules.sequence_length} tokens a step, {threads} threads, median of {rounds} rounds")
+    for name, timing in timings.items():
+        print(
+            f"{name:22} {timing.wall * 1e3:7.1f} ms   {tokens / timing.wall:8,.0f} tokens/s   "
+            f"speed {peer.wall / timing.wall:.2f} x (wall) {peer.cpu / timing.cpu:.2f} x (CPU) Hugging Face"
+        )
+    parallel.shut_down()
+
+
+if __name__ == "__main__":
+    main()
