@@ -1,0 +1,198 @@
+"""The main job as a user runs it: from the command to the verdict, its refusals, and its end by a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT
+from benchmark.rules import find
+from tests.fakes import read_events
+
+RULES = find("llama31_tiny")
+
+
+def command_environment(**variables: object) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    return {**kept, "HARNESS_PYTHON": sys.executable, **{name: str(value) for name, value in variables.items()}}
+
+
+def run_and_time(**variables: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / "run_and_time.sh")],
+        env=command_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One whole run, and its folder."""
+    logs = tmp_path_factory.mktemp("logs")
+    done = run_and_time(LOGDIR=logs, SEED=1, PLANTED_SECRET="hunter2-hunter2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (logs / "tiny").iterdir()
+    return done, folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_main_job_reaches_its_target_and_passes(
+    good_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """The log's last evaluation is at or below the target, and the last lines say where it is and PASS."""
+    done, folder = good_run
+    events = read_events(folder / "result_0.txt")
+    last = [event for event in events if event.key == "eval_accuracy"][-1]
+
+    assert last.value <= RULES.target_log_perplexity
+    assert done.stdout.splitlines()[-2:] == [f"results   {folder}", "verdict   PASS"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_timed_region_is_under_three_minutes(
+    good_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """run_start to run_stop of the default benchmark, which exists to be short."""
+    _, folder = good_run
+    times = {event.key: event.time_ms for event in read_events(folder / "result_0.txt")}
+
+    assert times["run_stop"] - times["run_start"] < 180_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_leaves_its_log_console_and_provenance(
+    good_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """run.json says what ran, with the seed and outcome of each run; the environment is not in it."""
+    _, folder = good_run
+    recorded = json.loads((folder / "run.json").read_text())
+
+    assert sorted(path.name for path in folder.iterdir()) == ["console_0.log", "result_0.txt", "run.json"]
+    assert [(one["seed"], one["status"]) for one in recorded["experiments"]] == [(1, "success")]
+    assert recorded["configuration"]["SEED"] == {"value": 1, "origin": "environment"}
+    assert "hunter2" not in "".join(path.read_text() for path in folder.iterdir())
+
+
+def checked(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "compliance", "check", str(path)],
+        cwd=ROOT,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("key", ["seed", "run_start", "global_batch_size", "train_samples"])
+def test_a_removed_event_is_one_finding_that_names_it(
+    key: str, good_run: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    """The real log without one event fails the check, with status 1 and a single error."""
+    _, folder = good_run
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    log = copy / "result_0.txt"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if f'"key": "{key}"' not in line))
+
+    done = checked(copy)
+    errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
+    assert (done.returncode, len(errors)) == (1, 1)
+    assert key in done.stdout
+
+
+REFUSALS = {
+    "a malformed number": ({"MINIBS": "many"}, "MINIBS=many"),
+    "a misspelt variable": ({"MINBS": 4}, "did you mean MINIBS"),
+    "an indivisible batch": ({"MINIBS": 6, "MICRO_BATCH_SIZE": 4}, "MINIBS(6) is no multiple of MICRO_BATCH_SIZE(4)"),
+    "ranks that the layout does not divide": ({"DGXNGPU": 3, "TENSOR_MODEL_PARALLEL": 2}, "= 3 ranks is no multiple"),
+    "no evaluation before the end": ({"MAX_STEPS": 3}, "MAX_STEPS(3) ends after 3 steps, before the first evaluation"),
+    "one seed for three runs": ({"SEED": 1, "NEXP": 3}, "runs need distinct seeds"),
+    "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "/nonexistent/manifest.json does not exist"),
+    "a tokenizer that is none": ({"TOKENIZER": __file__}, "is no SentencePiece model"),
+    "a results folder that cannot be made": ({"LOGDIR": "/dev/null/logs"}, "LOGDIR=/dev/null/logs: cannot make"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Path) -> None:
+    """One clear error, status 2, no results folder."""
+    variables, message = REFUSALS[what]
+    done = run_and_time(**{"LOGDIR": tmp_path / "logs", **variables})
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.fixture
+def started_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A run in its timed region, and its log."""
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "run_and_time.sh")],
+        env=command_environment(LOGDIR=tmp_path),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process, wait_for_training(tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_training(logs: Path) -> Path:
+    """The log, once its first training step is in it."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for log in logs.glob("tiny/*/result_0.txt"):
+            if "train_step_time" in log.read_text():
+                return log
+        time.sleep(0.2)
+    raise AssertionError("no training step within 100 s")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_everything_and_the_log_says_so(
+    number: signal.Signals, started_run: tuple[subprocess.Popen[bytes], Path]
+) -> None:
+    """run_stop is aborted with the signal's name, the status is 1 or 128 + the signal's, and no process is left."""
+    process, log = started_run
+    process.send_signal(number)
+
+    assert process.wait(timeout=90) == 128 + signal.SIGTERM
+    stop = next(event for event in read_events(log) if event.key == "run_stop")
+    assert stop.metadata["status"] == "aborted"
+    assert "Interrupted" in stop.metadata["reason"]
+    assert processes_with(str(log)) == []
+
+
+def processes_with(text: str) -> list[str]:
+    """Command lines and environments of live processes that mention `text`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
