@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from benchmark.rules import RuleViolation, Rules, ScaledLearningRate, Schedule, UnknownRules, find
+from benchmark.rules import Rules, RuleViolation, ScaledLearningRate, Schedule, UnknownRules, find
 from benchmark.seeds import SEED_LIMIT, draw_seeds
 from benchmark.sizes import SIZES, ModelSize
 
@@ -35,6 +35,8 @@ _NAME_PATTERN = re.compile(
 # What a config file may export besides the fields below: knobs of the libraries underneath, which they read themselves.
 _LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
 
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A number of things of which there are some; the limit keeps a typing mistake from being counted up to."""
 Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
 
@@ -59,19 +61,19 @@ class RunConfig(BaseModel):
     system: str = Field(alias="DGXSYSTEM")
     """Name of the configuration, which its file's name gives: config_<DGXSYSTEM>.sh."""
 
-    nodes: PositiveInt = Field(alias="DGXNNODES")
-    gpus_per_node: PositiveInt = Field(alias="DGXNGPU")
+    nodes: Count = Field(alias="DGXNNODES")
+    gpus_per_node: Count = Field(alias="DGXNGPU")
     """Ranks a node: one for each GPU, or for each process on CPUs."""
 
-    tensor_model_parallel: PositiveInt = Field(1, alias="TENSOR_MODEL_PARALLEL")
-    pipeline_model_parallel: PositiveInt = Field(1, alias="PIPELINE_MODEL_PARALLEL")
-    interleaved_pipeline: PositiveInt = Field(1, alias="INTERLEAVED_PIPELINE")
+    tensor_model_parallel: Count = Field(1, alias="TENSOR_MODEL_PARALLEL")
+    pipeline_model_parallel: Count = Field(1, alias="PIPELINE_MODEL_PARALLEL")
+    interleaved_pipeline: Count = Field(1, alias="INTERLEAVED_PIPELINE")
     """Model chunks a pipeline stage (Megatron's virtual pipeline size); 1 is no interleaving."""
-    context_parallel: PositiveInt = Field(1, alias="CONTEXT_PARALLEL")
+    context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
 
-    minibatch: PositiveInt = Field(alias="MINIBS")
+    minibatch: Count = Field(alias="MINIBS")
     """Sequences a step for each data-parallel replica; global batch size = MINIBS x data-parallel size."""
-    micro_batch_size: PositiveInt = Field(1, alias="MICRO_BATCH_SIZE")
+    micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
     """Sequences a forward pass."""
 
     precision: Literal["fp32", "bf16"] = Field("bf16", alias="PRECISION")
@@ -83,7 +85,7 @@ class RunConfig(BaseModel):
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
     """Give up after the last evaluation at or before this step; the end of the rules' schedule if unset."""
 
-    experiments: PositiveInt = Field(1, alias="NEXP")
+    experiments: Count = Field(1, alias="NEXP")
     """Runs, one after the other, each with its own seed."""
     seed: Seed | None = Field(None, alias="SEED")
     """Seed of the one run; the system's entropy if unset."""
@@ -147,9 +149,7 @@ class RunConfig(BaseModel):
 
     def for_experiment(self, *, seed: int, result_file: Path) -> RunConfig:
         """One of the NEXP runs, by itself."""
-        return self.model_copy(
-            update={"experiments": 1, "seed": seed, "seed_base": None, "result_file": result_file}
-        )
+        return self.model_copy(update={"experiments": 1, "seed": seed, "seed_base": None, "result_file": result_file})
 
     def _with_defaults(self) -> RunConfig:
         updates: dict[str, object] = {}
@@ -191,7 +191,7 @@ class RunConfig(BaseModel):
 
     @property
     def sequence_parallel(self) -> bool:
-        """Activations outside the tensor-parallel layers are split along the sequence, wherever there is something to split."""
+        """Activations outside the tensor-parallel layers are split along the sequence wherever layers are split."""
         return self.tensor_model_parallel > 1
 
     @cached_property
@@ -245,21 +245,23 @@ class RunConfig(BaseModel):
             ("vocabulary entries", VOCABULARY),
         ):
             if number % tp:
-                yield f"TENSOR_MODEL_PARALLEL({tp}) does not divide the {number} {what}; valid: {_divisors(size.query_groups)}"
+                valid = _divisors(size.query_groups)
+                yield f"TENSOR_MODEL_PARALLEL({tp}) does not divide the {number} {what}; valid: {valid}"
         stages = pp * vp
         # An embedding or loss stage may count as a layer, which is how 126 layers fill 8 x 8 chunks.
         if size.layers % stages and (size.layers + 2) % stages:
             yield (
-                f"PIPELINE_MODEL_PARALLEL({pp}) x INTERLEAVED_PIPELINE({vp}) = {stages} divides neither the {size.layers} layers "
-                f"nor {size.layers} + 2 (embedding and loss counted as layers); "
+                f"PIPELINE_MODEL_PARALLEL({pp}) x INTERLEAVED_PIPELINE({vp}) = {stages} divides neither the "
+                f"{size.layers} layers nor {size.layers} + 2 (embedding and loss counted as layers); "
                 f"valid products: {_divisors(size.layers)} or {_divisors(size.layers + 2)}"
             )
         if vp > 1 and pp == 1:
             yield f"INTERLEAVED_PIPELINE({vp}) needs a pipeline; PIPELINE_MODEL_PARALLEL is 1"
         if vp > 1 and self.gradient_accumulation_steps % pp:
             yield (
-                f"MINIBS({self.minibatch}) / MICRO_BATCH_SIZE({self.micro_batch_size}) = {self.gradient_accumulation_steps} "
-                f"microbatches is no multiple of PIPELINE_MODEL_PARALLEL({pp}), as an interleaved pipeline needs"
+                f"MINIBS({self.minibatch}) / MICRO_BATCH_SIZE({self.micro_batch_size}) = "
+                f"{self.gradient_accumulation_steps} microbatches is no multiple of PIPELINE_MODEL_PARALLEL({pp}), "
+                "as an interleaved pipeline needs"
             )
         if cp > 1 and length % (2 * cp):
             yield f"CONTEXT_PARALLEL({cp}) x 2 does not divide the sequence of {length} tokens"
@@ -275,8 +277,8 @@ class RunConfig(BaseModel):
         if isinstance(rate, ScaledLearningRate) and not rate.verifiable(gbs):
             near = " and ".join(str(batch) for batch in rate.nearest_verifiable(gbs))
             yield (
-                f"{equation}: no double satisfies the official check, learning rate x {rate.batch} == {gbs} x {rate.base}; "
-                f"nearest global batch sizes that have one: {near}"
+                f"{equation}: no double satisfies the official check, learning rate x {rate.batch} == {gbs} x "
+                f"{rate.base}; nearest global batch sizes that have one: {near}"
             )
 
     def _schedule_faults(self) -> Iterator[str]:
@@ -288,8 +290,9 @@ class RunConfig(BaseModel):
         if self.step_limit < schedule.first_eval_step:
             given = "the rules' schedule" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
             yield (
-                f"{given} ends after {self.step_limit} steps, before the first evaluation at step ({schedule.skipped_evals} skipped + 1) x "
-                f"{schedule.eval_interval_steps} = {schedule.first_eval_step}; a run without an evaluation has no result"
+                f"{given} ends after {self.step_limit} steps, before the first evaluation at step "
+                f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} = {schedule.first_eval_step}; a run "
+                "without an evaluation has no result"
             )
 
     def _name_faults(self) -> Iterator[str]:
@@ -299,7 +302,10 @@ class RunConfig(BaseModel):
         values = self.to_environment()
         for name, text in match.groupdict().items():
             if int(text) != int(values[name]):
-                yield f"DGXSYSTEM={self.system} says {name}={text}, but {name} is {values[name]}; a config's name states its content"
+                yield (
+                    f"DGXSYSTEM={self.system} says {name}={text}, but {name} is {values[name]}; "
+                    "a config's name states its content"
+                )
 
     def _seed_faults(self) -> Iterator[str]:
         try:
@@ -341,7 +347,7 @@ def _unknown_names(environment: Mapping[str, str], *, complete: bool) -> Iterato
             continue
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.88)
         if near:
-            yield f"{name} is not a variable of the harness; did you mean {near[0]}? (unset {name} if it is not meant for it)"
+            yield f"{name} is not a variable of the harness; did you mean {near[0]}? (if {name} is another's, unset it)"
         elif complete:
             yield f"{name} is not a variable of the harness; known: {', '.join(NAMES)}"
 
@@ -350,7 +356,7 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     """The variables that `source path` exports on top of `environment`: new ones and changed ones.
 
     Raises:
-        ConfigError: the file is missing, fails, or exports a name that nothing reads.
+        ConfigError: the file is missing, fails, ends the shell, or exports a name that nothing reads.
     """
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in ROOT.glob("config_*.sh")))
@@ -363,18 +369,17 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
         ["bash", "-c", f"exec 3>&1 1>&2; {script} >&3", "bash", str(path.resolve())],
         env=before,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
     )
     if done.returncode != 0:
         raise ConfigError([f"sourcing {path} failed with status {done.returncode}: {done.stderr.strip()}"])
+    if not done.stdout:
+        raise ConfigError([f"{path} ends the shell that sources it; a config file only exports"])
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
-    exported = {
-        name: value
-        for name, value in after.items()
-        if name not in shell_noise and before.get(name) != value
-    }
+    exported = {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
     unknown = list(_unknown_names(exported, complete=True))
     if unknown:
         raise ConfigError([f"{path.name}: {fault}" for fault in unknown])

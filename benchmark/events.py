@@ -1,8 +1,9 @@
 """MLPerf log events: the writer that a run logs through, and the decoder that every reader uses.
 
-A line is `:::MLLOG {"namespace": ..., "time_ms": ..., "event_type": ..., "key": ..., "value": ..., "metadata": {...}}`.
-Written by mlperf_logging's own logger; its keys and event types are used by their names here so that reading a log needs
-no import of that package. Source: mlcommons/logging, `mllog/mllog.py` and `mllog/constants.py` (compared in a test).
+A line is `:::MLLOG {"namespace": ..., "time_ms": ..., "event_type": ..., "key": ..., "value": ..., "metadata":
+{...}}`. Written by mlperf_logging's own logger; its keys and event types are used by their names here so that reading
+a log needs no import of that package. Source: mlcommons/logging, `mllog/mllog.py` and `mllog/constants.py` (compared
+in a test).
 """
 
 from __future__ import annotations
@@ -67,12 +68,15 @@ def _event_from(fields: object) -> Event:
         raise MalformedEvent(f"expected a JSON object, read {_shorten(fields)}")
     missing = [name for name in ("key", "value", "event_type", "time_ms", "metadata") if name not in fields]
     if missing:
-        raise MalformedEvent(f"expected the fields key, value, event_type, time_ms, metadata; missing {', '.join(missing)}")
+        raise MalformedEvent(
+            f"expected the fields key, value, event_type, time_ms, metadata; missing {', '.join(missing)}"
+        )
     key, time_ms, metadata = fields["key"], fields["time_ms"], fields["metadata"]
     if not isinstance(key, str) or not key:
         raise MalformedEvent(f"expected key as a non-empty string, read {_shorten(key)}")
-    if fields["event_type"] not in EVENT_TYPES:
-        raise MalformedEvent(f"expected event_type among {', '.join(sorted(EVENT_TYPES))}, read {_shorten(fields['event_type'])}")
+    event_type = fields["event_type"]
+    if not isinstance(event_type, str) or event_type not in EVENT_TYPES:
+        raise MalformedEvent(f"expected event_type among {', '.join(sorted(EVENT_TYPES))}, read {_shorten(event_type)}")
     if isinstance(time_ms, bool) or not isinstance(time_ms, int | float) or time_ms < 0:
         raise MalformedEvent(f"expected time_ms as milliseconds since the epoch, read {_shorten(time_ms)}")
     if not isinstance(metadata, dict):
@@ -83,7 +87,7 @@ def _event_from(fields: object) -> Event:
     return Event(
         key=key,
         value=fields["value"],
-        event_type=fields["event_type"],
+        event_type=event_type,
         time_ms=time_ms,
         namespace=namespace,
         metadata=metadata,
@@ -110,9 +114,7 @@ def _refuse_constant(text: str) -> None:
     raise MalformedEvent(f"expected a finite number, read {text}")
 
 
-_STRICT_JSON = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
-)
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _shorten(value: object, limit: int = 80) -> str:
@@ -161,14 +163,22 @@ class EventLog:
             self._mllogger = _mllogger(self.path)
         log = {POINT: self._mllogger.event, START: self._mllogger.start, END: self._mllogger.end}[event_type]
         time_ms = int((self.clock.now() if at is None else at) * 1000)
-        # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is two from here.
+        # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is
+        # two from here.
         log(key, value, metadata=metadata, time_ms=time_ms, stack_offset=3)
+
+
+class _LogFile(logging.FileHandler):
+    """A file whose failures raise (a full disk); logging's own way is to print them and lose the event."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
+        raise
 
 
 def _mllogger(path: Path) -> Any:
     from mlperf_logging.mllog.mllog import MLLogger
 
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handler = _LogFile(path, mode="a", encoding="utf-8")
     # A logger of our own: the package's default one also prints, and mllog.config() adds a handler at each call.
     logger = logging.Logger(f"mllog:{path}", level=logging.INFO)
     logger.addHandler(handler)

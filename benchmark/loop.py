@@ -121,8 +121,8 @@ def timed_region(config: RunConfig, step: Step, log: EventLog) -> Outcome:
         if not isinstance(error, NonFinite):
             raise
     finally:
-        explanation = {"reason": reason} if reason else {}
-        log.end("run_stop", status=status, samples_count=done * gbs, **explanation)
+        explanation: dict[str, str] = {"reason": reason} if reason else {}
+        log.end("run_stop", at=None, status=status, samples_count=done * gbs, **explanation)
         log.event("train_samples", done * gbs)
     return Outcome(status=status, samples=done * gbs, log_perplexity=accuracy, reason=reason)
 

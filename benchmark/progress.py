@@ -115,7 +115,7 @@ def _event_of(line: str) -> Iterator[Event]:
 
 
 def expected_samples(config: RunConfig, samples: int) -> int:
-    """Where the target is likely: the first evaluation after `samples` at which the reference has converged on average."""
+    """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
     gbs, point = config.global_batch_size, config.rules.reference_point(config.global_batch_size)
     least = max(samples, point.mean if point else 0)
     steps = config.schedule.evaluation_steps(config.max_steps)

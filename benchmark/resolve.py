@@ -33,7 +33,11 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
     given = {name for name in NAMES if merged.get(name)}
     file_name = "" if file is None else file.name
     origins = {
-        name: file_name if name in exported or (name == "CONFIG_FILENAME" and file) else "environment" if name in given else "default"
+        name: file_name
+        if name in exported or (name == "CONFIG_FILENAME" and file)
+        else "environment"
+        if name in given
+        else "default"
         for name in NAMES
     }
     return Resolved(config=config, origins=origins)
@@ -70,8 +74,9 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     yield "opt_learning_rate_decay_steps", str(schedule.decay_steps), f"{source} at global batch size {gbs}"
     interval = f"CEIL({rules.eval_every_sequences} / {gbs}) steps, {schedule.eval_interval_steps * gbs} sequences"
     yield "eval_interval_steps", str(schedule.eval_interval_steps), interval
-    first = f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} steps, {schedule.first_eval_step * gbs} sequences"
-    yield "first_eval_step", str(schedule.first_eval_step), first
+    skipped = f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} steps"
+    first = schedule.first_eval_step
+    yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
     yield "eval_sequences", str(rules.eval_sequences), source
     yield "last_step", str(config.step_limit), "the end of the schedule" if config.max_steps is None else "MAX_STEPS"
     parameters = config.size.parameters(VOCABULARY)

@@ -4,8 +4,8 @@ The trainer takes its schedule from these rows and the checker judges by them, s
 and judged by another. To add a ruleset, add a `replace(...)` row; to add a benchmark, add a row.
 
 Sources: MLCommons training_policies `training_rules.adoc` (hyperparameter and evaluation tables of llama31_405b and
-llama31_8b) and the RCP files of mlperf_logging 4.1.68; `tests/benchmark/test_rules.py` compares the rows with those files.
-All lengths are in sequences (MLPerf calls them samples).
+llama31_8b) and the RCP files of mlperf_logging 4.1.68; `tests/benchmark/test_rules.py` compares the rows with those
+files. All lengths are in sequences (MLPerf calls them samples).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ScaledLearningRate:
         return self.base * gbs / self.batch
 
     def verifiable(self, gbs: int) -> bool:
-        """Whether the official checker's float equality can hold at this batch size; at 9 % of them no double passes."""
+        """Whether the official checker's float equality can hold here; at 9 % of the batch sizes no double passes."""
         return self.peak(gbs) * self.batch == gbs * self.base
 
     def nearest_verifiable(self, gbs: int) -> tuple[int, ...]:
@@ -199,13 +199,11 @@ def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_st
     chosen = [f"{name}={value}" for name, value in given.items() if value is not None]
     if chosen:
         raise RuleViolation(
-            f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives both from the global batch size ({gbs}); unset"
+            f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives both from global batch size {gbs}; unset"
         )
 
 
-def _free_choice(
-    rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None
-) -> tuple[float, int]:
+def _free_choice(rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None) -> tuple[float, int]:
     point = rules.reference_point(gbs)
     if learning_rate is None and point is not None:
         learning_rate = point.base_learning_rate
@@ -214,8 +212,8 @@ def _free_choice(
     if learning_rate is None or warmup_steps is None:
         known = ", ".join(str(p.global_batch_size) for p in rules.reference_points)
         raise RuleViolation(
-            f"LEARNING_RATE and WARMUP_STEPS: {rules.benchmark} {rules.ruleset} leaves them to the submitter and has no "
-            f"reference at global batch size {gbs} (it has: {known}); set both"
+            f"LEARNING_RATE and WARMUP_STEPS: {rules.benchmark} {rules.ruleset} leaves them to the submitter and has "
+            f"no reference at global batch size {gbs} (it has: {known}); set both"
         )
     return learning_rate, warmup_steps
 

@@ -1,7 +1,7 @@
 """One seed a run, different in every run, logged once.
 
-The rules ask for a seed that is not picked for its result, so the default comes from the operating system's entropy. A run
-draws its weights and its data order from that one seed (training_rules.adoc: the data seed is the run's seed).
+The rules ask for a seed that is not picked for its result, so the default comes from the operating system's entropy.
+A run draws its weights and its data order from that one seed (training_rules.adoc: the data seed is the run's seed).
 """
 
 from __future__ import annotations

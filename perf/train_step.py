@@ -1,15 +1,14 @@
 """A training step of the tiny model, ours on Megatron-Core beside Hugging Face's LlamaForCausalLM with torch's AdamW.
 
-Both: forward, backward, gradient clipping, optimizer step; same shape, batch, precision (fp32) and threads, one process;
-in turns. Ours includes Megatron-Core's DistributedDataParallel, distributed optimizer and schedule, as the benchmark runs.
+Both: forward, backward, gradient clipping, optimizer step; same shape, batch, precision (fp32) and threads, one
+process; in turns. Ours includes Megatron-Core's DistributedDataParallel, distributed optimizer and schedule, as the
+benchmark runs.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import torch
@@ -38,13 +37,13 @@ def configuration() -> RunConfig:
     return RunConfig.from_environment(variables)
 
 
-def ours(config: RunConfig, index_dir: Path) -> Callable[[], object]:
+def ours(config: RunConfig) -> Callable[[], object]:
     """One step of the reference implementation, on synthetic batches."""
     _quieten_libraries()
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29531")
     parallel.initialize(config)
     empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="", files={})
-    step = MegatronStep(config, empty, index_dir)
+    step = MegatronStep(config, empty)
     batches = _synthetic_batches(config)
     return lambda: step._train_once(batches)
 
@@ -106,12 +105,13 @@ def main(rounds: int, threads: int) -> None:
     """Measure both and print the ratio."""
     torch.set_num_threads(threads)
     config = configuration()
-    with tempfile.TemporaryDirectory() as folder:
-        work = {"Megatron-Core (ours)": ours(config, Path(folder)), "Hugging Face": hugging_face(config)}
-        timings = in_turns(work, rounds)
+    timings = in_turns({"Megatron-Core (ours)": ours(config), "Hugging Face": hugging_face(config)}, rounds)
     peer = timings["Hugging Face"]
     tokens = SEQUENCES * config.rules.sequence_length
-    print(f"{SEQUENCES} sequences of {config.rules.sequence_length} tokens a step, {threads} threads, median of {rounds} rounds")
+    print(
+        f"{SEQUENCES} sequences of {config.rules.sequence_length} tokens a step, {threads} threads, "
+        f"median of {rounds} rounds"
+    )
     for name, timing in timings.items():
         print(
             f"{name:22} {timing.wall * 1e3:7.1f} ms   {tokens / timing.wall:8,.0f} tokens/s   "

@@ -22,15 +22,22 @@ def install() -> None:
     """Redirect once per process; does nothing where CUDA is available. Call before models are built."""
     if torch.cuda.is_available():
         return
-    torch.cuda.current_device = lambda: _CPU
-    torch.cuda.synchronize = lambda device=None: None
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self
-    torch.Tensor.type = _tensor_type
-    # One generator serves as both: the CUDA generator's state is the CPU generator's.
-    torch.cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
-    torch.cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    torch.cuda.manual_seed = torch.manual_seed
+    _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_tensor_type)
+    _replace(
+        torch.cuda,
+        current_device=lambda: _CPU,
+        synchronize=lambda device=None: None,
+        # One generator serves as both: the CUDA generator's state is the CPU generator's.
+        get_rng_state=lambda *args, **kwargs: torch.get_rng_state(),
+        set_rng_state=lambda state, *args, **kwargs: torch.set_rng_state(state),
+        manual_seed=torch.manual_seed,
+    )
     _redirect_megatron()
+
+
+def _replace(owner: Any, **attributes: Any) -> None:
+    for name, value in attributes.items():
+        setattr(owner, name, value)
 
 
 def _redirect_megatron() -> None:
@@ -41,11 +48,10 @@ def _redirect_megatron() -> None:
     from megatron.core.pipeline_parallel import schedules
     from megatron.core.tensor_parallel import random
 
-    random._get_cuda_rng_state = torch.cuda.get_rng_state
-    random._set_cuda_rng_state = torch.cuda.set_rng_state
+    _replace(random, _get_cuda_rng_state=torch.cuda.get_rng_state, _set_cuda_rng_state=torch.cuda.set_rng_state)
     # These write device="cuda" literally; each gets its own name `torch`, the real module stays as it is.
     for module in (utils, exchange_utils, rope_utils, clip_grads, optimizer, schedules):
-        module.torch = _TorchOnCpu("torch")
+        _replace(module, torch=_TorchOnCpu("torch"))
 
 
 def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -72,7 +78,7 @@ class _TorchOnCpu(types.ModuleType):
 
 
 def _tensor_type(self: torch.Tensor, *args: Any, _original: Any = torch.Tensor.type, **kwargs: Any) -> Any:
-    """`Tensor.type()`, but in the CUDA spelling for Megatron-Core: its optimizers compare with 'torch.cuda.FloatTensor'."""
+    """`Tensor.type()`, in the CUDA spelling for Megatron-Core: its optimizers compare with 'torch.cuda.FloatTensor'."""
     name = _original(self, *args, **kwargs)
     if not isinstance(name, str) or name.startswith("torch.cuda."):
         return name

@@ -16,7 +16,9 @@ def launch(config: RunConfig) -> int:
         ConfigError: the run spans several nodes, whose ranks are Slurm's to start.
     """
     if config.nodes != 1:
-        raise ConfigError([f"DGXNNODES={config.nodes}: this starts the ranks of one node; use sbatch run.sub for several"])
+        raise ConfigError(
+            [f"DGXNNODES={config.nodes}: this starts the ranks of one node; use sbatch run.sub for several"]
+        )
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -1,6 +1,7 @@
 """The transformer layer that runs everywhere: Megatron-Core's modules around PyTorch's own RMSNorm and attention.
 
-Works on CPU and on any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d head size.
+Works on CPU and on any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d
+head size.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from torch.nn.functional import scaled_dot_product_attention
 class RMSNorm(torch.nn.RMSNorm):
     """PyTorch's RMSNorm, built the way Megatron-Core builds norms.
 
-    Megatron-Core's own wrapper refuses sequence parallelism; what it takes is to mark the weight, whose gradient is then
-    summed over the tensor-parallel ranks.
+    Megatron-Core's own wrapper refuses sequence parallelism; what it takes is to mark the weight, whose gradient is
+    then summed over the tensor-parallel ranks.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
@@ -38,8 +39,8 @@ class RMSNorm(torch.nn.RMSNorm):
 class CausalAttention(torch.nn.Module):
     """Causal core attention by scaled_dot_product_attention, with grouped queries and context parallelism.
 
-    With context parallelism a rank r of cp holds chunks r and 2*cp-1-r of the sequence (Megatron's balanced split); keys and
-    values are all-gathered, and each chunk attends to everything up to its own end.
+    With context parallelism a rank r of cp holds chunks r and 2*cp-1-r of the sequence (Megatron's balanced split);
+    keys and values are all-gathered, and each chunk attends to everything up to its own end.
     """
 
     def __init__(
@@ -118,7 +119,9 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBl
             k_layernorm=IdentityOp,
         ),
     )
-    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
+    mlp = ModuleSpec(
+        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    )
     layer = ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(

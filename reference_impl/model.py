@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,17 +112,18 @@ def _chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None)
 
 def unwrap(chunk: torch.nn.Module) -> GPTModel:
     """The GPTModel inside its wrappers."""
-    while hasattr(chunk, "module"):
-        chunk = chunk.module
-    return chunk
+    inner: Any = chunk
+    while hasattr(inner, "module"):
+        inner = inner.module
+    return inner
 
 
 @torch.no_grad()
 def initialize_weights(chunks: list[torch.nn.Module], config: RunConfig) -> None:
     """Draw every matrix from the run's seed and its own name, so that any layout starts from the same model.
 
-    Normal with Llama's init_std; the two projections back into the residual stream have it divided by sqrt(2 * layers), as
-    Megatron-Core's default. Norm weights stay at one.
+    Normal with Llama's init_std; the two projections back into the residual stream have it divided by sqrt(2 *
+    layers), as Megatron-Core's default. Norm weights stay at one.
     """
     size = config.size
     residual_std = size.init_std / math.sqrt(2 * size.layers)
@@ -150,11 +152,16 @@ def _global_name(name: str, offset: int) -> str:
     return f"{decoder}.{layers}.{int(index) + offset}.{rest}"
 
 
+def is_split(parameter: torch.Tensor) -> bool:
+    """Whether tensor-parallel ranks hold different parts of it."""
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
 def _draw_shard(name: str, parameter: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
     """This tensor-parallel rank's part of the whole matrix."""
     tp = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
-    axis = parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None
+    axis: int | None = getattr(parameter, "partition_dim", None) if is_split(parameter) else None
     shape = list(parameter.shape)
     if axis is not None:
         shape[axis] *= tp

@@ -11,7 +11,7 @@ from reference_impl.model import DTYPES
 
 
 def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> MegatronOptimizer:
-    """The distributed optimizer: AdamW in fp32, sharded over the data-parallel ranks; no weight decay on norm weights."""
+    """The distributed optimizer: AdamW in fp32, sharded over data-parallel ranks; no weight decay on norm weights."""
     adamw, dtype = config.rules.optimizer, DTYPES[config.precision]
     return get_megatron_optimizer(
         OptimizerConfig(
@@ -34,8 +34,8 @@ def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> Megatron
 def build_schedule(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
     """Cosine with linear warm-up, step for step as the reference has it.
 
-    The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero; one step ahead
-    on a warm-up and an end that are one step later, the two are equal everywhere.
+    The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero; one
+    step ahead on a warm-up and an end that are one step later, the two are equal everywhere.
     """
     schedule, decay = config.schedule, config.rules.optimizer.weight_decay
     scheduler = OptimizerParamScheduler(

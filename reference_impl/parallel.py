@@ -41,7 +41,7 @@ def seed_everything(config: RunConfig) -> None:
     if config.seed is None:
         raise ValueError("a run needs its seed")
     random.seed(config.seed)
-    np.random.seed(config.seed)  # noqa: NPY002 - Megatron-Core draws from the global generator
+    np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     model_parallel_cuda_manual_seed(config.seed)
     torch.manual_seed(config.seed)
@@ -77,5 +77,3 @@ def reports_loss() -> bool:
         parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         and parallel_state.get_tensor_model_parallel_rank() == 0
     )
-
-

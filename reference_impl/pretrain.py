@@ -21,7 +21,6 @@ from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.data.source import data_folder
 from reference_impl.tokenizer import TokenizerError
 
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,9 +51,14 @@ def main() -> int:
 def _refuse_unfinished(config: RunConfig) -> None:
     if config.rules.init_checkpoint_step is not None:
         raise ConfigError([f"BENCHMARK={config.benchmark} starts from a checkpoint, which the trainer cannot load yet"])
-    missing = [name for name, value in (("SEED", config.seed), ("RESULT_FILE", config.result_file)) if value is None]
+    needed = {"SEED": config.seed, "RESULT_FILE": config.result_file}
+    if config.rank is not None:
+        needed["NPY_INDEX_DIR"] = config.index_dir
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
-        raise ConfigError([f"{' and '.join(missing)}: set by the launcher (python -m benchmark run), or by hand for one run"])
+        raise ConfigError(
+            [f"{' and '.join(missing)}: set by the launcher (python -m benchmark run), or by hand for one run"]
+        )
 
 
 def train(config: RunConfig) -> int:
@@ -68,10 +72,9 @@ def train(config: RunConfig) -> int:
 
     parallel.initialize(config)
     manifest = load(data_folder(config))
-    index_dir = config.index_dir
     outcome = run(
         config,
-        lambda: MegatronStep(config, manifest, index_dir),
+        lambda: MegatronStep(config, manifest),
         EventLog(config.result_file if config.rank == 0 else None, SystemClock()),
         clear_caches=lambda: clear_caches(data_folder(config), manifest),
         barrier=parallel.barrier,

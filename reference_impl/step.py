@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +30,9 @@ WARM_UP_STEPS = 2
 class MegatronStep:
     """Builds the model when constructed; opens no data before `open_data`."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest, index_dir: Path) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest) -> None:
         self._config = config
         self._manifest = manifest
-        self._index_dir = index_dir
         self.chunks: list[MegatronModule] = build_model(config)
         self.optimizer = build_optimizer(config, self.chunks)
         self.schedule = build_schedule(config, self.optimizer)
@@ -69,9 +67,7 @@ class MegatronStep:
 
     def open_data(self) -> None:
         config = self._config
-        self._datasets = open_datasets(
-            config, data_folder(config), self._manifest, tokenizer_of(config), self._index_dir
-        )
+        self._datasets = open_datasets(config, data_folder(config), self._manifest, tokenizer_of(config))
 
     def train(self, steps: int) -> Iterator[StepStats]:
         start = self._done * self._config.global_batch_size
@@ -116,7 +112,7 @@ class MegatronStep:
         return -(-microbatches // group) * group
 
     def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
-        """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage only."""
+        """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
         # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
         drawn = [batches] if not interleaved else list(_tee(batches, len(self.chunks), microbatches))

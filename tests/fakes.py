@@ -1,0 +1,99 @@
+"""Stand-ins for what a run is driven by: time, the trainer, and the configuration of a system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmark.config import RunConfig
+from benchmark.events import TOKEN, Event, decode
+from benchmark.loop import StepStats
+
+EPOCH = 1_700_000_000.0
+
+
+class FakeClock:
+    """Time that passes only when it is asked for: `tick` seconds a look."""
+
+    def __init__(self, start: float = EPOCH, tick: float = 0.0) -> None:
+        self.seconds = start
+        self.tick = tick
+
+    def now(self) -> float:
+        self.seconds += self.tick
+        return self.seconds
+
+
+def environment(**overrides: str | int) -> dict[str, str]:
+    """Variables of a valid run of llama31_405b at a global batch size of 1152, changed by `overrides`."""
+    base: dict[str, str | int] = {
+        "BENCHMARK": "llama31_405b",
+        "RULESET": "6.0.0",
+        "DGXSYSTEM": "TEST",
+        "DGXNNODES": 1,
+        "DGXNGPU": 8,
+        "MINIBS": 144,
+    }
+    return {name: str(value) for name, value in (base | overrides).items()}
+
+
+def configured(**overrides: str | int) -> RunConfig:
+    return RunConfig.from_environment(environment(**overrides))
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a log, each line decoded strictly."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [decode(line.removeprefix(TOKEN)) for line in lines]
+
+
+class FakeStep:
+    """A trainer that computes nothing and notes, for each call, which event was the last in the log by then."""
+
+    def __init__(
+        self,
+        log: Path,
+        *,
+        log_perplexities: Sequence[float] = (),
+        stats: Callable[[int], StepStats] | None = None,
+        failing: dict[str, BaseException] | None = None,
+    ) -> None:
+        self.log = log
+        self.calls: list[tuple[str, str | None]] = []
+        self.evaluated_at: list[int] = []
+        self.sequences: list[int] = []
+        self.steps = 0
+        self._log_perplexities = iter(log_perplexities)
+        self._stats = stats or (lambda step: StepStats(loss=6.0, grad_norm=1.0, learning_rate=1e-5))
+        self._failing = failing or {}
+
+    def note(self, call: str) -> None:
+        events = read_events(self.log)
+        self.calls.append((call, events[-1].key if events else None))
+        if call in self._failing:
+            raise self._failing[call]
+
+    def build(self) -> FakeStep:
+        self.note("build")
+        return self
+
+    def barrier(self) -> None:
+        self.note("barrier")
+
+    def warm_up(self) -> None:
+        self.note("warm_up")
+
+    def open_data(self) -> None:
+        self.note("open_data")
+
+    def train(self, steps: int) -> Iterator[StepStats]:
+        self.note("train")
+        for _ in range(steps):
+            self.steps += 1
+            yield self._stats(self.steps)
+
+    def evaluate(self, sequences: int) -> float:
+        self.note("evaluate")
+        self.evaluated_at.append(self.steps)
+        self.sequences.append(sequences)
+        return next(self._log_perplexities)

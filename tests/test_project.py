@@ -1,0 +1,184 @@
+"""What holds for the project as a whole: which way imports point, who reads the environment, what files may contain."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT
+
+PACKAGES = ("benchmark", "compliance", "reference_impl")
+NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis"}
+
+# Package -> what none of its modules may import.
+FORBIDDEN_IMPORTS = {
+    "benchmark": {"compliance", "reference_impl", "torch", "megatron"},
+    "compliance": {"reference_impl", "torch", "megatron"},
+    "reference_impl": {"compliance"},
+}
+
+# Module that may touch the process's environment -> why.
+ENVIRONMENT_USERS = {
+    "benchmark/config.py": "RunConfig.from_environment is the one place where variables are read",
+    "benchmark/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
+    "benchmark/launch/local.py": "hands it to the ranks it starts, with the configuration's own variables on top",
+    "reference_impl/launch.py": "sets variables for the libraries underneath, and for the ranks it starts",
+}
+
+
+def project_files() -> Iterator[Path]:
+    for folder, folders, files in os.walk(ROOT):
+        top = Path(folder) == ROOT
+        folders[:] = [name for name in folders if name not in NOT_OURS and not (top and name in {"data", "results"})]
+        yield from (Path(folder) / name for name in files)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+FILES = sorted(project_files())
+MODULES = [path for path in FILES if path.suffix == ".py" and relative(path).split("/")[0] in PACKAGES]
+SCRIPTS = [path for path in FILES if path.suffix == ".sh" or relative(path) in {"run.sub", ".ci/run"}]
+CONFIGS = [path for path in SCRIPTS if path.name.startswith("config_")]
+
+
+# Python.
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "."
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_point_the_allowed_way(path: Path) -> None:
+    """reference_impl and compliance may import benchmark, and nothing else crosses between the packages."""
+    found = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    assert not found & FORBIDDEN_IMPORTS[relative(path).split("/")[0]]
+
+
+def uses_of_the_environment(tree: ast.AST) -> Iterator[int]:
+    names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    for node in ast.walk(tree):
+        if (isinstance(node, ast.Attribute) and node.attr in names) or (
+            isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names}
+        ):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_the_environment_is_read_in_one_place(path: Path) -> None:
+    """No other module looks at the environment, so a run is what its configuration says."""
+    lines = list(uses_of_the_environment(ast.parse(path.read_text(encoding="utf-8"))))
+    assert bool(lines) == (relative(path) in ENVIRONMENT_USERS), f"{relative(path)}, lines {lines}"
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "megatron", "transformers"}:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+for package in ("benchmark", "compliance"):
+    for module in pkgutil.walk_packages([package], package + "."):
+        importlib.import_module(module.name)
+"""
+
+
+def test_benchmark_and_compliance_import_without_torch() -> None:
+    """Every module of the two packages imports where torch and megatron are missing: a login node, a laptop, CI."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+# Shell.
+
+
+@pytest.mark.parametrize("path", [path for path in SCRIPTS if path not in CONFIGS], ids=relative)
+def test_scripts_stop_at_the_first_error(path: Path) -> None:
+    """A script says `set -euo pipefail` first, and swallows no failure."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -euo pipefail"
+    assert not [line for line in lines if re.search(r"\|\|\s*(true|:)\s*($|[;)#])|set \+e", line)]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_config_files_only_export(path: Path) -> None:
+    """A config file holds comments, assignments, exports and conditions on them."""
+    allowed = re.compile(r"#|export [A-Z]|[A-Z_]+=|source .*config_common\.sh|(el)?if |else$|fi$|$")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if not allowed.match(line.strip())]
+
+
+@pytest.mark.parametrize("name", [".ci/run"])
+def test_programs_are_executable(name: str) -> None:
+    """What is called by its path can be."""
+    assert os.access(ROOT / name, os.X_OK)
+
+
+# What files may contain.
+
+# The brackets keep this file from matching itself.
+OF_ONE_MACHINE = re.compile(
+    r"(?<![\w.])/(roo[t]|hom[e]/\w+|User[s]|wor[k]|tmp/scratc[h]|opt/whee[l]s|opt/pyp[i])(/|\b(?![\w.]))"
+    r"|(pypi\.or[g]|pythonhoste[d]|download\.pytorc[h]|(extra-)?index-ur[l])"
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_trace_of_one_machine(path: Path) -> None:
+    """No file names a folder of its author's machine, or a package registry."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    found = [line for line in text.splitlines() if OF_ONE_MACHINE.search(line)]
+    assert not found
+
+
+# Dependencies.
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package -> version of a requirements file."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    return dict(normalised(line) for line in lines if line)
+
+
+def normalised(requirement: str) -> tuple[str, str]:
+    name, version = requirement.split(";")[0].strip().split("==")
+    return re.sub(r"[-_.]+", "-", name).lower(), version
+
+
+def direct(group: str | None = None) -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return dict(
+        normalised(line) for line in (project["optional-dependencies"][group] if group else project["dependencies"])
+    )
+
+
+def test_locks_hold_what_the_project_asks_for() -> None:
+    """Each direct dependency is pinned exactly, at the version of its lock; torch is the machine's own build."""
+    wanted = {name: version for name, version in direct().items() if name != "torch"}
+    assert wanted.items() <= pins("requirements.lock").items()
+    assert direct("dev").items() <= pins("requirements-dev.lock").items()
+    assert "torch" not in pins("requirements-dev.lock")
+
+
+def test_tests_run_on_what_runs_use() -> None:
+    """The lock of the tests adds to that of a run and changes nothing in it."""
+    assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()

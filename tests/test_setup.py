@@ -1,0 +1,247 @@
+"""setup.sh on a small tree of its own, with packages made up here, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT
+
+pytestmark = pytest.mark.timeout(300)
+
+MISSING = "raise ImportError('not on this machine')\n"
+
+
+def make_wheel(folder: Path, name: str) -> None:
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@dataclass
+class Tree:
+    """A checkout with nothing but what setup.sh reads."""
+
+    folder: Path
+    wheels: Path
+
+    @property
+    def python(self) -> str:
+        return f"{self.folder}/.venv/bin/python"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+        }
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", str(self.folder / "setup.sh"), *arguments],
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def setup(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
+        """Status, stdout and stderr."""
+        process = self.start(*arguments, **variables)
+        out, err = process.communicate(timeout=200)
+        return process.returncode, out, err
+
+    def imports(self, *modules: str) -> bool:
+        code = "import " + ", ".join(modules)
+        return subprocess.run([self.python, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def make_tree(parent: Path) -> Tree:
+    folder, wheels = parent / "a tree", parent / "wheels"
+    folder.mkdir()
+    wheels.mkdir()
+    for name in ("torch", "needed", "only_dev", "only_data"):
+        make_wheel(wheels, name)
+    (folder / "pyproject.toml").write_text('dependencies = ["torch==1.0"]\n', encoding="utf-8")
+    (folder / "requirements.lock").write_text("needed==1.0\n", encoding="utf-8")
+    (folder / "requirements-dev.lock").write_text("needed==1.0\nonly-dev==1.0\n", encoding="utf-8")
+    (folder / "requirements-nodeps.lock").write_text("only-data==1.0\n", encoding="utf-8")
+    shutil.copy(ROOT / "setup.sh", folder)
+    return Tree(folder, wheels)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return make_tree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """A tree whose environment was made, for tests that leave it valid."""
+    tree = make_tree(tmp_path_factory.mktemp("made"))
+    status, out, err = tree.setup()
+    assert (status, out) == (0, tree.python + "\n"), err
+    return tree
+
+
+@pytest.fixture
+def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Variables under which Python finds none of the named modules."""
+
+    def variables(*modules: str) -> dict[str, str]:
+        folder = tmp_path / "shadows"
+        for module in modules:
+            (folder / module).mkdir(parents=True)
+            (folder / module / "__init__.py").write_text(MISSING, encoding="utf-8")
+        return {"PYTHONPATH": str(folder)}
+
+    return variables
+
+
+def test_everything_is_installed(made: Tree) -> None:
+    """The interpreter has what the locks name and torch, and nothing of the tests'."""
+    assert made.imports("needed", "torch", "only_data")
+    assert not made.imports("only_dev")
+
+
+def test_second_call_says_and_does_nothing(made: Tree) -> None:
+    """When all is as it should be, the interpreter is printed and that is all."""
+    log = made.folder / ".venv" / "setup.log"
+    before = log.stat().st_mtime_ns
+    assert made.setup() == (0, made.python + "\n", "")
+    assert log.stat().st_mtime_ns == before
+
+
+def test_dev_adds_to_what_is_there(tree: Tree) -> None:
+    """--dev installs the tests' packages beside the run's, and either call is satisfied then."""
+    assert tree.setup("--dev")[:2] == (0, tree.python + "\n")
+    assert tree.imports("needed", "torch", "only_data", "only_dev")
+    assert [tree.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "pyproject.toml", "setup.sh"])
+def test_changed_file_is_noticed(made: Tree, name: str) -> None:
+    """A change to whatever the environment is made from makes it anew."""
+    path = made.folder / name
+    original = path.read_bytes()
+    path.write_bytes(original + b"# changed\n")
+    try:
+        process = made.start()
+        assert process.stderr is not None
+        assert "creating" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finally:
+        path.write_bytes(original)
+        made.setup()
+
+
+def test_interrupted_installation_is_done_again(tree: Tree) -> None:
+    """A call that was killed while it installed leaves nothing that the next would trust."""
+    process = tree.start()
+    assert process.stderr is not None
+    while "installing" not in process.stderr.readline():
+        pass
+    (tree.folder / ".venv" / "leftover").touch()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not list((tree.folder / ".venv").glob("*.stamp"))
+
+    assert tree.setup()[:2] == (0, tree.python + "\n")
+    assert tree.imports("needed", "torch")
+    assert not (tree.folder / ".venv" / "leftover").exists()
+
+
+def test_concurrent_calls_install_once(tree: Tree) -> None:
+    """Of two calls at once, one installs and the other waits; both print the interpreter."""
+    processes = [tree.start(), tree.start()]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [out for out, _ in outputs] == [tree.python + "\n"] * 2
+    assert sorted(err.count("creating") for _, err in outputs) == [0, 1]
+
+
+def test_failed_installation_shows_why(tree: Tree) -> None:
+    """What pip said is shown and kept, and the next call tries again."""
+    (tree.folder / "requirements.lock").write_text("no-such-package==1.0\n", encoding="utf-8")
+    status, out, err = tree.setup()
+    assert (status, out) == (1, "")
+    assert "no-such-package" in err
+    assert not list((tree.folder / ".venv").glob("*.stamp"))
+
+
+def test_pip_of_the_machine_will_do(tree: Tree, without: Callable[..., dict[str, str]]) -> None:
+    """Where Python cannot put pip into an environment (Debian without python3-venv), the machine's own pip installs."""
+    base = sys._base_executable  # type: ignore[attr-defined]
+    if subprocess.run([base, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("the machine's Python has no pip")
+    status, out, err = tree.setup(**without("ensurepip"))
+    assert (status, out) == (0, tree.python + "\n"), err
+    assert tree.imports("needed", "torch", "only_data")
+    assert not tree.imports("pip")
+
+
+def test_no_way_to_install_names_the_package(tree: Tree, without: Callable[..., dict[str, str]]) -> None:
+    """Without venv and without pip, one line says what to install."""
+    status, out, err = tree.setup(**without("ensurepip", "pip"))
+    assert (status, out) == (2, "")
+    assert "apt-get install python3-venv" in err
+
+
+def test_old_python_is_refused(tree: Tree) -> None:
+    """Where every Python is too old, one line says which is needed and which there is."""
+    programs = tree.folder / "bin"
+    programs.mkdir()
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        script = '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.18\nexit 1\n'
+        (programs / name).write_text(script, encoding="utf-8")
+        (programs / name).chmod(0o755)
+    status, out, err = tree.setup(PATH=f"{programs}:{os.environ['PATH']}")
+    assert (status, out) == (2, "")
+    assert err == "setup: needs Python 3.11 or newer; python3 here is: Python 3.9.18\n"
+
+
+def test_given_interpreter_is_used_as_it_is(tree: Tree) -> None:
+    """With HARNESS_PYTHON, that interpreter is printed and nothing is installed."""
+    assert tree.setup("--dev", HARNESS_PYTHON=sys.executable) == (0, sys.executable + "\n", "")
+    assert not (tree.folder / ".venv").exists()
+
+
+def test_given_interpreter_must_exist(tree: Tree) -> None:
+    """A HARNESS_PYTHON that is no program is refused."""
+    status, out, err = tree.setup(HARNESS_PYTHON="no-such-python")
+    assert (status, out) == (2, "")
+    assert "HARNESS_PYTHON=no-such-python" in err
+
+
+def test_environment_of_another_maker_is_left_alone(tree: Tree) -> None:
+    """A .venv that setup.sh did not make is not deleted."""
+    (tree.folder / ".venv").mkdir()
+    (tree.folder / ".venv" / "precious").touch()
+    status, out, err = tree.setup()
+    assert (status, out) == (2, "")
+    assert "move it away" in err
+    assert (tree.folder / ".venv" / "precious").exists()
+
+
+def test_unknown_argument_is_refused(tree: Tree) -> None:
+    """A mistyped argument is not ignored."""
+    status, out, err = tree.setup("--devel")
+    assert (status, out) == (2, "")
+    assert "usage" in err
