@@ -289,10 +289,11 @@ class RunConfig(BaseModel):
             return
         if self.step_limit < schedule.first_eval_step:
             given = "the rules' schedule" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
+            first = schedule.first_eval_step
             yield (
-                f"{given} ends after {self.step_limit} steps, before the first evaluation at step "
-                f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} = {schedule.first_eval_step}; a run "
-                "without an evaluation has no result"
+                f"{given} ends after {self.step_limit} steps, before the first evaluation at "
+                f"step ({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} = {first}; "
+                "a run without an evaluation has no result"
             )
 
     def _name_faults(self) -> Iterator[str]:

@@ -123,7 +123,7 @@ class Reader:
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
     def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Batch]:
-        """Exactly the first `sequences` sequences over all replicas; what fills up the last microbatch does not count."""
+        """Exactly the first `sequences` sequences over all replicas; padding does not count."""
         for index in range(self.evaluation_microbatches(sequences)):
             first = (index * self.replicas + self.replica) * self.micro_batch_size
             positions = range(first, first + self.micro_batch_size)

@@ -20,10 +20,10 @@ from tests.reference_impl.conftest import run_ranks
 
 STEPS = 6
 
-# AdamW amplifies rounding at tiny's learning rate (1e-3 by the sixth step), so tolerances are above one fp32 ulp of
-# the loss.
-LOSS_TOLERANCE = 2e-5
-GRAD_NORM_TOLERANCE = 1e-4
+# AdamW turns rounding into steps of the size of the learning rate, so layouts are compared at a small one.
+PEAK_LEARNING_RATE = 3e-4
+LOSS_TOLERANCE = 3e-6
+GRAD_NORM_TOLERANCE = 3e-5
 
 Tiny = Callable[..., RunConfig]
 
@@ -42,9 +42,16 @@ def build(config: RunConfig) -> MegatronStep:
     return MegatronStep(config, load(data_folder(config)))
 
 
+def slow_down(step: MegatronStep) -> None:
+    for group in step.optimizer.param_groups:
+        group["max_lr"] = PEAK_LEARNING_RATE
+    step.schedule.step(0)
+
+
 def curve(config: RunConfig) -> dict[str, Any]:
     """Losses and gradient norms of a few steps, and an evaluation after them."""
     step = build(config)
+    slow_down(step)
     step.open_data()
     stats = list(step.train(STEPS))
     return {
@@ -120,7 +127,7 @@ def fingerprint(step: MegatronStep) -> dict[str, str]:
 def _digest(tensors: list[torch.Tensor]) -> str:
     whole = hashlib.sha256()
     for tensor in tensors:
-        whole.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        whole.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 
@@ -130,6 +137,7 @@ def warmed_and_not(config: RunConfig) -> dict[str, Any]:
     fresh = fingerprint(step)
     step.warm_up()
     after_fresh = fingerprint(step)
+    slow_down(step)
     step.open_data()
     first = [one.loss for one in step.train(2)]
     middle = fingerprint(step)

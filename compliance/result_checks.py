@@ -1,0 +1,108 @@
+"""The runs of one result together: their number, their seeds, and whether they are runs of the same thing at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.rules import Rules
+from compliance.event_checks import ANNOUNCED
+from compliance.findings import Finding, Severity, show
+from compliance.rule import Breach, Rulebook
+from compliance.run import Run
+from compliance.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
+
+# The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
+_MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """The runs in one directory."""
+
+    directory: Path
+    runs: tuple[Run, ...]
+
+    @property
+    def file(self) -> str:
+        return str(self.directory)
+
+    @property
+    def row(self) -> Rules | None:
+        return next((run.row for run in self.runs if run.row is not None), None)
+
+
+RESULT_RULES: Rulebook[Result] = Rulebook()
+rule = RESULT_RULES.rule
+
+
+def check_result(result: Result) -> tuple[Finding, ...]:
+    """Every finding about the runs as a whole; raises nothing."""
+    return RESULT_RULES.judge(result)
+
+
+@rule("result.seeds", source=RANDOM_NUMBERS)
+def seeds(result: Result) -> Iterator[Breach]:
+    """Every run has a seed of its own."""
+    for value, runs in _equal(result.runs, lambda run: show(run.value("seed")) if run.has("seed") else None):
+        yield Breach(message="runs share a seed", expected="one seed a run", actual=f"seed {value} in {_names(runs)}")
+
+
+@rule("result.distinct", source=BENCHMARK_RESULTS)
+def distinct(result: Result) -> Iterator[Breach]:
+    """Every log is of a run of its own, not of another run under another seed."""
+    for what, curve in (("evaluations", _evaluations), ("training losses", _losses)):
+        for _, runs in _equal(result.runs, curve):
+            yield Breach(
+                message=f"logs have the same {what}, to the last digit",
+                expected="runs with results of their own",
+                actual=f"equal in {_names(runs)}",
+            )
+            return
+
+
+def _evaluations(run: Run) -> Hashable:
+    return tuple((evaluation.position, evaluation.log_perplexity) for evaluation in run.evaluations)
+
+
+def _losses(run: Run) -> Hashable:
+    return tuple(step.loss for step in run.log.steps)
+
+
+def _equal(runs: Sequence[Run], of: Callable[[Run], Hashable]) -> list[tuple[Hashable, list[Run]]]:
+    """The values that several runs share, with the runs; a run without a value is equal to none."""
+    groups: defaultdict[Hashable, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[of(run)].append(run)
+    return [(value, same) for value, same in groups.items() if value and len(same) > 1]
+
+
+@rule("result.same_configuration", source=HYPERPARAMETERS)
+def same_configuration(result: Result) -> Iterator[Breach]:
+    """The runs of a result announce the same hyperparameters, system and submission."""
+    for key in ANNOUNCED:
+        values = {show(run.value(key)): run for run in result.runs if run.has(key)}
+        if len(values) > 1 and key not in _MAY_DIFFER:
+            yield Breach(
+                message=f"runs differ in {key}",
+                expected="one value in all runs",
+                actual="; ".join(f"{value} in {_names([run])}" for value, run in values.items()),
+            )
+
+
+@rule("result.count", source=BENCHMARK_RESULTS, severity=Severity.INFO)
+def count(result: Result) -> Iterator[Breach]:
+    """A result that can be submitted has as many runs as the rules ask for."""
+    row = result.row
+    if row is not None and row.submittable and len(result.runs) < row.runs:
+        yield Breach(
+            message="too few runs for a result",
+            expected=f"{row.runs} runs of {row.benchmark}",
+            actual=f"{len(result.runs)}",
+        )
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(run.log.path.name for run in runs)

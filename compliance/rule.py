@@ -1,0 +1,171 @@
+"""How a rule is written and run: `@rule("<id>", source=..., since=..., until=...)` on a function of one view.
+
+A check is a generator of `Breach`es over a view (a run, a result). It asks the view for what it needs; where that is
+not in the log the view raises `Absent` and the check ends, because the rule that requires the thing reports it. So one
+missing event is one finding. A check that crashes is an ERROR finding under its own id, never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from benchmark.rules import Rules
+from compliance.findings import Finding, Severity
+
+MOST_BREACHES = 10
+"""Findings of one rule over one view that are listed; the rest are counted, so that no log floods its reader."""
+
+
+class Absent(LookupError):
+    """A check asked its view for something that is not there; the rule that requires it reports that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """What a check found. Its rule adds the rest of a Finding."""
+
+    message: str
+    line: int | None = None
+    expected: str = ""
+    actual: str = ""
+    severity: Severity | None = None
+    """The rule's own if None."""
+
+
+class View(Protocol):
+    """What rules look at."""
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def row(self) -> Rules | None:
+        """The rules that apply, None where the benchmark is unknown."""
+        ...
+
+
+V = TypeVar("V", bound=View)
+Check = Callable[[V], Iterable[Breach]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(Generic[V]):
+    """One rule of the policies and the function that checks it."""
+
+    id: str
+    source: str
+    """Document and section in which the rule is written."""
+    severity: Severity
+    since: str | None
+    """First ruleset that has the rule; all if None."""
+    until: str | None
+    """Last ruleset that has it; all if None."""
+    benchmarks: frozenset[str] | None
+    """Benchmarks that have it; all if None."""
+    check: Check[V]
+
+    @property
+    def description(self) -> str:
+        """First line of the check's docstring: the rule in one sentence."""
+        return (self.check.__doc__ or "").strip().partition("\n")[0]
+
+    def applies(self, row: Rules | None) -> bool:
+        """Whether the rule is one of `row`; a rule of every ruleset and benchmark applies without a row too."""
+        if row is None:
+            return self.since is None and self.until is None and self.benchmarks is None
+        if self.benchmarks is not None and row.benchmark not in self.benchmarks:
+            return False
+        return in_force(row, since=self.since, until=self.until)
+
+    def findings(self, view: V) -> Iterator[Finding]:
+        """Yield what the check finds in `view`; raises nothing."""
+        listed, rest = 0, 0
+        for breach in self._breaches(view):
+            if listed < MOST_BREACHES:
+                listed += 1
+                yield self._finding(view, breach)
+            else:
+                rest += 1
+        if rest:
+            yield self._finding(view, Breach(message=f"{rest} more findings of this rule are not listed"))
+
+    def _breaches(self, view: V) -> Iterator[Breach]:
+        try:
+            yield from self.check(view)
+        except Absent:
+            return
+        except Exception as error:  # noqa: BLE001 - the promise of this page: a crash is a finding
+            name = type(error).__name__
+            yield Breach(
+                message=f"the check {self.id} crashed, so the rule is not judged: {name}: {error}",
+                severity=Severity.ERROR,
+            )
+
+    def _finding(self, view: V, breach: Breach) -> Finding:
+        return Finding(
+            rule=self.id,
+            severity=breach.severity or self.severity,
+            file=view.file,
+            line=breach.line,
+            message=breach.message,
+            expected=breach.expected,
+            actual=breach.actual,
+            source=self.source,
+        )
+
+
+class Rulebook(Generic[V]):
+    """The rules over one kind of view, in the order they were written."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Rule[V]] = {}
+
+    def rule(
+        self,
+        id: str,
+        *,
+        source: str,
+        severity: Severity = Severity.ERROR,
+        since: str | None = None,
+        until: str | None = None,
+        benchmarks: Iterable[str] | None = None,
+    ) -> Callable[[Check[V]], Check[V]]:
+        """Register the decorated function as a rule.
+
+        Raises:
+            ValueError: the id is taken.
+        """
+
+        def register(check: Check[V]) -> Check[V]:
+            if id in self.rules:
+                raise ValueError(f"two rules have the id {id!r}")
+            self.rules[id] = Rule(
+                id=id,
+                source=source,
+                severity=severity,
+                since=since,
+                until=until,
+                benchmarks=None if benchmarks is None else frozenset(benchmarks),
+                check=check,
+            )
+            return check
+
+        return register
+
+    def judge(self, view: V) -> tuple[Finding, ...]:
+        """Every finding of every rule that applies to `view`, by line."""
+        applying = (rule for rule in self.rules.values() if rule.applies(view.row))
+        findings = [finding for rule in applying for finding in rule.findings(view)]
+        return tuple(sorted(findings, key=lambda finding: finding.line or 0))
+
+
+def in_force(row: Rules, *, since: str | None = None, until: str | None = None) -> bool:
+    """Whether the ruleset of `row` lies in since..until, both included."""
+    here = _version(row.ruleset)
+    return (since is None or _version(since) <= here) and (until is None or here <= _version(until))
+
+
+def _version(ruleset: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in ruleset.split("."))

@@ -1,0 +1,200 @@
+"""One log as the rules look at it: its events by key, the rules that apply, its evaluations and training steps.
+
+A property raises Absent where the log does not hold what it is made of; see compliance.rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule, UnknownRules, find
+from compliance.findings import as_count, as_number
+from compliance.log import Located, Log
+from compliance.rule import Absent, Rulebook
+
+EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
+BLOCK = ("block_start", "block_stop")
+CYCLE = (*BLOCK, *EVALUATION)
+"""What a run repeats between run_start and run_stop, in this order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The events of one evaluation; None for one that is missing."""
+
+    position: int
+    """Sequences trained on before it."""
+    start: Located | None
+    accuracy: Located | None
+    stop: Located | None
+
+    @property
+    def log_perplexity(self) -> float | None:
+        """None where eval_accuracy is missing or no number."""
+        return None if self.accuracy is None else as_number(self.accuracy.event.value)
+
+    @property
+    def line(self) -> int | None:
+        return next((event.line for event in (self.accuracy, self.start, self.stop) if event is not None), None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A log under a ruleset."""
+
+    log: Log
+    ruleset: str | None = None
+    """The one to judge by; the latest that has the benchmark if None."""
+    provenance_fault: str = ""
+    """Why the run.json beside the log cannot be read, if it cannot."""
+
+    @property
+    def file(self) -> str:
+        return str(self.log.path)
+
+    # Events.
+
+    def all(self, key: str) -> Sequence[Located]:
+        return self.log.events.get(key, ())
+
+    def has(self, key: str) -> bool:
+        return self.log.counts[key] > 0
+
+    def first(self, key: str) -> Located:
+        """The first event of a key.
+
+        Raises:
+            Absent: there is none.
+        """
+        if not self.all(key):
+            raise Absent(key)
+        return self.all(key)[0]
+
+    def last(self, key: str) -> Located:
+        """The last event of a key; raises Absent as `first` does."""
+        self.first(key)
+        return self.all(key)[-1]
+
+    def value(self, key: str) -> object:
+        """The value of the first event of a key; raises Absent as `first` does."""
+        return self.first(key).event.value
+
+    def number(self, key: str) -> float:
+        """The number that a key's first event holds.
+
+        Raises:
+            Absent: there is no such event, or its value is no finite number.
+        """
+        number = as_number(self.value(key))
+        if number is None:
+            raise Absent(key)
+        return number
+
+    def in_order(self, keys: Sequence[str]) -> list[Located]:
+        """Every event of the keys, in file order."""
+        return sorted((event for key in keys for event in self.all(key)), key=lambda event: event.index)
+
+    # The rules that apply.
+
+    @cached_property
+    def row(self) -> Rules | None:
+        try:
+            benchmark = self.value("submission_benchmark")
+            return find(benchmark, self.ruleset) if isinstance(benchmark, str) else None
+        except (Absent, UnknownRules):
+            return None
+
+    @property
+    def rules(self) -> Rules:
+        """The row of the benchmark; raises Absent where there is none."""
+        if self.row is None:
+            raise Absent("submission_benchmark")
+        return self.row
+
+    @property
+    def closed_rules(self) -> Rules:
+        """The row, for what it fixes in the closed division only; raises Absent in the open one."""
+        if self.has("submission_division") and self.value("submission_division") == "open":
+            raise Absent("closed division")
+        return self.rules
+
+    @property
+    def global_batch_size(self) -> int:
+        """Raises Absent where the log has no whole number >= 1 under that key."""
+        size = as_count(self.value("global_batch_size"))
+        if not size:
+            raise Absent("global_batch_size")
+        return size
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the rules give this run; where they leave it free, with its own learning rate and warm-up.
+
+        Raises:
+            Absent: the log lacks a value that the schedule needs.
+        """
+        if not isinstance(self.rules.learning_rate, FreeLearningRate):
+            return self.rules.schedule(self.global_batch_size)
+        rate = self.number("opt_base_learning_rate")
+        warmup = int(self.number("opt_learning_rate_warmup_steps"))
+        try:
+            return self.rules.schedule(self.global_batch_size, learning_rate=rate, warmup_steps=warmup)
+        except RuleViolation as error:
+            raise Absent("schedule") from error
+
+    # What happened.
+
+    @property
+    def status(self) -> object:
+        """What run_stop says; raises Absent without a run_stop."""
+        return self.first("run_stop").event.metadata.get("status")
+
+    @property
+    def aborted(self) -> bool:
+        return self.has("run_stop") and self.status == "aborted"
+
+    @cached_property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The evaluations in file order; events without a usable samples_count belong to none."""
+        placed = [(position, event) for event in self.in_order(EVALUATION) if (position := samples_count(event))]
+        groups = groupby(placed, key=lambda pair: pair[0])
+        return tuple(_evaluation(position, (event for _, event in pairs)) for position, pairs in groups)
+
+    @property
+    def last_evaluation(self) -> Evaluation:
+        """Raises Absent where there is none."""
+        if not self.evaluations:
+            raise Absent("eval_accuracy")
+        return self.evaluations[-1]
+
+    @property
+    def last_log_perplexity(self) -> float:
+        """Raises Absent where the last evaluation has no usable value."""
+        value = self.last_evaluation.log_perplexity
+        if value is None:
+            raise Absent("eval_accuracy")
+        return value
+
+    @property
+    def samples(self) -> int:
+        """Sequences trained on: what run_stop says, else the last evaluation; raises Absent without either."""
+        stated = samples_count(self.first("run_stop"))
+        return self.last_evaluation.position if stated is None else stated
+
+
+def samples_count(event: Located) -> int | None:
+    """Metadata samples_count as a whole number, None where it is missing or none."""
+    return as_count(event.event.metadata.get("samples_count"))
+
+
+def _evaluation(position: int, events: Iterator[Located]) -> Evaluation:
+    by_key = {event.event.key: event for event in events}
+    start, accuracy, stop = (by_key.get(key) for key in EVALUATION)
+    return Evaluation(position=position, start=start, accuracy=accuracy, stop=stop)
+
+
+RUN_RULES: Rulebook[Run] = Rulebook()
+rule = RUN_RULES.rule

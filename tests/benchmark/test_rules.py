@@ -1,0 +1,356 @@
+"""The rules against what MLCommons publishes: the policy's tables, and the files of the installed mlperf_logging."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.announce import announce
+from benchmark.rules import (
+    BENCHMARKS,
+    TABLE,
+    FreeLearningRate,
+    Rules,
+    RuleViolation,
+    ScaledLearningRate,
+    UnknownRules,
+    find,
+)
+from tests.fakes import configured
+
+# Global batch size: peak learning rate, warm-up, decay, steps between evaluations, evaluations
+# skipped, step of the first.
+# Source: training_rules.adoc, computed apart from this code; the first evaluations agree with the published logs.
+GBS_TABLE = {
+    448: (3.111111111111112e-05, 20572, 3065143, 42, 13, 588),
+    576: (4e-05, 16000, 2384000, 32, 13, 448),
+    640: (4.4444444444444447e-05, 14400, 2145600, 29, 13, 406),
+    768: (5.333333333333334e-05, 12000, 1788000, 24, 13, 336),
+    896: (6.222222222222223e-05, 10286, 1532572, 21, 14, 315),
+    960: (6.666666666666667e-05, 9600, 1430400, 20, 14, 300),
+    1008: (7.000000000000001e-05, 9143, 1362286, 19, 14, 285),
+    1024: (7.111111111111112e-05, 9000, 1341000, 18, 14, 270),
+    1120: (7.77777777777778e-05, 8229, 1226057, 17, 14, 255),
+    1152: (8e-05, 8000, 1192000, 16, 14, 240),
+    1216: (8.444444444444444e-05, 7579, 1129264, 16, 15, 256),
+    1248: (8.666666666666668e-05, 7385, 1100308, 15, 15, 240),
+    1280: (8.888888888888889e-05, 7200, 1072800, 15, 15, 240),
+    1440: (0.0001, 6400, 953600, 13, 15, 208),
+    1536: (0.00010666666666666668, 6000, 894000, 12, 15, 192),
+    1728: (0.00012, 5334, 794666, 11, 16, 187),
+    1792: (0.00012444444444444447, 5143, 766286, 11, 16, 187),
+    2048: (0.00014222222222222224, 4500, 670500, 9, 17, 162),
+    2304: (0.00016, 4000, 596000, 8, 17, 144),
+    2560: (0.00017777777777777779, 3600, 536400, 8, 18, 152),
+    3072: (0.00021333333333333336, 3000, 447000, 6, 19, 120),
+    3456: (0.00024, 2667, 397333, 6, 20, 126),
+    4608: (0.00032, 2000, 298000, 4, 23, 96),
+    6912: (0.00048, 1334, 198666, 3, 29, 90),
+    9216: (0.00064, 1000, 149000, 2, 35, 72),
+}
+
+# Multiples of 32 in 1152..9216 at which no double satisfies the official learning-rate check.
+NO_PASSING_DOUBLE = (
+    *(1760, 1984, 2912, 3520, 3968, 4192, 4640, 4704, 5088, 5152),
+    *(5600, 5824, 7040, 7648, 7776, 7936, 8384, 8544, 8672),
+)
+
+BATCH_SIZES = st.integers(min_value=1, max_value=9216)
+SUBMITTABLE = [rules for rules in TABLE if rules.submittable]
+
+
+def name_of(rules: Rules) -> str:
+    return f"{rules.benchmark}-{rules.ruleset}"
+
+
+def scaled(rules: Rules) -> ScaledLearningRate:
+    assert isinstance(rules.learning_rate, ScaledLearningRate)
+    return rules.learning_rate
+
+
+def package() -> Path:
+    spec = importlib.util.find_spec("mlperf_logging")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+# The schedule of llama31_405b.
+
+
+@pytest.mark.parametrize("gbs", GBS_TABLE)
+def test_schedule_of_405b_equals_the_published_table(gbs: int) -> None:
+    """Peak, warm-up, decay, cadence and skip at each batch size are the policy's, to the last bit."""
+    schedule = find("llama31_405b", "6.0.0").schedule(gbs)
+    assert (
+        schedule.base_learning_rate,
+        schedule.warmup_steps,
+        schedule.decay_steps,
+        schedule.eval_interval_steps,
+        schedule.skipped_evals,
+        schedule.first_eval_step,
+    ) == GBS_TABLE[gbs]
+
+
+@pytest.mark.parametrize("gbs", GBS_TABLE)
+def test_schedule_of_405b_is_the_same_in_5_1(gbs: int) -> None:
+    """The schedule did not change between 5.1.0 and 6.0.0."""
+    assert find("llama31_405b", "5.1.0").schedule(gbs) == find("llama31_405b", "6.0.0").schedule(gbs)
+
+
+@pytest.mark.parametrize(("gbs", "interval"), [(448, 103), (1008, 46), (1152, 40), (1280, 36), (9216, 5)])
+def test_cadence_of_405b_in_5_0_is_46080_from_the_start(gbs: int, interval: int) -> None:
+    """Under 5.0.0 the evaluations are ceil(46080 / GBS) steps apart and none is skipped."""
+    schedule = find("llama31_405b", "5.0.0").schedule(gbs)
+    assert (schedule.eval_interval_steps, schedule.first_eval_step) == (interval, interval)
+
+
+def test_end_learning_rate_of_405b_does_not_scale() -> None:
+    """The end learning rate is 8e-7 at every batch size."""
+    assert {find("llama31_405b").schedule(gbs).end_learning_rate for gbs in GBS_TABLE} == {8e-7}
+
+
+@given(gbs=BATCH_SIZES)
+def test_405b_rounds_up_and_down_exactly(gbs: int) -> None:
+    """Every ceiling and floor of the policy holds in exact rational arithmetic at every batch size."""
+    schedule = find("llama31_405b", "6.0.0").schedule(gbs)
+    assert schedule.warmup_steps == math.ceil(Fraction(8000 * 1152, gbs))
+    assert schedule.warmup_steps + schedule.decay_steps == math.ceil(Fraction(1_200_000 * 1152, gbs))
+    assert schedule.max_steps == schedule.warmup_steps + schedule.decay_steps
+    assert schedule.eval_interval_steps == math.ceil(Fraction(18432, gbs))
+    assert schedule.skipped_evals == math.floor(Fraction("0.0026") * gbs + 12)
+
+
+@given(gbs=BATCH_SIZES, max_steps=st.none() | st.integers(min_value=1, max_value=10_000))
+def test_evaluations_are_one_interval_apart_and_within_the_limit(gbs: int, max_steps: int | None) -> None:
+    """A step limit takes evaluations away and never adds one off the cadence."""
+    schedule = find("llama31_405b", "6.0.0").schedule(gbs)
+    limit = min(max_steps or schedule.max_steps, schedule.max_steps)
+    due = [step for step, _ in zip(schedule.evaluation_steps(max_steps), range(20), strict=False)]
+    assert due == [
+        step for k in range(1, 21) if (step := (schedule.skipped_evals + k) * schedule.eval_interval_steps) <= limit
+    ]
+
+
+# The learning rate against the official check, `value * 1152 == GBS * 8e-5` in doubles.
+
+
+def doubles_near(value: float, ulps: int = 4) -> Iterator[float]:
+    low = value
+    for _ in range(ulps):
+        low = math.nextafter(low, 0)
+    for _ in range(2 * ulps + 1):
+        yield low
+        low = math.nextafter(low, math.inf)
+
+
+def passes(value: float, gbs: int) -> bool:
+    return value * 1152 == gbs * 8e-5
+
+
+def test_multiples_of_32_without_a_passing_double() -> None:
+    """`verifiable` refuses exactly the published list of multiples of 32."""
+    rate = scaled(find("llama31_405b"))
+    assert tuple(gbs for gbs in range(1152, 9217, 32) if not rate.verifiable(gbs)) == NO_PASSING_DOUBLE
+
+
+def test_share_of_batch_sizes_without_a_passing_double() -> None:
+    """`verifiable` refuses 746 of the 8065 batch sizes from 1152 to 9216."""
+    rate = scaled(find("llama31_405b"))
+    assert sum(not rate.verifiable(gbs) for gbs in range(1152, 9217)) == 746
+
+
+@given(gbs=BATCH_SIZES)
+def test_peak_passes_the_official_check_wherever_a_double_does(gbs: int) -> None:
+    """If any double passes at a batch size, ours does; if ours does not, none does."""
+    rate = scaled(find("llama31_405b"))
+    assert rate.verifiable(gbs) == passes(rate.peak(gbs), gbs)
+    assert rate.verifiable(gbs) == any(passes(value, gbs) for value in doubles_near(rate.peak(gbs)))
+
+
+@given(gbs=st.sampled_from(NO_PASSING_DOUBLE))
+def test_nearest_verifiable_is_nearest(gbs: int) -> None:
+    """The two batch sizes offered instead pass, lie on either side, and none between them passes."""
+    rate = scaled(find("llama31_405b"))
+    below, above = rate.nearest_verifiable(gbs)
+    assert below < gbs < above
+    assert [size for size in range(below, above + 1) if rate.verifiable(size)] == [below, above]
+
+
+@pytest.mark.parametrize("gbs", [gbs for gbs, row in GBS_TABLE.items() if round(row[0], 8) != row[0]])
+def test_the_rounded_learning_rate_would_be_rejected(gbs: int) -> None:
+    """The policy's rounding to eight decimals fails the official check, which is why it is not done."""
+    rate = scaled(find("llama31_405b"))
+    assert not passes(round(rate.peak(gbs), 8), gbs)
+
+
+# The official checker's own file, executed.
+
+
+def official_file(rules: Rules) -> list[dict[str, Any]]:
+    path = package() / "compliance_checker" / f"training_{rules.ruleset}" / f"closed_{rules.benchmark}.yaml"
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [entry["KEY"] for entry in entries]
+
+
+def checks_of(entry: dict[str, Any]) -> list[str]:
+    checks = entry.get("CHECK", [])
+    return [checks] if isinstance(checks, str) else checks
+
+
+def rejected_by_the_official_file(rules: Rules, pairs: tuple[tuple[str, Any], ...]) -> list[str]:
+    """Keys whose official CHECK fails, run in the order of the log as the official checker does."""
+    state: dict[str, Any] = {"s": {}, "math": math}
+    entries = {entry["NAME"]: entry for entry in official_file(rules)}
+    rejected = []
+    for key, value in pairs:
+        entry = entries.get(key, {})
+        state["v"] = {"value": value, "metadata": {}}
+        if not all(eval(check.strip(), state) for check in checks_of(entry)):
+            rejected.append(f"{key}={value}")
+        exec(entry.get("POST", ""), state)
+    return rejected
+
+
+def batch_sizes(rules: Rules) -> list[int]:
+    if isinstance(rules.learning_rate, FreeLearningRate):
+        return [point.global_batch_size for point in rules.reference_points]
+    return list(GBS_TABLE)
+
+
+@pytest.mark.parametrize(
+    ("rules", "gbs"), [pytest.param(r, b, id=f"{name_of(r)}-{b}") for r in SUBMITTABLE for b in batch_sizes(r)]
+)
+def test_what_is_announced_passes_the_official_file(rules: Rules, gbs: int) -> None:
+    """Every value that a run announces satisfies the official checker's expression for its key, in the logged order."""
+    config = configured(BENCHMARK=rules.benchmark, RULESET=rules.ruleset, DGXNNODES=1, DGXNGPU=1, MINIBS=gbs, SEED=1)
+    assert rejected_by_the_official_file(rules, announce(config)) == []
+
+
+@pytest.mark.parametrize("rules", SUBMITTABLE, ids=name_of)
+def test_every_required_hyperparameter_is_announced(rules: Rules) -> None:
+    """A run announces each key that the official file wants exactly once, exactly once."""
+    required = {entry["NAME"] for entry in official_file(rules) if entry.get("REQ") == "EXACTLY_ONE"}
+    gbs = rules.reference_points[0].global_batch_size
+    config = configured(BENCHMARK=rules.benchmark, RULESET=rules.ruleset, DGXNNODES=1, DGXNGPU=1, MINIBS=gbs, SEED=1)
+    keys = [key for key, _ in announce(config)]
+    assert required <= set(keys)
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("rules", SUBMITTABLE, ids=name_of)
+def test_target_is_the_official_one(rules: Rules) -> None:
+    """The official file accepts an evaluation at the target and refuses the next double above it."""
+    entry = next(entry for entry in official_file(rules) if entry["NAME"] == "eval_accuracy")
+    target = rules.target_log_perplexity
+    verdicts = [
+        eval(entry["ATLEAST_ONE_CHECK"].strip(), {"v": {"value": value}})
+        for value in (target, math.nextafter(target, math.inf))
+    ]
+    assert verdicts == [True, False]
+
+
+# Reference convergence points.
+
+
+def official_points(rules: Rules) -> dict[int, dict[str, Any]]:
+    path = package() / "rcp_checker" / f"training_{rules.ruleset}" / f"rcps_{rules.benchmark}.json"
+    return {point["BS"]: point for point in json.loads(path.read_text(encoding="utf-8")).values()}
+
+
+@pytest.mark.parametrize("rules", SUBMITTABLE, ids=name_of)
+def test_reference_points_are_the_official_ones(rules: Rules) -> None:
+    """Batch sizes and samples of every reference convergence point equal the installed file's, in its order."""
+    ours = {point.global_batch_size: list(point.samples) for point in rules.reference_points}
+    assert ours == {gbs: point["Epochs to converge"] for gbs, point in official_points(rules).items()}
+
+
+@pytest.mark.parametrize("rules", SUBMITTABLE, ids=name_of)
+def test_schedule_at_a_reference_point_is_the_references(rules: Rules) -> None:
+    """Learning rate and warm-up at each reference point are those that the reference used."""
+    for gbs, point in official_points(rules).items():
+        used, schedule = point["Hyperparams"], rules.schedule(gbs)
+        warmup = used.get("opt_learning_rate_warmup_steps")
+        if warmup is None:
+            warmup = math.ceil(Fraction(used["opt_learning_rate_warmup_samples"], gbs))
+        assert schedule.base_learning_rate == pytest.approx(used["opt_base_learning_rate"], rel=1e-3), gbs
+        assert schedule.warmup_steps == math.ceil(warmup), gbs
+
+
+# What only llama31_8b leaves to the submitter.
+
+
+def test_8b_takes_a_chosen_learning_rate_and_warmup() -> None:
+    """Where the rules leave them free, the submitter's values are used and the decay ends at 1,200,000 steps."""
+    schedule = find("llama31_8b").schedule(24, learning_rate=6e-4, warmup_steps=100)
+    assert (schedule.base_learning_rate, schedule.warmup_steps, schedule.decay_steps) == (6e-4, 100, 1_199_900)
+
+
+def test_8b_evaluates_every_12288_sequences_from_the_start() -> None:
+    """At the first reference point, batch 16, llama31_8b evaluates after 768, 1536, ... steps."""
+    steps = find("llama31_8b").schedule(16).evaluation_steps()
+    assert [next(steps), next(steps)] == [768, 1536]
+
+
+def test_8b_refuses_a_batch_size_without_a_reference() -> None:
+    """Without a reference to borrow from, the refusal names both variables and the batch sizes that have one."""
+    with pytest.raises(RuleViolation, match=r"LEARNING_RATE and WARMUP_STEPS.*24.*16, 32, 64, 96, 128"):
+        find("llama31_8b").schedule(24)
+
+
+def test_405b_refuses_a_chosen_learning_rate() -> None:
+    """Where the rules derive it, a learning rate from the submitter is a violation."""
+    with pytest.raises(RuleViolation, match=r"LEARNING_RATE=0.001"):
+        find("llama31_405b").schedule(1152, learning_rate=1e-3)
+
+
+# Every row.
+
+
+@pytest.mark.parametrize("rules", TABLE, ids=name_of)
+def test_rows_are_found_by_their_name(rules: Rules) -> None:
+    """`find` returns the row of a benchmark and ruleset."""
+    assert find(rules.benchmark, rules.ruleset) is rules
+
+
+@pytest.mark.parametrize(("benchmark", "ruleset"), [("llama31_405b", "6.0.0"), ("llama31_8b", "6.1.0")])
+def test_the_latest_ruleset_is_the_default(benchmark: str, ruleset: str) -> None:
+    """Without a ruleset, the last one that has the benchmark counts: 6.1.0 no longer has 405b."""
+    assert find(benchmark).ruleset == ruleset
+
+
+def test_unknown_benchmark_lists_the_known_ones() -> None:
+    """The refusal of a benchmark names those there are."""
+    with pytest.raises(UnknownRules, match=r"llama31_405b, llama31_8b, llama31_tiny"):
+        find("llama2_70b_lora")
+
+
+def test_unknown_ruleset_lists_the_known_ones() -> None:
+    """The refusal of a ruleset names those that have the benchmark."""
+    with pytest.raises(UnknownRules, match=r"'6.1.0'.*5.0.0, 5.1.0, 6.0.0"):
+        find("llama31_405b", "6.1.0")
+
+
+def test_only_tiny_is_not_submittable() -> None:
+    """What exists to exercise the harness can never be packaged."""
+    assert {rules.benchmark for rules in TABLE if not rules.submittable} == {"llama31_tiny"}
+    assert set(BENCHMARKS) == {"llama31_405b", "llama31_8b", "llama31_tiny"}
+
+
+def test_tiny_has_the_shape_of_405b() -> None:
+    """The tiny benchmark scales, skips and rounds as 405b does, so that a tiny run exercises every rule."""
+    tiny = find("llama31_tiny")
+    assert isinstance(tiny.learning_rate, ScaledLearningRate)
+    assert tiny.skipped_evals(tiny.learning_rate.batch) > 0
+    assert tiny.skip_slope > 0
+    assert tiny.learning_rate.verifiable(tiny.learning_rate.batch)

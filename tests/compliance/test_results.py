@@ -1,0 +1,203 @@
+"""The runs of one result together, the score, and finding logs in a tree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compliance.check import PROVENANCE, NoLogs, check_paths, find_logs, open_result
+from compliance.findings import Finding, Severity
+from compliance.result_checks import RESULT_RULES
+from compliance.score import Score, score
+from tests.compliance.logs import LogFile, make_log, reaching, tiny
+
+RUNS = 3
+assert tiny().rules.runs == RUNS
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    """A directory of as many valid runs as make a result, of different lengths."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for run in range(RUNS):
+        config = tiny(SEED=run)
+        values = [value - 0.001 * run for value in reaching(config, evaluations=run + 2)]
+        values[:-1] = [value + 0.01 for value in values[:-1]]
+        make_log(folder / f"result_{run}.txt", config, values)
+    for run in range(RUNS):
+        _shift_losses(LogFile(folder / f"result_{run}.txt"), 0.01 * run)
+    return folder
+
+
+def _shift_losses(log: LogFile, by: float) -> None:
+    for index in log.indices("tracked_stats"):
+        log.events[index]["value"]["reduced_train_loss"] -= by
+    log.save()
+
+
+def found(result: Path) -> list[tuple[str, Severity]]:
+    return [(finding.rule, finding.severity) for finding in check_paths([result]).findings]
+
+
+def edit(log: Path, key: str, value: object) -> None:
+    changed = LogFile(log)
+    changed.set(key, value)
+    changed.save()
+
+
+def test_valid_result_has_no_finding(result: Path) -> None:
+    """Three runs of one configuration with their own seeds break no rule."""
+    report = check_paths([result])
+    assert (report.findings, len(report.logs), report.passed) == ((), RUNS, True)
+
+
+def _same_seed(result: Path) -> None:
+    edit(result / "result_1.txt", "seed", 0)
+
+
+def _same_log(result: Path) -> None:
+    shutil.copy(result / "result_0.txt", result / "result_1.txt")
+    edit(result / "result_1.txt", "seed", 77)
+
+
+def _same_losses(result: Path) -> None:
+    _same_log(result)
+    log = LogFile(result / "result_1.txt")
+    log.get("eval_accuracy")["value"] += 0.001
+    log.save()
+
+
+def _other_parallelism(result: Path) -> None:
+    edit(result / "result_2.txt", "tensor_parallelism", 2)
+
+
+BREAKS: list[tuple[str, Callable[[Path], None]]] = [
+    ("result.seeds", _same_seed),
+    ("result.distinct", _same_log),
+    ("result.distinct", _same_losses),
+    ("result.same_configuration", _other_parallelism),
+]
+
+
+@pytest.mark.parametrize(("rule", "break_it"), BREAKS)
+def test_rule_finds_what_breaks_it(result: Path, rule: str, break_it: Callable[[Path], None]) -> None:
+    """A result that is valid but for one thing has exactly that thing's finding."""
+    break_it(result)
+    assert found(result) == [(rule, Severity.ERROR)]
+
+
+def test_too_few_runs_is_information(valid: Callable[[str], LogFile]) -> None:
+    """A single run of a benchmark that can be submitted passes, and says how many runs make a result."""
+    report = check_paths([valid("405b").path.parent])
+    assert [(finding.rule, finding.severity) for finding in report.findings] == [("result.count", Severity.INFO)]
+    assert report.passed
+
+
+def test_every_rule_has_a_result_that_breaks_it() -> None:
+    """No rule over results is without a test of what it finds."""
+    assert {rule for rule, _ in BREAKS} | {"result.count"} == set(RESULT_RULES.rules)
+
+
+# Finding logs.
+
+
+def test_one_log_is_not_judged_as_a_result(result: Path) -> None:
+    """A file that is asked for by name is checked by itself."""
+    report = check_paths([result / "result_0.txt"])
+    assert (report.findings, report.logs) == ((), (str(result / "result_0.txt"),))
+
+
+def test_tree_is_searched_in_a_fixed_order(tmp_path: Path) -> None:
+    """Every result_*.txt of a tree is found, by directory, then by number."""
+    names = ["b/result_10.txt", "b/result_2.txt", "a/x/result_0.txt", "a/result_0.txt"]
+    for name in [*names, "a/run.log", "a/result_0.txt.bak"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    groups = find_logs([tmp_path])
+    assert [str(path.relative_to(tmp_path)) for group in groups for path in group.paths] == [
+        "a/result_0.txt",
+        "a/x/result_0.txt",
+        "b/result_2.txt",
+        "b/result_10.txt",
+    ]
+
+
+def test_loop_of_links_ends(result: Path) -> None:
+    """A link to a directory above is not followed."""
+    (result / "again").symlink_to(result.parent, target_is_directory=True)
+    assert len(check_paths([result]).logs) == RUNS
+
+
+def test_log_given_twice_is_checked_once(result: Path) -> None:
+    """Paths that overlap do not double findings."""
+    assert len(check_paths([result, result]).logs) == RUNS
+
+
+def test_directory_named_like_a_log_is_not_one(result: Path) -> None:
+    """A directory called result_9.txt is no log; it is searched for some."""
+    (result / "result_9.txt").mkdir()
+    assert len(check_paths([result]).logs) == RUNS
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_nothing_to_check_is_refused(tmp_path: Path, name: str) -> None:
+    """A path that does not exist, or holds no log, is an error of the caller."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoLogs, match=name):
+        check_paths([tmp_path / name])
+
+
+def _errors(findings: tuple[Finding, ...]) -> set[str]:
+    return {finding.rule for finding in findings if finding.severity is Severity.ERROR}
+
+
+def test_ruleset_of_the_run_is_used(result: Path) -> None:
+    """The run.json beside a log says by which ruleset it is judged; the command line has the last word."""
+    (result / PROVENANCE).write_text(json.dumps({"ruleset": "1.2.3"}), encoding="utf-8")
+    assert _errors(check_paths([result]).findings) == {"run.benchmark"}
+    assert check_paths([result], tiny().rules.ruleset).passed
+
+
+# Scores.
+
+
+def scored(path: Path) -> Score:
+    (group,) = find_logs([path])
+    return score(open_result(group))
+
+
+def test_score_drops_the_fastest_and_the_slowest(result: Path) -> None:
+    """With as many runs as the rules ask for, the score is the mean of all but the extremes."""
+    times = scored(result)
+    fastest, middle, slowest = (time for time in times.minutes if time is not None)
+    assert fastest < middle < slowest
+    assert times.olympic_minutes == middle
+
+
+def test_one_run_that_missed_counts_as_the_slowest(result: Path) -> None:
+    """One run without a result is dropped as the slowest; two leave no score."""
+    for name, olympic in (("result_0.txt", True), ("result_1.txt", False)):
+        log = LogFile(result / name)
+        log.set("eval_accuracy", log.get("target_accuracy")["value"] + 1, nth=-1)
+        log.save()
+        times = scored(result)
+        assert None in times.minutes
+        assert (times.olympic_minutes is not None) == olympic
+
+
+def test_too_few_runs_have_no_score(result: Path) -> None:
+    """With fewer runs than the rules ask for there are only the times."""
+    (result / "result_2.txt").unlink()
+    assert scored(result).olympic_minutes is None
+
+
+def test_time_is_from_run_start_to_run_stop(result: Path) -> None:
+    """Minutes count from run_start to run_stop, without initialisation."""
+    log = LogFile(result / "result_0.txt")
+    elapsed = log.get("run_stop")["time_ms"] - log.get("run_start")["time_ms"]
+    assert scored(log.path).minutes == (elapsed / 60_000,)

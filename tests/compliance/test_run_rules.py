@@ -1,0 +1,420 @@
+"""Each rule finds what breaks it; what breaks nothing is not found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from benchmark.announce import announce
+from benchmark.rules import ScaledLearningRate, find
+from compliance.check import PROVENANCE
+from compliance.clock_checks import AT_ONCE_MS
+from compliance.event_checks import ANNOUNCED, required
+from compliance.findings import Severity
+from compliance.log import MAX_KEPT, MAX_LINE
+from compliance.run import RUN_RULES
+from tests.compliance.conftest import BASES
+from tests.compliance.logs import LogFile, errors, llama31_405b, make_log, reaching, tiny
+
+Valid = Callable[[str], LogFile]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_valid_log_has_no_finding(valid: Valid, base: str) -> None:
+    """What the loop logs breaks no rule of any benchmark."""
+    assert valid(base).findings() == ()
+
+
+@pytest.mark.parametrize("ruleset", ["5.0.0", "5.1.0", "6.0.0"])
+def test_loop_follows_every_ruleset(tmp_path: Path, ruleset: str) -> None:
+    """A 405B run under each ruleset that has it breaks no rule of that ruleset."""
+    config = llama31_405b(RULESET=ruleset)
+    path = make_log(tmp_path / "result_0.txt", config, reaching(config))
+    assert LogFile(path, ruleset).findings() == ()
+
+
+# One event missing is one finding.
+
+
+def test_any_removed_event_of_tiny_is_one_error_that_names_it(log: LogFile, subtests: pytest.Subtests) -> None:
+    """Whichever line of a log of ours is removed, exactly one ERROR says which event is missing, and nothing else."""
+    events = list(log.events)
+    for index, removed in enumerate(events):
+        log.events = events[:index] + events[index + 1 :]
+        log.save()
+        with subtests.test(key=removed["key"], line=index + 1):
+            (finding,) = log.findings()
+            assert finding.severity is Severity.ERROR
+            assert f"{removed['key']} is missing" in finding.message
+            samples = removed["metadata"].get("samples_count")
+            repeated = [event["key"] for event in events].count(removed["key"]) > 1
+            assert not (repeated and samples) or str(samples) in finding.message
+
+
+@pytest.mark.parametrize("base", ["405b", "8b"])
+def test_any_removed_required_event_is_one_error(valid: Valid, base: str, subtests: pytest.Subtests) -> None:
+    """In a log of an official benchmark a missing required event is one ERROR, a missing optional one is none."""
+    log = valid(base)
+    needed = {*required(BASES[base]().rules), "tracked_stats"}
+    events = list(log.events)
+    for index, removed in enumerate(events):
+        log.events = events[:index] + events[index + 1 :]
+        log.save()
+        with subtests.test(key=removed["key"], line=index + 1):
+            found = log.findings()
+            assert len(errors(found)) == len(found) == (removed["key"] in needed)
+            assert all(f"{removed['key']} is missing" in finding.message for finding in found)
+
+
+def test_log_cut_after_any_line_names_run_stop(log: LogFile, subtests: pytest.Subtests) -> None:
+    """A log that was cut off is one ERROR about run_stop, wherever it was cut."""
+    events = list(log.events)
+    for length in range(1, log.indices("run_stop")[0] + 1):
+        log.events = events[:length]
+        log.save()
+        with subtests.test(length=length):
+            (finding,) = log.findings()
+            assert (finding.rule, finding.severity) == ("event.missing", Severity.ERROR)
+            assert "run_stop is missing" in finding.message
+
+
+def test_log_cut_before_run_stop_lists_the_rest(log: LogFile) -> None:
+    """The one finding about a log that was cut off lists what else is missing."""
+    log.events = log.events[: log.indices("seed")[0]]
+    log.save()
+    (finding,) = log.findings()
+    assert "seed" in finding.expected
+    assert "run_start" in finding.expected
+
+
+# The target.
+
+
+def test_missed_target_is_one_error(tmp_path: Path) -> None:
+    """A run that ends above the target has one ERROR, with the target, the last value and why the run ended."""
+    first, interval = tiny().schedule.first_eval_step, tiny().schedule.eval_interval_steps
+    config = tiny(MAX_STEPS=first + interval)
+    target = config.rules.target_log_perplexity
+    path = make_log(tmp_path / "result_0.txt", config, [target + 1, target + 0.25])
+    (finding,) = LogFile(path).findings()
+    assert (finding.rule, finding.severity) == ("eval.target", Severity.ERROR)
+    assert str(target) in finding.expected
+    assert str(target + 0.25) in finding.actual
+    assert "aborted" in finding.message
+
+
+def test_run_that_died_is_one_error_with_its_reason(tmp_path: Path) -> None:
+    """A run that ends before its first evaluation has one ERROR, with the reason that run_stop gives."""
+    with pytest.raises(ValueError, match="disk full"):
+        make_log(tmp_path / "result_0.txt", tiny(), _failing("disk full"))
+    (finding,) = LogFile(tmp_path / "result_0.txt").findings()
+    assert (finding.rule, finding.severity) == ("run.status", Severity.ERROR)
+    assert "disk full" in finding.message
+
+
+def test_run_without_a_loss_is_one_error_with_its_reason(tmp_path: Path) -> None:
+    """A run that a loss of NaN ended has one ERROR, with the reason that run_stop gives."""
+    path = make_log(tmp_path / "result_0.txt", tiny(), (), initial_loss=math.nan)
+    (finding,) = LogFile(path).findings()
+    assert (finding.rule, finding.severity) == ("run.status", Severity.ERROR)
+    assert "loss is nan" in finding.message
+
+
+def _failing(reason: str) -> Iterable[float]:
+    raise ValueError(reason)
+    yield 0.0
+
+
+# Each rule, broken alone.
+
+
+def _set(key: str, value: object, nth: int = 0) -> Callable[[LogFile], None]:
+    return lambda log: log.set(key, value, nth)
+
+
+def _metadata(key: str, nth: int = 0, **values: object) -> Callable[[LogFile], None]:
+    return lambda log: log.get(key, nth)["metadata"].update(values)
+
+
+def _scaled(key: str, factor: float) -> Callable[[LogFile], None]:
+    return lambda log: log.set(key, log.get(key)["value"] * factor)
+
+
+def _long_line(log: LogFile) -> None:
+    log.append(":::MLLOG " + " " * MAX_LINE + "\n")
+
+
+def _flood(log: LogFile) -> None:
+    log.events[2:2] = [log.get("seed") | {"key": "note"}] * MAX_KEPT
+
+
+def _unreadable(log: LogFile) -> None:
+    log.path.unlink()
+    log.path.mkdir()
+
+
+def _bad_provenance(log: LogFile) -> None:
+    log.path.with_name(PROVENANCE).write_text("{", encoding="utf-8")
+
+
+def _backward_clock(log: LogFile) -> None:
+    log.get("block_stop")["time_ms"] -= 1
+
+
+def _no_run_time(log: LogFile) -> None:
+    log.get("run_stop")["time_ms"] = log.get("run_start")["time_ms"]
+
+
+def _paused_clock(log: LogFile) -> None:
+    paused = [event for event in log.events if event["key"] in ("run_stop", "train_samples")]
+    for event in paused:
+        event["time_ms"] = log.get("block_stop")["time_ms"]
+
+
+def _late_init(log: LogFile) -> None:
+    log.delay("init_stop", 60 * BASES["tiny"]().rules.init_limit_minutes_closed)
+
+
+def _off_schedule(log: LogFile) -> None:
+    size = log.get("global_batch_size")["value"]
+    for key in ("eval_start", "eval_accuracy", "eval_stop"):
+        log.get(key)["metadata"]["samples_count"] -= size
+
+
+def _ended_by_max_steps(log: LogFile) -> None:
+    size = log.get("global_batch_size")["value"]
+    for key in ("block_stop", "eval_start", "eval_accuracy", "eval_stop", "run_stop", "train_samples"):
+        log.get(key, -1)["metadata"]["samples_count"] = log.get("run_stop")["metadata"]["samples_count"] - size
+    log.set("max_steps", log.get("run_stop")["metadata"]["samples_count"] // size)
+    log.drop("tracked_stats", -1)
+
+
+def _passed_before(log: LogFile) -> None:
+    log.set("eval_accuracy", log.get("eval_accuracy", -1)["value"])
+
+
+def _missed(log: LogFile) -> None:
+    log.set("eval_accuracy", log.get("target_accuracy")["value"] + 0.5, nth=-1)
+
+
+def _huge_batch(log: LogFile) -> None:
+    log.set("global_batch_size", BASES["405b"]().rules.max_global_batch_size * 2)  # type: ignore[operator]
+
+
+def _unverifiable_batch(log: LogFile) -> None:
+    rate = find("llama31_405b").learning_rate
+    assert isinstance(rate, ScaledLearningRate)
+    log.set("global_batch_size", next(size for size in range(rate.batch, 2 * rate.batch) if not rate.verifiable(size)))
+
+
+BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
+    ("log.unreadable", "tiny", _unreadable),
+    ("log.empty", "tiny", lambda log: log.events.clear()),
+    ("log.malformed", "tiny", lambda log: log.append(":::MLLOG {broken}\n")),
+    ("log.long_line", "tiny", _long_line),
+    ("log.flood", "tiny", _flood),
+    ("event.missing", "tiny", lambda log: log.drop("seed")),
+    ("event.repeated", "tiny", lambda log: log.repeat("seed")),
+    ("event.repeated", "tiny", lambda log: log.events.extend(log.events)),
+    ("event.type", "tiny", lambda log: log.get("run_start").update(event_type="POINT_IN_TIME")),
+    ("event.order", "tiny", lambda log: log.move("init_start", before="cache_clear")),
+    ("event.order", "tiny", lambda log: log.move("run_start", before="seed")),
+    ("event.official_order", "tiny", lambda log: log.move("opt_base_learning_rate", before="global_batch_size")),
+    ("event.outside_run", "tiny", lambda log: log.move("block_start", before="run_start")),
+    ("event.outside_run", "tiny", lambda log: log.move("tracked_stats", before="run_start")),
+    ("event.after_stop", "tiny", lambda log: log.move("run_stop", before="eval_accuracy")),
+    ("event.sequence", "tiny", lambda log: log.drop("eval_stop", 1)),
+    ("event.sequence", "tiny", lambda log: log.repeat("eval_accuracy")),
+    ("run.benchmark", "tiny", _set("submission_benchmark", "bert")),
+    ("run.benchmark", "tiny", _set("submission_benchmark", {"not": "a name"})),
+    ("run.provenance", "tiny", _bad_provenance),
+    ("run.division", "tiny", _set("submission_division", "Closed")),
+    ("run.submission", "tiny", _set("submission_org", " ")),
+    ("run.seed", "tiny", _set("seed", "20")),
+    ("run.seed", "tiny", _set("seed", True)),
+    ("run.status", "tiny", _metadata("run_stop", status="aborted")),
+    ("run.samples", "tiny", _metadata("run_stop", samples_count=1)),
+    ("hyperparameter.positive", "tiny", _set("gradient_accumulation_steps", 0)),
+    ("hyperparameter.positive", "tiny", _set("global_batch_size", "16")),
+    ("hyperparameter.positive", "tiny", _set("tensor_parallelism", 0.5)),
+    ("hyperparameter.whole", "tiny", _scaled("gradient_accumulation_steps", 1.0)),
+    ("hyperparameter.train_samples", "tiny", _set("train_samples", "many")),
+    ("hyperparameter.precision", "tiny", _set("lowest_numerical_precision_in_attn", "bf16")),
+    ("hyperparameter.largest_batch", "405b", _huge_batch),
+    ("hyperparameter.reference_batch", "405b", _scaled("global_batch_size", 0.5)),
+    ("hyperparameter.learning_rate_check", "405b", _unverifiable_batch),
+    ("hyperparameter.opt_base_learning_rate", "tiny", _scaled("opt_base_learning_rate", 1.001)),
+    ("hyperparameter.opt_base_learning_rate", "8b", _scaled("opt_base_learning_rate", -1)),
+    ("hyperparameter.opt_end_learning_rate", "tiny", _scaled("opt_end_learning_rate", 2)),
+    ("hyperparameter.opt_end_learning_rate", "8b", _scaled("opt_end_learning_rate", 2)),
+    ("hyperparameter.opt_learning_rate_warmup_steps", "tiny", _set("opt_learning_rate_warmup_steps", 1)),
+    ("hyperparameter.opt_learning_rate_warmup_steps", "8b", _set("opt_learning_rate_warmup_steps", 0.5)),
+    ("hyperparameter.opt_learning_rate_decay_steps", "tiny", _scaled("opt_learning_rate_decay_steps", 2)),
+    ("hyperparameter.opt_learning_rate_decay_steps", "8b", _scaled("opt_learning_rate_decay_steps", 2)),
+    ("hyperparameter.max_sequence_length", "tiny", _scaled("max_sequence_length", 2)),
+    ("hyperparameter.init_checkpoint_step", "405b", _set("init_checkpoint_step", 1)),
+    ("hyperparameter.max_steps", "8b", _set("max_steps", 1)),
+    ("hyperparameter.eval_samples", "tiny", _scaled("eval_samples", 0.5)),
+    ("hyperparameter.target_accuracy", "tiny", _scaled("target_accuracy", 1.1)),
+    ("hyperparameter.opt_name", "tiny", _set("opt_name", "lamb")),
+    ("hyperparameter.opt_learning_rate_decay_schedule", "tiny", _set("opt_learning_rate_decay_schedule", "linear")),
+    ("hyperparameter.opt_adamw_beta_1", "tiny", _set("opt_adamw_beta_1", True)),
+    ("hyperparameter.opt_adamw_beta_2", "tiny", _scaled("opt_adamw_beta_2", 0.5)),
+    ("hyperparameter.opt_adamw_epsilon", "tiny", _scaled("opt_adamw_epsilon", 10)),
+    ("hyperparameter.opt_adamw_weight_decay", "tiny", _set("opt_adamw_weight_decay", None)),
+    ("hyperparameter.opt_gradient_clip_norm", "tiny", _scaled("opt_gradient_clip_norm", 2)),
+    ("clock.init_limit", "tiny", _late_init),
+    ("clock.gap", "tiny", lambda log: log.delay("run_start", 2 * AT_ONCE_MS / 1000)),
+    ("clock.monotone", "tiny", _backward_clock),
+    ("clock.run", "tiny", _no_run_time),
+    ("clock.prompt_stop", "tiny", lambda log: log.delay("run_stop", 2 * AT_ONCE_MS / 1000)),
+    ("clock.steps", "tiny", _paused_clock),
+    ("eval.position", "tiny", _metadata("eval_accuracy", samples_count=1)),
+    ("eval.value", "tiny", _set("eval_accuracy", "low")),
+    ("eval.value", "tiny", _set("eval_accuracy", 10**400)),
+    ("eval.cadence", "tiny", _off_schedule),
+    ("eval.max_steps", "tiny", _ended_by_max_steps),
+    ("eval.target", "tiny", _missed),
+    ("eval.stop_at_target", "tiny", _passed_before),
+    ("train.steps", "tiny", lambda log: log.drop("tracked_stats", 3)),
+    ("train.steps", "tiny", lambda log: log.repeat("tracked_stats")),
+    ("train.loss", "tiny", lambda log: log.get("tracked_stats")["value"].update(reduced_train_loss="low")),
+    ("train.initial_loss", "tiny", lambda log: log.get("tracked_stats")["value"].update(reduced_train_loss=1.0)),
+]
+
+
+@pytest.mark.parametrize(("rule", "base", "break_it"), BREAKS, ids=[f"{rule}-{base}" for rule, base, _ in BREAKS])
+def test_rule_finds_what_breaks_it(valid: Valid, rule: str, base: str, break_it: Callable[[LogFile], None]) -> None:
+    """A log that is valid but for one thing has a finding of that thing's rule, and no check crashes on it."""
+    log = valid(base)
+    log.save()
+    break_it(log)
+    if log.path.is_file() and rule not in ("log.malformed", "log.long_line"):
+        log.save()
+    found = log.findings()
+    assert rule in {finding.rule for finding in found}
+    assert not [finding for finding in found if "crashed" in finding.message]
+
+
+def test_every_rule_has_a_log_that_breaks_it() -> None:
+    """No rule is without a test of what it finds."""
+    assert {rule for rule, _, _ in BREAKS} == set(RUN_RULES.rules)
+
+
+# What accepted logs do is a warning.
+
+
+def _warnings(log: LogFile) -> list[str]:
+    log.save()
+    found = log.findings()
+    assert errors(found) == []
+    return [finding.rule for finding in found if finding.severity is Severity.WARNING]
+
+
+def test_float_step_count_is_a_warning(valid: Valid) -> None:
+    """8000.0 warm-up steps, as in all published logs, are the right number of the wrong type."""
+    log = valid("405b")
+    _scaled("opt_learning_rate_warmup_steps", 1.0)(log)
+    assert _warnings(log) == ["hyperparameter.whole"]
+
+
+@pytest.fixture
+def scaled_log(tmp_path: Path) -> LogFile:
+    """A 405B log at a batch size at which neither learning rate nor warm-up are round numbers."""
+    rate = find("llama31_405b").learning_rate
+    assert isinstance(rate, ScaledLearningRate)
+    config = llama31_405b(MINIBS=next(m for m in range(200, 300) if (rate.warmup_steps * rate.batch) % m))
+    return LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)))
+
+
+def test_rounded_learning_rate_is_a_warning(scaled_log: LogFile) -> None:
+    """A learning rate rounded as the policy's text says is a WARNING: the official checker rejects it."""
+    rate = scaled_log.get("opt_base_learning_rate")["value"]
+    scaled_log.set("opt_base_learning_rate", float(f"{rate:.3e}"))
+    assert _warnings(scaled_log) == ["hyperparameter.opt_base_learning_rate"]
+
+
+def test_fractional_warmup_is_a_warning(scaled_log: LogFile) -> None:
+    """A warm-up logged as the quotient that was to be rounded up, as in published logs, is a WARNING."""
+    rate = find("llama31_405b").learning_rate
+    assert isinstance(rate, ScaledLearningRate)
+    size = scaled_log.get("global_batch_size")["value"]
+    scaled_log.set("opt_learning_rate_warmup_steps", rate.warmup_steps * rate.batch / size)
+    assert "hyperparameter.opt_learning_rate_warmup_steps" in _warnings(scaled_log)
+
+
+def test_unscaled_decay_is_a_warning_in_5_0_0_only(tmp_path: Path) -> None:
+    """The reference batch's decay at another batch size is a WARNING in the round that accepted it, then an ERROR."""
+    rate = find("llama31_405b").learning_rate
+    assert isinstance(rate, ScaledLearningRate)
+    rule = "hyperparameter.opt_learning_rate_decay_steps"
+    for ruleset, severity in (("5.0.0", Severity.WARNING), ("5.1.0", Severity.ERROR)):
+        config = llama31_405b(RULESET=ruleset, MINIBS=288)
+        log = LogFile(make_log(tmp_path / f"result_{ruleset}.txt", config, reaching(config)), ruleset)
+        log.set("opt_learning_rate_decay_steps", rate.total_steps - rate.warmup_steps)
+        log.save()
+        assert [(finding.rule, finding.severity) for finding in log.findings()] == [(rule, severity)]
+
+
+def test_clock_that_steps_back_before_the_run_is_a_warning(log: LogFile) -> None:
+    """Ranks that write one file before init_stop may disagree about the time."""
+    log.get("seed")["time_ms"] -= 1
+    assert _warnings(log) == ["clock.monotone"]
+
+
+def test_v5_0_blocks_without_stop_are_a_warning(tmp_path: Path) -> None:
+    """Blocks without a stop and evaluations without a start, as in accepted v5.0 logs, are WARNINGs there."""
+    config = llama31_405b(RULESET="5.0.0")
+    log = LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)), "5.0.0")
+    log.drop("block_stop")
+    log.events = [event for event in log.events if event["key"] != "eval_start"]
+    assert sorted(_warnings(log)) == ["event.missing", "event.sequence"]
+
+
+def test_v5_0_evaluation_without_value_is_an_error(tmp_path: Path) -> None:
+    """What v5.0 left out of blocks does not excuse an evaluation without a value."""
+    config = llama31_405b(RULESET="5.0.0")
+    log = LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)), "5.0.0")
+    log.drop("eval_accuracy", -1)
+    log.save()
+    assert [finding.rule for finding in errors(log.findings())] == ["event.sequence"]
+
+
+def test_open_division_leaves_the_optimizer_free(valid: Valid) -> None:
+    """Optimizer values that the closed division fixes break no rule in the open one; the target and others still do."""
+    log = valid("405b")
+    log.set("submission_division", "open")
+    for event in log.events:
+        if event["key"].startswith("opt_") and isinstance(event["value"], float):
+            event["value"] *= 2
+    assert _warnings(log) == []
+    log.set("eval_samples", 1)
+    log.save()
+    assert [finding.rule for finding in log.findings()] == ["hyperparameter.eval_samples"]
+
+
+# What the tables of compliance cover.
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_announced_key_is_known(base: str) -> None:
+    """What the harness announces is what the checks expect to be announced once."""
+    assert {key for key, _ in announce(BASES[base]())} <= set(ANNOUNCED)
+
+
+def test_ruleset_without_the_benchmark_is_a_finding(valid: Valid) -> None:
+    """Llama 3.1 405B is not in every ruleset; judging it by another is an ERROR, not an exception."""
+    log = valid("405b")
+    log.ruleset = "6.1.0"
+    assert [finding.rule for finding in errors(log.findings())] == ["run.benchmark"]
+
+
+def test_unlisted_findings_are_counted(log: LogFile) -> None:
+    """A rule that is broken a thousand times is listed a few times, and the rest is counted."""
+    log.append(":::MLLOG {\n" * 5000)
+    found = log.findings()
+    assert len(found) < 20
+    assert "4990 more" in found[0].message
