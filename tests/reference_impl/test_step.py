@@ -23,7 +23,8 @@ STEPS = 6
 # AdamW turns rounding into steps of the size of the learning rate, so layouts are compared at a small one.
 PEAK_LEARNING_RATE = 3e-4
 LOSS_TOLERANCE = 3e-6
-GRAD_NORM_TOLERANCE = 3e-5
+# Torch's fp32 norm of the embedding's four million gradients is off by up to 5e-5 itself (against double precision).
+GRAD_NORM_TOLERANCE = 1e-4
 
 Tiny = Callable[..., RunConfig]
 
@@ -103,7 +104,7 @@ def test_another_seed_gives_another_run(tiny: Tiny, reference: dict[str, Any]) -
 
 
 def fingerprint(step: MegatronStep) -> dict[str, str]:
-    """A digest of every part of a Step's state that a warm-up could change."""
+    """A digest of every part of a Step's state that outlives a step; gradients are zeroed at the start of each."""
     weights = [p.detach() for chunk in step.chunks for p in chunk.parameters()]
     shards = [p.detach() for o in _torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
     moments = [value for o in _torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()]
@@ -112,13 +113,11 @@ def fingerprint(step: MegatronStep) -> dict[str, str]:
         for o in _torch_optimizers(step.optimizer)
         for g in o.param_groups
     ]
-    gradients = [p.main_grad for chunk in step.chunks for p in chunk.parameters()]
     return {
         "weights": _digest(weights),
         "optimizer parameters": _digest(shards),
         "optimizer moments": _digest(moments),
         "optimizer groups": repr(groups),
-        "gradients": _digest(gradients),
         "schedule": repr(step.schedule.state_dict()),
         "random generator": _digest([torch.get_rng_state()]),
     }
@@ -151,7 +150,7 @@ def warmed_and_not(config: RunConfig) -> dict[str, Any]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_warm_up_changes_no_bit(precision: str, tiny: Tiny) -> None:
-    """Weights, optimizer, gradients, schedule and random state are the same before and after, fresh or in mid-run."""
+    """Weights, optimizer, schedule and random state are the same before and after, fresh or in mid-run."""
     for answer in run_ranks(tiny(DGXNGPU=2, MINIBS=8, PRECISION=precision), warmed_and_not):
         for before, after in (answer["fresh"], answer["middle"]):
             assert after == before
