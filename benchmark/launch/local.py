@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmark.config import ConfigError, RunConfig
+from benchmark.config import NAMES, ConfigError, RunConfig
 from benchmark.progress import LogFollower, Progress, advance, display
 from benchmark.provenance import Experiment, record, stamp, write
 from benchmark.resolve import Resolved
@@ -55,12 +55,18 @@ def data_ready(config: RunConfig) -> dict[str, Any] | None:
     """Verify the run's data, making the built-in one if need be; what it is, or None when it is not right."""
     done = subprocess.run(
         [sys.executable, "-m", "reference_impl.data", "ready"],
-        env={**os.environ, **config.to_environment()},
+        env=child_environment(config),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def child_environment(config: RunConfig, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that reads `config` back: of our variables exactly its own, and all others."""
+    others = {name: value for name, value in environment.items() if name not in NAMES}
+    return others | config.to_environment()
 
 
 def make_folder(config: RunConfig, started: datetime) -> Path:
@@ -104,7 +110,7 @@ def started(config: RunConfig, output: Any) -> Iterator[subprocess.Popen[bytes]]
     """The launcher of the ranks; SIGTERM and SIGINT are passed on to it, and it never outlives the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "reference_impl.pretrain"],
-        env={**os.environ, **config.to_environment()},
+        env=child_environment(config),
         stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
