@@ -25,22 +25,16 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
     Raises:
         ConfigError: the file cannot be sourced or the run is impossible.
     """
-    exported = {} if file is None else source_config(file, environment)
+    exported = {} if file is None else {**source_config(file, environment), "CONFIG_FILENAME": file.name}
     merged = {**environment, **exported}
-    if file is not None:
-        merged["CONFIG_FILENAME"] = file.name
     config = RunConfig.from_environment(merged)
-    given = {name for name in NAMES if merged.get(name)}
-    file_name = "" if file is None else file.name
-    origins = {
-        name: file_name
-        if name in exported or (name == "CONFIG_FILENAME" and file)
-        else "environment"
-        if name in given
-        else "default"
-        for name in NAMES
-    }
-    return Resolved(config=config, origins=origins)
+
+    def origin(name: str) -> str:
+        if file is not None and name in exported:
+            return file.name
+        return "environment" if merged.get(name) else "default"
+
+    return Resolved(config=config, origins={name: origin(name) for name in NAMES})
 
 
 def describe(resolved: Resolved) -> str:

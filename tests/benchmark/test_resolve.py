@@ -1,0 +1,55 @@
+"""`show`: each value with where it came from, each derived one with its equation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmark.__main__ import main
+from benchmark.config import NAMES, ROOT, ConfigError
+from benchmark.resolve import describe, resolve
+from tests.fakes import environment
+
+TINY = ROOT / "config_tiny.sh"
+SHELL = {"PATH": "/usr/bin:/bin"}
+
+
+def test_each_variable_has_its_origin() -> None:
+    """A config file's export, a variable of the environment, and a default are told apart."""
+    origins = resolve(TINY, {**SHELL, "SEED": "3", "MINIBS": "16"}).origins
+
+    assert (origins["BENCHMARK"], origins["SEED"], origins["NEXP"]) == ("config_tiny.sh", "environment", "default")
+    assert origins["MINIBS"] == "environment"
+
+
+def test_an_environment_that_was_sourced_by_hand_is_enough() -> None:
+    """Without a file, the environment is the configuration, and the log names no file."""
+    resolved = resolve(None, environment())
+
+    assert resolved.origins["MINIBS"] == "environment"
+    assert resolved.config.config_filename == ""
+
+
+def test_the_description_has_every_variable_and_every_equation() -> None:
+    """All names of the table are there, and the batch size is spelt out."""
+    text = describe(resolve(TINY, {**SHELL, "DGXNGPU": "2", "MINIBS": "8"}))
+
+    assert all(name in text for name in NAMES)
+    assert "MINIBS 8 x data-parallel 2" in text
+    assert "CEIL(256 / 16) steps, 256 sequences" in text
+
+
+def test_a_missing_file_names_those_that_are_there() -> None:
+    """A misspelt config file is answered with the list of files."""
+    with pytest.raises(ConfigError, match=r"config_none\.sh does not exist; in .*config_tiny\.sh"):
+        resolve(Path("config_none.sh"), SHELL)
+
+
+def test_show_prints_the_description() -> None:
+    """`python -m benchmark show FILE` ends with status 0."""
+    done = CliRunner().invoke(main, ["show", str(TINY)])
+
+    assert done.exit_code == 0
+    assert "opt_base_learning_rate" in done.output

@@ -1,0 +1,62 @@
+"""The README is true: every command in it is run here, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT
+from tests.compliance.logs import llama31_405b, make_log, reaching
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+RUN_ELSEWHERE = {
+    "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
+    "bash run_tests.sh": "what runs this test",
+}
+
+
+def commands() -> list[str]:
+    """The commands of the README's indented blocks, without their comments."""
+    lines = re.findall(r"^ {4}((?:[A-Z_]+=\S+ )*(?:bash|\.venv/bin/python) .*)$", README, re.MULTILINE)
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def runnable(command: str, log: Path) -> list[str]:
+    """A command of the README as it can be run here: a variant of the main job is shown instead of trained."""
+    command = command.replace("bash run_and_time.sh", ".venv/bin/python -m benchmark show config_tiny.sh")
+    command = re.sub(r"PATH(\.\.\.)?$|results/logs$", shlex.quote(str(log)), command)
+    return ["bash", "-euc", command.replace(".venv/bin/python", shlex.quote(sys.executable))]
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_ELSEWHERE])
+def test_a_command_of_the_readme_works(command: str, tmp_path: Path) -> None:
+    """It ends with status 0."""
+    log = tmp_path / "result_0.txt"
+    config = llama31_405b()
+    make_log(log, config, reaching(config))
+    done = subprocess.run(
+        runnable(command, log), cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_shows_both_first_commands() -> None:
+    """The main job and the check are what a reader meets first."""
+    assert commands()[0] == "bash run_and_time.sh"
+    assert commands()[1].startswith(".venv/bin/python -m compliance check")
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    """Relative links are files or folders of the checkout."""
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
