@@ -29,8 +29,10 @@ if [[ -n "${HARNESS_PYTHON:-}" ]]; then
   exit
 fi
 
+torch=$(grep -o 'torch==[0-9.]*' pyproject.toml)
+
 # What the environment is made from: these files, this folder (the scripts in bin/ name it) and this Python.
-fingerprint() { (pwd && readlink -f .venv/bin/python && cat setup.sh pyproject.toml requirements*.lock) | sha256sum; }
+fingerprint() { (pwd && echo "$torch" && readlink -f .venv/bin/python && cat setup.sh requirements*.lock) | sha256sum; }
 up_to_date() { [[ -x .venv/bin/python && -f "$1" && "$(<"$1")" == "$(fingerprint)" ]]; }
 finish() {
   echo "$PWD/.venv/bin/python"
@@ -66,7 +68,7 @@ install() {
     pip=("$base" -m pip --python .venv/bin/python)
   fi
   # One command with torch, so that pip weighs them together; torch's build is the machine's choice, so no lock names it.
-  "${pip[@]}" install -r "$lock" "$(grep -o 'torch==[0-9.]*' pyproject.toml)" &&
+  "${pip[@]}" install -r "$lock" "$torch" &&
     "${pip[@]}" install --no-deps -r requirements-nodeps.lock
 }
 

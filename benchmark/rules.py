@@ -335,7 +335,8 @@ _LLAMA31_TINY = Rules(
     max_global_batch_size=128,
     runs=3,
     initial_train_loss=(10.0, 11.0),
-    reference_points=(),
+    # Seeds 1 to 6, two processes, fp32, 2026-11-23.
+    reference_points=_points((16, (1792, 1792, 2048, 1792, 1792, 2048))),
 )
 
 TABLE: tuple[Rules, ...] = (
