@@ -125,15 +125,18 @@ def expected_samples(config: RunConfig, samples: int) -> int:
 def line(config: RunConfig, progress: Progress) -> str:
     """One line that says it all."""
     expected = expected_samples(config, progress.samples)
-    parts = [f"{progress.phase:12}", f"step {progress.step:4}", f"{progress.samples:,}/~{expected:,} sequences"]
+    of_expected = "" if progress.status else f"/~{expected:,}"
+    parts = [f"{progress.phase:12}", f"step {progress.step:4}", f"{progress.samples:,}{of_expected} sequences"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.log_perplexity is not None:
         parts.append(f"log perplexity {progress.log_perplexity:.3f} (target {config.rules.target_log_perplexity})")
     if progress.step_time:
         tokens = config.global_batch_size * config.rules.sequence_length / progress.step_time
+        parts.append(f"{tokens:,.0f} tokens/s")
+    if progress.step_time and not progress.status:
         remaining = (expected - progress.samples) / config.global_batch_size * progress.step_time
-        parts += [f"{tokens:,.0f} tokens/s", f"ETA {int(remaining) // 60}:{int(remaining) % 60:02}"]
+        parts.append(f"ETA {int(remaining) // 60}:{int(remaining) % 60:02}")
     return "  ".join(parts)
 
 
