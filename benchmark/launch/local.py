@@ -118,11 +118,11 @@ def started(config: RunConfig, output: Any) -> Iterator[subprocess.Popen[bytes]]
         start_new_session=True,
     )
 
-    def pass_on(_number: int, _frame: FrameType | None) -> None:
+    def pass_on(number: int, _frame: FrameType | None) -> None:
         # Once: a second one would interrupt the launcher while it is ending the ranks.
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        process.send_signal(signal.SIGTERM)
+        for either in before:
+            signal.signal(either, signal.SIG_IGN)
+        process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
