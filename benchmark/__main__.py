@@ -34,6 +34,19 @@ def run(file: Path | None) -> None:
     sys.exit(run_experiments(resolve(file)))
 
 
+@main.command()
+@_FILE
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the logs, instead of LOGDIR/<DGXSYSTEM>/<time>."
+)
+@click.option("--step-seconds", type=click.FloatRange(min=0, min_open=True), help="What a step is said to take.")
+def simulate(file: Path | None, out: Path | None, step_seconds: float | None) -> None:
+    """Rehearse the configuration of FILE, or of the environment: the real loop in virtual time, training nothing."""
+    from benchmark.simulate import Pace, rehearse
+
+    sys.exit(rehearse(resolve(file), out, Pace() if step_seconds is None else Pace(step=step_seconds)))
+
+
 if __name__ == "__main__":
     try:
         main()

@@ -85,6 +85,8 @@ class RunConfig(BaseModel):
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
     """Give up after the last evaluation at or before this step; the end of the rules' schedule if unset."""
 
+    walltime: Count | None = Field(None, alias="WALLTIME")
+    """Minutes that a job may take, all its runs together; `sbatch -t $WALLTIME`."""
     experiments: Count = Field(1, alias="NEXP")
     """Runs, one after the other, each with its own seed."""
     seed: Seed | None = Field(None, alias="SEED")
@@ -353,6 +355,11 @@ def _unknown_names(environment: Mapping[str, str], *, complete: bool) -> Iterato
             yield f"{name} is not a variable of the harness; known: {', '.join(NAMES)}"
 
 
+def config_files() -> list[Path]:
+    """The repository's configs, one a system: all but what they share."""
+    return sorted(path for path in ROOT.glob("config_*.sh") if path.name != "config_common.sh")
+
+
 def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that `source path` exports on top of `environment`: new ones and changed ones.
 
@@ -360,7 +367,7 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
         ConfigError: the file is missing, fails, ends the shell, or exports a name that nothing reads.
     """
     if not path.is_file():
-        known = ", ".join(sorted(p.name for p in ROOT.glob("config_*.sh")))
+        known = ", ".join(config.name for config in config_files())
         raise ConfigError([f"config file {path} does not exist; in {ROOT}: {known}"])
     before = {name: value for name, value in environment.items() if not name.startswith("BASH_FUNC_")}
     # env -0 after the file, so that values with newlines and quotes survive.

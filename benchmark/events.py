@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
+import reprlib
+import sys
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from math import isfinite
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.clock import Clock
 
@@ -29,98 +32,121 @@ EVENT_TYPES = frozenset({POINT, START, END})
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One event of a log."""
+class Event(NamedTuple):
+    """One event of a log. A tuple, because a log may hold a million."""
 
     key: str
-    value: Any = None
-    event_type: str = POINT
+    value: Any
+    event_type: str
     time_ms: int | float
     """Milliseconds since the epoch."""
-    namespace: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    namespace: str
+    metadata: Mapping[str, Any]
 
 
 class MalformedEvent(ValueError):
-    """A text after the `:::MLLOG` token is not an event; the message says what was expected."""
+    """What follows a `:::MLLOG` token is not an event; the message says what was expected and what was read."""
+
+    def __init__(self, expected: str, read: object, *, because: object = "") -> None:
+        super().__init__(expected, read, because)
+
+    def __str__(self) -> str:
+        # Composed when asked for: a file may hold a million malformed lines, of which few are shown.
+        expected, read, because = self.args
+        return f"expected {expected}, read {_short(read)}" + (f": {because}" if because else "")
 
 
 def decode(text: str) -> Event:
     """The event in `text`, which is what follows the `:::MLLOG` token.
 
-    Strict where the official parser is not: JSON numbers must be finite, keys unique, fields of the right type.
+    Raises:
+        MalformedEvent: as decode_at, or something follows the event.
+    """
+    event, end = decode_at(text, 0)
+    if text[end:].strip():
+        raise MalformedEvent("one JSON object", text, because="something follows it")
+    return event
+
+
+def decode_at(text: str, start: int) -> tuple[Event, int]:
+    """The event that starts at `start`, behind white space at most, and where it ends; what follows is not looked at.
+
+    Strict where the official parser is not: JSON numbers must be finite, names unique, fields of the right type.
 
     Raises:
         MalformedEvent: with what was read and what was expected.
     """
+    # One space is what mllog writes; this is called a million times.
+    begin = start + 1 if text.startswith(" {", start) else _WHITE_SPACE.match(text, start).end()  # type: ignore[union-attr]
+    if not text.startswith("{", begin):
+        raise MalformedEvent("one JSON object", text[begin : begin + _LONGEST])
     try:
-        fields = _STRICT_JSON.decode(text.strip())
+        fields, end = STRICT_JSON.raw_decode(text, begin)
     except MalformedEvent:
         raise
     except (ValueError, RecursionError) as error:
-        raise MalformedEvent(f"expected one JSON object, read {_shorten(text)}: {error}") from None
-    return _event_from(fields)
+        read = text[begin : begin + _LONGEST]
+        raise MalformedEvent("one JSON object", read, because=error) from None
+    return _event_from(fields), end
 
 
-def _event_from(fields: object) -> Event:
-    if not isinstance(fields, dict):
-        raise MalformedEvent(f"expected a JSON object, read {_shorten(fields)}")
-    missing = [name for name in ("key", "value", "event_type", "time_ms", "metadata") if name not in fields]
-    if missing:
-        raise MalformedEvent(
-            f"expected the fields key, value, event_type, time_ms, metadata; missing {', '.join(missing)}"
-        )
-    key, time_ms, metadata = fields["key"], fields["time_ms"], fields["metadata"]
-    if not isinstance(key, str) or not key:
-        raise MalformedEvent(f"expected key as a non-empty string, read {_shorten(key)}")
-    event_type = fields["event_type"]
-    if not isinstance(event_type, str) or event_type not in EVENT_TYPES:
-        raise MalformedEvent(f"expected event_type among {', '.join(sorted(EVENT_TYPES))}, read {_shorten(event_type)}")
-    if isinstance(time_ms, bool) or not isinstance(time_ms, int | float) or time_ms < 0:
-        raise MalformedEvent(f"expected time_ms as milliseconds since the epoch, read {_shorten(time_ms)}")
-    if not isinstance(metadata, dict):
-        raise MalformedEvent(f"expected metadata as an object, read {_shorten(metadata)}")
+def _event_from(fields: dict[str, Any]) -> Event:
+    try:
+        key, value, event_type, time_ms, metadata = _REQUIRED(fields)
+    except KeyError:
+        missing = ", ".join(name for name in REQUIRED if name not in fields)
+        raise MalformedEvent(f"the fields {', '.join(REQUIRED)}; missing {missing}", fields) from None
     namespace = fields.get("namespace", "")
-    if not isinstance(namespace, str):
-        raise MalformedEvent(f"expected namespace as a string, read {_shorten(namespace)}")
-    return Event(
-        key=key,
-        value=fields["value"],
-        event_type=event_type,
-        time_ms=time_ms,
-        namespace=namespace,
-        metadata=metadata,
-    )
+    # The decoder makes no subclasses of these types, and type() tells True from 1.
+    if type(key) is not str or not key:
+        raise MalformedEvent("key as a non-empty string", key)
+    if type(event_type) is not str or event_type not in EVENT_TYPES:
+        raise MalformedEvent(f"event_type among {', '.join(sorted(EVENT_TYPES))}", event_type)
+    if type(time_ms) not in (int, float) or not 0 <= time_ms <= _LARGEST:
+        raise MalformedEvent("time_ms as milliseconds since the epoch", time_ms)
+    if type(metadata) is not dict:
+        raise MalformedEvent("metadata as an object", metadata)
+    if type(namespace) is not str:
+        raise MalformedEvent("namespace as a string", namespace)
+    return Event(key, value, event_type, time_ms, namespace, metadata)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise MalformedEvent(f"expected unique names in an object, read {twice!r} twice")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise MalformedEvent(f"unique names in an object, not {_short(twice)} twice", result)
     return result
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
-        raise MalformedEvent(f"expected a finite number, read {text}")
+    if not isfinite(number):
+        raise MalformedEvent("a finite number", text)
     return number
 
 
 def _refuse_constant(text: str) -> None:
-    raise MalformedEvent(f"expected a finite number, read {text}")
+    raise MalformedEvent("a finite number", text)
 
 
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
+REQUIRED = ("key", "value", "event_type", "time_ms", "metadata")
+"""The fields that every event has, as mllog writes them; a missing namespace is none."""
+
+_LARGEST = sys.float_info.max
+_REQUIRED = itemgetter(*REQUIRED)
+_WHITE_SPACE = re.compile(r"\s*")
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
+_LONGEST = 80
+"""Characters of a value that a message shows."""
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _LONGEST
 
 
-def _shorten(value: object, limit: int = 80) -> str:
-    # repr of a hostile value may be long; cut the text before and after.
-    text = repr(value[:limit] if isinstance(value, str) else value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def _short(value: object) -> str:
+    """A value of a line, however long and deep, for a message."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 class EventLog:

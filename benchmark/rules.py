@@ -21,6 +21,10 @@ def _ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
+CONVERGENCE_P_VALUE = 0.05
+"""A result whose convergence is faster than the reference's with this probability of chance or less is refused."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferencePoint:
     """A reference convergence point (RCP): how many sequences the reference needed at one global batch size."""
@@ -150,6 +154,10 @@ class Rules:
     fixed_max_steps: int | None = None
     """Where the ruleset fixes the logged max_steps."""
     reference_points: tuple[ReferencePoint, ...]
+    convergence_allowance: int = 0
+    """Sequences by which a result may converge faster than the t-test allows; v5.0 only, by the policy."""
+    convergence_allowance_official: int = 0
+    """What the official rcp_checker allows instead: it never took the exception of v5.0 back."""
 
     def skipped_evals(self, gbs: int) -> int:
         return floor(self.skip_slope * gbs + self.skip_intercept)
@@ -243,6 +251,8 @@ _LLAMA31_405B_500 = Rules(
         (6912, (580608, 580608, 580608, 628992, 628992, 628992)),
         (9216, (645120, 645120, 691200, 691200, 737280, 737280)),
     ),
+    convergence_allowance=46080,
+    convergence_allowance_official=46080,
 )
 
 _LLAMA31_405B_510 = replace(
@@ -256,6 +266,7 @@ _LLAMA31_405B_510 = replace(
         (2304, (368640, 350208, 387072, 368640, 368640, 368640)),
         (4608, (497664, 497664, 460800, 497664, 479232, 497664)),
     ),
+    convergence_allowance=0,
 )
 
 # Reference points in thousands-free form: the RCP file's own order of seeds.

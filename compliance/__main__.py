@@ -1,4 +1,4 @@
-"""`python -m compliance check PATH...` and `score PATH...`: the only page that prints.
+"""`python -m compliance check PATH...`, `rcp`, `score`, `official` and others: the only page that prints.
 
 Exit status: 0 no ERROR finding, 1 ERROR findings, 2 wrong usage or a log that cannot be read.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from compliance.check import NoLogs, Report, check_paths, find_logs, open_result
 from compliance.findings import Finding, Severity, count
-from compliance.score import Score, score
+from compliance.official import judge
+from compliance.rcp import compare
+from compliance.result_checks import Result
+from compliance.score import score
+from compliance.text import convergence_lines, official_lines, score_lines
 
 JSON_FORMAT = 1
 """Version of the machine format; a field that goes or changes its meaning raises it."""
@@ -51,13 +55,77 @@ def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, 
 @_ruleset
 @_as_json
 def score_command(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
-    """Minutes from run_start to run_stop, and the olympic mean of a full set of runs."""
+    """Minutes from run_start to run_stop; of a full set of runs the olympic mean, raw and normalised."""
+    scores = [score(result) for result in _results(paths, ruleset)]
+    document = {"format": JSON_FORMAT, "results": [dataclasses.asdict(result) for result in scores]}
+    _show(document, [line for result in scores for line in score_lines(result)], as_json=as_json)
+
+
+@main.command("rcp")
+@_paths
+@_ruleset
+@_as_json
+@click.pass_context
+def rcp_command(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
+    """Convergence against the reference; exit 1 if a result is beyond the policy's limit or the official tool's."""
+    found = [compare(result) for result in _results(paths, ruleset)]
+    document = {
+        "format": JSON_FORMAT,
+        "results": [{**dataclasses.asdict(convergence), "passed": convergence.passed} for convergence in found],
+    }
+    _show(document, [line for convergence in found for line in convergence_lines(convergence)], as_json=as_json)
+    context.exit(int(not all(convergence.passed for convergence in found)))
+
+
+@main.command("official")
+@click.argument("path", type=click.Path(path_type=Path))
+@_ruleset
+@_as_json
+@click.pass_context
+def official_command(context: click.Context, path: Path, ruleset: str | None, as_json: bool) -> None:
+    """Ask the official mlperf_logging tools, on a copy; exit 1 if one does not accept."""
     try:
-        scores = [score(open_result(group, ruleset)) for group in find_logs(paths)]
+        official = judge(path, ruleset)
     except NoLogs as error:
         _refuse(error)
-    document = {"format": JSON_FORMAT, "results": [dataclasses.asdict(result) for result in scores]}
-    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(map(_score_text, scores)))
+    document = {"format": JSON_FORMAT, "passed": official.passed, **dataclasses.asdict(official)}
+    report = Report(logs=(str(path),), findings=official.findings, unreadable=False)
+    _show(document, [*official_lines(official), _report_text(report, "path")], as_json=as_json)
+    context.exit(int(not official.passed))
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--step-seconds", type=click.FloatRange(min=0, min_open=True), help="To judge WALLTIME by.")
+@_as_json
+@click.pass_context
+def preflight(context: click.Context, file: Path | None, step_seconds: float | None, as_json: bool) -> None:
+    """Check the configuration of FILE, or of the environment, before it runs; exit 1 if its logs would break a rule."""
+    from compliance.preflight import check_plan, make_plan
+
+    plan = make_plan(file, step_seconds=step_seconds)
+    report = Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
+    click.echo(_report_json(report) if as_json else _report_text(report, "configuration"))
+    context.exit(int(not report.passed))
+
+
+@main.command()
+def rules() -> None:
+    """Print every rule in words, as docs/rules.md has them."""
+    from compliance.rules_page import rules_page
+
+    click.echo(rules_page(), nl=False)
+
+
+def _results(paths: tuple[Path, ...], ruleset: str | None) -> list[Result]:
+    try:
+        return [open_result(group, ruleset) for group in find_logs(paths)]
+    except NoLogs as error:
+        _refuse(error)
+
+
+def _show(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    click.echo(json.dumps(document, indent=2) if as_json else _printable("\n".join(lines)))
 
 
 def _refuse(error: Exception) -> NoReturn:
@@ -75,8 +143,8 @@ def _report_json(report: Report) -> str:
     return json.dumps(document, indent=2)
 
 
-def _report_text(report: Report) -> str:
-    return "\n".join([*map(_finding_text, report.findings), _summary(report)])
+def _report_text(report: Report, noun: str = "log") -> str:
+    return "\n".join([*map(_finding_text, report.findings), _summary(report, noun)])
 
 
 def _finding_text(finding: Finding) -> str:
@@ -88,24 +156,14 @@ def _finding_text(finding: Finding) -> str:
     return severity + "  " + _printable("\n".join(lines)) + "\n"
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Report, noun: str) -> str:
     verdict = click.style("PASS", fg="green") if report.passed else click.style("FAIL", fg="red")
     errors, warnings = (count(report.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
-    return f"{verdict}  {_plural(len(report.logs), 'log')}, {_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
+    return f"{verdict}  {_plural(len(report.logs), noun)}, {_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _score_text(result: Score) -> str:
-    lines = [
-        f"{'no result' if minutes is None else f'{minutes:.3f} min':>14}  {log}"
-        for log, minutes in zip(result.logs, result.minutes, strict=True)
-    ]
-    if result.olympic_minutes is not None:
-        lines.append(f"{result.olympic_minutes:>10.3f} min  {result.directory} (olympic mean)")
-    return _printable("\n".join(lines))
 
 
 def _printable(text: str) -> str:

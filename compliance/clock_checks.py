@@ -21,7 +21,9 @@ CLOCK_TOLERANCE = 0.01
 DIVISIONS_WITH_LIMIT = ("closed", "open")
 
 
-@rule("clock.init_limit", source=RUN_RESULTS)
+@rule(
+    "clock.init_limit", source=RUN_RESULTS, example="31 minutes from `init_start` to `init_stop` in the closed division"
+)
 def init_limit(run: Run) -> Iterator[Breach]:
     """Initialisation, from the first init_start of any rank, ends before the limit of its division."""
     stop, division = run.first("init_stop"), run.value("submission_division")
@@ -40,7 +42,7 @@ def init_limit(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("clock.gap", source=RUN_RESULTS, severity=Severity.WARNING)
+@rule("clock.gap", source=RUN_RESULTS, severity=Severity.WARNING, example="421 s from `init_stop` to `run_start`")
 def gap(run: Run) -> Iterator[Breach]:
     """The run starts when initialisation stops; work in between is on no clock."""
     start = run.first("run_start")
@@ -54,7 +56,11 @@ def gap(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("clock.monotone", source=RUN_RESULTS)
+@rule(
+    "clock.monotone",
+    source=RUN_RESULTS,
+    example="a `block_stop` one millisecond before its `block_start`; before `init_stop` a WARNING",
+)
 def monotone(run: Run) -> Iterator[Breach]:
     """Times never run backwards; before init_stop, where many ranks write one file, that is a warning."""
     split = run.first("init_stop").index
@@ -78,7 +84,7 @@ def _backward(marks: Iterator[Mark], severity: Severity) -> Iterator[Breach]:
         )
 
 
-@rule("clock.run", source=RUN_RESULTS)
+@rule("clock.run", source=RUN_RESULTS, example="`run_stop` at the time of `run_start`")
 def run_time(run: Run) -> Iterator[Breach]:
     """A run takes time."""
     stop = run.first("run_stop")
@@ -92,7 +98,12 @@ def run_time(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("clock.prompt_stop", source=RUN_RESULTS, severity=Severity.WARNING)
+@rule(
+    "clock.prompt_stop",
+    source=RUN_RESULTS,
+    severity=Severity.WARNING,
+    example="`run_stop` two seconds after the last `eval_stop`",
+)
 def prompt_stop(run: Run) -> Iterator[Breach]:
     """The run stops when its last evaluation has."""
     stop, evaluation = run.first("run_stop"), run.last_evaluation.stop
@@ -108,7 +119,11 @@ def prompt_stop(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("clock.steps", source=RUN_RESULTS)
+@rule(
+    "clock.steps",
+    source=RUN_RESULTS,
+    example="300 steps of 10 s between a `run_start` and a `run_stop` 40 minutes apart",
+)
 def steps(run: Run) -> Iterator[Breach]:
     """The training steps fit into the run: the clock was never paused."""
     stop = run.first("run_stop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator
 
 from compliance.findings import Severity, as_count, as_number, show
@@ -11,7 +12,7 @@ from compliance.run import Evaluation, Run, rule, samples_count
 from compliance.sources import HARNESS, HYPERPARAMETERS, INITIALIZATION, LOGGING, QUALITY, RUN_RESULTS
 
 
-@rule("eval.position", source=LOGGING)
+@rule("eval.position", source=LOGGING, example="`eval_accuracy` with `samples_count` 276481 at batch size 1152")
 def position(run: Run) -> Iterator[Breach]:
     """An evaluation says after how many sequences it came, a multiple of the global batch size."""
     size = run.global_batch_size
@@ -26,7 +27,7 @@ def position(run: Run) -> Iterator[Breach]:
             )
 
 
-@rule("eval.value", source=QUALITY)
+@rule("eval.value", source=QUALITY, example='`eval_accuracy` "low", or below 0')
 def value(run: Run) -> Iterator[Breach]:
     """A log perplexity is a positive number."""
     for event in run.all("eval_accuracy"):
@@ -40,7 +41,11 @@ def value(run: Run) -> Iterator[Breach]:
             )
 
 
-@rule("eval.cadence", source=QUALITY)
+@rule(
+    "eval.cadence",
+    source=QUALITY,
+    example="a first evaluation after 258048 sequences of llama31_405b at batch size 1152, an interval early",
+)
 def cadence(run: Run) -> Iterator[Breach]:
     """Evaluations come when the rules say: the first after those that are skipped, then one every interval."""
     schedule = run.schedule
@@ -58,7 +63,12 @@ def cadence(run: Run) -> Iterator[Breach]:
         return
 
 
-@rule("eval.max_steps", source=QUALITY, severity=Severity.WARNING)
+@rule(
+    "eval.max_steps",
+    source=QUALITY,
+    severity=Severity.WARNING,
+    example="`max_steps` 500 at batch size 576: the last evaluation is after 288000 sequences, not 294912",
+)
 def max_steps(run: Run) -> Iterator[Breach]:
     """A run ends at a scheduled evaluation, not because max_steps came between two."""
     last, schedule = run.last_evaluation, run.schedule
@@ -81,7 +91,7 @@ def _ended_by_max_steps(run: Run, evaluation: Evaluation) -> bool:
     return steps is not None and evaluation.position == steps * run.global_batch_size
 
 
-@rule("eval.target", source=QUALITY)
+@rule("eval.target", source=QUALITY, example="a last `eval_accuracy` of 5.6005 for llama31_405b")
 def target(run: Run) -> Iterator[Breach]:
     """The last evaluation reaches the target."""
     if _missed_target(run):
@@ -93,7 +103,7 @@ def target(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("eval.stop_at_target", source=RUN_RESULTS)
+@rule("eval.stop_at_target", source=RUN_RESULTS, example="an `eval_accuracy` of 5.59 and another evaluation after it")
 def stop_at_target(run: Run) -> Iterator[Breach]:
     """The run stops at the first evaluation that reaches the target."""
     for evaluation in run.evaluations[:-1]:
@@ -108,7 +118,7 @@ def stop_at_target(run: Run) -> Iterator[Breach]:
             return
 
 
-@rule("run.status", source=LOGGING)
+@rule("run.status", source=LOGGING, example='`run_stop` with the status "aborted"')
 def status(run: Run) -> Iterator[Breach]:
     """A run that counts says so: run_stop has the status success."""
     # A missed target is reported as that; its status follows from it.
@@ -134,7 +144,7 @@ def _missed_target(run: Run) -> bool:
         return False
 
 
-@rule("run.samples", source=RUN_RESULTS)
+@rule("run.samples", source=RUN_RESULTS, example="`run_stop` with another `samples_count` than the last evaluation")
 def samples(run: Run) -> Iterator[Breach]:
     """A run that succeeds stops where its last evaluation was."""
     stop = run.first("run_stop")
@@ -148,14 +158,20 @@ def samples(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("train.steps", source=HARNESS)
+@rule(
+    "train.steps",
+    source=HARNESS,
+    example="a log of 272 steps with 271 `tracked_stats`; with fewer than half of them an INFO",
+)
 def steps(run: Run) -> Iterator[Breach]:
     """Every training step is reported once: their number times the global batch size is what was trained on."""
     if run.aborted:
         return  # Its last step may have failed before it could be reported.
     size, final = run.global_batch_size, run.samples
-    expected = final // size
-    reported = [step.samples for step in run.log.steps]
+    due = range(size, final + 1, size)
+    expected = final // size  # len() overflows for the numbers that a hostile log may hold.
+    # Columns of numbers, and sets only where something is wrong: a log may hold a million steps.
+    reported = array("d", (step.samples for step in run.log.steps))
     if len(reported) * 2 < expected:
         yield Breach(
             message="most training steps are not reported, so they are not judged",
@@ -164,7 +180,9 @@ def steps(run: Run) -> Iterator[Breach]:
             severity=Severity.INFO,
         )
         return
-    missing = sorted(set(range(size, final + 1, size)) - set(reported))
+    if reported == array("d", due):
+        return
+    missing = sorted(set(due).difference(reported))
     if len(missing) < expected and missing:
         yield Breach(
             message=f"tracked_stats is missing for step {missing[0] // size} (samples_count {missing[0]})",
@@ -179,7 +197,7 @@ def steps(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("train.loss", source=HARNESS)
+@rule("train.loss", source=HARNESS, example='`reduced_train_loss` "low"')
 def loss(run: Run) -> Iterator[Breach]:
     """A training loss is a positive number."""
     wrong = [step.line for step in run.log.steps if not step.loss > 0]
@@ -192,7 +210,12 @@ def loss(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("train.initial_loss", source=f"{INITIALIZATION}; {HYPERPARAMETERS}", severity=Severity.WARNING)
+@rule(
+    "train.initial_loss",
+    source=f"{INITIALIZATION}; {HYPERPARAMETERS}",
+    severity=Severity.WARNING,
+    example="a first `reduced_train_loss` of 10.4 for llama31_405b: no checkpoint was loaded",
+)
 def initial_loss(run: Run) -> Iterator[Breach]:
     """The first training loss is what the benchmark's initial weights, tokenizer and model give."""
     low, high = run.rules.initial_train_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, repeat
@@ -90,32 +91,32 @@ class _Slip:
 # The file itself.
 
 
-@rule("log.unreadable", source=HARNESS)
+@rule("log.unreadable", source=HARNESS, example="a folder or a pipe named `result_0.txt`")
 def unreadable(run: Run) -> Iterator[Breach]:
     """A log is a regular file that can be read."""
     yield from _defects(run, DefectKind.UNREADABLE)
 
 
-@rule("log.empty", source=LOGGING)
+@rule("log.empty", source=LOGGING, example="a file without a `:::MLLOG` line")
 def empty(run: Run) -> Iterator[Breach]:
     """A log holds events."""
     if not run.log.counts and not run.log.defects:
         yield Breach(message="no event in the file", expected="lines with :::MLLOG", actual="none")
 
 
-@rule("log.malformed", source=LOG_FORMAT)
+@rule("log.malformed", source=LOG_FORMAT, example='`:::MLLOG {"key": "seed", "value": NaN}`')
 def malformed(run: Run) -> Iterator[Breach]:
     """What follows :::MLLOG is one event: strict JSON, finite numbers, unique names, the fields that mllog writes."""
     yield from _defects(run, DefectKind.MALFORMED)
 
 
-@rule("log.long_line", source=HARNESS)
+@rule("log.long_line", source=HARNESS, example="a `:::MLLOG` line of more than a million bytes")
 def long_line(run: Run) -> Iterator[Breach]:
     """A line that holds an event is short enough to be read."""
     yield from _defects(run, DefectKind.LONG_LINE)
 
 
-@rule("log.flood", source=HARNESS)
+@rule("log.flood", source=HARNESS, example="a log that every rank wrote all of its events to")
 def flood(run: Run) -> Iterator[Breach]:
     """A log holds no more events than one run can have."""
     if run.log.dropped:
@@ -152,7 +153,7 @@ def _required_by(row: Rules | None) -> tuple[str, ...]:
     return (*description, *checkpoint, *steps)
 
 
-@rule("event.missing", source=LOGGING)
+@rule("event.missing", source=LOGGING, example="no `seed`; no `run_stop`, in a log that was cut off")
 def missing(run: Run) -> Iterator[Breach]:
     """Every required event is in the log."""
     if not run.log.counts:
@@ -169,7 +170,7 @@ def missing(run: Run) -> Iterator[Breach]:
 
 
 def _cut_off(run: Run, keys: Sequence[str]) -> Breach:
-    *_, last = run.log.marks
+    last = deque(run.log.marks, maxlen=1)[0]
     others = [key for key in keys if key != "run_stop"]
     return Breach(
         message="run_stop is missing: the run did not end, or its log is cut off",
@@ -185,7 +186,7 @@ def _strictness(run: Run, key: str) -> Severity | None:
     return Severity.WARNING if lenient else None
 
 
-@rule("event.repeated", source=LOGGING)
+@rule("event.repeated", source=LOGGING, example="two `seed` events; the logs of two runs in one file")
 def repeated(run: Run) -> Iterator[Breach]:
     """What describes a run is logged exactly once."""
     starts = run.all("run_start")
@@ -207,7 +208,7 @@ def repeated(run: Run) -> Iterator[Breach]:
             )
 
 
-@rule("event.type", source=LOG_FORMAT, severity=Severity.WARNING)
+@rule("event.type", source=LOG_FORMAT, severity=Severity.WARNING, example="`run_start` as POINT_IN_TIME")
 def interval(run: Run) -> Iterator[Breach]:
     """Starts, stops and points are logged as such."""
     for event in run.in_order(tuple(INTERVALS)):
@@ -221,7 +222,9 @@ def interval(run: Run) -> Iterator[Breach]:
 # In which order.
 
 
-@rule("event.order", source=RUN_RESULTS)
+@rule(
+    "event.order", source=RUN_RESULTS, example="`init_start` before `cache_clear`; a hyperparameter after `run_start`"
+)
 def order(run: Run) -> Iterator[Breach]:
     """Caches are cleared, initialisation starts and stops, the run starts, after all is announced, and stops."""
     for earlier, later in pairwise(("cache_clear", "init_start", *CLOCK)):
@@ -237,7 +240,12 @@ def order(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("event.official_order", source=LOGGING, severity=Severity.WARNING)
+@rule(
+    "event.official_order",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`opt_base_learning_rate` before `global_batch_size`",
+)
 def official_order(run: Run) -> Iterator[Breach]:
     """The official checker judges a value by those logged before it, and rejects a right one that comes too early."""
     yield from _disorder(run, "global_batch_size", "opt_base_learning_rate")
@@ -255,7 +263,7 @@ def _disorder(run: Run, earlier: str, later: str) -> Iterator[Breach]:
         )
 
 
-@rule("event.outside_run", source=RUN_RESULTS)
+@rule("event.outside_run", source=RUN_RESULTS, example="`block_start` before `run_start`")
 def outside_run(run: Run) -> Iterator[Breach]:
     """Nothing is trained or evaluated before the clock starts."""
     start = run.first("run_start")
@@ -271,7 +279,7 @@ def outside_run(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("event.after_stop", source=RUN_RESULTS)
+@rule("event.after_stop", source=RUN_RESULTS, example="`eval_accuracy` after `run_stop`")
 def after_stop(run: Run) -> Iterator[Breach]:
     """A run ends with run_stop."""
     stop = run.first("run_stop")
@@ -285,7 +293,9 @@ def after_stop(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("event.sequence", source=LOGGING)
+@rule(
+    "event.sequence", source=LOGGING, example="`block_start` twice, without an evaluation between; in 5.0.0 a WARNING"
+)
 def sequence(run: Run) -> Iterator[Breach]:
     """Blocks of training and evaluations alternate, each started, reported and stopped."""
     for cycle, severity in _cycles(run):

@@ -54,7 +54,9 @@ POSITIVE = ("global_batch_size", "gradient_accumulation_steps", *PARALLELISM)
 # Who and what.
 
 
-@rule("run.benchmark", source=LOGGING)
+@rule(
+    "run.benchmark", source=LOGGING, example="`submission_benchmark` llama31_405b judged by 6.1.0, which has it no more"
+)
 def benchmark(run: Run) -> Iterator[Breach]:
     """The benchmark is one that the ruleset has; without its rules nothing else can be judged."""
     name = run.value("submission_benchmark")
@@ -68,7 +70,7 @@ def benchmark(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("run.provenance", source=HARNESS, severity=Severity.WARNING)
+@rule("run.provenance", source=HARNESS, severity=Severity.WARNING, example="a run.json that is cut off")
 def provenance(run: Run) -> Iterator[Breach]:
     """The run.json beside a log can be read, since it says by which ruleset to judge."""
     if run.provenance_fault:
@@ -77,14 +79,18 @@ def provenance(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("run.division", source=DIVISIONS)
+@rule(
+    "run.division",
+    source=DIVISIONS,
+    example='`submission_division` "Closed", with which the official tools skip their seed and RCP checks',
+)
 def division(run: Run) -> Iterator[Breach]:
     """The division is closed or open, in lower case."""
     if run.value("submission_division") not in DIVISIONS_WITH_LIMIT:
         yield _wrong(run, "submission_division", " or ".join(DIVISIONS_WITH_LIMIT))
 
 
-@rule("run.submission", source=LOGGING)
+@rule("run.submission", source=LOGGING, example="an empty `submission_org`")
 def submission(run: Run) -> Iterator[Breach]:
     """The submission names its organisation, platform and status."""
     for key in filter(run.has, ("submission_org", "submission_platform", "submission_status")):
@@ -93,7 +99,15 @@ def submission(run: Run) -> Iterator[Breach]:
             yield _wrong(run, key, "a name")
 
 
-@rule("run.seed", source=RANDOM_NUMBERS)
+@rule("run.config_filename", source=LOGGING, since="6.1.0", example="an empty `config_filename`")
+def config_filename(run: Run) -> Iterator[Breach]:
+    """The log names the config file of its run."""
+    value = run.value("config_filename")
+    if not isinstance(value, str) or not value.strip():
+        yield _wrong(run, "config_filename", "a file name")
+
+
+@rule("run.seed", source=RANDOM_NUMBERS, example='`seed` "20", a text')
 def seed(run: Run) -> Iterator[Breach]:
     """The seed of a run is one whole number."""
     value = run.value("seed")
@@ -102,6 +116,10 @@ def seed(run: Run) -> Iterator[Breach]:
 
 
 # Hyperparameters that the batch size does not touch.
+
+
+def _other(key: str) -> str:
+    return f"`{key}` with any other value"
 
 
 def _fixed_check(
@@ -117,12 +135,16 @@ def _fixed_check(
 
 
 for _key, (_expected, _source) in FIXED.items():
-    rule(f"hyperparameter.{_key}", source=_source)(_fixed_check(_key, _expected, lambda run: run.rules))
+    rule(f"hyperparameter.{_key}", source=_source, example=_other(_key))(
+        _fixed_check(_key, _expected, lambda run: run.rules)
+    )
 for _key, _expected in FIXED_IN_CLOSED.items():
-    rule(f"hyperparameter.{_key}", source=HYPERPARAMETERS)(_fixed_check(_key, _expected, lambda run: run.closed_rules))
+    rule(f"hyperparameter.{_key}", source=HYPERPARAMETERS, example=_other(_key))(
+        _fixed_check(_key, _expected, lambda run: run.closed_rules)
+    )
 
 
-@rule("hyperparameter.positive", source=HYPERPARAMETERS)
+@rule("hyperparameter.positive", source=HYPERPARAMETERS, example="`tensor_parallelism` 0")
 def positive(run: Run) -> Iterator[Breach]:
     """Sizes and degrees of parallelism are whole numbers >= 1."""
     for key in filter(run.has, POSITIVE):
@@ -130,7 +152,12 @@ def positive(run: Run) -> Iterator[Breach]:
             yield _wrong(run, key, "a whole number >= 1")
 
 
-@rule("hyperparameter.whole", source=HYPERPARAMETERS, severity=Severity.WARNING)
+@rule(
+    "hyperparameter.whole",
+    source=HYPERPARAMETERS,
+    severity=Severity.WARNING,
+    example="`opt_learning_rate_warmup_steps` 8000.0",
+)
 def whole(run: Run) -> Iterator[Breach]:
     """What counts steps is logged as an integer."""
     for key in filter(run.has, WHOLE):
@@ -138,14 +165,19 @@ def whole(run: Run) -> Iterator[Breach]:
             yield _wrong(run, key, "an integer")
 
 
-@rule("hyperparameter.train_samples", source=LOGGING)
+@rule("hyperparameter.train_samples", source=LOGGING, example='`train_samples` "many"')
 def train_samples(run: Run) -> Iterator[Breach]:
     """train_samples is a number of sequences; logs use it for those trained on and for those of the dataset."""
     if as_count(run.value("train_samples")) is None:
         yield _wrong(run, "train_samples", "a whole number >= 0")
 
 
-@rule("hyperparameter.precision", source=f"{NUMERICAL_FORMATS}; {LOGGING}", since="6.0.0")
+@rule(
+    "hyperparameter.precision",
+    source=f"{NUMERICAL_FORMATS}; {LOGGING}",
+    since="6.0.0",
+    example='`lowest_numerical_precision_in_attn` "bf16", which is called bfloat16',
+)
 def precision(run: Run) -> Iterator[Breach]:
     """Numerical formats have the names that the official checker knows."""
     for key in filter(run.has, PRECISION):
@@ -156,7 +188,7 @@ def precision(run: Run) -> Iterator[Breach]:
 # The batch size, and what follows from it in the closed division.
 
 
-@rule("hyperparameter.largest_batch", source=HYPERPARAMETERS)
+@rule("hyperparameter.largest_batch", source=HYPERPARAMETERS, example="`global_batch_size` 9280 of llama31_405b")
 def largest_batch(run: Run) -> Iterator[Breach]:
     """The global batch size is at most what the rules allow."""
     limit = run.closed_rules.max_global_batch_size
@@ -164,15 +196,26 @@ def largest_batch(run: Run) -> Iterator[Breach]:
         yield _wrong(run, "global_batch_size", f"at most {limit}")
 
 
-@rule("hyperparameter.reference_batch", source=CONVERGENCE_POINTS, severity=Severity.WARNING)
+@rule(
+    "hyperparameter.reference_batch",
+    source=CONVERGENCE_POINTS,
+    example="`global_batch_size` 896 of llama31_405b, a WARNING; 6912 in 6.0.0, an ERROR",
+)
 def reference_batch(run: Run) -> Iterator[Breach]:
     """The global batch size lies among those of the reference convergence points; beyond them a new point is due."""
     sizes = [point.global_batch_size for point in run.closed_rules.reference_points]
     if sizes and not min(sizes) <= run.global_batch_size <= max(sizes):
-        yield _wrong(run, "global_batch_size", f"{min(sizes)} to {max(sizes)}, or a reference point of its own")
+        # Below them the official checker judges by the smallest, above them it refuses.
+        severity = Severity.WARNING if run.global_batch_size < min(sizes) else Severity.ERROR
+        expected = f"{min(sizes)} to {max(sizes)}, or a reference point of its own"
+        yield _wrong(run, "global_batch_size", expected, severity=severity)
 
 
-@rule("hyperparameter.opt_base_learning_rate", source=HYPERPARAMETERS)
+@rule(
+    "hyperparameter.opt_base_learning_rate",
+    source=HYPERPARAMETERS,
+    example="4e-05 at batch size 1152; 8.889e-05 at 1280, rounded as the policy says, a WARNING",
+)
 def base_learning_rate(run: Run) -> Iterator[Breach]:
     """The peak learning rate follows from the global batch size; where the rules leave it free, it is positive."""
     key, rate = "opt_base_learning_rate", run.closed_rules.learning_rate
@@ -196,7 +239,12 @@ def _is_rounded(actual: float, exact: float) -> bool:
     return actual in rounded or math.isclose(actual, exact, rel_tol=1e-12)
 
 
-@rule("hyperparameter.learning_rate_check", source=LOGGING, severity=Severity.WARNING)
+@rule(
+    "hyperparameter.learning_rate_check",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`global_batch_size` 1984 of llama31_405b",
+)
 def learning_rate_check(run: Run) -> Iterator[Breach]:
     """Some double passes the official checker's equality at this batch size."""
     rate, size = run.closed_rules.learning_rate, run.global_batch_size
@@ -207,7 +255,11 @@ def learning_rate_check(run: Run) -> Iterator[Breach]:
         )
 
 
-@rule("hyperparameter.opt_end_learning_rate", source=HYPERPARAMETERS)
+@rule(
+    "hyperparameter.opt_end_learning_rate",
+    source=HYPERPARAMETERS,
+    example="8e-06 for llama31_405b; for llama31_8b half of the peak, a WARNING",
+)
 def end_learning_rate(run: Run) -> Iterator[Breach]:
     """The learning rate ends where the rules say; where the peak is free, at the reference's fraction of it."""
     key, rate, expected = "opt_end_learning_rate", run.closed_rules.learning_rate, run.schedule.end_learning_rate
@@ -219,7 +271,11 @@ def end_learning_rate(run: Run) -> Iterator[Breach]:
         yield _wrong(run, key, f"{expected}")
 
 
-@rule("hyperparameter.opt_learning_rate_warmup_steps", source=HYPERPARAMETERS)
+@rule(
+    "hyperparameter.opt_learning_rate_warmup_steps",
+    source=HYPERPARAMETERS,
+    example="8000 at batch size 1280; the quotient 9142.86 at 1008, a WARNING",
+)
 def warmup_steps(run: Run) -> Iterator[Breach]:
     """The warm-up follows from the global batch size, rounded up; where it is free, it is a whole number."""
     key, rate = "opt_learning_rate_warmup_steps", run.closed_rules.learning_rate
@@ -235,7 +291,11 @@ def warmup_steps(run: Run) -> Iterator[Breach]:
         yield _wrong(run, key, f"{run.schedule.warmup_steps}", severity=severity)
 
 
-@rule("hyperparameter.opt_learning_rate_decay_steps", source=HYPERPARAMETERS)
+@rule(
+    "hyperparameter.opt_learning_rate_decay_steps",
+    source=HYPERPARAMETERS,
+    example="1192000 at batch size 1280; in 5.0.0 a WARNING",
+)
 def decay_steps(run: Run) -> Iterator[Breach]:
     """Warm-up and decay together are as long as the rules say."""
     key, rules, schedule = "opt_learning_rate_decay_steps", run.closed_rules, run.schedule

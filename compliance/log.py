@@ -7,33 +7,60 @@ the `:::MLLOG` token may stand anywhere in a line, and a line may hold several e
 from __future__ import annotations
 
 import enum
-import json
+import io
 import math
+import os
 import stat
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from benchmark.events import TOKEN, Event, MalformedEvent, decode
+from benchmark.events import TOKEN, Event, MalformedEvent, decode_at
 from compliance.findings import as_number, show
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MAX_FILE = 1 << 30
+"""Bytes of a log; published ones have under 2 million."""
 
 MAX_LINE = 1 << 20
 """Bytes of a line that are looked at; a longer one is a defect."""
 
 MAX_KEPT = 20_000
-"""Events of a log that are kept whole, besides train steps and what ranks repeat; published logs have under 100."""
+"""Events of a log that are kept whole, besides train steps and what ranks repeat; published logs have under 500."""
+
+MAX_KEPT_TEXT = 8 << 20
+"""Characters of them: in memory, an event may be 30 times as large as its text."""
 
 MAX_DEFECTS = 1000
 """Defects of each kind that are kept; the rest are counted."""
+
+MAX_DEFECTS_OF_LINE = 16
+"""Malformed events after which the rest of a line is not looked at: each may cost time for the whole line."""
+
+MAX_KNOWN = 64
+MAX_KNOWN_LINE = 4096
+"""Lines, and their bytes, that are recognised when another rank writes them again."""
 
 PER_RANK = frozenset({"cache_clear", "init_start"})
 """Keys that every rank may log, thousands of times; the first and the last event are kept."""
 
 _TOKEN_BYTES = TOKEN.encode()
+_BUFFER = 1 << 16
+_SHOWN = 100
+"""Characters of a malformed event that its defect is told."""
+_HEAD = b':::MLLOG {"namespace": "", "time_ms": '
+"""How mllog begins a line; then come the milliseconds since the epoch, in 13 digits until the year 2286."""
+_TIME = slice(len(_HEAD), len(_HEAD) + 13)
+_EXACT = 1 << 53
+"""Whole numbers below it are floats too."""
 
 
 class DefectKind(enum.Enum):
@@ -91,7 +118,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: dict[str, list[Located]] = {}
-        """Kept events by key. Of PER_RANK keys only the first and the last; of tracked_stats none."""
+        """Kept events by key. Of PER_RANK keys only the first and the last; of tracked_stats those of no step."""
         self.counts: Counter[str] = Counter()
         """Events by key, kept or not."""
         self.defects: list[Defect] = []
@@ -99,152 +126,170 @@ class Log:
         self.defect_counts: Counter[DefectKind] = Counter()
         """Defects by kind, kept or not."""
         self.dropped = 0
-        """Events beyond MAX_KEPT that no rule sees."""
-        self._kept = 0
+        """Events beyond MAX_KEPT or MAX_KEPT_TEXT that no rule sees; no tracked_stats, of which a run may have many."""
+        self._kept = self._kept_text = 0
         # Columns, because a log may hold a million of each.
         self._keys: list[str] = []
         self._lines = array("q")
         self._times = array("d")
         self._steps = (array("q"), array("d"), array("d"), array("d"))
 
+    # Made without a call of Python code for each: rules go over all of them again and again.
+
     @property
     def marks(self) -> Iterator[Mark]:
         """Every event's key, line and time, in file order."""
-        return map(Mark, self._keys, self._lines, self._times)
+        return map(tuple.__new__, repeat(Mark), zip(self._keys, self._lines, self._times, strict=True))
 
     @property
     def steps(self) -> Iterator[TrainStep]:
         """The training steps, in file order."""
-        return map(TrainStep, *self._steps)
+        return map(tuple.__new__, repeat(TrainStep), zip(*self._steps, strict=True))
 
-    def add(self, item: Located | Defect) -> None:
-        """Take in the next event or defect of the file."""
-        if isinstance(item, Defect):
-            self._add_defect(item)
-            return
-        event = item.event
-        kept = self.events.get(event.key)
-        self._keys.append(sys.intern(event.key))
-        self._lines.append(item.line)
+    def add(self, line: int, event: Event, length: int) -> None:
+        """Take in the next event of the file, written in `length` characters."""
+        index, key = len(self._keys), sys.intern(event.key)
+        self._keys.append(key)
+        self._lines.append(line)
         self._times.append(event.time_ms)
-        self.counts[event.key] += 1
-        if event.key == "tracked_stats":
-            self._add_step(item)
-        elif event.key in PER_RANK and kept:
-            kept[1:] = [item]
-        elif self._kept < MAX_KEPT:
+        self.counts[key] += 1
+        if key == "tracked_stats" and _is_step(event):
+            self._add_step(line, event)
+        elif key in PER_RANK and key in self.events:
+            self.events[key][1:] = [Located(index, line, event)]
+        elif self._kept < MAX_KEPT and self._kept_text < MAX_KEPT_TEXT:
             self._kept += 1
-            self.events.setdefault(event.key, []).append(item)
-        else:
+            self._kept_text += length
+            self.events.setdefault(key, []).append(Located(index, line, event))
+        elif key != "tracked_stats":
             self.dropped += 1
 
-    def _add_defect(self, defect: Defect) -> None:
-        self.defect_counts[defect.kind] += 1
-        if self.defect_counts[defect.kind] <= MAX_DEFECTS:
-            self.defects.append(defect)
+    def add_defect(self, kind: DefectKind, message: object, *, line: int | None = None, actual: str = "") -> None:
+        """Take in the next defect of the file; its message is composed only if it is kept."""
+        count = self.defect_counts[kind] = self.defect_counts[kind] + 1
+        if count <= MAX_DEFECTS:
+            self.defects.append(Defect(kind=kind, line=line, message=str(message), actual=actual and show(actual)))
 
-    def _add_step(self, item: Located) -> None:
-        value, metadata = item.event.value, item.event.metadata
-        if not isinstance(value, dict) or "reduced_train_loss" not in value:
-            return
+    def _add_step(self, line: int, event: Event) -> None:
+        value, metadata = event.value, event.metadata
         # v5.0 logs have the sequences trained on under "step", and no samples_count.
-        samples = metadata.get("samples_count", metadata.get("step"))
-        numbers = (samples, value.get("train_step_time"), value["reduced_train_loss"])
-        lines, *columns = self._steps
-        lines.append(item.line)
-        for column, number in zip(columns, map(as_number, numbers), strict=True):
-            column.append(math.nan if number is None else number)
+        samples = metadata["samples_count"] if "samples_count" in metadata else metadata.get("step")
+        lines, places, times, losses = self._steps
+        lines.append(line)
+        places.append(_number(samples))
+        times.append(_number(value.get("train_step_time")))
+        losses.append(_number(value["reduced_train_loss"]))
+
+
+def _is_step(event: Event) -> bool:
+    """Whether a tracked_stats event reports a training step."""
+    return isinstance(event.value, dict) and "reduced_train_loss" in event.value
+
+
+def _number(value: object) -> float:
+    # What nearly all are; the decoder lets through finite numbers only.
+    if type(value) is float or (type(value) is int and -_EXACT < value < _EXACT):
+        return value
+    number = as_number(value)
+    return math.nan if number is None else number
+
+
+class _Snapshot(io.RawIOBase):
+    """The bytes that a file has when it is opened, so that reading one that grows comes to an end."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._left = self.size = os.fstat(file.fileno()).st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        read = self._file.readinto(memoryview(buffer)[: self._left])
+        self._left -= read
+        return read
+
+
+class _Ranks:
+    """What every rank logs: lines that differ in nothing but the time, of which the first is decoded.
+
+    mllog writes the time at a fixed place. A line that has other digits there, and is otherwise, byte for byte, one
+    that was an event, is the same event at another time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Event] = {}
+
+    def recall(self, line: bytes) -> Event | None:
+        """The event of a line of which only the time is new; None for any other line."""
+        event = self._known.get(line[_TIME.stop :])
+        time = line[_TIME]
+        # No number in JSON starts with a zero.
+        if event is None or not line.startswith(_HEAD) or not time.isdigit() or time < b"1":
+            return None
+        return Event(event.key, event.value, event.event_type, int(time), event.namespace, event.metadata)
+
+    def learn(self, line: bytes, event: Event) -> None:
+        """Remember a line that was decoded; few, and short ones, because a hostile log may hold any number."""
+        if event.key not in PER_RANK or len(self._known) >= MAX_KNOWN or len(line) > MAX_KNOWN_LINE:
+            return
+        if line.startswith(_HEAD) and line.startswith(b",", _TIME.stop) and line.count(_TOKEN_BYTES) == 1:
+            self._known[line[_TIME.stop :]] = event
 
 
 def load(path: Path) -> Log:
     """Read a whole log; raises nothing, what is wrong with the file is in the log's defects."""
     log = Log(path)
-    for item in read(path):
-        log.add(item)
-    return log
-
-
-def read(path: Path) -> Iterator[Located | Defect]:
-    """Yield the events of a file in order, and its defects where they stand; raises nothing."""
     try:
         # Opening a pipe would wait for a writer, and a device may never end.
         if not stat.S_ISREG(path.stat().st_mode):
-            yield Defect(kind=DefectKind.UNREADABLE, message="not a regular file")
-            return
-        with path.open("rb") as stream:
-            yield from _read_stream(stream)
+            log.add_defect(DefectKind.UNREADABLE, "not a regular file")
+            return log
+        with path.open("rb", buffering=0) as file:
+            _read(_Snapshot(file), log)
     except (OSError, ValueError) as error:
-        yield Defect(kind=DefectKind.UNREADABLE, message=f"cannot be read: {error}")
+        log.add_defect(DefectKind.UNREADABLE, f"cannot be read: {error}")
+    return log
 
 
-def _read_stream(stream: BinaryIO) -> Iterator[Located | Defect]:
-    index = 0
-    for line, text in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
-        if not _ended(text):
-            if _token_in_rest(stream, text):
-                yield _long_line(line, text)
-        elif _TOKEN_BYTES in text:
-            for item in _line_items(index, line, text.decode(errors="replace")):
-                index += isinstance(item, Located)
-                yield item
+def _read(file: _Snapshot, log: Log) -> None:
+    if file.size > MAX_FILE:
+        log.add_defect(DefectKind.UNREADABLE, f"larger than {MAX_FILE} bytes", actual=f"{file.size} bytes")
+        return
+    stream, ranks = io.BufferedReader(file, _BUFFER), _Ranks()
+    for number, line in enumerate(iter(partial(stream.readline, MAX_LINE), b""), start=1):
+        if _is_cut(line):
+            _skip_long_line(stream, number, line, log)
+        elif event := ranks.recall(line):
+            log.add(number, event, len(line))
+        elif _TOKEN_BYTES in line:
+            _read_line(number, line, log, ranks)
 
 
-def _ended(text: bytes) -> bool:
-    return len(text) < MAX_LINE or text.endswith(b"\n")
+def _is_cut(line: bytes) -> bool:
+    return len(line) == MAX_LINE and not line.endswith(b"\n")
 
 
-def _token_in_rest(stream: BinaryIO, text: bytes) -> bool:
-    """Read an overlong line to its end; whether a token stands anywhere in it."""
-    found = _TOKEN_BYTES in text
-    while not _ended(text):
-        tail, text = text[-len(_TOKEN_BYTES) :], stream.readline(MAX_LINE)
-        found = found or _TOKEN_BYTES in tail + text
-    return found
+def _skip_long_line(stream: BinaryIO, number: int, line: bytes, log: Log) -> None:
+    """Read an overlong line to its end; one with a token anywhere in it is a defect."""
+    start, found = line[:60].decode(errors="replace"), _TOKEN_BYTES in line
+    while _is_cut(line):
+        tail, line = line[-len(_TOKEN_BYTES) :], stream.readline(MAX_LINE)
+        found = found or _TOKEN_BYTES in tail + line
+    if found:
+        log.add_defect(DefectKind.LONG_LINE, "a line with an event is too long to be read", line=number, actual=start)
 
 
-def _long_line(line: int, text: bytes) -> Defect:
-    start = show(text[:60].decode(errors="replace"))
-    return Defect(
-        kind=DefectKind.LONG_LINE, line=line, message="a line with an event is too long to be read", actual=start
-    )
-
-
-def _line_items(index: int, line: int, text: str) -> Iterator[Located | Defect]:
-    for piece in _pieces(text):
+def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
+    """Take in the event after each token of a line; what stands between events is noise."""
+    text, end, left = line.decode(errors="replace"), 0, MAX_DEFECTS_OF_LINE
+    while left and (start := text.find(TOKEN, end)) >= 0:
+        start += len(TOKEN)
         try:
-            yield Located(index, line, _decode(piece))
-            index += 1
+            event, end = decode_at(text, start)
         except MalformedEvent as error:
-            yield Defect(kind=DefectKind.MALFORMED, line=line, message=str(error), actual=show(piece.strip()))
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Yield what follows each token in a line, up to the end of its JSON object where there is one."""
-    start = text.find(TOKEN)
-    while start >= 0:
-        begin = start + len(TOKEN)
-        end = _object_end(text, begin)
-        yield text[begin:end]
-        start = text.find(TOKEN, end)
-
-
-def _object_end(text: str, begin: int) -> int:
-    """Where the JSON object after a token ends; the next token, or the end of the line, where there is no object."""
-    following = text.find(TOKEN, begin)
-    limit = len(text) if following < 0 else following
-    brace = text.find("{", begin, limit)
-    try:
-        return _LOCATOR.raw_decode(text, brace)[1] if brace >= 0 else limit
-    except (ValueError, RecursionError):
-        return limit
-
-
-# Only finds where an object ends; benchmark.events.decode is what reads it.
-_LOCATOR = json.JSONDecoder()
-
-
-def _decode(text: str) -> Event:
-    event = decode(text)
-    if as_number(event.time_ms) is None:
-        raise MalformedEvent(f"expected time_ms as milliseconds since the epoch, read {show(event.time_ms)}")
-    return event
+            left, end = left - 1, start
+            log.add_defect(DefectKind.MALFORMED, error, line=number, actual=text[start : start + _SHOWN].strip())
+        else:
+            log.add(number, event, end - start)
+            ranks.learn(line, event)

@@ -43,14 +43,14 @@ def check_result(result: Result) -> tuple[Finding, ...]:
     return RESULT_RULES.judge(result)
 
 
-@rule("result.seeds", source=RANDOM_NUMBERS)
+@rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")
 def seeds(result: Result) -> Iterator[Breach]:
     """Every run has a seed of its own."""
     for value, runs in _equal(result.runs, lambda run: show(run.value("seed")) if run.has("seed") else None):
         yield Breach(message="runs share a seed", expected="one seed a run", actual=f"seed {value} in {_names(runs)}")
 
 
-@rule("result.distinct", source=BENCHMARK_RESULTS)
+@rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")
 def distinct(result: Result) -> Iterator[Breach]:
     """Every log is of a run of its own, not of another run under another seed."""
     for what, curve in (("evaluations", _evaluations), ("training losses", _losses)):
@@ -79,7 +79,11 @@ def _equal(runs: Sequence[Run], of: Callable[[Run], Hashable]) -> list[tuple[Has
     return [(value, same) for value, same in groups.items() if value and len(same) > 1]
 
 
-@rule("result.same_configuration", source=HYPERPARAMETERS)
+@rule(
+    "result.same_configuration",
+    source=HYPERPARAMETERS,
+    example="`opt_gradient_clip_norm` 1.0 in one run and 0.5 in another",
+)
 def same_configuration(result: Result) -> Iterator[Breach]:
     """The runs of a result announce the same hyperparameters, system and submission."""
     for key in ANNOUNCED:
@@ -92,7 +96,7 @@ def same_configuration(result: Result) -> Iterator[Breach]:
             )
 
 
-@rule("result.count", source=BENCHMARK_RESULTS, severity=Severity.INFO)
+@rule("result.count", source=BENCHMARK_RESULTS, severity=Severity.INFO, example="two runs of llama31_405b")
 def count(result: Result) -> Iterator[Breach]:
     """A result that can be submitted has as many runs as the rules ask for."""
     row = result.row

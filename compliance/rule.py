@@ -64,6 +64,8 @@ class Rule(Generic[V]):
     """Last ruleset that has it; all if None."""
     benchmarks: frozenset[str] | None
     """Benchmarks that have it; all if None."""
+    example: str
+    """What breaks it."""
     check: Check[V]
 
     @property
@@ -131,6 +133,7 @@ class Rulebook(Generic[V]):
         since: str | None = None,
         until: str | None = None,
         benchmarks: Iterable[str] | None = None,
+        example: str = "",
     ) -> Callable[[Check[V]], Check[V]]:
         """Register the decorated function as a rule.
 
@@ -148,6 +151,7 @@ class Rulebook(Generic[V]):
                 since=since,
                 until=until,
                 benchmarks=None if benchmarks is None else frozenset(benchmarks),
+                example=example,
                 check=check,
             )
             return check

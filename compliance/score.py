@@ -1,11 +1,11 @@
-"""Time to target: minutes of each run, and the score of a result."""
+"""Time to target: minutes of each run, and the score of a result, raw and normalised by its convergence."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compliance.olympic import converged, olympic_mean
+from compliance.rcp import compare
 from compliance.result_checks import Result
 from compliance.rule import Absent
 from compliance.run import Run
@@ -21,20 +21,26 @@ class Score:
     """From run_start to run_stop, a run each; None for one that did not reach the target."""
     olympic_minutes: float | None
     """Mean without the fastest and the slowest run; None with too few runs, or too few that reached the target."""
+    factor: float | None
+    """By which the mean is multiplied where the runs converged faster than the reference; None without a reference."""
+    normalised_minutes: float | None
+    """The score that is published."""
 
 
 def score(result: Result) -> Score:
-    """The times of a result's runs.
-
-    Source: training_rules.adoc, "Benchmark Results": one run that did not converge may count as the slowest.
-    """
+    """The times of a result's runs; raises nothing."""
     minutes = tuple(minutes_to_target(run) for run in result.runs)
+    convergence = compare(result)
     enough = result.row is not None and len(minutes) >= result.row.runs
+    mean = olympic_mean(minutes) if enough else None
+    factor = None if convergence.fault else convergence.factor
     return Score(
         directory=result.file,
         logs=tuple(run.file for run in result.runs),
         minutes=minutes,
-        olympic_minutes=_olympic_mean(minutes) if enough else None,
+        olympic_minutes=mean,
+        factor=factor,
+        normalised_minutes=None if mean is None or factor is None else mean * factor,
     )
 
 
@@ -42,14 +48,7 @@ def minutes_to_target(run: Run) -> float | None:
     """Minutes from run_start to run_stop; None where the run did not reach the target or lacks either event."""
     try:
         elapsed = run.first("run_stop").event.time_ms - run.first("run_start").event.time_ms
-        reached = run.last_log_perplexity <= run.rules.target_log_perplexity
-        return elapsed / 60_000 if reached and run.status == "success" else None
     except Absent:
         return None
-
-
-def _olympic_mean(minutes: Sequence[float | None]) -> float | None:
-    ordered = sorted(math.inf if time is None else time for time in minutes)
-    middle = ordered[1:-1]
-    mean = math.fsum(middle) / len(middle) if middle and math.inf not in middle else math.inf
-    return mean if math.isfinite(mean) else None
+    # In this order: the last digit is to be that of the official result_summarizer.
+    return elapsed / 60 / 1000 if converged(run) else None

@@ -15,3 +15,4 @@ INITIALIZATION = 'training_rules.adoc, "Weight and Bias Initialization"'
 LOGGING = "mlcommons/logging, compliance_checker: common.yaml of the ruleset"
 LOG_FORMAT = "mlcommons/logging, mllog: one strict JSON object after :::MLLOG"
 HARNESS = "this harness: what the checks need to judge a log"
+PREFLIGHT = "this harness: what a run needs before it starts"

@@ -13,8 +13,6 @@ from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, source_config
 from benchmark.seeds import SEED_LIMIT
 from tests.fakes import configured, environment
 
-CONFIG_FILES = sorted(ROOT.glob("config_*.sh"))
-
 
 def faults(**overrides: str | int) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -311,13 +309,6 @@ def test_a_run_cannot_be_changed() -> None:
 
 
 # Config files.
-
-
-@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.name)
-def test_every_config_file_describes_a_run(path: Path) -> None:
-    """Each config of the repository exports a possible run whose name is its file's."""
-    config = RunConfig.from_environment(source_config(path), complete=True)
-    assert path.name == f"config_{config.system}.sh"
 
 
 def test_a_variable_set_beforehand_wins(tmp_path: Path) -> None:

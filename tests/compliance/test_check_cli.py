@@ -102,7 +102,7 @@ def test_hostile_text_is_printed_harmlessly(log: LogFile, as_json: list[str]) ->
 
 def test_score_prints_minutes(log: LogFile) -> None:
     """`score` prints the minutes of a run, as text and as JSON."""
-    minutes = (log.get("run_stop")["time_ms"] - log.get("run_start")["time_ms"]) / 60_000
+    minutes = (log.get("run_stop")["time_ms"] - log.get("run_start")["time_ms"]) / 60 / 1000
     assert f"{minutes:.3f} min  {log.path}" in run("score", log.path).output
     document = json.loads(run("score", "--json", log.path).output)
     assert document["results"][0]["minutes"] == [minutes]

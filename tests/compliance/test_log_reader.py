@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmark.events import TOKEN
 from compliance.check import open_run
-from compliance.log import MAX_LINE, Defect, DefectKind, Located, load, read
+from compliance.log import MAX_LINE, DefectKind, load
 from compliance.run_checks import check_run
 
 
@@ -27,9 +27,9 @@ def event(key: str, **fields: object) -> str:
 
 def keys(path: Path) -> list[str]:
     """The keys of the events that are read; fails on a defect."""
-    items = list(read(path))
-    assert not [item for item in items if isinstance(item, Defect)]
-    return [item.event.key for item in items if isinstance(item, Located)]
+    log = load(path)
+    assert log.defects == []
+    return [mark.key for mark in log.marks]
 
 
 def defects(path: Path) -> list[DefectKind]:
@@ -61,8 +61,8 @@ def test_two_events_on_a_line_are_both_read(file: Path, line: str) -> None:
 def test_events_are_located(file: Path) -> None:
     """An event says in which line it stands, and which of the events of the file it is."""
     file.write_text(f"noise\n{event('a')}{event('b')}\n\n{event('c')}", encoding="utf-8")
-    located = [(item.index, item.line) for item in read(file) if isinstance(item, Located)]
-    assert located == [(0, 2), (1, 2), (2, 4)]
+    (a,), (b,), (c,) = load(file).events.values()
+    assert [(event.index, event.line) for event in (a, b, c)] == [(0, 2), (1, 2), (2, 4)]
 
 
 @pytest.mark.parametrize(

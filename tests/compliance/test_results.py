@@ -200,4 +200,4 @@ def test_time_is_from_run_start_to_run_stop(result: Path) -> None:
     """Minutes count from run_start to run_stop, without initialisation."""
     log = LogFile(result / "result_0.txt")
     elapsed = log.get("run_stop")["time_ms"] - log.get("run_start")["time_ms"]
-    assert scored(log.path).minutes == (elapsed / 60_000,)
+    assert scored(log.path).minutes == (elapsed / 60 / 1000,)

@@ -233,6 +233,7 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("run.provenance", "tiny", _bad_provenance),
     ("run.division", "tiny", _set("submission_division", "Closed")),
     ("run.submission", "tiny", _set("submission_org", " ")),
+    ("run.config_filename", "8b", _set("config_filename", "")),
     ("run.seed", "tiny", _set("seed", "20")),
     ("run.seed", "tiny", _set("seed", True)),
     ("run.status", "tiny", _metadata("run_stop", status="aborted")),

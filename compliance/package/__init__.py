@@ -1,0 +1,1 @@
+"""From runs to a submission: which runs count, what system they ran on, and the tree that holds them."""

@@ -1,0 +1,214 @@
+"""The runs that were made, and the ones among them that the policy submits.
+
+Source: training_rules.adoc, "Scoring". Of M > N runs made as a group, the N consecutive ones whose olympic mean is the
+median of all such windows are submitted; a window with more than one run that did not converge counts as infinite, and
+if that is the median there is no result. Consecutive is by an objective order; here by the time of the launch. Where
+the number of windows is even the policy names no median: the slower of the two in the middle is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmark.announce import announce
+from benchmark.config import ConfigError, RunConfig
+from benchmark.rules import Rules, UnknownRules, find
+from compliance.check import PROVENANCE, open_run
+from compliance.findings import show
+from compliance.log import DefectKind
+from compliance.olympic import olympic_mean
+from compliance.package_checks import disqualifications
+from compliance.rule import Absent
+from compliance.run import Run
+from compliance.score import minutes_to_target
+
+
+class NotPackageable(ValueError):
+    """Runs that cannot be submitted; `faults` lists everything that is wrong with them."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(faults))
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Setting(_Record):
+    """One variable of the configuration."""
+
+    value: str | int | float | None
+
+
+class Launched(_Record):
+    """One run that was started."""
+
+    result: str
+    """File name of its log."""
+
+
+class Provenance(_Record):
+    """What of run.json a package is made of."""
+
+    benchmark: str
+    ruleset: str
+    system: str
+    started: datetime
+    configuration: dict[str, Setting]
+    versions: dict[str, str]
+    machine: dict[str, str | int | float | None]
+    experiments: tuple[Launched, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The runs of one launch."""
+
+    folder: Path
+    provenance: Provenance
+
+    @property
+    def rules(self) -> Rules:
+        """Raises UnknownRules."""
+        return find(self.provenance.benchmark, self.provenance.ruleset)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration as it was; raises ConfigError where it is none."""
+        values = {name: setting.value for name, setting in self.provenance.configuration.items()}
+        values["RULESET"] = self.provenance.ruleset
+        return RunConfig.from_environment({name: str(value) for name, value in values.items() if value is not None})
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run that was started, in that order; one without a log is an unreadable one."""
+        names = [experiment.result for experiment in self.provenance.experiments]
+        return tuple(open_run(self.folder / Path(name).name, self.provenance.ruleset) for name in names)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The runs of one system and benchmark that are submitted."""
+
+    batch: Batch
+    """The launch of the first of them."""
+    runs: tuple[Run, ...]
+    launched: int
+    """Of how many they were chosen."""
+
+
+def choose(folders: Iterable[Path], *, allow_simulated: bool = False) -> list[Chosen]:
+    """The runs to submit from the launches in or below the folders, for each system and benchmark.
+
+    Raises:
+        NotPackageable: with everything that keeps them from being submitted.
+    """
+    batches = sorted(_batches(folders), key=lambda batch: batch.provenance.started)
+    faults = [fault for batch in batches for fault in _faults(batch, allow_simulated=allow_simulated)]
+    if len(rulesets := {batch.provenance.ruleset for batch in batches}) > 1:
+        faults.append(f"runs of several rulesets ({', '.join(sorted(rulesets))}); a submission is for one")
+    if faults:
+        raise NotPackageable(faults)
+    groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
+    for batch in batches:
+        groups[batch.provenance.system, batch.provenance.benchmark].append(batch)
+    return [_chosen(group) for group in groups.values()]
+
+
+def _chosen(batches: Sequence[Batch]) -> Chosen:
+    first = batches[0]
+    runs = [run for batch in batches for run in batch.runs]
+    window = median_window(runs, first.rules.runs)
+    if window is None:
+        raise NotPackageable([_why_none(first, runs)])
+    owner = next(batch for batch in batches if window[0] in batch.runs)
+    return Chosen(batch=owner, runs=window, launched=len(runs))
+
+
+def _why_none(batch: Batch, runs: Sequence[Run]) -> str:
+    needed, name = batch.rules.runs, f"{batch.provenance.system}, {batch.provenance.benchmark}"
+    if len(runs) < needed:
+        return f"{name}: {len(runs)} of the {needed} runs that make a result"
+    missed = sum(minutes_to_target(run) is None for run in runs)
+    return f"{name}: {missed} of {len(runs)} runs did not converge, so the median set of {needed} runs is no result"
+
+
+def median_window(runs: Sequence[Run], size: int) -> tuple[Run, ...] | None:
+    """The `size` consecutive runs whose score is the median of all such windows; None where that is no result."""
+    windows = [tuple(runs[first : first + size]) for first in range(len(runs) - size + 1)]
+    if not windows:
+        return None
+    median = sorted(windows, key=_window_minutes)[len(windows) // 2]
+    return median if math.isfinite(_window_minutes(median)) else None
+
+
+def _window_minutes(runs: Sequence[Run]) -> float:
+    # A result has as many logs as runs, so a run that left none makes no result.
+    if any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects):
+        return math.inf
+    mean = olympic_mean([minutes_to_target(run) for run in runs])
+    return math.inf if mean is None else mean
+
+
+# Reading launches.
+
+
+def _batches(folders: Iterable[Path]) -> list[Batch]:
+    """Each launch once, even where folders overlap."""
+    found = {here.resolve(): here for folder in folders for here in _launches(folder)}
+    return [Batch(here, _provenance(here / PROVENANCE)) for here in found.values()]
+
+
+def _launches(folder: Path) -> list[Path]:
+    found = sorted(Path(here) for here, _, names in os.walk(folder) if PROVENANCE in names)
+    if not found:
+        raise NotPackageable([f"no {PROVENANCE} in {folder} or below it; expected a folder that a run made"])
+    return found
+
+
+def _provenance(path: Path) -> Provenance:
+    try:
+        return Provenance.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"{error.error_count()} faults, {error.errors()[0]}" if isinstance(error, ValidationError) else error
+        raise NotPackageable([f"{path} is no record of runs: {reason}"]) from None
+
+
+def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
+    try:
+        rules, config = batch.rules, batch.config
+    except (UnknownRules, ConfigError) as error:
+        yield f"{batch.folder}: {error}"
+        return
+    if not rules.submittable:
+        yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
+    for run in batch.runs:
+        if not allow_simulated:
+            yield from (f"{run.file}: {reason}" for reason in disqualifications(run.log.path))
+        yield from (f"{run.file}: {difference}" for difference in _differences(config, run))
+
+
+def _differences(config: RunConfig, run: Run) -> Iterator[str]:
+    """What the log of a run announced otherwise than its configuration says."""
+    try:
+        seed = run.value("seed")
+    except Absent:
+        # It did not come to announce anything.
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        yield f"seed is {show(seed)}"
+        return
+    for key, value in announce(config.for_experiment(seed=seed, result_file=run.log.path)):
+        if run.has(key) and run.value(key) != value:
+            yield f"{key} is {show(run.value(key))} in the log, {show(value)} by {PROVENANCE} beside it"

@@ -1,0 +1,179 @@
+"""What checking logs costs beside the official compliance checker: whole processes, as they are used.
+
+Ours checks any number of logs in one process; the official one takes one log a process. Processor time is user and
+system time of the child processes, peak memory the largest resident set of any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from benchmark.config import ROOT, RunConfig
+from benchmark.events import TOKEN, EventLog
+from benchmark.loop import StepStats, run
+
+PUBLISHED = ROOT.parent / "shared" / "published"
+ROUNDS = {"v5.0": "5.0.0", "v5.1": "5.1.0"}
+GENERATED_RULESET = "6.0.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of some child processes together."""
+
+    cpu: float
+    """Seconds, user and system."""
+    peak: float
+    """Largest resident set, bytes."""
+
+
+class TickingClock:
+    """Time that passes when it is asked for, so that a log of weeks takes seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 1.75e9
+
+    def now(self) -> float:
+        self.seconds += 1.294
+        return self.seconds
+
+
+class FileLog(EventLog):
+    """Writes the lines of mllog without its search for the caller, which takes longer than all else here."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, TickingClock())
+        self.file = path.open("w", encoding="utf-8")
+
+    def _write(self, event_type: str, key: str, value: Any, at: float | None, metadata: dict[str, Any]) -> None:
+        event = {
+            "namespace": "",
+            "time_ms": int((self.clock.now() if at is None else at) * 1000),
+            "event_type": event_type,
+            "key": key,
+            "value": value,
+            "metadata": {"file": "benchmark/loop.py", "lineno": 133, **metadata},
+        }
+        self.file.write(f"{TOKEN} {json.dumps(event)}\n")
+
+
+class LongStep:
+    """A Step that takes no time and reaches the target once its log is large enough."""
+
+    def __init__(self, log: FileLog, size: int) -> None:
+        self.log, self.size = log, size
+
+    def warm_up(self) -> None: ...
+    def open_data(self) -> None: ...
+
+    def train(self, steps: int) -> Iterator[StepStats]:
+        for step in range(steps):
+            yield StepStats(loss=7.7 - step / 7e6, grad_norm=1.0 + step / 3e6, learning_rate=1.1111111111e-6)
+
+    def evaluate(self, sequences: int) -> float:  # noqa: ARG002
+        return 5.59 if self.log.file.tell() >= self.size else 6.7 - self.log.file.tell() / 1e9
+
+
+def configuration() -> RunConfig:
+    """A 405B run of a batch so small that evaluations are rare among its steps, as in a log of a long run."""
+    variables = {
+        "BENCHMARK": "llama31_405b",
+        "RULESET": GENERATED_RULESET,
+        "DGXSYSTEM": "perf",
+        "DGXNNODES": "8",
+        "DGXNGPU": "8",
+        "TENSOR_MODEL_PARALLEL": "8",
+        "PIPELINE_MODEL_PARALLEL": "8",
+        "MINIBS": "16",
+        "SEED": "1",
+    }
+    return RunConfig.from_environment(variables)
+
+
+def write_log(path: Path, size: int) -> None:
+    """Let the real loop log a valid run of at least `size` bytes."""
+    log = FileLog(path)
+    step = LongStep(log, size)
+    run(configuration(), lambda: step, log, clear_caches=lambda: "none", barrier=lambda: None)
+    log.file.close()
+
+
+def cost_of(commands: Sequence[Sequence[str]]) -> Cost:
+    """Run commands one after another, each with the same interpreter, and add up what they cost.
+
+    Raises:
+        RuntimeError: one exits with another status than 0.
+    """
+    usages = [_usage(command) for command in commands]
+    return Cost(
+        cpu=sum(usage.ru_utime + usage.ru_stime for usage in usages),
+        peak=max(usage.ru_maxrss for usage in usages) * 1024,
+    )
+
+
+def _usage(command: Sequence[str]) -> resource.struct_rusage:
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", *command],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)],
+    )
+    _, status, usage = os.wait4(child, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"{' '.join(command)} exits with {code}")
+    return usage
+
+
+def ours(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:
+    return [["compliance", "check", "--ruleset", ruleset, *map(str, paths)]]
+
+
+def official(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:
+    options = ["--ruleset", ruleset, "--log_output", os.devnull]
+    return [["mlperf_logging.compliance_checker", *options, str(path)] for path in paths]
+
+
+def compare(title: str, logs: Mapping[str, Sequence[Path]], rounds: int) -> None:
+    """Check the logs of each ruleset with both, in turns, and print medians and ratios."""
+    tools: dict[str, Callable[[str, Sequence[Path]], list[list[str]]]] = {"compliance": ours, "official": official}
+    costs: dict[str, list[Cost]] = {name: [] for name in tools}
+    for _ in range(rounds):
+        for name, tool in tools.items():
+            commands = [command for ruleset, paths in logs.items() for command in tool(ruleset, paths)]
+            costs[name].append(cost_of(commands))
+    print(f"{title}, median of {rounds}")
+    peer = median(cost.cpu for cost in costs["official"])
+    for name, values in costs.items():
+        cpu, peak = median(cost.cpu for cost in values), max(cost.peak for cost in values)
+        print(f"  {name:12} {cpu:8.2f} s CPU   {peak / 1e6:8.1f} MB peak   {peer / cpu:6.1f} x as fast as the official")
+
+
+@click.command()
+@click.option("--megabytes", default=100, help="Size of the generated log.")
+@click.option("--rounds", default=3, help="Rounds over the published logs; the generated one is checked once.")
+def main(megabytes: int, rounds: int) -> None:
+    """Measure both checkers on the published logs, where they are beside this checkout, and on one large log."""
+    if PUBLISHED.is_dir():
+        logs = {ruleset: sorted((PUBLISHED / name).rglob("result_*.txt")) for name, ruleset in ROUNDS.items()}
+        compare(f"{sum(map(len, logs.values()))} published logs", logs, rounds)
+    else:
+        print(f"no published logs in {PUBLISHED}: skipped")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result_0.txt"
+        write_log(path, megabytes * 1_000_000)
+        compare(f"a log of {path.stat().st_size / 1e6:.0f} MB", {GENERATED_RULESET: [path]}, rounds=1)
+
+
+if __name__ == "__main__":
+    main()
