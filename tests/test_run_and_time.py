@@ -124,9 +124,10 @@ REFUSALS = {
     "ranks that the layout does not divide": ({"DGXNGPU": 3, "TENSOR_MODEL_PARALLEL": 2}, "= 3 ranks is no multiple"),
     "no evaluation before the end": ({"MAX_STEPS": 3}, "MAX_STEPS(3) ends after 3 steps, before the first evaluation"),
     "one seed for three runs": ({"SEED": 1, "NEXP": 3}, "runs need distinct seeds"),
-    "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "/nonexistent/manifest.json does not exist"),
+    "a folder without a dataset": ({"DATADIR": "/"}, "/manifest.json does not exist"),
+    "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "DATADIR=/nonexistent is no folder"),
     "a tokenizer that is none": ({"TOKENIZER": __file__}, "is no SentencePiece model"),
-    "a results folder that cannot be made": ({"LOGDIR": "/dev/null/logs"}, "LOGDIR=/dev/null/logs: cannot make"),
+    "a results folder that cannot be made": ({"LOGDIR": "/dev/null/logs"}, "LOGDIR=/dev/null/logs cannot be written"),
 }
 
 
@@ -137,7 +138,7 @@ def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Pa
     done = run_and_time(**{"LOGDIR": tmp_path / "logs", **variables})
 
     assert done.returncode == 2
-    assert message in done.stderr
+    assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "logs").exists()
 

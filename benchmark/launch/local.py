@@ -30,7 +30,7 @@ def run_experiments(resolved: Resolved) -> int:
         ConfigError: the results folder cannot be made.
     """
     config = resolved.config
-    data = data_ready(config)
+    data = data_ready(config) if preflight(config) else None
     if data is None:
         return 2
     started = datetime.now(UTC)
@@ -49,6 +49,12 @@ def run_experiments(resolved: Resolved) -> int:
         if status >= 128:
             break
     return conclude(config, folder, statuses)
+
+
+def preflight(config: RunConfig) -> bool:
+    """Whether the rules allow what is about to run; what they do not allow is printed."""
+    command = [sys.executable, "-m", "compliance", "preflight"]
+    return subprocess.run(command, env=child_environment(config), check=False).returncode == 0
 
 
 def data_ready(config: RunConfig) -> dict[str, Any] | None:
