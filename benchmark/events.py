@@ -137,6 +137,8 @@ _LARGEST = sys.float_info.max
 _REQUIRED = itemgetter(*REQUIRED)
 _WHITE_SPACE = re.compile(r"\s*")
 STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
+"""Python's own decoder, but names given twice and numbers that are not finite are a MalformedEvent."""
+
 _LONGEST = 80
 """Characters of a value that a message shows."""
 _REPR = reprlib.Repr()

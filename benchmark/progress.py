@@ -116,8 +116,8 @@ def _event_of(line: str) -> Iterator[Event]:
 
 def expected_samples(config: RunConfig, samples: int) -> int:
     """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
-    gbs, point = config.global_batch_size, config.rules.reference_point(config.global_batch_size)
-    least = max(samples, point.mean if point else 0)
+    gbs = config.global_batch_size
+    least = max(samples, config.rules.reference_samples(gbs) or 0)
     steps = config.schedule.evaluation_steps(config.max_steps)
     return next((step * gbs for step in steps if step * gbs >= least), config.step_limit * gbs)
 

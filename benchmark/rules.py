@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 
 
@@ -167,6 +168,20 @@ class Rules:
 
     def reference_point(self, gbs: int) -> ReferencePoint | None:
         return next((point for point in self.reference_points if point.global_batch_size == gbs), None)
+
+    def reference_samples(self, gbs: int) -> float | None:
+        """Sequences that the reference needs at a batch size, None without reference points.
+
+        Interpolated between the points and extended beyond the largest; below the smallest, that point's own, as the
+        official checker has it. The records that results are judged by are in compliance.rcp.
+        """
+        points = self.reference_points
+        if not points or gbs <= points[0].global_batch_size or len(points) == 1:
+            return points[0].mean if points else None
+        sections = list(pairwise(points))
+        low, high = next((pair for pair in sections if gbs <= pair[1].global_batch_size), sections[-1])
+        slope = (high.mean - low.mean) / (high.global_batch_size - low.global_batch_size)
+        return low.mean + slope * (gbs - low.global_batch_size)
 
     def schedule(self, gbs: int, *, learning_rate: float | None = None, warmup_steps: int | None = None) -> Schedule:
         """The schedule at a global batch size.

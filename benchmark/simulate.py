@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -121,7 +120,7 @@ class SimulatedStep:
 def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> Curve:
     """A curve that meets the target within half an evaluation interval of the reference's mean."""
     interval = schedule.eval_interval_steps * schedule.global_batch_size
-    mean = reference_samples(rules, schedule)
+    mean = expected_samples(rules, schedule)
     return Curve(
         initial=sum(rules.initial_train_loss) / 2,
         target=rules.target_log_perplexity,
@@ -129,19 +128,10 @@ def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> Curve:
     )
 
 
-def reference_samples(rules: Rules, schedule: Schedule) -> float:
-    """Sequences that the reference needs at a batch size: interpolated between its points, and extended beyond the
-    largest; below the smallest, that point's own, as the official checker has it."""
-    gbs, points = schedule.global_batch_size, rules.reference_points
-    if not points:
-        last = schedule.first_eval_step + (EVALUATIONS_WITHOUT_REFERENCE - 1) * schedule.eval_interval_steps
-        return float(last * gbs)
-    if gbs <= points[0].global_batch_size:
-        return points[0].mean
-    sections = list(pairwise(points))
-    low, high = next((pair for pair in sections if gbs <= pair[1].global_batch_size), sections[-1])
-    slope = (high.mean - low.mean) / (high.global_batch_size - low.global_batch_size)
-    return low.mean + slope * (gbs - low.global_batch_size)
+def expected_samples(rules: Rules, schedule: Schedule) -> float:
+    """Sequences that the reference needs at a batch size; a few evaluations' worth without reference points."""
+    last = schedule.first_eval_step + (EVALUATIONS_WITHOUT_REFERENCE - 1) * schedule.eval_interval_steps
+    return rules.reference_samples(schedule.global_batch_size) or last * schedule.global_batch_size
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

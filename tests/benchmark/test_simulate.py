@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from benchmark.__main__ import main
 from benchmark.config import ROOT, ConfigError, RunConfig
 from benchmark.rules import TABLE, Rules, find
-from benchmark.simulate import MARK, Curve, Pace, VirtualClock, learning_rate, reference_samples, simulate
+from benchmark.simulate import MARK, Curve, Pace, VirtualClock, learning_rate, simulate
 from compliance.check import check_paths
 from tests.fakes import EPOCH, configured, read_events
 from tests.official import accepts_directory, accepts_log, accepts_seeds
@@ -154,7 +154,7 @@ def test_reference_is_interpolated_between_its_points() -> None:
         (first.global_batch_size + second.global_batch_size) // 2,
     )
     expected = [first.mean, first.mean, (first.mean + second.mean) / 2]
-    assert [reference_samples(rules, rules.schedule(size)) for size in sizes] == expected
+    assert [rules.reference_samples(size) for size in sizes] == expected
 
 
 def test_reference_is_extended_beyond_its_points() -> None:
@@ -162,7 +162,7 @@ def test_reference_is_extended_beyond_its_points() -> None:
     rules = find("llama31_405b")
     before, last = rules.reference_points[-2:]
     size = 2 * last.global_batch_size - before.global_batch_size
-    assert reference_samples(rules, rules.schedule(size)) == 2 * last.mean - before.mean
+    assert rules.reference_samples(size) == 2 * last.mean - before.mean
 
 
 def test_learning_rate_follows_the_schedule() -> None:
