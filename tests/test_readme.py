@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.config import ROOT
-from tests.compliance.logs import llama31_405b, make_log, reaching
+from benchmark.simulate import Pace, VirtualClock, simulate
+from tests.compliance.logs import llama31_405b
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -28,22 +29,30 @@ def commands() -> list[str]:
     return [line.split("  #")[0].strip() for line in lines]
 
 
-def runnable(command: str, log: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three runs of llama31_405b."""
+    folder = tmp_path_factory.mktemp("runs")
+    clock = VirtualClock(1.8e9)
+    for seed in range(3):
+        simulate(llama31_405b(SEED=seed, RESULT_FILE=str(folder / f"result_{seed}.txt")), clock, Pace())
+    return folder
+
+
+def runnable(command: str, runs: Path, out: Path) -> list[str]:
     """A command of the README as it can be run here: a variant of the main job is shown instead of trained."""
     command = command.replace("bash run_and_time.sh", ".venv/bin/python -m benchmark show config_tiny.sh")
-    command = re.sub(r"PATH(\.\.\.)?$|results/logs$", shlex.quote(str(log)), command)
+    command = re.sub(r"PATH(\.\.\.)?$|results/logs$", shlex.quote(str(runs)), command)
+    command = command.replace("DATADIR=/data/c4", f"DATADIR={shlex.quote(str(runs))}")
+    command = command.replace("benchmark simulate", f"benchmark simulate --out {shlex.quote(str(out))}")
     return ["bash", "-euc", command.replace(".venv/bin/python", shlex.quote(sys.executable))]
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_ELSEWHERE])
-def test_a_command_of_the_readme_works(command: str, tmp_path: Path) -> None:
+def test_a_command_of_the_readme_works(command: str, runs: Path, tmp_path: Path) -> None:
     """It ends with status 0."""
-    log = tmp_path / "result_0.txt"
-    config = llama31_405b()
-    make_log(log, config, reaching(config))
-    done = subprocess.run(
-        runnable(command, log), cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
-    )
+    arguments = runnable(command, runs, tmp_path / "out")
+    done = subprocess.run(arguments, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
