@@ -14,6 +14,7 @@ import click
 
 from compliance.check import NoLogs, Report, check_paths, find_logs, open_result
 from compliance.findings import Finding, Severity, count
+from compliance.formats import details, junit, printable, sarif
 from compliance.official import judge
 from compliance.rcp import compare
 from compliance.result_checks import Result
@@ -38,15 +39,16 @@ def main() -> None:
 @main.command()
 @_paths
 @_ruleset
-@_as_json
+@click.option("--format", "form", type=click.Choice(["text", "json", "junit", "sarif"]), default="text")
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.pass_context
-def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
+def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, form: str) -> None:
     """Check logs against the rules; exit 1 if one is broken."""
     try:
         report = check_paths(paths, ruleset)
     except NoLogs as error:
         _refuse(error)
-    click.echo(_report_json(report) if as_json else _report_text(report))
+    click.echo({"text": _report_text, "json": _report_json, "junit": junit, "sarif": sarif}[form](report))
     context.exit(2 if report.unreadable else int(not report.passed))
 
 
@@ -125,11 +127,11 @@ def _results(paths: tuple[Path, ...], ruleset: str | None) -> list[Result]:
 
 
 def _show(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    click.echo(json.dumps(document, indent=2) if as_json else _printable("\n".join(lines)))
+    click.echo(json.dumps(document, indent=2) if as_json else printable("\n".join(lines)))
 
 
 def _refuse(error: Exception) -> NoReturn:
-    raise click.UsageError(_printable(str(error)))
+    raise click.UsageError(printable(str(error)))
 
 
 def _report_json(report: Report) -> str:
@@ -150,10 +152,9 @@ def _report_text(report: Report, noun: str = "log") -> str:
 def _finding_text(finding: Finding) -> str:
     where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
     severity = click.style(f"{finding.severity:<7}", fg=_COLOURS[finding.severity])
-    details = {"expected": finding.expected, "actual": finding.actual, "source": finding.source}
     lines = [f"{finding.rule}  {where}", f"  {finding.message}"]
-    lines += [f"  {name:<8}  {text}" for name, text in details.items() if text]
-    return severity + "  " + _printable("\n".join(lines)) + "\n"
+    lines += [f"  {name:<8}  {text}" for name, text in details(finding).items()]
+    return severity + "  " + printable("\n".join(line.replace("\n", "\\n") for line in lines)) + "\n"
 
 
 def _summary(report: Report, noun: str) -> str:
@@ -164,11 +165,6 @@ def _summary(report: Report, noun: str) -> str:
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

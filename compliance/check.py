@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NoReturn
 
 from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
 from compliance.result_checks import Result, check_result
 from compliance.run import Run
 from compliance.run_checks import check_run
+from compliance.system_checks import check_system, description_of
 
 PROVENANCE = "run.json"
 _PROVENANCE_LIMIT = 1 << 20
-_LOG_NAME = re.compile(r"result_.*\.txt")
+# A name may hold a line break.
+_LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
 
 
 class NoLogs(LookupError):
-    """A path that does not exist, or a directory without logs."""
+    """A path that does not exist or cannot be searched, or a directory without logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,11 @@ class LogGroup:
     paths: tuple[Path, ...]
     is_result: bool
     """Whether they are all the runs of their directory, rather than one file that was asked for."""
+
+    @property
+    def system(self) -> Path | None:
+        """Where the system of the runs is described; None where they are no result of a submission."""
+        return description_of(self.paths[0].parent) if self.is_result else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,26 +57,38 @@ class Report:
 
 
 def check_paths(paths: Iterable[Path], ruleset: str | None = None) -> Report:
-    """Check every log under the paths, and the runs of each directory together.
+    """Check every log under the paths, the runs of each directory together, and each system with all its results.
 
     Args:
         ruleset: the one to judge by; if None, what the run.json beside a log says, else the latest that has the
             benchmark.
 
     Raises:
-        NoLogs: a path does not exist, or is a directory without logs.
+        NoLogs: a path does not exist, is a directory without logs, or holds one that cannot be searched.
     """
-    logs: list[str] = []
-    findings: list[Finding] = []
-    unreadable = False
-    for group in find_logs(paths):
-        result = open_result(group, ruleset)
-        for run in result.runs:
-            logs.append(run.file)
-            findings += check_run(run)
-            unreadable |= any(defect.kind is DefectKind.UNREADABLE for defect in run.log.defects)
+    together = groupby(find_logs(paths), key=lambda group: group.system or group.paths)
+    reports = [_check(list(groups), ruleset) for _, groups in together]
+    return Report(
+        logs=tuple(log for report in reports for log in report.logs),
+        findings=tuple(finding for report in reports for finding in report.findings),
+        unreadable=any(report.unreadable for report in reports),
+    )
+
+
+def _check(groups: Sequence[LogGroup], ruleset: str | None) -> Report:
+    """Check the results of one system, or one group of logs that belongs to none."""
+    results = [open_result(group, ruleset) for group in groups]
+    runs = [run for result in results for run in result.runs]
+    findings = [finding for run in runs for finding in check_run(run)]
+    for group, result in zip(groups, results, strict=True):
         findings += check_result(result) if group.is_result else ()
-    return Report(logs=tuple(logs), findings=tuple(findings), unreadable=unreadable)
+    system = groups[0].system
+    findings += () if system is None else check_system(system, results)
+    return Report(
+        logs=tuple(run.file for run in runs),
+        findings=tuple(findings),
+        unreadable=any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects),
+    )
 
 
 def find_logs(paths: Iterable[Path]) -> list[LogGroup]:
@@ -83,22 +103,30 @@ def find_logs(paths: Iterable[Path]) -> list[LogGroup]:
     return list({group.paths: group for group in groups}.values())
 
 
-def _groups(path: Path) -> Iterator[LogGroup]:
-    if not path.exists():
-        raise NoLogs(f"{path} does not exist")
-    if not path.is_dir():
-        yield LogGroup(paths=(path,), is_result=False)
-        return
-    logs = sorted(_logs_below(path), key=_natural)
+def _groups(path: Path) -> list[LogGroup]:
+    try:
+        path.stat()
+        if not path.is_dir():
+            return [LogGroup(paths=(path,), is_result=False)]
+        logs = sorted(_logs_below(path), key=_natural)
+    except FileNotFoundError:
+        raise NoLogs(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise NoLogs(f"{path} cannot be searched for logs: {error}") from None
     if not logs:
         raise NoLogs(f"{path} has no log: no file result_*.txt in it or below it")
-    for _, group in groupby(logs, key=lambda log: log.parent):
-        yield LogGroup(paths=tuple(group), is_result=True)
+    groups = groupby(logs, key=lambda log: log.parent)
+    return [LogGroup(paths=tuple(group), is_result=True) for _, group in groups]
 
 
 def _logs_below(directory: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(directory):
+    for folder, _, names in os.walk(directory, onerror=_give_up):
         yield from (Path(folder, name) for name in names if _LOG_NAME.fullmatch(name))
+
+
+def _give_up(error: OSError) -> NoReturn:
+    # Logs that cannot be seen are no logs that pass.
+    raise error
 
 
 def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
@@ -114,12 +142,13 @@ def open_result(group: LogGroup, ruleset: str | None = None) -> Result:
 
 def open_run(path: Path, ruleset: str | None = None) -> Run:
     """Read one log, to be judged by `ruleset`, or by what the run.json beside it says; raises nothing."""
-    if ruleset is not None:
-        return Run(load(path), ruleset)
-    try:
-        return Run(load(path), _recorded_ruleset(path.with_name(PROVENANCE)))
-    except (OSError, ValueError, RecursionError) as error:
-        return Run(load(path), provenance_fault=f"{type(error).__name__}: {error}")
+    fault = ""
+    if ruleset is None:
+        try:
+            ruleset = _recorded_ruleset(path.with_name(PROVENANCE))
+        except (OSError, ValueError, RecursionError) as error:
+            fault = f"{type(error).__name__}: {error}"
+    return Run(load(path), ruleset, provenance_fault=fault)
 
 
 def _recorded_ruleset(provenance: Path) -> str | None:

@@ -36,7 +36,7 @@ MAX_LINE = 1 << 20
 MAX_KEPT = 20_000
 """Events of a log that are kept whole, besides train steps and what ranks repeat; published logs have under 500."""
 
-MAX_KEPT_TEXT = 8 << 20
+MAX_KEPT_TEXT = 2 << 20
 """Characters of them: in memory, an event may be 30 times as large as its text."""
 
 MAX_DEFECTS = 1000

@@ -10,11 +10,13 @@ from compliance.preflight import PREFLIGHT_RULES
 from compliance.result_checks import RESULT_RULES
 from compliance.rule import Rule, Rulebook
 from compliance.run import RUN_RULES
+from compliance.system_checks import SYSTEM_RULES
 
 BOOKS: tuple[tuple[str, Rulebook[Any]], ...] = (
     ("A configuration, before it runs", PREFLIGHT_RULES),
     ("One log", RUN_RULES),
     ("The runs of one result together", RESULT_RULES),
+    ("A system of a submission", SYSTEM_RULES),
     ("The tree of a submission", PACKAGE_RULES),
 )
 

@@ -53,8 +53,8 @@ COUNTS = ("number_of_nodes", "accelerators_per_node")
 STATUSES = {
     "onprem": "Available on-premise",
     "cloud": "Available cloud",
-    "preview": "Preview",
     "research": "Research, Development, or Internal (RDI)",
+    "preview": "Preview",
 }
 """submission_status of a log -> status of its system. Source: system_desc_checker.py (compared in a test)."""
 
@@ -216,7 +216,9 @@ def status(system: System) -> Iterator[Breach]:
         yield _wrong(system, "status", f"one of {'; '.join(STATUSES.values())}")
 
 
-@rule("system.division", source=DIVISIONS, example='`"division": "Closed"`, or an open system with logs that say closed')
+@rule(
+    "system.division", source=DIVISIONS, example='`"division": "Closed"`, or an open system with logs that say closed'
+)
 def division(system: System) -> Iterator[Breach]:
     """The division is closed or open, in lower case, and that of the logs."""
     # The official checkers compare with "closed": "Closed" passes and silently switches off those of seeds and RCPs.
@@ -284,8 +286,11 @@ def platform(system: System) -> Iterator[Breach]:
 
 def _other_in_logs(system: System, key: str, fits: Callable[[object], bool], expected: str) -> Iterator[Breach]:
     """One breach for each value of a key that does not fit the description, however many logs have it."""
-    values = {show(run.value(key)): run for run in system.runs if run.has(key) and not fits(run.value(key))}
-    for value, run in values.items():
+    first: dict[str, Run] = {}
+    for run in system.runs:
+        if run.has(key) and not fits(run.value(key)):
+            first.setdefault(show(run.value(key)), run)
+    for value, run in first.items():
         yield Breach(
             message=f"{key} of the logs is not what the description says",
             expected=expected,
@@ -312,7 +317,9 @@ def benchmark(system: System) -> Iterator[Breach]:
 # The layout of the model on the accelerators.
 
 
-@rule("system.layout", source=HYPERPARAMETERS, example="tensor_parallelism 8, pipeline_parallelism 8 on 96 accelerators")
+@rule(
+    "system.layout", source=HYPERPARAMETERS, example="tensor_parallelism 8, pipeline_parallelism 8 on 96 accelerators"
+)
 def layout(system: System) -> Iterator[Breach]:
     """A model takes a whole number of times its tensor, pipeline and context parallelism in accelerators."""
     accelerators = system.accelerators
@@ -326,7 +333,11 @@ def layout(system: System) -> Iterator[Breach]:
             )
 
 
-@rule("system.batch", source=HYPERPARAMETERS, example="global_batch_size 1152 of 8 replicas that take 72 micro batches of 1")
+@rule(
+    "system.batch",
+    source=HYPERPARAMETERS,
+    example="global_batch_size 1152 of 8 replicas that take 72 micro batches of 1",
+)
 def batch(system: System) -> Iterator[Breach]:
     """The global batch is what all replicas take: micro batch, times its number, times data parallelism."""
     accelerators = system.accelerators

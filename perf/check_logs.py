@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,30 +109,35 @@ def write_log(path: Path, size: int) -> None:
     log.file.close()
 
 
+# A child's peak memory counts from what its parent held, so the parent that waits for it is a bare interpreter.
+_WAIT = """
+import os, sys
+report = os.dup(1)
+for stream in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+child = os.posix_spawn(sys.executable, [sys.executable, "-m", *sys.argv[1:]], os.environ)
+_, status, usage = os.wait4(child, 0)
+code, cpu = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+os.write(report, f"{code} {cpu} {usage.ru_maxrss}".encode())
+"""
+
+
 def cost_of(commands: Sequence[Sequence[str]]) -> Cost:
     """Run commands one after another, each with the same interpreter, and add up what they cost.
 
     Raises:
         RuntimeError: one exits with another status than 0.
     """
-    usages = [_usage(command) for command in commands]
-    return Cost(
-        cpu=sum(usage.ru_utime + usage.ru_stime for usage in usages),
-        peak=max(usage.ru_maxrss for usage in usages) * 1024,
-    )
+    costs = [_cost_of_one(command) for command in commands]
+    return Cost(cpu=sum(cost.cpu for cost in costs), peak=max(cost.peak for cost in costs))
 
 
-def _usage(command: Sequence[str]) -> resource.struct_rusage:
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", *command],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if code := os.waitstatus_to_exitcode(status):
+def _cost_of_one(command: Sequence[str]) -> Cost:
+    done = subprocess.run([sys.executable, "-c", _WAIT, *command], stdout=subprocess.PIPE, text=True, check=True)
+    code, cpu, kibibytes = done.stdout.split()
+    if code != "0":
         raise RuntimeError(f"{' '.join(command)} exits with {code}")
-    return usage
+    return Cost(cpu=float(cpu), peak=float(kibibytes) * 1024)
 
 
 def ours(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:

@@ -195,7 +195,7 @@ def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
         yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
     for run in batch.runs:
         if not allow_simulated:
-            yield from (f"{run.file}: {reason}" for reason in disqualifications(run.log.path))
+            yield from (f"{run.file}: the log says that it is {mark}" for mark in disqualifications(run))
         yield from (f"{run.file}: {difference}" for difference in _differences(config, run))
 
 
