@@ -135,7 +135,7 @@ def test_dev_adds_to_what_is_there(tree: Tree) -> None:
     assert [tree.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "pyproject.toml", "setup.sh"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "setup.sh"])
 def test_changed_file_is_noticed(made: Tree, name: str) -> None:
     """A change to whatever the environment is made from makes it anew."""
     path = made.folder / name
@@ -149,6 +149,21 @@ def test_changed_file_is_noticed(made: Tree, name: str) -> None:
         process.communicate()
     finally:
         path.write_bytes(original)
+        made.setup()
+
+
+def test_another_torch_is_noticed_and_other_settings_are_not(made: Tree) -> None:
+    """Of pyproject.toml only torch's version is installed, so only that makes the environment anew."""
+    path = made.folder / "pyproject.toml"
+    original = path.read_text(encoding="utf-8")
+    path.write_text(original + "# a tool's setting\n", encoding="utf-8")
+    assert made.setup()[2] == ""
+
+    path.write_text(original.replace("torch==1.0", "torch==2.0"), encoding="utf-8")
+    try:
+        assert "creating" in made.setup()[2]
+    finally:
+        path.write_text(original, encoding="utf-8")
         made.setup()
 
 
