@@ -17,8 +17,8 @@ from benchmark.config import VOCABULARY, RunConfig
 from perf.measure import in_turns
 from reference_impl import parallel
 from reference_impl.data.manifest import Manifest
-from reference_impl.pretrain import _quieten_libraries
-from reference_impl.step import MegatronStep, _synthetic_batches
+from reference_impl.pretrain import quieten_libraries
+from reference_impl.step import MegatronStep, synthetic_batches
 
 SEQUENCES = 8
 
@@ -39,13 +39,13 @@ def configuration() -> RunConfig:
 
 def ours(config: RunConfig) -> Callable[[], object]:
     """One step of the reference implementation, on synthetic batches."""
-    _quieten_libraries()
+    quieten_libraries()
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29531")
     parallel.initialize(config)
     empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="", files={})
     step = MegatronStep(config, empty)
-    batches = _synthetic_batches(config)
-    return lambda: step._train_once(batches)
+    batches = synthetic_batches(config)
+    return lambda: step.train_once(batches)
 
 
 def hugging_face(config: RunConfig) -> Callable[[], object]:
@@ -83,7 +83,7 @@ def hugging_face(config: RunConfig) -> Callable[[], object]:
         eps=adamw.epsilon,
         weight_decay=adamw.weight_decay,
     )
-    batches = _synthetic_batches(config)
+    batches = synthetic_batches(config)
 
     def step() -> float:
         batch = next(batches)

@@ -22,7 +22,7 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
     learning-rate schedule is not touched, and must not be stepped inside.
     """
     weights = [(tensor, _copy(tensor)) for chunk in chunks for tensor in _tensors(chunk)]
-    optimizers = [_OptimizerState(inner) for inner in _torch_optimizers(optimizer)]
+    optimizers = [_OptimizerState(inner) for inner in torch_optimizers(optimizer)]
     generators = _generators()
     try:
         yield
@@ -48,7 +48,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def _torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
+def torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
     """The torch optimizers inside Megatron-Core's (it chains one for each kind of parameter)."""
     chained = getattr(optimizer, "chained_optimizers", [optimizer])
     return [inner.optimizer for inner in chained if inner.optimizer is not None]

@@ -19,6 +19,7 @@ from benchmark.events import EventLog
 from benchmark.loop import Outcome, run
 from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.data.source import data_folder
+from reference_impl.ready import refuse_unfinished
 from reference_impl.tokenizer import TokenizerError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -35,7 +36,7 @@ class Interrupted(BaseException):
 def main() -> int:
     try:
         config = RunConfig.from_environment()
-        _refuse_unfinished(config)
+        _refuse_incomplete(config)
         if config.rank is None:
             from reference_impl.launch import launch
 
@@ -48,9 +49,8 @@ def main() -> int:
         return interruption.exit_status
 
 
-def _refuse_unfinished(config: RunConfig) -> None:
-    if config.rules.init_checkpoint_step is not None:
-        raise ConfigError([f"BENCHMARK={config.benchmark} starts from a checkpoint, which the trainer cannot load yet"])
+def _refuse_incomplete(config: RunConfig) -> None:
+    refuse_unfinished(config)
     needed = {"SEED": config.seed, "RESULT_FILE": config.result_file}
     if config.rank is not None:
         needed["NPY_INDEX_DIR"] = config.index_dir
@@ -65,7 +65,7 @@ def train(config: RunConfig) -> int:
     """Train as one rank."""
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    _quieten_libraries()
+    quieten_libraries()
     from reference_impl import parallel
     from reference_impl.data.manifest import load
     from reference_impl.step import MegatronStep
@@ -96,7 +96,7 @@ def _report(outcome: Outcome) -> None:
     print(f"{outcome.status} after {outcome.samples} sequences {outcome.reason}".rstrip(), flush=True)
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Silence what Megatron-Core and torch say about optional packages that are absent and names that will change."""
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

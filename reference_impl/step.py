@@ -59,10 +59,10 @@ class MegatronStep:
 
     def warm_up(self) -> None:
         """Train and evaluate on random tokens, then put every bit of state back."""
-        synthetic = _synthetic_batches(self._config)
+        synthetic = synthetic_batches(self._config)
         with preserved(self.chunks, self.optimizer):
             for _ in range(WARM_UP_STEPS):
-                self._train_once(synthetic)
+                self.train_once(synthetic)
             self._evaluate(synthetic, microbatches=self._whole_pipelines(1))
 
     def open_data(self) -> None:
@@ -74,7 +74,7 @@ class MegatronStep:
         batches = self._reader.training(self._open().train, start)
         for _ in range(steps):
             learning_rate = self.optimizer.param_groups[0]["lr"]
-            loss, grad_norm = self._train_once(batches)
+            loss, grad_norm = self.train_once(batches)
             self.schedule.step(1)
             self._done += 1
             yield StepStats(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate)
@@ -88,7 +88,7 @@ class MegatronStep:
             raise RuntimeError("open_data() comes before training and evaluation")
         return self._datasets
 
-    def _train_once(self, batches: Iterator[Batch]) -> tuple[float, float]:
+    def train_once(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """One optimizer step: (mean loss of the global batch, gradient norm), the same on every rank."""
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -159,7 +159,7 @@ def _mean_loss(reports: list[dict[str, torch.Tensor]]) -> float:
     return total / tokens
 
 
-def _synthetic_batches(config: RunConfig) -> Iterator[Batch]:
+def synthetic_batches(config: RunConfig) -> Iterator[Batch]:
     """Random tokens in the shapes of real ones; from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.micro_batch_size, config.rules.sequence_length // config.context_parallel)

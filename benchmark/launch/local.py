@@ -60,7 +60,7 @@ def preflight(config: RunConfig) -> bool:
 def data_ready(config: RunConfig) -> dict[str, Any] | None:
     """Verify the run's data, making the built-in one if need be; what it is, or None when it is not right."""
     done = subprocess.run(
-        [sys.executable, "-m", "reference_impl.data", "ready"],
+        [sys.executable, "-m", "reference_impl.ready"],
         env=child_environment(config),
         stdout=subprocess.PIPE,
         text=True,

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from benchmark.config import ConfigError, RunConfig
 from reference_impl.data import corpus
 from reference_impl.data.manifest import DataError, verify
-from reference_impl.data.source import data_folder, ready
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
 
@@ -35,18 +33,9 @@ def verify_command(folder: Path) -> None:
     click.echo(f"{folder}: {len(manifest.files)} files as in the manifest")
 
 
-@main.command("ready")
-def ready_command() -> None:
-    """Make sure that the data of the run that the environment describes is there and right; print its manifest."""
-    config = RunConfig.from_environment()
-    manifest = ready(config)
-    click.echo(f"data      {data_folder(config)} verified", err=True)
-    click.echo(manifest.model_dump_json())
-
-
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, DataError, TokenizerError) as error:
+    except (DataError, TokenizerError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -56,7 +56,7 @@ def train_until_signalled(config: RunConfig) -> str:
     """Send this rank SIGTERM in the middle of its second step."""
     from reference_impl.step import MegatronStep
 
-    train_once = MegatronStep._train_once
+    train_once = MegatronStep.train_once
     calls = iter(range(100))
 
     def train_and_signal(step: MegatronStep, batches: Any) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def train_until_signalled(config: RunConfig) -> str:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_once(step, batches)
 
-    MegatronStep._train_once = train_and_signal
+    MegatronStep.train_once = train_and_signal
     try:
         pretrain.train(config)
     except pretrain.Interrupted as interruption:
@@ -88,13 +88,13 @@ def test_a_benchmark_that_starts_from_a_checkpoint_is_refused(tiny: Tiny) -> Non
     config = tiny(BENCHMARK="llama31_405b", MINIBS=1152, PRECISION="bf16")
 
     with pytest.raises(ConfigError, match="starts from a checkpoint"):
-        pretrain._refuse_unfinished(config)
+        pretrain._refuse_incomplete(config)
 
 
 def test_a_run_without_its_seed_is_refused(tiny: Tiny) -> None:
     """The trainer draws no seed of its own: the launcher gives every rank the same."""
     with pytest.raises(ConfigError, match="SEED and RESULT_FILE"):
-        pretrain._refuse_unfinished(tiny(SEED=""))
+        pretrain._refuse_incomplete(tiny(SEED=""))
 
 
 def test_clearing_caches_says_how(data_dir: Path) -> None:

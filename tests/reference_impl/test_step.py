@@ -14,7 +14,7 @@ from benchmark.config import RunConfig
 from reference_impl import parallel
 from reference_impl.data.manifest import load
 from reference_impl.data.source import data_folder
-from reference_impl.preserve import _torch_optimizers
+from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep
 from tests.reference_impl.conftest import run_ranks
 
@@ -106,11 +106,11 @@ def test_another_seed_gives_another_run(tiny: Tiny, reference: dict[str, Any]) -
 def fingerprint(step: MegatronStep) -> dict[str, str]:
     """A digest of every part of a Step's state that outlives a step; gradients are zeroed at the start of each."""
     weights = [p.detach() for chunk in step.chunks for p in chunk.parameters()]
-    shards = [p.detach() for o in _torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
-    moments = [value for o in _torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()]
+    shards = [p.detach() for o in torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
+    moments = [value for o in torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()]
     groups = [
         {name: value for name, value in g.items() if name != "params"}
-        for o in _torch_optimizers(step.optimizer)
+        for o in torch_optimizers(step.optimizer)
         for g in o.param_groups
     ]
     return {
