@@ -19,7 +19,7 @@ from compliance.official import judge
 from compliance.rcp import compare
 from compliance.result_checks import Result
 from compliance.score import score
-from compliance.text import convergence_lines, official_lines, score_lines
+from compliance.text import convergence_lines, official_lines, score_lines, submission_lines
 
 JSON_FORMAT = 1
 """Version of the machine format; a field that goes or changes its meaning raises it."""
@@ -27,6 +27,9 @@ JSON_FORMAT = 1
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 _paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+_path = click.Path(path_type=Path)
+_file = click.Path(path_type=Path, exists=True, dir_okay=False)
+_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 _ruleset = click.option("--ruleset", metavar="V", help="Judge by this ruleset, such as 6.0.0.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -80,7 +83,7 @@ def rcp_command(context: click.Context, paths: tuple[Path, ...], ruleset: str | 
 
 
 @main.command("official")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_path)
 @_ruleset
 @_as_json
 @click.pass_context
@@ -94,6 +97,29 @@ def official_command(context: click.Context, path: Path, ruleset: str | None, as
     report = Report(logs=(str(path),), findings=official.findings, unreadable=False)
     _show(document, [*official_lines(official), _report_text(report, "path")], as_json=as_json)
     context.exit(int(not official.passed))
+
+
+@main.command("package")
+@click.argument("folders", nargs=-1, required=True, type=_folder, metavar="RUNS_DIR...")
+@click.option("--out", required=True, type=_path, help="The submission becomes OUT/<submitter>.")
+@click.option("--system-yaml", required=True, type=_file, help="What no machine knows of the system.")
+@click.option("--submitter", help="The submission_org of the runs if not given.")
+@click.pass_context
+def package_command(
+    context: click.Context, folders: tuple[Path, ...], out: Path, system_yaml: Path, submitter: str | None
+) -> None:
+    """Choose the runs that count and write the tree of a submission; exit 1, and none, if a check refuses it."""
+    from compliance.package.build import build
+    from compliance.package.runs import NotPackageable
+
+    try:
+        submission = build(folders, out, system_yaml, submitter=submitter)
+    except NotPackageable as error:
+        click.echo("".join(f"error: {printable(fault)}\n" for fault in error.faults), err=True, nl=False)
+        context.exit(1)
+    report = Report(logs=(str(submission.path),), findings=submission.findings, unreadable=False)
+    click.echo("\n".join([_report_text(report, "submission"), printable("\n".join(submission_lines(submission)))]))
+    context.exit(int(not submission.passed))
 
 
 @main.command()

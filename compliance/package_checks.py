@@ -14,10 +14,11 @@ from pathlib import Path
 
 from benchmark.rules import BENCHMARKS, TABLE, Rules
 from compliance.findings import Finding, Severity, show
+from compliance.rcp import compare
 from compliance.result_checks import Result
 from compliance.rule import Breach, Rulebook
 from compliance.run import Run
-from compliance.sources import HARNESS
+from compliance.sources import CONVERGENCE_POINTS, HARNESS
 from compliance.system_checks import SUBMISSION_STRUCTURE
 
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
@@ -127,6 +128,23 @@ def _name_fault(path: Path) -> str:
     if not path.exists():
         return "a broken link"
     return "a file above 50 MB" if path.is_file() and path.stat().st_size > LARGEST_FILE else ""
+
+
+@rule(
+    "package.convergence",
+    source=CONVERGENCE_POINTS,
+    severity=Severity.WARNING,
+    example="a mean of 276480 sequences at batch size 1152 under 6.0.0, which the official tool accepts",
+)
+def convergence(package: Package) -> Iterator[Breach]:
+    """A result converges no faster than the policy allows; the official tool allows more since 5.1.0."""
+    for found in map(compare, package.results):
+        if found.policy is not None and not found.policy.passed:
+            yield Breach(
+                message=f"{_place(package, Path(found.directory))} converges faster than the policy allows",
+                expected=f"a mean of at least {found.policy.minimum:.1f} sequences",
+                actual=f"{found.mean}",
+            )
 
 
 @rule(

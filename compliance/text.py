@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from compliance.official import Official, Verdict
 from compliance.rcp import Convergence, Limit
 from compliance.score import Score
+
+if TYPE_CHECKING:
+    # It needs a tenth of a second, for pydantic.
+    from compliance.package.build import Submission
 
 
 def score_lines(score: Score) -> Iterator[str]:
@@ -46,7 +51,7 @@ def _samples(found: Convergence) -> str:
 
 def _limit(limit: Limit) -> str:
     slower = "slower" if limit.margin >= 0 else "faster"
-    return f"{_pass(limit.passed)} from {limit.minimum:.1f} samples; the result is {abs(limit.margin):.1f} {slower}"
+    return f"{_pass(limit.passed)} from {limit.minimum:.1f}; the result is {abs(limit.margin):.1f} samples {slower}"
 
 
 def official_lines(official: Official) -> Iterator[str]:
@@ -54,6 +59,15 @@ def official_lines(official: Official) -> Iterator[str]:
     for verdict in official.verdicts:
         yield f"{_pass(verdict.passed)}  {verdict.tool} {verdict.ruleset}  {verdict.path}"
         yield from _messages(verdict)
+
+
+def submission_lines(submission: Submission) -> Iterator[str]:
+    """Which runs were taken, and where they are."""
+    for one in submission.chosen:
+        of = f"{len(one.runs)} of {one.launched} runs of {one.batch.provenance.system}"
+        yield f"{of}, {one.batch.provenance.benchmark}:"
+        yield from (f"  {run.file}" for run in one.runs)
+    yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
 
 
 def _messages(verdict: Verdict) -> Iterator[str]:

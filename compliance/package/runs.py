@@ -14,11 +14,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from benchmark.announce import announce
 from benchmark.config import ConfigError, RunConfig
@@ -64,7 +63,7 @@ class Provenance(_Record):
     benchmark: str
     ruleset: str
     system: str
-    started: datetime
+    started: AwareDatetime
     configuration: dict[str, Setting]
     versions: dict[str, str]
     machine: dict[str, str | int | float | None]
@@ -123,25 +122,28 @@ def choose(folders: Iterable[Path], *, allow_simulated: bool = False) -> list[Ch
     groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
     for batch in batches:
         groups[batch.provenance.system, batch.provenance.benchmark].append(batch)
-    return [_chosen(group) for group in groups.values()]
+    chosen = [_chosen(group) for group in groups.values()]
+    if faults := [one for one in chosen if isinstance(one, str)]:
+        raise NotPackageable(faults)
+    return [one for one in chosen if isinstance(one, Chosen)]
 
 
-def _chosen(batches: Sequence[Batch]) -> Chosen:
-    first = batches[0]
+def _chosen(batches: Sequence[Batch]) -> Chosen | str:
+    """The choice among the runs of some launches, or why there is none."""
+    rules = batches[0].rules
     runs = [run for batch in batches for run in batch.runs]
-    window = median_window(runs, first.rules.runs)
+    window = median_window(runs, rules.runs)
     if window is None:
-        raise NotPackageable([_why_none(first, runs)])
+        return f"{batches[0].provenance.system}, {rules.benchmark}: {_why_none(runs, rules.runs)}"
     owner = next(batch for batch in batches if window[0] in batch.runs)
     return Chosen(batch=owner, runs=window, launched=len(runs))
 
 
-def _why_none(batch: Batch, runs: Sequence[Run]) -> str:
-    needed, name = batch.rules.runs, f"{batch.provenance.system}, {batch.provenance.benchmark}"
+def _why_none(runs: Sequence[Run], needed: int) -> str:
     if len(runs) < needed:
-        return f"{name}: {len(runs)} of the {needed} runs that make a result"
+        return f"{len(runs)} of the {needed} runs that make a result"
     missed = sum(minutes_to_target(run) is None for run in runs)
-    return f"{name}: {missed} of {len(runs)} runs did not converge, so the median set of {needed} runs is no result"
+    return f"{missed} of {len(runs)} runs did not converge, so the median set of {needed} runs is no result"
 
 
 def median_window(runs: Sequence[Run], size: int) -> tuple[Run, ...] | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -32,7 +30,7 @@ _LSCPU = {
 }
 _LSCPU_TIMEOUT_S = 10
 
-Facts = Mapping[str, object]
+Facts = dict[str, object]
 
 
 def describe(provenance: Provenance, config: RunConfig, submitter: str, facts: Facts) -> dict[str, object]:
@@ -71,7 +69,9 @@ def read_facts(path: Path) -> Facts:
     if not isinstance(facts, dict):
         raise NotPackageable([f"{path}: expected lines such as `system_name: DGX H100`, read {facts!r}"])
     faults = [f"{path}: {_misspelt(str(name))}" for name in facts if name not in FIELDS]
-    faults += [f"{path}: {name} is {value!r}; expected text" for name, value in facts.items() if _is_nested(name, value)]
+    faults += [
+        f"{path}: {name} is {value!r}; expected text" for name, value in facts.items() if _is_nested(name, value)
+    ]
     if faults:
         raise NotPackageable(faults)
     return {name: value if isinstance(value, dict) else _as_text(value) for name, value in facts.items()}
@@ -111,7 +111,7 @@ def _of_this_machine(provenance: Provenance) -> dict[str, object]:
     if machine()["processor"] != provenance.machine.get("processor"):
         return {}
     topology = _lscpu()
-    fields = {field: topology[name] for field, name in _LSCPU.items() if name in topology}
+    fields: dict[str, object] = {field: topology[name] for field, name in _LSCPU.items() if name in topology}
     try:
         return fields | {"operating_system": platform.freedesktop_os_release()["PRETTY_NAME"]}
     except (OSError, KeyError):
@@ -121,14 +121,8 @@ def _of_this_machine(provenance: Provenance) -> dict[str, object]:
 def _lscpu() -> dict[str, str]:
     """What lscpu prints, by name; empty where there is none."""
     try:
-        done = subprocess.run(
-            ["lscpu", "--json"], capture_output=True, text=True, check=True, timeout=_LSCPU_TIMEOUT_S
-        )
-        return {entry["field"].rstrip(":"): entry["data"] for entry in _flat(json.loads(done.stdout)["lscpu"])}
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        done = subprocess.run(["lscpu"], capture_output=True, text=True, check=True, timeout=_LSCPU_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
         return {}
-
-
-def _flat(entries: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The entries and those below them: newer versions of lscpu nest theirs."""
-    return [found for entry in entries for found in (entry, *_flat(entry.get("children", [])))]  # type: ignore[arg-type]
+    lines = (line.partition(":") for line in done.stdout.splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}

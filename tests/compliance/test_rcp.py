@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmark.rules import TABLE, Rules
-from compliance.rcp import Match, accepted_from, fastest_mean, find_record
+from benchmark.rules import TABLE, Rules, find
+from compliance.__main__ import main
+from compliance.check import find_logs, open_result
+from compliance.olympic import olympic_mean
+from compliance.rcp import Convergence, Match, accepted_from, compare, fastest_mean, find_record
+from tests.compliance.launches import launch, llama31_405b, stop_after, stop_all_after
+from tests.compliance.logs import LogFile
 
 OFFICIAL = [rules for rules in TABLE if rules.submittable]
 
@@ -61,8 +74,6 @@ def test_records_are_the_official_ones(official: tuple[Rules, Any]) -> None:
 
 def test_official_limit_and_factor_are_the_official_ones(official: tuple[Rules, Any]) -> None:
     """A mean at the official limit passes the official tool, the next double below fails, and factors are equal."""
-    import math
-
     rules, checker = official
     for size in batch_sizes(rules)[::7]:
         record, theirs = find_record(rules, size)[1], official_record(checker, size)[1]
@@ -72,3 +83,149 @@ def test_official_limit_and_factor_are_the_official_ones(official: tuple[Rules, 
         for mean in (limit, math.nextafter(limit, 0)):
             passed, factor = checker._eval_submission_record(theirs, [mean] * rules.runs, "")
             assert (bool(passed), factor) == (mean >= limit, max(1.0, record.mean / mean)), size
+
+
+# A result against its record.
+
+
+@pytest.fixture(scope="module")
+def runs_of_405b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rehearsals of 405B at a batch size of 1152."""
+    return launch(tmp_path_factory.mktemp("rcp") / "runs", llama31_405b())
+
+
+@pytest.fixture
+def result(runs_of_405b: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(runs_of_405b, tmp_path / "runs"))
+
+
+def compared(directory: Path, ruleset: str | None = None) -> Convergence:
+    (group,) = find_logs([directory])
+    return compare(open_result(group, ruleset))
+
+
+def test_mean_is_olympic(result: Path) -> None:
+    """The fastest and the slowest run do not count."""
+    for index, samples in enumerate((400_000, 100, 300_000)):
+        stop_after(result / f"result_{index}.txt", samples)
+    found = compared(result)
+    assert (found.samples, found.mean) == ((400_000, 100, 300_000), 300_000)
+
+
+def test_result_at_the_mean_is_not_normalised(result: Path) -> None:
+    """A result that needs as much as the reference passes both limits, and its score stays."""
+    found = compared(result)
+    assert found.record is not None
+    stop_all_after(result, int(found.record.mean))
+    found = compared(result)
+    assert found.passed
+    assert (found.match, found.factor) == (Match.FOUND, 1.0)
+
+
+def test_allowance_is_the_policys_in_5_0_0_only(result: Path) -> None:
+    """One evaluation earlier than the t-test allows passes both limits in 5.0.0, later only the official tool's."""
+    for ruleset, by_policy in (("5.0.0", True), ("5.1.0", False), ("6.0.0", False)):
+        record = find_record(find("llama31_405b", ruleset), 1152)[1]
+        assert record is not None
+        stop_all_after(result, int(fastest_mean(record, 3)) - 10_000)
+        found = compared(result, ruleset)
+        assert found.policy is not None
+        assert found.official is not None
+        assert (found.policy.passed, found.official.passed, found.passed) == (by_policy, True, by_policy)
+        assert found.factor == record.mean / (int(fastest_mean(record, 3)) - 10_000)
+
+
+def test_margin_is_in_samples(result: Path) -> None:
+    """The margin is what the mean is above the limit."""
+    found = compared(result)
+    assert found.policy is not None
+    assert found.mean is not None
+    assert found.policy.margin == found.mean - found.policy.minimum
+
+
+def _miss(result: Path, index: int) -> None:
+    log = LogFile(result / f"result_{index}.txt")
+    log.set("eval_accuracy", log.get("target_accuracy")["value"] + 1, nth=-1)
+    log.save()
+
+
+def test_one_run_may_miss_the_target(result: Path) -> None:
+    """One run that missed counts as the slowest; two leave nothing to compare."""
+    _miss(result, 0)
+    assert compared(result).samples[0] is None
+    assert compared(result).mean is not None
+    _miss(result, 1)
+    assert "2 runs did not reach the target" in compared(result).fault
+
+
+def _fewer(result: Path) -> None:
+    (result / "result_2.txt").unlink()
+
+
+def _other_size(result: Path) -> None:
+    log = LogFile(result / "result_2.txt")
+    log.set("global_batch_size", 2304)
+    log.save()
+
+
+def _too_large(result: Path) -> None:
+    for index in range(3):
+        log = LogFile(result / f"result_{index}.txt")
+        log.set("global_batch_size", 9216)
+        log.save()
+
+
+def _unknown(result: Path) -> None:
+    for index in range(3):
+        log = LogFile(result / f"result_{index}.txt")
+        log.set("submission_benchmark", "bert")
+        log.save()
+
+
+FAULTS: list[tuple[str, Callable[[Path], None]]] = [
+    ("2 of the 3 runs", _fewer),
+    ("one global batch size", _other_size),
+    ("above global batch size 9216 (there are: 1152, 2304, 4608)", _too_large),
+    ("does not have this benchmark", _unknown),
+]
+
+
+@pytest.mark.parametrize(("fault", "break_it"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_what_cannot_be_compared_says_why(result: Path, fault: str, break_it: Callable[[Path], None]) -> None:
+    """A result without a record has neither limit nor factor, and a reason."""
+    break_it(result)
+    found = compared(result)
+    assert fault in found.fault
+    assert (found.policy, found.factor, found.passed) == (None, 1.0, False)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 10**9)), max_size=12))
+def test_olympic_mean_drops_the_extremes(values: list[int | None]) -> None:
+    """The mean of all but one smallest and one largest, where a missing value is the largest."""
+    mean, present = olympic_mean(values), sorted(value for value in values if value is not None)
+    kept = present[1:-1] if len(present) == len(values) else present[1:]
+    complete = len(values) > 2 and len(values) - len(present) <= 1
+    assert mean == (sum(kept) / len(kept) if complete else None)
+
+
+# The command.
+
+
+def test_command_prints_both_limits(result: Path) -> None:
+    """`rcp` says how the record was found, both limits and the factor, and exits 0 where both pass."""
+    stop_all_after(result, 313344)
+    done = CliRunner().invoke(main, ["rcp", str(result)])
+    assert done.exit_code == 0
+    for text in ("found: mean 313344.0", "PASS from 285344.1", "PASS from 239264.1", "x 1.0"):
+        assert text in done.output
+
+
+def test_command_fails_beyond_the_policys_limit(result: Path) -> None:
+    """`rcp --json` has every field, and exits 1 where the policy's limit is broken."""
+    stop_all_after(result, 276480)
+    done = CliRunner().invoke(main, ["rcp", "--json", str(result)])
+    (found,) = json.loads(done.output)["results"]
+    assert (done.exit_code, found["passed"]) == (1, False)
+    assert (found["policy"]["passed"], found["official"]["passed"]) == (False, True)
+    assert found["samples"] == [276480] * 3

@@ -1,0 +1,140 @@
+"""The tree of a submission, whole and accepted by every check, or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark.config import ROOT
+from compliance.check import check_paths, find_logs, open_result
+from compliance.findings import Finding, Severity, count
+from compliance.official import judge
+from compliance.package.runs import Chosen, NotPackageable, choose
+from compliance.package.system import Facts, describe, read_facts
+from compliance.package_checks import NAME, Package, check_package
+
+IMPLEMENTATION = (
+    *("README.md", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-nodeps.lock", "Dockerfile"),
+    *("setup.sh", "run_and_time.sh", "run.sub", "config_common.sh", "benchmark", "compliance", "reference_impl"),
+)
+"""What of the checkout runs a benchmark, besides the config file; what is not there is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A tree that was built, and what the checks say about it."""
+
+    path: Path
+    """The folder of the submitter; it exists only if the submission passed."""
+    chosen: tuple[Chosen, ...]
+    findings: tuple[Finding, ...]
+    """Of this harness's own checks and of the official tools; files are named as if the tree were in place."""
+
+    @property
+    def passed(self) -> bool:
+        return count(self.findings, Severity.ERROR) == 0
+
+
+def build(
+    folders: Iterable[Path],
+    out: Path,
+    facts_file: Path,
+    *,
+    submitter: str | None = None,
+    checkout: Path = ROOT,
+    allow_simulated: bool = False,
+) -> Submission:
+    """Write the submission of the runs in or below the folders to `out`/<submitter>, if it passes every check.
+
+    Args:
+        submitter: the submission_org of the runs if None.
+        checkout: where the implementation is copied from.
+        allow_simulated: for tests of this function; no command passes it.
+
+    Raises:
+        NotPackageable: with everything that keeps the runs from being submitted, before anything is written.
+    """
+    facts, chosen = read_facts(facts_file), choose(folders, allow_simulated=allow_simulated)
+    submitter = submitter or chosen[0].batch.config.submission_org
+    target = out / submitter
+    faults = [*_bad_names(submitter, chosen), *_missing_configs(checkout, chosen)]
+    if target.exists() or target.is_symlink():
+        faults.append(f"{target} exists; a submission is never changed, move it away")
+    if faults:
+        raise NotPackageable(faults)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
+        tree = Path(folder, submitter)
+        for one in chosen:
+            _write(tree, one, submitter, facts, checkout)
+        submission = _judged(tree, target, chosen, allow_simulated=allow_simulated)
+        if submission.passed:
+            tree.rename(target)
+    return submission
+
+
+def _bad_names(submitter: str, chosen: Sequence[Chosen]) -> Iterator[str]:
+    for name in dict.fromkeys([submitter, *(one.batch.provenance.system for one in chosen)]):
+        if not NAME.fullmatch(name):
+            yield f"{name!r} cannot name a folder of a submission: letters, digits and _ . + - @ = , only, no dot first"
+
+
+def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
+    for one in chosen:
+        config = one.batch.config.config_filename
+        if not config:
+            yield f"{one.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
+        elif Path(config).name != config or not (checkout / config).is_file():
+            yield f"{one.batch.folder}: the runs used {config}, which is not in {checkout}"
+
+
+# Writing.
+
+
+def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path) -> None:
+    system, benchmark = one.batch.provenance.system, one.batch.provenance.benchmark
+    description = describe(one.batch.provenance, one.batch.config, submitter, facts)
+    systems, results = tree / "systems", tree / "results" / system / benchmark
+    systems.mkdir(parents=True, exist_ok=True)
+    (systems / f"{system}.json").write_text(json.dumps(description, indent=4) + "\n", encoding="utf-8")
+    results.mkdir(parents=True)
+    for index, run in enumerate(one.runs):
+        shutil.copyfile(run.log.path, results / f"result_{index}.txt")
+    implementation = tree / "benchmarks" / benchmark / "implementations" / system
+    _copy_implementation(checkout, implementation, one.batch.config.config_filename)
+
+
+def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
+    target.mkdir(parents=True)
+    for name in (*IMPLEMENTATION, config):
+        source = checkout / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        elif source.is_file():
+            shutil.copy(source, target / name)
+
+
+# Judging.
+
+
+def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool) -> Submission:
+    ruleset = chosen[0].batch.provenance.ruleset
+    results = tuple(open_result(group, ruleset) for group in find_logs([tree / "results"]))
+    findings = [*check_paths([tree], ruleset).findings, *check_package(Package(tree, results))]
+    findings += judge(tree, ruleset).findings
+    if allow_simulated:
+        findings = [finding for finding in findings if finding.rule != "package.real_runs"]
+    return Submission(
+        path=target,
+        chosen=tuple(chosen),
+        findings=tuple(_renamed(finding, tree, target) for finding in findings),
+    )
+
+
+def _renamed(finding: Finding, tree: Path, target: Path) -> Finding:
+    file, message = (text.replace(str(tree), str(target)) for text in (finding.file, finding.message))
+    return replace(finding, file=file, message=message)

@@ -1,0 +1,451 @@
+"""From runs to a submission: which runs are chosen, what is refused, and a tree that the official checker accepts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compliance import package_checks
+from compliance.__main__ import main
+from compliance.check import PROVENANCE, find_logs, open_result
+from compliance.findings import Severity
+from compliance.olympic import olympic_mean
+from compliance.package import build as building
+from compliance.package import runs as choosing
+from compliance.package import system as describing
+from compliance.package.build import Submission, build
+from compliance.package.runs import NotPackageable, choose, median_window
+from compliance.package_checks import NOT_A_RUN, PACKAGE_RULES, Package, check_package
+from compliance.system_checks import FIELDS, STATUSES
+from tests.compliance.launches import CONFIG, launch, llama31_405b, stop_all_after
+from tests.compliance.logs import LogFile, tiny
+
+FACTS = "system_name: Test system\naccelerator_model_name: Test accelerator\nhost_processors_per_node: 2\n"
+
+
+# Which runs.
+
+
+def window(minutes: Sequence[float | None], size: int) -> list[int] | None:
+    """Indices of the chosen ones among runs that took so many minutes; None for one that did not converge."""
+    runs: Any = [
+        SimpleNamespace(index=index, minutes=time, log=SimpleNamespace(defects=[]))
+        for index, time in enumerate(minutes)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "minutes_to_target", lambda run: run.minutes)
+        chosen: Any = median_window(runs, size)
+    return None if chosen is None else [run.index for run in chosen]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "chosen"),
+    [
+        ([3, 1, 2], [0, 1, 2]),
+        # Windows score 2, 3, 4: the middle one.
+        ([1, 2, 3, 4, 5], [1, 2, 3]),
+        # Windows score 2, 3, 4, 5: of the two in the middle the slower.
+        ([1, 2, 3, 4, 5, 6], [2, 3, 4]),
+        # A run that did not converge is the slowest of its window.
+        ([1, None, 2], [0, 1, 2]),
+        # Windows score 2, infinite, infinite, infinite, 4: the median is no result.
+        ([1, 2, None, None, None, 3, 4], None),
+        # Windows score 2, 3, 4, infinite, infinite: the others do not count for nothing.
+        ([1, 2, 3, 4, None, None, 5], [2, 3, 4]),
+        ([1, 2], None),
+    ],
+)
+def test_median_of_consecutive_runs_is_chosen(minutes: list[float | None], chosen: list[int] | None) -> None:
+    """Of all sets of consecutive runs the one with the median score; none where that is no result."""
+    assert window(minutes, 3) == chosen
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 1000)), min_size=3, max_size=20))
+def test_as_many_sets_are_faster_as_slower(minutes: list[int | None]) -> None:
+    """At most half of all sets of consecutive runs score better than the chosen one, and at most half worse."""
+    chosen = window(minutes, 3)
+    scores = [olympic_mean(minutes[first : first + 3]) or 1e9 for first in range(len(minutes) - 2)]
+    score = scores[chosen[0]] if chosen else 1e9
+    assert sum(other < score for other in scores) <= len(scores) / 2
+    assert sum(other > score for other in scores) <= len(scores) / 2
+
+
+def test_runs_are_ordered_by_their_launch(tmp_path: Path) -> None:
+    """Runs of several launches of a system are one group, in the order they were launched."""
+    config = llama31_405b()
+    later = launch(tmp_path / "a", config, seeds=range(2), step_seconds=30, hours=9)
+    first = launch(tmp_path / "b", config, seeds=range(2, 5), step_seconds=10)
+    (chosen,) = choose([later, first], allow_simulated=True)
+    assert [run.log.path for run in chosen.runs] == [
+        *(first / f"result_{n}.txt" for n in (1, 2)),
+        later / "result_0.txt",
+    ]
+    assert (chosen.launched, chosen.batch.folder) == (5, first)
+
+
+def test_run_without_a_log_counts(tmp_path: Path) -> None:
+    """A run that was launched and left no log is one of the group, and no set with it is a result."""
+    folder = launch(tmp_path / "runs", llama31_405b(), seeds=range(4))
+    (folder / "result_0.txt").unlink()
+    with pytest.raises(NotPackageable, match="1 of 4 runs did not converge"):
+        choose([folder], allow_simulated=True)
+
+
+# The tree.
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small implementation."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (
+        "README.md",
+        "run_and_time.sh",
+        CONFIG,
+        "not_part_of_it.txt",
+        "benchmark/loop.py",
+        "benchmark/.hidden",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tmp_path_factory.mktemp("launched") / "TEST" / "20231114T221320Z", llama31_405b())
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("facts") / "system.yaml"
+    path.write_text(FACTS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def submission(launched: Path, checkout: Path, facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Submission:
+    """A submission of three rehearsals, which no command makes."""
+    out = tmp_path_factory.mktemp("out")
+    return build([launched.parent], out, facts, checkout=checkout, allow_simulated=True)
+
+
+def test_submission_passes_every_check(submission: Submission) -> None:
+    """A submission of good runs is written, and neither our checks nor the official tools find anything."""
+    assert submission.findings == ()
+    assert submission.path.is_dir()
+
+
+def test_official_package_checker_accepts_the_tree(submission: Submission, tmp_path: Path) -> None:
+    """The official package checker finds no error in it."""
+    tree = Path(shutil.copytree(submission.path, tmp_path / "tree"))
+    command = [sys.executable, "-m", "mlperf_logging.package_checker", str(tree), "training", "6.0.0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in done.stderr
+    assert "ERROR - " not in done.stderr
+
+
+def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
+    """systems/, results/ and benchmarks/ hold what the runs and their checkout have, and nothing else."""
+    files = {path.relative_to(submission.path).as_posix() for path in submission.path.rglob("*") if path.is_file()}
+    implementation = "benchmarks/llama31_405b/implementations/TEST"
+    assert submission.path.name == "Example"
+    assert files == {
+        "systems/TEST.json",
+        *(f"results/TEST/llama31_405b/result_{index}.txt" for index in range(3)),
+        *(f"{implementation}/{name}" for name in ("README.md", "run_and_time.sh", CONFIG, "benchmark/loop.py")),
+    }
+
+
+def test_logs_are_those_of_the_runs(submission: Submission, launched: Path) -> None:
+    """The logs are the runs' own, byte for byte."""
+    for index in range(3):
+        packed = submission.path / "results/TEST/llama31_405b" / f"result_{index}.txt"
+        assert packed.read_bytes() == (launched / f"result_{index}.txt").read_bytes()
+
+
+def test_system_is_what_runs_machine_and_facts_say(submission: Submission, launched: Path) -> None:
+    """The description has every field: of the configuration, of the machine of the runs, of the file of facts."""
+    system = json.loads((submission.path / "systems/TEST.json").read_text(encoding="utf-8"))
+    record = json.loads((launched / PROVENANCE).read_text(encoding="utf-8"))
+    assert list(system) == list(FIELDS)
+    assert (system["submitter"], system["division"], system["status"]) == ("Example", "closed", STATUSES["research"])
+    assert (system["number_of_nodes"], system["accelerators_per_node"]) == ("1", "8")
+    assert system["host_processor_model_name"] == record["machine"]["processor"]
+    assert system["other_software_stack"]["torch"] == record["versions"]["torch"]
+    assert (system["system_name"], system["host_processors_per_node"]) == ("Test system", "2")
+
+
+def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package is built on a machine with another processor, only what the runs recorded is used."""
+    monkeypatch.setattr(describing, "machine", lambda: {"processor": "another"})
+    (chosen,) = choose([launched], allow_simulated=True)
+    facts: dict[str, object] = {"system_name": "a", "accelerator_model_name": "b"}
+    found = describing.describe(chosen.batch.provenance, chosen.batch.config, "Example", facts)
+    assert (found["host_processor_caches"], found["operating_system"]) == ("", "")
+    assert found["host_memory_capacity"]
+
+
+# What is refused, with nothing written.
+
+
+@pytest.fixture
+def runs(launched: Path, tmp_path: Path) -> Path:
+    """A launch that a test may change."""
+    return Path(shutil.copytree(launched, tmp_path / "TEST" / launched.name))
+
+
+class Attempt:
+    """A call of `build` that is to be refused."""
+
+    def __init__(self, runs: Path, out: Path, facts: Path, checkout: Path) -> None:
+        self.runs, self.out, self.facts, self.checkout = [runs], out, facts, checkout
+        self.submitter: str | None = None
+        self.allow_simulated = True
+
+    def say(self, text: str) -> None:
+        """State other facts."""
+        self.facts = self.out.parent / "other.yaml"
+        self.facts.write_text(text, encoding="utf-8")
+
+    def faults(self) -> tuple[str, ...]:
+        with pytest.raises(NotPackageable) as refusal:
+            build(
+                self.runs,
+                self.out,
+                self.facts,
+                submitter=self.submitter,
+                checkout=self.checkout,
+                allow_simulated=self.allow_simulated,
+            )
+        return refusal.value.faults
+
+
+@pytest.fixture
+def attempt(runs: Path, tmp_path: Path, facts: Path, checkout: Path) -> Attempt:
+    return Attempt(runs, tmp_path / "out", facts, checkout)
+
+
+def _record(attempt: Attempt, **changes: object) -> None:
+    path = attempt.runs[0] / PROVENANCE
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def _another_checkout(attempt: Attempt) -> None:
+    attempt.checkout = attempt.out.parent
+
+
+def _no_config(attempt: Attempt) -> None:
+    attempt.runs = [launch(attempt.out.parent / "bare", llama31_405b(CONFIG_FILENAME=""))]
+
+
+def _simulated(attempt: Attempt) -> None:
+    attempt.allow_simulated = False
+
+
+def _tiny(attempt: Attempt) -> None:
+    attempt.runs = [launch(attempt.out.parent / "tiny", tiny(CONFIG_FILENAME=CONFIG))]
+
+
+def _two_rulesets(attempt: Attempt) -> None:
+    attempt.runs.append(launch(attempt.out.parent / "old", llama31_405b(RULESET="5.1.0"), hours=1))
+
+
+def _no_record(attempt: Attempt) -> None:
+    (attempt.runs[0] / PROVENANCE).unlink()
+
+
+def _broken_record(attempt: Attempt) -> None:
+    (attempt.runs[0] / PROVENANCE).write_text('{"benchmark": "llama31_405b"}', encoding="utf-8")
+
+
+def _too_few(attempt: Attempt) -> None:
+    attempt.runs = [launch(attempt.out.parent / "few", llama31_405b(), seeds=range(2))]
+
+
+def _other_log(attempt: Attempt) -> None:
+    log = LogFile(attempt.runs[0] / "result_1.txt")
+    log.set("opt_adamw_beta_2", 0.99)
+    log.save()
+
+
+def _existing(attempt: Attempt) -> None:
+    (attempt.out / "Example").mkdir(parents=True)
+
+
+def _bad_submitter(attempt: Attempt) -> None:
+    attempt.submitter = "../Example"
+
+
+REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
+    ("the log says that it is simulated", _simulated),
+    ("llama31_tiny is a benchmark of this harness alone", _tiny),
+    ("runs of several rulesets (5.1.0, 6.0.0)", _two_rulesets),
+    (f"no {PROVENANCE} in", _no_record),
+    ("is no record of runs", _broken_record),
+    ("2 of the 3 runs", _too_few),
+    (f"opt_adamw_beta_2 is 0.99 in the log, 0.95 by {PROVENANCE}", _other_log),
+    ("exists; a submission is never changed", _existing),
+    ("'../Example' cannot name a folder", _bad_submitter),
+    ("which is not in", _another_checkout),
+    ("not started from a config file", _no_config),
+    ("'my system' cannot name a folder", lambda attempt: _record(attempt, system="my system")),
+    ("not in ruleset '6.1.0'", lambda attempt: _record(attempt, ruleset="6.1.0")),
+    ("cannot be read", lambda attempt: attempt.say("a: [")),
+    ("expected lines such as", lambda attempt: attempt.say("- a")),
+    ("did you mean cooling?", lambda attempt: attempt.say(FACTS + "coolling: air")),
+    ("expected text", lambda attempt: attempt.say(FACTS + "cooling: [air]")),
+    ("system_name is empty", lambda attempt: attempt.say("accelerator_model_name: B")),
+    ("number_of_nodes: the facts say '2', the runs '1'", lambda attempt: attempt.say(FACTS + "number_of_nodes: 2")),
+]
+
+
+@pytest.mark.parametrize(("fault", "arrange"), REFUSALS, ids=[fault for fault, _ in REFUSALS])
+def test_refusal_says_why_and_writes_nothing(attempt: Attempt, fault: str, arrange: Callable[[Attempt], None]) -> None:
+    """What cannot be submitted is refused with its reason, and the folder of submissions stays as it was."""
+    arrange(attempt)
+    before = sorted(attempt.out.rglob("*"))
+    assert any(fault in found for found in attempt.faults())
+    assert sorted(attempt.out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("mark", NOT_A_RUN)
+def test_log_that_disowns_itself_is_refused(attempt: Attempt, mark: str) -> None:
+    """A log that says simulated, proxy, mock data or forced success is refused, whichever run has it."""
+    attempt.allow_simulated = False
+    for index in range(3):
+        log = LogFile(attempt.runs[0] / f"result_{index}.txt")
+        log.set("tracked_stats", {mark: index == 1})
+        log.save()
+    (fault,) = attempt.faults()
+    assert f"result_1.txt: the log says that it is {mark}" in fault
+
+
+def test_failed_check_leaves_no_tree(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission that a check refuses is not written, and the finding has the name that it would have had."""
+    monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
+    log = LogFile(attempt.runs[0] / "result_0.txt")
+    log.drop("tracked_stats", -1)
+    log.save()
+    submission = build(attempt.runs, attempt.out, attempt.facts, checkout=attempt.checkout, allow_simulated=True)
+    assert not submission.passed
+    (finding,) = submission.findings
+    assert finding.rule == "train.steps"
+    assert finding.file == str(attempt.out / "Example/results/TEST/llama31_405b/result_0.txt")
+    assert list(attempt.out.iterdir()) == []
+
+
+# The command.
+
+
+def command(attempt: Attempt, *arguments: str) -> Any:
+    values = [str(attempt.runs[0]), "--out", str(attempt.out), "--system-yaml", str(attempt.facts), *arguments]
+    return CliRunner().invoke(main, ["package", *values])
+
+
+def test_command_refuses_rehearsals(attempt: Attempt) -> None:
+    """`package` refuses simulated runs with exit status 1, and has no option to take them."""
+    done = command(attempt)
+    assert done.exit_code == 1
+    assert "error: " in done.output
+    assert "simulated" in done.output
+    assert not attempt.out.exists()
+    assert command(attempt, "--allow-simulated").exit_code == 2
+
+
+def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`package` lists the chosen runs and where the submission is."""
+    monkeypatch.setattr(building, "choose", lambda folders, **_: choose(folders, allow_simulated=True))
+    monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
+    monkeypatch.setattr(package_checks, "NOT_A_RUN", ())
+    monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
+    done = command(attempt, "--submitter", "Other")
+    assert done.exit_code == 0, done.output
+    assert "3 of 3 runs of TEST, llama31_405b:" in done.output
+    assert f"written to {attempt.out / 'Other'}" in done.output
+
+
+# The rules over a tree.
+
+
+@pytest.fixture
+def tree(submission: Submission, tmp_path: Path) -> Path:
+    """The submission, with logs that say nothing of a simulation."""
+    tree = Path(shutil.copytree(submission.path, tmp_path / "Example"))
+    for log in tree.rglob("result_*.txt"):
+        changed = LogFile(log)
+        changed.drop("tracked_stats")
+        changed.save()
+    return tree
+
+
+def found(tree: Path) -> list[tuple[str, Severity]]:
+    results = tuple(open_result(group) for group in find_logs([tree / "results"]))
+    return [(finding.rule, finding.severity) for finding in check_package(Package(tree, results))]
+
+
+def _result(tree: Path) -> Path:
+    return tree / "results/TEST/llama31_405b"
+
+
+def _a_mark(tree: Path) -> None:
+    log = LogFile(_result(tree) / "result_0.txt")
+    log.events.insert(0, dict(log.get("tracked_stats"), value={"proxy": True}))
+    log.save()
+
+
+def _misspelt(tree: Path) -> None:
+    _result(tree).rename(_result(tree).with_name("llama3_405b"))
+    (tree / "benchmarks/llama31_405b").rename(tree / "benchmarks/llama3_405b")
+
+
+def _a_broken_link(tree: Path) -> None:
+    (tree / "link").symlink_to("nowhere")
+
+
+def _a_large_file(tree: Path) -> None:
+    with (tree / "large").open("wb") as stream:
+        stream.truncate(package_checks.LARGEST_FILE + 1)
+
+
+BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
+    ("package.real_runs", Severity.ERROR, _a_mark),
+    ("package.benchmark", Severity.ERROR, _misspelt),
+    ("package.file_count", Severity.ERROR, lambda tree: (_result(tree) / "result_2.txt").unlink()),
+    ("package.names", Severity.ERROR, lambda tree: (tree / ".hidden").touch()),
+    ("package.names", Severity.ERROR, lambda tree: (tree / "a file").touch()),
+    ("package.names", Severity.ERROR, _a_broken_link),
+    ("package.names", Severity.ERROR, _a_large_file),
+    ("package.convergence", Severity.WARNING, lambda tree: stop_all_after(_result(tree), 276480)),
+    ("package.implementation", Severity.WARNING, lambda tree: shutil.rmtree(tree / "benchmarks")),
+]
+
+
+def test_good_tree_has_no_finding(tree: Path) -> None:
+    """A tree of real runs breaks no rule."""
+    assert found(tree) == []
+
+
+@pytest.mark.parametrize(("rule", "severity", "break_it"), BREAKS)
+def test_rule_finds_what_breaks_it(
+    tree: Path, rule: str, severity: Severity, break_it: Callable[[Path], object]
+) -> None:
+    """A tree that is good but for one thing has exactly that thing's finding."""
+    break_it(tree)
+    assert found(tree) == [(rule, severity)]
+
+
+def test_every_rule_has_a_tree_that_breaks_it() -> None:
+    """No rule over trees is without a test of what it finds."""
+    assert {rule for rule, _, _ in BREAKS} == set(PACKAGE_RULES.rules)
