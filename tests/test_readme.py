@@ -20,6 +20,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_ELSEWHERE = {
     "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
     "bash run_tests.sh": "what runs this test",
+    ".venv/bin/python -m compliance official PATH": "run by tests/compliance/test_official.py",
+    ".venv/bin/python -m compliance package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
+    "--system-yaml system.yaml": "run by tests/compliance/test_package.py",
 }
 
 
