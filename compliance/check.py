@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
+from compliance.package_checks import Package, check_package
 from compliance.result_checks import Result, check_result
 from compliance.run import Run
 from compliance.run_checks import check_run
@@ -41,6 +42,11 @@ class LogGroup:
         """Where the system of the runs is described; None where they are no result of a submission."""
         return description_of(self.paths[0].parent) if self.is_result else None
 
+    @property
+    def organisation(self) -> Path | None:
+        """The tree of the submission that the runs are part of; None where they are part of none."""
+        return None if self.system is None else self.system.parents[1]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -56,8 +62,8 @@ class Report:
         return count(self.findings, Severity.ERROR) == 0
 
 
-def check_paths(paths: Iterable[Path], ruleset: str | None = None) -> Report:
-    """Check every log under the paths, the runs of each directory together, and each system with all its results.
+def check_paths(paths: Sequence[Path], ruleset: str | None = None) -> Report:
+    """Check every log under the paths, the runs of each directory together, each system, and each whole organisation.
 
     Args:
         ruleset: the one to judge by; if None, what the run.json beside a log says, else the latest that has the
@@ -66,8 +72,8 @@ def check_paths(paths: Iterable[Path], ruleset: str | None = None) -> Report:
     Raises:
         NoLogs: a path does not exist, is a directory without logs, or holds one that cannot be searched.
     """
-    together = groupby(find_logs(paths), key=lambda group: group.system or group.paths)
-    reports = [_check(list(groups), ruleset) for _, groups in together]
+    together = groupby(find_logs(paths), key=lambda group: group.organisation or group.paths)
+    reports = [_check(list(groups), paths, ruleset) for _, groups in together]
     return Report(
         logs=tuple(log for report in reports for log in report.logs),
         findings=tuple(finding for report in reports for finding in report.findings),
@@ -75,20 +81,29 @@ def check_paths(paths: Iterable[Path], ruleset: str | None = None) -> Report:
     )
 
 
-def _check(groups: Sequence[LogGroup], ruleset: str | None) -> Report:
-    """Check the results of one system, or one group of logs that belongs to none."""
+def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None) -> Report:
+    """Check the results of one organisation, or one group of logs that belongs to none."""
     results = [open_result(group, ruleset) for group in groups]
     runs = [run for result in results for run in result.runs]
     findings = [finding for run in runs for finding in check_run(run)]
     for group, result in zip(groups, results, strict=True):
         findings += check_result(result) if group.is_result else ()
-    system = groups[0].system
-    findings += () if system is None else check_system(system, results)
+    by_system = groupby(zip(groups, results, strict=True), key=lambda pair: pair[0].system)
+    for system, pairs in by_system:
+        findings += () if system is None else check_system(system, [result for _, result in pairs])
+    organisation = groups[0].organisation
+    if organisation is not None and _is_below(organisation, paths):
+        findings += check_package(Package(organisation, tuple(results)))
     return Report(
         logs=tuple(run.file for run in runs),
         findings=tuple(findings),
         unreadable=any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects),
     )
+
+
+def _is_below(folder: Path, paths: Sequence[Path]) -> bool:
+    """Whether all of a folder was asked for."""
+    return any(folder.resolve().is_relative_to(path.resolve()) for path in paths)
 
 
 def find_logs(paths: Iterable[Path]) -> list[LogGroup]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.config import ROOT
-from compliance.check import check_paths, find_logs, open_result
+from compliance.check import check_paths
 from compliance.findings import Finding, Severity, count
 from compliance.official import judge
 from compliance.package.runs import Chosen, NotPackageable, choose
 from compliance.package.system import Facts, describe, read_facts
-from compliance.package_checks import NAME, Package, check_package
+from compliance.package_checks import NAME
 
 IMPLEMENTATION = (
     *("README.md", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-nodeps.lock", "Dockerfile"),
@@ -123,9 +123,7 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 
 def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool) -> Submission:
     ruleset = chosen[0].batch.provenance.ruleset
-    results = tuple(open_result(group, ruleset) for group in find_logs([tree / "results"]))
-    findings = [*check_paths([tree], ruleset).findings, *check_package(Package(tree, results))]
-    findings += judge(tree, ruleset).findings
+    findings = [*check_paths([tree], ruleset).findings, *judge(tree, ruleset).findings]
     if allow_simulated:
         findings = [finding for finding in findings if finding.rule != "package.real_runs"]
     return Submission(

@@ -17,7 +17,7 @@ from mlperf_logging.system_desc_checker import system_desc_checker
 from compliance.check import Report, check_paths
 from compliance.findings import Severity
 from compliance.system_checks import FIELDS, MAX_DESCRIPTION, STATUSES, SYSTEM_RULES, TEXTS, description_of
-from tests.compliance.logs import LogFile
+from tests.compliance.logs import LogFile, llama31_405b, make_log, reaching
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
 
 BENCHMARK = "llama31_405b"
@@ -26,7 +26,7 @@ SYSTEM = "test_system"
 
 @dataclass
 class Tree:
-    """The tree of an organisation with one system and one run."""
+    """The tree of an organisation with one system and its three runs."""
 
     root: Path
     """Of a results repository; the organisation's tree is below it."""
@@ -54,17 +54,23 @@ class Tree:
         self.description.write_text(text, encoding="utf-8")
 
     def announce(self, **values: Any) -> None:
-        """Change what the log announces."""
-        log = self.log
-        for key, value in values.items():
-            log.set(key, value)
-        log.save()
+        """Change what the logs announce."""
+        for path in self.runs.iterdir():
+            log = LogFile(path)
+            for key, value in values.items():
+                log.set(key, value)
+            log.save()
 
     def found(self) -> list[tuple[str, Severity]]:
-        """Rules of systems that are broken, with their severity."""
+        """Rules of systems that are broken, with their severity; what several logs break alike, once."""
         found = check_paths([self.organisation]).findings
         assert not [finding for finding in found if "crashed" in finding.message]
-        return [(finding.rule, finding.severity) for finding in found if finding.rule in SYSTEM_RULES.rules]
+        about = {
+            (finding.rule, finding.severity, finding.expected, finding.actual): None
+            for finding in found
+            if finding.rule in SYSTEM_RULES.rules
+        }
+        return [(rule, severity) for rule, severity, *_ in about]
 
 
 @pytest.fixture
@@ -73,6 +79,10 @@ def tree(valid: Callable[[str], LogFile], tmp_path: Path) -> Tree:
     tree = Tree(tmp_path / "repository")
     tree.runs.mkdir(parents=True)
     shutil.move(valid("405b").path, tree.runs / "result_0.txt")
+    for seed in (1, 2):
+        other = llama31_405b(SEED=seed)
+        curve = [value - seed / 1000 for value in reaching(other)]
+        make_log(tree.runs / f"result_{seed}.txt", other, curve, initial_loss=7.7 + seed / 1000)
     log = tree.log
     platform = log.get("submission_platform")["value"]
     tree.description.parent.mkdir()
@@ -88,7 +98,7 @@ def tree(valid: Callable[[str], LogFile], tmp_path: Path) -> Tree:
     return tree
 
 
-def passes(report: Report, logs: int = 1) -> bool:
+def passes(report: Report, logs: int = 3) -> bool:
     """Whether so many logs were checked, without an ERROR or a finding about a system."""
     about_systems = [finding for finding in report.findings if finding.rule in SYSTEM_RULES.rules]
     return report.passed and len(report.logs) == logs and not about_systems
@@ -191,7 +201,7 @@ def test_fields_are_the_official_ones() -> None:
 def test_log_by_name_is_checked_alone(tree: Tree) -> None:
     """A log that is asked for by name is judged by itself, whatever its system's description."""
     tree.description.unlink()
-    assert passes(check_paths([tree.log.path]))
+    assert passes(check_paths([tree.log.path]), logs=1)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3, 4], ids=["runs", "system", "results", "organisation", "repository"])
@@ -207,7 +217,7 @@ def test_repository_of_many_organisations(tree: Tree) -> None:
     """In a repository each system is judged by its own organisation's description."""
     other = tree.root / "another"
     shutil.copytree(tree.organisation, other)
-    assert passes(check_paths([tree.root]), logs=2)
+    assert passes(check_paths([tree.root]), logs=6)
     (other / "systems" / f"{SYSTEM}.json").write_text("{}", encoding="utf-8")
     (finding,) = (finding for finding in check_paths([tree.root]).findings if finding.severity is ERROR)
     assert (finding.rule, Path(finding.file).parents[1]) == ("system.fields", other)
@@ -227,6 +237,14 @@ def test_tree_is_checked_from_inside(tree: Tree, monkeypatch: pytest.MonkeyPatch
 def test_other_directories_have_no_system(tmp_path: Path, directory: str) -> None:
     """Where the harness itself leaves its runs, and any other directory, is no submission that lacks a description."""
     assert description_of(tmp_path / directory) is None
+
+
+def test_an_organisation_is_checked_as_a_whole(tree: Tree) -> None:
+    """A result that lacks a log is an ERROR of the organisation's tree, and no finding about its first log alone."""
+    (tree.runs / "result_2.txt").unlink()
+    found = [finding.rule for finding in check_paths([tree.organisation]).findings if finding.severity is ERROR]
+    assert found == ["package.file_count"]
+    assert passes(check_paths([tree.log.path]), logs=1)
 
 
 @published
