@@ -6,19 +6,11 @@ import os
 import sys
 import tempfile
 
-from benchmark.config import ConfigError, RunConfig
+from benchmark.config import RunConfig
 
 
 def launch(config: RunConfig) -> int:
-    """Run DGXNGPU ranks of `reference_impl.pretrain` and return the exit status of the first that failed, or 0.
-
-    Raises:
-        ConfigError: the run spans several nodes, whose ranks are Slurm's to start.
-    """
-    if config.nodes != 1:
-        raise ConfigError(
-            [f"DGXNNODES={config.nodes}: this starts the ranks of one node; use sbatch run.sub for several"]
-        )
+    """Run DGXNGPU ranks of `reference_impl.pretrain` and return the exit status of the first that failed, or 0."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -45,6 +45,8 @@ def transformer_config(config: RunConfig) -> TransformerConfig:
     """Megatron-Core's configuration of the model and of how it is split."""
     size, dtype = config.size, DTYPES[config.precision]
     interleaved = config.interleaved_pipeline > 1
+    # 126 layers fill 64 chunks when embedding and loss take the place of a layer each.
+    uneven = size.layers % (config.pipeline_model_parallel * config.interleaved_pipeline) != 0
     return TransformerConfig(
         num_layers=size.layers,
         hidden_size=size.hidden,
@@ -70,6 +72,8 @@ def transformer_config(config: RunConfig) -> TransformerConfig:
         tensor_model_parallel_size=config.tensor_model_parallel,
         pipeline_model_parallel_size=config.pipeline_model_parallel,
         virtual_pipeline_model_parallel_size=config.interleaved_pipeline if interleaved else None,
+        account_for_embedding_in_pipeline_split=uneven,
+        account_for_loss_in_pipeline_split=uneven,
         context_parallel_size=config.context_parallel,
         sequence_parallel=config.sequence_parallel,
         # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.

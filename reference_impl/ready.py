@@ -31,6 +31,13 @@ def refuse_unfinished(config: RunConfig) -> None:
     """Raise ConfigError for a run that the trainer cannot do yet."""
     if config.rules.init_checkpoint_step is not None:
         raise ConfigError([f"BENCHMARK={config.benchmark} starts from a checkpoint, which the trainer cannot load yet"])
+    if config.rank is None and config.nodes != 1:
+        raise ConfigError(
+            [
+                f"DGXNNODES={config.nodes}: the ranks of one node are started here; start those of several"
+                " with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
+            ]
+        )
 
 
 if __name__ == "__main__":

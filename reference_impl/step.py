@@ -81,7 +81,7 @@ class MegatronStep:
 
     def evaluate(self, sequences: int) -> float:
         batches = self._reader.evaluation(self._open().validation, sequences)
-        return self._evaluate(batches, self._reader.evaluation_microbatches(sequences))
+        return self._evaluate(batches, self._whole_pipelines(self._reader.evaluation_microbatches(sequences)))
 
     def _open(self) -> Datasets:
         if self._datasets is None:

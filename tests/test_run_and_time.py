@@ -124,6 +124,10 @@ REFUSALS = {
     "ranks that the layout does not divide": ({"DGXNGPU": 3, "TENSOR_MODEL_PARALLEL": 2}, "= 3 ranks is no multiple"),
     "no evaluation before the end": ({"MAX_STEPS": 3}, "MAX_STEPS(3) ends after 3 steps, before the first evaluation"),
     "one seed for three runs": ({"SEED": 1, "NEXP": 3}, "runs need distinct seeds"),
+    "several nodes without their ranks": (
+        {"DGXNNODES": 2, "MINIBS": 4, "MICRO_BATCH_SIZE": 4},
+        "the ranks of one node are started here",
+    ),
     "a benchmark that starts from a checkpoint": (
         {"DGXSYSTEM": "X", "BENCHMARK": "llama31_405b", "DGXNNODES": 1, "DGXNGPU": 8, "MINIBS": 144, "DATADIR": "/tmp"},
         "starts from a checkpoint, which the trainer cannot load yet",

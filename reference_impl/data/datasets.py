@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -123,8 +124,8 @@ class Reader:
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
     def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Batch]:
-        """Exactly the first `sequences` sequences over all replicas; padding does not count."""
-        for index in range(self.evaluation_microbatches(sequences)):
+        """Exactly the first `sequences` sequences over all replicas, then endless padding, which does not count."""
+        for index in count():
             first = (index * self.replicas + self.replica) * self.micro_batch_size
             positions = range(first, first + self.micro_batch_size)
             samples = [dataset[min(position, sequences - 1)] for position in positions]

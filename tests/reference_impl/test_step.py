@@ -34,6 +34,11 @@ LAYOUTS = {
     "DP=2, larger microbatch": {"DGXNGPU": 2, "MINIBS": 8, "MICRO_BATCH_SIZE": 8},
     "TP=2 with sequence parallel": {"DGXNGPU": 2, "TENSOR_MODEL_PARALLEL": 2},
     "PP=2": {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2},
+    "PP=2 interleaved, embedding and loss as layers": {
+        "DGXNGPU": 2,
+        "PIPELINE_MODEL_PARALLEL": 2,
+        "INTERLEAVED_PIPELINE": 2,
+    },
     "CP=2": {"DGXNGPU": 2, "CONTEXT_PARALLEL": 2},
 }
 
