@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import floor
+from math import cos, floor, pi
 
 
 def _ceil_div(numerator: int, denominator: int) -> int:
@@ -113,6 +113,19 @@ class Schedule:
     @property
     def first_eval_step(self) -> int:
         return (self.skipped_evals + 1) * self.eval_interval_steps
+
+    def learning_rate(self, step: int) -> float:
+        """What step `step`, counted from 1, is taken with: linear warm-up, then a cosine to the end rate.
+
+        The first step is at peak / (warm-up + 1), as in the reference (NeMo's CosineAnnealing).
+        """
+        ahead = step - 1 - self.warmup_steps
+        if ahead <= 0:
+            return self.base_learning_rate * step / (self.warmup_steps + 1)
+        fraction = min(1.0, ahead / self.decay_steps)
+        return (
+            self.end_learning_rate + (self.base_learning_rate - self.end_learning_rate) * (1 + cos(pi * fraction)) / 2
+        )
 
     def evaluation_steps(self, max_steps: int | None = None) -> Iterator[int]:
         """Yield each step after which an evaluation is due, up to `max_steps` (the rules' own limit if None)."""

@@ -6,7 +6,6 @@ is everything around the training. The log says that it is simulated, so it can 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,7 +105,7 @@ class SimulatedStep:
             yield StepStats(
                 loss=loss,
                 grad_norm=self._about_one(_GRAD_NORM_NOISE),
-                learning_rate=learning_rate(self._schedule, self._taken),
+                learning_rate=self._schedule.learning_rate(self._taken),
             )
 
     def evaluate(self, sequences: int) -> float:  # noqa: ARG002 - however many, they take the same time
@@ -132,15 +131,6 @@ def expected_samples(rules: Rules, schedule: Schedule) -> float:
     """Sequences that the reference needs at a batch size; a few evaluations' worth without reference points."""
     last = schedule.first_eval_step + (EVALUATIONS_WITHOUT_REFERENCE - 1) * schedule.eval_interval_steps
     return rules.reference_samples(schedule.global_batch_size) or last * schedule.global_batch_size
-
-
-def learning_rate(schedule: Schedule, step: int) -> float:
-    """What step `step`, counted from 1, is taken with: linear warm-up, then cosine decay."""
-    peak, end = schedule.base_learning_rate, schedule.end_learning_rate
-    if step <= schedule.warmup_steps:
-        return peak * step / schedule.warmup_steps
-    decayed = min(1.0, (step - schedule.warmup_steps) / schedule.decay_steps)
-    return end + (peak - end) * (1 + math.cos(math.pi * decayed)) / 2
 
 
 def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:

@@ -354,3 +354,25 @@ def test_tiny_has_the_shape_of_405b() -> None:
     assert tiny.skipped_evals(tiny.learning_rate.batch) > 0
     assert tiny.skip_slope > 0
     assert tiny.learning_rate.verifiable(tiny.learning_rate.batch)
+
+
+def test_the_learning_rate_rises_to_the_peak_and_falls_to_the_end() -> None:
+    """In equal steps from peak / (warm-up + 1), then along a cosine, and stays at the end rate."""
+    schedule = find("llama31_8b").schedule(16)
+    peak, end, first_decayed = schedule.base_learning_rate, schedule.end_learning_rate, schedule.warmup_steps + 1
+    steps = (
+        1,
+        first_decayed,
+        first_decayed + schedule.decay_steps // 2,
+        schedule.max_steps + 1,
+        schedule.max_steps + 9,
+    )
+
+    assert [schedule.learning_rate(step) for step in steps] == pytest.approx(
+        [peak / first_decayed, peak, (peak + end) / 2, end, end]
+    )
+
+
+def test_the_learning_rate_is_the_published_one_at_the_stop() -> None:
+    """After 272 steps at batch size 1152, as published logs have it to three digits."""
+    assert find("llama31_405b").schedule(1152).learning_rate(272) == pytest.approx(2.72e-6, rel=1e-3)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from benchmark.__main__ import main
 from benchmark.config import ROOT, ConfigError, RunConfig
 from benchmark.rules import TABLE, Rules, find
-from benchmark.simulate import MARK, Curve, Pace, VirtualClock, learning_rate, simulate
+from benchmark.simulate import MARK, Curve, Pace, VirtualClock, simulate
 from compliance.check import check_paths
 from tests.fakes import EPOCH, configured, read_events
 from tests.official import accepts_directory, accepts_log, accepts_seeds
@@ -163,20 +163,6 @@ def test_reference_is_extended_beyond_its_points() -> None:
     before, last = rules.reference_points[-2:]
     size = 2 * last.global_batch_size - before.global_batch_size
     assert rules.reference_samples(size) == 2 * last.mean - before.mean
-
-
-def test_learning_rate_follows_the_schedule() -> None:
-    """It rises in equal steps to the peak, and falls along a cosine to the end."""
-    schedule = find("llama31_8b").schedule(16)
-    warmup, decay = schedule.warmup_steps, schedule.decay_steps
-    rates = [learning_rate(schedule, step) for step in (warmup // 2, warmup, warmup + decay // 2, warmup + decay)]
-    peak, end = schedule.base_learning_rate, schedule.end_learning_rate
-    assert rates == pytest.approx([peak / 2, peak, (peak + end) / 2, end])
-
-
-def test_published_learning_rate_at_the_stop() -> None:
-    """After 272 steps at batch size 1152 it is what published logs hold there."""
-    assert learning_rate(find("llama31_405b").schedule(1152), 272) == pytest.approx(2.72e-6)
 
 
 # The command.

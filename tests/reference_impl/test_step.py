@@ -217,3 +217,4 @@ def test_the_learning_rate_is_the_references_at_every_step(tiny: Tiny) -> None:
 
     rates = run_ranks(config, learning_rates)[0]
     assert rates == pytest.approx([expected(step) for step in range(len(rates))], rel=1e-12)
+    assert rates == pytest.approx([schedule.learning_rate(step + 1) for step in range(len(rates))], rel=1e-12)
