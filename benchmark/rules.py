@@ -119,13 +119,10 @@ class Schedule:
 
         The first step is at peak / (warm-up + 1), as in the reference (NeMo's CosineAnnealing).
         """
-        ahead = step - 1 - self.warmup_steps
-        if ahead <= 0:
-            return self.base_learning_rate * step / (self.warmup_steps + 1)
-        fraction = min(1.0, ahead / self.decay_steps)
-        return (
-            self.end_learning_rate + (self.base_learning_rate - self.end_learning_rate) * (1 + cos(pi * fraction)) / 2
-        )
+        peak, end, decayed = self.base_learning_rate, self.end_learning_rate, step - 1 - self.warmup_steps
+        if decayed <= 0:
+            return peak * step / (self.warmup_steps + 1)
+        return end + (peak - end) * (1 + cos(pi * min(1.0, decayed / self.decay_steps))) / 2
 
     def evaluation_steps(self, max_steps: int | None = None) -> Iterator[int]:
         """Yield each step after which an evaluation is due, up to `max_steps` (the rules' own limit if None)."""
