@@ -154,10 +154,9 @@ class RunConfig(BaseModel):
         return self.model_copy(update={"experiments": 1, "seed": seed, "seed_base": None, "result_file": result_file})
 
     def _with_defaults(self) -> RunConfig:
-        updates: dict[str, object] = {}
-        if not self.submission_platform:
-            updates["submission_platform"] = f"{self.nodes}x{self.system}"
-        return self.model_copy(update=updates) if updates else self
+        if self.submission_platform:
+            return self
+        return self.model_copy(update={"submission_platform": f"{self.nodes}x{self.system}"})
 
     # What follows from the fields.
 

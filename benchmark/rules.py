@@ -294,7 +294,7 @@ _LLAMA31_405B_510 = replace(
     convergence_allowance=0,
 )
 
-# Reference points in thousands-free form: the RCP file's own order of seeds.
+# Samples of the reference points are in the RCP file's own order of seeds.
 _LLAMA31_8B_510 = Rules(
     benchmark="llama31_8b",
     ruleset="5.1.0",

@@ -34,16 +34,13 @@ def initialize(config: RunConfig) -> None:
 
 
 def seed_everything(config: RunConfig) -> None:
-    """Start every generator from the run's one seed.
-
-    Tensor-parallel ranks share the default generator, so that each cuts its part from the same initial weights.
-    """
+    """Start every generator from the run's one seed; the default one is the same on all ranks."""
     if config.seed is None:
         raise ValueError("a run needs its seed")
     random.seed(config.seed)
     np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
     model_parallel_cuda_manual_seed(config.seed)
+    # After Megatron-Core's own, which on a CPU draws from this generator too.
     torch.manual_seed(config.seed)
 
 

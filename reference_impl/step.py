@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import tee
 from typing import Any
 
 import torch
@@ -114,22 +115,16 @@ class MegatronStep:
     def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
         """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
-        # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
-        drawn = [batches] if not interleaved else list(_tee(batches, len(self.chunks), microbatches))
         return self._forward_backward(
             forward_step_func=_forward_step,
-            data_iterator=drawn if interleaved else drawn[0],
+            # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
+            data_iterator=list(tee(batches, len(self.chunks))) if interleaved else batches,
             model=self.chunks if interleaved else self.chunks[0],
             num_microbatches=microbatches,
             seq_length=self._config.rules.sequence_length,
             micro_batch_size=self._config.micro_batch_size,
             forward_only=forward_only,
         )
-
-
-def _tee(batches: Iterator[Batch], copies: int, length: int) -> Iterator[Iterator[Batch]]:
-    shared = [next(batches) for _ in range(length)]
-    return (iter(shared) for _ in range(copies))
 
 
 def _forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
