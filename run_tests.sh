@@ -22,7 +22,7 @@ stage "mypy"
 "$PYTHON" -m mypy benchmark compliance reference_impl
 
 stage "shellcheck"
-find . \( -name .git -o -path ./.venv -o -path ./data -o -path ./results \) -prune -o \
+find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
   -type f \( -name '*.sh' -o -name run.sub -o -path ./.ci/run \) -print0 |
   xargs -0 shellcheck --shell=bash --external-sources
 

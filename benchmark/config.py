@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from benchmark import kernels
 from benchmark.rules import Rules, RuleViolation, ScaledLearningRate, Schedule, UnknownRules, find
 from benchmark.seeds import SEED_LIMIT, draw_seeds
 from benchmark.sizes import SIZES, ModelSize
@@ -33,12 +34,16 @@ _NAME_PATTERN = re.compile(
 )
 
 # What a config file may export besides the fields below: knobs of the libraries underneath, which they read themselves.
-_LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
+LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
 
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
 """A number of things of which there are some; the limit keeps a typing mistake from being counted up to."""
 Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+
+
+_RECOMPUTABLE = r"^(core_attn|layernorm|mlp)(,(core_attn|layernorm|mlp))*$"
+"""What can be recomputed by itself in a layer of ours."""
 
 
 class ConfigError(ValueError):
@@ -76,8 +81,41 @@ class RunConfig(BaseModel):
     micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
     """Sequences a forward pass."""
 
-    precision: Literal["fp32", "bf16"] = Field("bf16", alias="PRECISION")
-    """Type of parameters and activations; the optimizer's own are fp32."""
+    precision: Literal["fp32", "bf16", "fp8", "nvfp4"] = Field("bf16", alias="PRECISION")
+    """Of the layers' matrix products; weights and activations are bf16 from there on down, the optimizer's own fp32."""
+    fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
+    """How fp8 values are scaled, always by what is in the tensor now; tensorwise if unset."""
+    layer_spec: Literal["auto", "te", "torch"] = Field("auto", alias="LAYER_SPEC")
+    """Kernels of the layers: Transformer Engine's or PyTorch's own; `auto` is the former where it is installed."""
+    kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
+    """Fuse what surrounds matrix products (SwiGLU, residual; with `te` RoPE, weight gradients); on GPUs if unset."""
+    ce_fusion_impl: Literal["native", "te"] | None = Field(None, alias="CE_FUSION_IMPL")
+    """A fused cross entropy: Megatron-Core's or Transformer Engine's; none if unset."""
+    cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
+    """`local` replays each layer as a CUDA graph."""
+    recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")
+    """Activations computed again in the backward pass: of some modules, of whole layers; none if unset."""
+    recompute_modules: str | None = Field(None, alias="RECOMPUTE_MODULES", pattern=_RECOMPUTABLE)
+    """With `selective`: some of core_attn, layernorm and mlp, with commas; core_attn if unset."""
+    recompute_method: Literal["uniform", "block"] | None = Field(None, alias="RECOMPUTE_METHOD")
+    """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many of each model chunk."""
+    recompute_num_layers: Count | None = Field(None, alias="RECOMPUTE_NUM_LAYERS")
+
+    tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
+    """Overlap the tensor-parallel collectives with the matrix products beside them."""
+    cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
+    """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
+    grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")
+    """Type that gradients are added up and reduced in; that of the weights if off."""
+    overlap_grad_reduce: bool | None = Field(None, alias="OVERLAP_GRAD_REDUCE")
+    """Reduce gradients during the backward pass; on GPUs if unset."""
+    overlap_param_gather: bool | None = Field(None, alias="OVERLAP_PARAM_GATHER")
+    """Gather updated weights during the next forward pass; as OVERLAP_GRAD_REDUCE if unset."""
+    bucket_size: PositiveInt | None = Field(None, alias="BUCKET_SIZE")
+    """Weights whose gradients are reduced together; Megatron-Core's own choice if unset."""
+    precision_aware_optimizer: bool = Field(False, alias="USE_PRECISION_AWARE_OPTIMIZER")
+    """Keep AdamW's moments in bf16."""
+
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
     """Peak learning rate, only where the rules leave it to the submitter (llama31_8b)."""
     warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
@@ -98,10 +136,34 @@ class RunConfig(BaseModel):
     """Folder of the tokenised dataset; only llama31_tiny has one of its own."""
     tokenizer: Path | None = Field(None, alias="TOKENIZER")
     """SentencePiece model file; the benchmark's own, from the mistral-common package, if unset."""
+    load_checkpoint: Path | None = Field(None, alias="LOAD_CHECKPOINT")
+    """Folder of the weights that training starts from, NeMo's or Hugging Face's; drawn at random if unset."""
+    initial_loss_gate: bool = Field(True, alias="INITIAL_LOSS_GATE")
+    """End a run that starts from LOAD_CHECKPOINT with a first training loss outside the range of the rules."""
     index_dir: Path | None = Field(None, alias="NPY_INDEX_DIR")
     """Folder for the shuffled index, seen by all ranks; a temporary one where a single node runs."""
+    save_checkpoint: Path | None = Field(None, alias="SAVE_CHECKPOINT")
+    """Folder of the training state, seen by all ranks; a run that is started again goes on from there. None is saved if
+    unset."""
+    save_interval: Count | None = Field(None, alias="SAVE_INTERVAL")
+    """Steps between two saves; only on SIGUSR1 if unset."""
     log_dir: Path = Field(ROOT / "results" / "logs", alias="LOGDIR")
     """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
+    container_image: str = Field("", alias="CONT")
+    """Image that the ranks run in: a name, or a file; none if unset."""
+    container_runtime: Literal["none", "pyxis", "apptainer", "docker"] | None = Field(None, alias="CONTAINER_RUNTIME")
+    """What runs it; pyxis where CONT is set and this is not."""
+    clear_caches: bool = Field(True, alias="CLEAR_CACHES")
+    """Before each run of a job, drop the whole page cache of every node, where the user may."""
+    nccl_test_min_gbps: float | None = Field(None, alias="NCCL_TEST_MIN_GBPS", ge=0, allow_inf_nan=False)
+    """Refuse a job whose all-reduce over all ranks has a smaller bus bandwidth, in GB/s; not measured if unset."""
+    hang_monitor_timeout: float = Field(30, alias="HANG_MONITOR_TIMEOUT", ge=0, allow_inf_nan=False)
+    """Minutes without a line in the log after which a run is asked where it hangs, and ended; 0 waits for ever."""
+    allocations: Count = Field(1, alias="NPAR")
+    """Allocations that a job may use, one after the other: it requeues itself and goes on from its checkpoint."""
+    resume: Path | None = Field(None, alias="RESUME")
+    """Folder of unfinished runs of this configuration, to go on with them instead of starting new ones."""
+
     config_filename: str = Field("", alias="CONFIG_FILENAME")
     """Set by the launcher: the config file, as logged."""
     result_file: Path | None = Field(None, alias="RESULT_FILE")
@@ -217,7 +279,13 @@ class RunConfig(BaseModel):
             _ = self.rules
         except UnknownRules as error:
             return [f"BENCHMARK={self.benchmark} RULESET={self.ruleset}: {error}"]
-        faults = [*self._layout_faults(), *self._name_faults(), *self._seed_faults(), *self._launch_faults()]
+        faults = [
+            *self._layout_faults(),
+            *kernels.contradictions(self),
+            *self._name_faults(),
+            *self._seed_faults(),
+            *self._launch_faults(),
+        ]
         # The schedule divides by the batch size, which only a possible layout has.
         return faults or [*self._batch_faults(), *self._schedule_faults()]
 
@@ -288,6 +356,11 @@ class RunConfig(BaseModel):
         except RuleViolation as error:
             yield str(error)
             return
+        if self.save_interval is not None and self.save_interval > self.step_limit:
+            yield (
+                f"SAVE_INTERVAL({self.save_interval}) is above the {self.step_limit} steps that the run can take: "
+                "nothing would be saved"
+            )
         if self.step_limit < schedule.first_eval_step:
             given = "the rules' schedule" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
             first = schedule.first_eval_step
@@ -319,6 +392,16 @@ class RunConfig(BaseModel):
             yield f"SEED_BASE({self.seed_base}) + NEXP({self.experiments}) - 1 = {max(seeds)} is not below {SEED_LIMIT}"
 
     def _launch_faults(self) -> Iterator[str]:
+        if self.container_runtime not in (None, "none") and not self.container_image:
+            yield f"CONTAINER_RUNTIME={self.container_runtime} needs an image: CONT is not set"
+        if self.container_runtime == "none" and self.container_image:
+            yield f"CONTAINER_RUNTIME=none, but CONT={self.container_image}: unset one of them"
+        if self.container_runtime == "docker" and self.nodes > 1:
+            yield f"CONTAINER_RUNTIME=docker starts the ranks of one node; DGXNNODES is {self.nodes}"
+        if self.container_runtime == "docker" and (self.allocations > 1 or self.nccl_test_min_gbps is not None):
+            yield "CONTAINER_RUNTIME=docker passes on no signal, starts no single rank: unset NPAR, NCCL_TEST_MIN_GBPS"
+        if self.save_interval is not None and self.save_checkpoint is None:
+            yield f"SAVE_INTERVAL({self.save_interval}) needs SAVE_CHECKPOINT, the folder to save to"
         if self.env_world_size is not None and self.env_world_size != self.world_size:
             yield (
                 f"WORLD_SIZE({self.env_world_size}) ranks were started, but DGXNNODES({self.nodes}) x "
@@ -345,7 +428,7 @@ def _describe(fault: Mapping[str, object]) -> str:
 
 def _unknown_names(environment: Mapping[str, str], *, complete: bool) -> Iterator[str]:
     for name in environment:
-        if name in NAMES or name.startswith(_LIBRARY_PREFIXES):
+        if name in NAMES or name.startswith(LIBRARY_PREFIXES):
             continue
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.88)
         if near:

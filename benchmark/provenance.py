@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmark import kernels
 from benchmark.config import NAMES, ROOT
 from benchmark.resolve import Resolved
 
@@ -33,6 +34,8 @@ class Experiment:
     """`success`, `aborted`, or how the processes ended without saying so."""
     minutes: float | None = None
     """From run_start to run_stop."""
+    lost: int = 0
+    """How often it was cut off before its first checkpoint and started again, under a new clock."""
 
 
 def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> dict[
         "configuration": {name: {"value": values[name], "origin": resolved.origins[name]} for name in NAMES},
         "code": code_revision(),
         "versions": versions(),
+        "layer_spec": kernels.layer_spec(config, kernels.probe()),
         "machine": machine(),
         "data": data,
     }

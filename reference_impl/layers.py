@@ -1,7 +1,7 @@
-"""The transformer layer that runs everywhere: Megatron-Core's modules around PyTorch's own RMSNorm and attention.
+"""The kernels of a transformer layer, as Megatron-Core's specs: Transformer Engine's, or PyTorch's own.
 
-Works on CPU and on any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d
-head size.
+`te` is Megatron-Core's own spec. `torch` is ours: its modules around PyTorch's RMSNorm and attention, for a CPU and for
+any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d head size.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -22,6 +23,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+
+from benchmark.kernels import LayerSpec
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -106,8 +109,15 @@ class CausalAttention(torch.nn.Module):
         return ordered.flatten(0, 1).permute(1, 2, 0, 3)
 
 
-def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+def block_spec(config: TransformerConfig, vp_stage: int | None, spec: LayerSpec) -> TransformerBlockSubmodules:
     """The layers of one pipeline chunk, and the final norm."""
+    if spec == "te":
+        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    layers = [_torch_layer()] * get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _torch_layer() -> ModuleSpec:
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
@@ -122,7 +132,7 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBl
     mlp = ModuleSpec(
         module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     )
-    layer = ModuleSpec(
+    return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
@@ -133,5 +143,3 @@ def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBl
             mlp_bda=get_bias_dropout_add,
         ),
     )
-    count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=RMSNorm)

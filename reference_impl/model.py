@@ -16,90 +16,162 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from benchmark.config import VOCABULARY, RunConfig
+from benchmark.kernels import LayerSpec, Machine, layer_spec
+from benchmark.sizes import ModelSize
+from reference_impl import parallel
 from reference_impl.layers import block_spec
-from reference_impl.parallel import device
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Of weights and activations; below bf16, Transformer Engine casts what goes into a matrix product.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16, "nvfp4": torch.bfloat16}
+
+# Where a whole tensor shares one scale, gradients need the range of E5M2; blocks with a scale of their own do not.
+_FP8_FORMATS = {"tensorwise": "hybrid", "blockwise": "e4m3", "mxfp8": "e4m3"}
 
 
 def build_model(config: RunConfig) -> list[MegatronModule]:
     """This rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped for data parallelism."""
-    transformer = transformer_config(config)
-    chunks = [_chunk(config, transformer, stage) for stage in _virtual_stages(config)]
-    initialize_weights(chunks, config)
+    here = parallel.machine()
+    transformer, spec = transformer_config(config, here), layer_spec(config, here)
+    if config.tp_comm_overlap:
+        initialize_user_buffers(config)
+    chunks = [gpt_chunk(config, transformer, stage, spec).to(parallel.device()) for stage in virtual_stages(config)]
+    if config.load_checkpoint is None:
+        initialize_weights(chunks, config)
     if transformer.bf16:
         chunks = [Float16Module(transformer, chunk) for chunk in chunks]
-    ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
-        use_distributed_optimizer=True,
-        overlap_grad_reduce=torch.cuda.is_available(),
-        overlap_param_gather=torch.cuda.is_available(),
-    )
+    ddp = ddp_config(config, here)
     return [
         DistributedDataParallel(transformer, ddp, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
     ]
 
 
-def transformer_config(config: RunConfig) -> TransformerConfig:
-    """Megatron-Core's configuration of the model and of how it is split."""
-    size, dtype = config.size, DTYPES[config.precision]
-    interleaved = config.interleaved_pipeline > 1
-    # 126 layers fill 64 chunks when embedding and loss take the place of a layer each.
-    uneven = size.layers % (config.pipeline_model_parallel * config.interleaved_pipeline) != 0
+def transformer_config(config: RunConfig, machine: Machine) -> TransformerConfig:
+    """Megatron-Core's configuration of the model, of how it is split, and of its kernels on such a machine."""
     return TransformerConfig(
-        num_layers=size.layers,
-        hidden_size=size.hidden,
-        ffn_hidden_size=size.ffn_hidden,
-        num_attention_heads=size.heads,
-        num_query_groups=size.query_groups,
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        normalization="RMSNorm",
-        layernorm_epsilon=size.norm_epsilon,
-        add_bias_linear=False,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        init_method_std=size.init_std,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=dtype is torch.bfloat16,
+        **_shape(config.size),
+        **_precision(config),
+        **_layout(config, on_gpu=machine.gpu),
+        **_kernels(config, machine),
+        **_recomputation(config),
         # Off would leave the layers' tensor-parallel marks unset, and the gradient norm would count one shard only.
         perform_initialization=True,
-        use_cpu_initialization=not torch.cuda.is_available(),
+        use_cpu_initialization=not machine.gpu,
         # The loss is a sum over tokens, divided once by their number; must be set before the DDP wrapper is built.
         calculate_per_token_loss=True,
-        tensor_model_parallel_size=config.tensor_model_parallel,
-        pipeline_model_parallel_size=config.pipeline_model_parallel,
-        virtual_pipeline_model_parallel_size=config.interleaved_pipeline if interleaved else None,
-        account_for_embedding_in_pipeline_split=uneven,
-        account_for_loss_in_pipeline_split=uneven,
-        context_parallel_size=config.context_parallel,
-        sequence_parallel=config.sequence_parallel,
-        # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.
-        overlap_p2p_comm=interleaved,
-        batch_p2p_comm=not interleaved,
-        # On gloo, an overlapped send still reads the memory that deallocation frees.
-        deallocate_pipeline_outputs=torch.cuda.is_available(),
-        gradient_accumulation_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        persist_layer_norm=False,
     )
 
 
-def _virtual_stages(config: RunConfig) -> list[int | None]:
+def _shape(size: ModelSize) -> dict[str, Any]:
+    return {
+        "num_layers": size.layers,
+        "hidden_size": size.hidden,
+        "ffn_hidden_size": size.ffn_hidden,
+        "num_attention_heads": size.heads,
+        "num_query_groups": size.query_groups,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": size.norm_epsilon,
+        "add_bias_linear": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "init_method_std": size.init_std,
+    }
+
+
+def _precision(config: RunConfig) -> dict[str, Any]:
+    dtype = DTYPES[config.precision]
+    settings: dict[str, Any] = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": dtype is torch.bfloat16}
+    if config.precision == "fp8":
+        recipe = config.fp8_recipe or "tensorwise"
+        settings |= {"fp8": _FP8_FORMATS[recipe], "fp8_recipe": recipe}
+    if config.precision == "nvfp4":
+        settings |= {"fp4": "e2m1", "fp4_recipe": "nvfp4"}
+    return settings
+
+
+def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
+    stages = config.pipeline_model_parallel * config.interleaved_pipeline
+    interleaved = config.interleaved_pipeline > 1
+    # 126 layers fill 64 chunks when embedding and loss take the place of a layer each.
+    uneven = config.size.layers % stages != 0
+    return {
+        "tensor_model_parallel_size": config.tensor_model_parallel,
+        "sequence_parallel": config.sequence_parallel,
+        "tp_comm_overlap": config.tp_comm_overlap,
+        "context_parallel_size": config.context_parallel,
+        "pipeline_model_parallel_size": config.pipeline_model_parallel,
+        "virtual_pipeline_model_parallel_size": config.interleaved_pipeline if interleaved else None,
+        "account_for_embedding_in_pipeline_split": uneven,
+        "account_for_loss_in_pipeline_split": uneven,
+        # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.
+        "overlap_p2p_comm": interleaved,
+        "batch_p2p_comm": not interleaved,
+        # On gloo, an overlapped send still reads the memory that deallocation frees.
+        "deallocate_pipeline_outputs": on_gpu,
+    }
+
+
+def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
+    on_te = layer_spec(config, machine) == "te"
+    fused = machine.gpu if config.kernel_fusion is None else config.kernel_fusion
+    return {
+        "cp_comm_type": (config.cp_comm_type or "p2p") if on_te else None,
+        "bias_activation_fusion": fused,
+        "bias_dropout_fusion": fused,
+        "apply_rope_fusion": fused and on_te,
+        "gradient_accumulation_fusion": fused and on_te and machine.weight_gradient_fusion,
+        "masked_softmax_fusion": False,
+        "persist_layer_norm": False,
+        "cross_entropy_loss_fusion": config.ce_fusion_impl is not None,
+        "cross_entropy_fusion_impl": config.ce_fusion_impl or "native",
+        "cuda_graph_impl": config.cuda_graph,
+        "use_te_rng_tracker": config.cuda_graph != "none",
+    }
+
+
+def _recomputation(config: RunConfig) -> dict[str, Any]:
+    return {
+        "recompute_granularity": config.recompute_granularity,
+        "recompute_modules": config.recompute_modules.split(",") if config.recompute_modules else None,
+        "recompute_method": config.recompute_method,
+        "recompute_num_layers": config.recompute_num_layers,
+    }
+
+
+def ddp_config(config: RunConfig, machine: Machine) -> DistributedDataParallelConfig:
+    """Megatron-Core's configuration of gradient reduction and of the gathering of updated weights."""
+    reduce = machine.gpu if config.overlap_grad_reduce is None else config.overlap_grad_reduce
+    gather = reduce if config.overlap_param_gather is None else config.overlap_param_gather
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.grad_reduce_in_fp32,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=reduce,
+        overlap_param_gather=gather,
+        bucket_size=config.bucket_size,
+    )
+
+
+def virtual_stages(config: RunConfig) -> list[int | None]:
+    """The model chunks of a pipeline stage; [None] without interleaving."""
     return [None] if config.interleaved_pipeline == 1 else list(range(config.interleaved_pipeline))
 
 
-def _chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None) -> GPTModel:
+def gpt_chunk(
+    config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec, vocabulary: int = VOCABULARY
+) -> GPTModel:
+    """One model chunk of this rank, with Megatron-Core's initial weights.
+
+    Args:
+        vocabulary: rows of the embedding and of the output layer. Not padded, so that no padded column takes part in
+            the loss: every tensor-parallel size that is allowed divides the benchmark's own.
+    """
     where = {} if stage is None else {"ignore_virtual": False, "vp_stage": stage}
-    chunk = GPTModel(
+    return GPTModel(
         transformer,
-        block_spec(transformer, stage),
-        vocab_size=VOCABULARY,
+        block_spec(transformer, stage, spec),
+        vocab_size=vocabulary,
         max_sequence_length=config.rules.sequence_length,
         pre_process=parallel_state.is_pipeline_first_stage(**where),
         post_process=parallel_state.is_pipeline_last_stage(**where),
@@ -111,7 +183,19 @@ def _chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None)
         rope_scaling_factor=config.size.rotary_scaling_factor,
         vp_stage=stage,
     )
-    return chunk.to(device())
+
+
+def initialize_user_buffers(config: RunConfig) -> None:
+    """Set up the buffers through which Transformer Engine overlaps tensor-parallel collectives with matrix products."""
+    from transformer_engine.pytorch.module.base import initialize_ub
+
+    tokens = config.micro_batch_size * config.rules.sequence_length // config.context_parallel
+    initialize_ub(
+        shape=[tokens, config.size.hidden],
+        tp_size=config.tensor_model_parallel,
+        use_fp8=config.precision == "fp8",
+        bootstrap_backend="nccl",
+    )
 
 
 def unwrap(chunk: torch.nn.Module) -> GPTModel:

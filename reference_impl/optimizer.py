@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import torch
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
 from benchmark.config import RunConfig
 from reference_impl.model import DTYPES
+from reference_impl.preserve import torch_optimizers
 
 
 def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> MegatronOptimizer:
     """The distributed optimizer: AdamW in fp32, sharded over data-parallel ranks; no weight decay on norm weights."""
-    adamw, dtype = config.rules.optimizer, DTYPES[config.precision]
-    return get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer="adam",
-            lr=config.schedule.base_learning_rate,
-            min_lr=config.schedule.end_learning_rate,
-            weight_decay=adamw.weight_decay,
-            adam_beta1=adamw.beta_1,
-            adam_beta2=adamw.beta_2,
-            adam_eps=adamw.epsilon,
-            clip_grad=adamw.gradient_clip_norm,
-            params_dtype=dtype,
-            bf16=config.precision == "bf16",
-            use_distributed_optimizer=True,
-        ),
-        chunks,
+    optimizer = get_megatron_optimizer(optimizer_config(config), chunks)
+    use_fused_kernel(optimizer)
+    return optimizer
+
+
+def use_fused_kernel(optimizer: MegatronOptimizer) -> None:
+    """Let torch's AdamW do all of a tensor's arithmetic in one kernel; Megatron-Core has no argument for it.
+
+    Transformer Engine's AdamW, which Megatron-Core takes where it is installed, does so by itself.
+    """
+    for inner in torch_optimizers(optimizer):
+        if isinstance(inner, torch.optim.AdamW):
+            for group in inner.param_groups:
+                group["fused"] = True
+
+
+def optimizer_config(config: RunConfig) -> OptimizerConfig:
+    """Megatron-Core's configuration of AdamW, with the numbers of the rules."""
+    adamw = config.rules.optimizer
+    moments = torch.bfloat16 if config.precision_aware_optimizer else torch.float32
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=config.schedule.base_learning_rate,
+        min_lr=config.schedule.end_learning_rate,
+        weight_decay=adamw.weight_decay,
+        adam_beta1=adamw.beta_1,
+        adam_beta2=adamw.beta_2,
+        adam_eps=adamw.epsilon,
+        clip_grad=adamw.gradient_clip_norm,
+        params_dtype=DTYPES[config.precision],
+        bf16=config.precision != "fp32",
+        use_distributed_optimizer=True,
+        use_precision_aware_optimizer=config.precision_aware_optimizer,
+        exp_avg_dtype=moments,
+        exp_avg_sq_dtype=moments,
     )
 
 

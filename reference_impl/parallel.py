@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import socket
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +15,28 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from benchmark.config import RunConfig
+from benchmark import kernels
+from benchmark.config import ConfigError, RunConfig
+from benchmark.kernels import Machine
 from reference_impl import cpu
+
+_T = TypeVar("_T")
 
 
 def initialize(config: RunConfig) -> None:
-    """Join the process group that torchrun's variables describe and split it by the configuration's layout."""
-    cpu.install()
-    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    """Join the process group that torchrun's variables describe and split it by the configuration's layout.
+
+    Raises:
+        ConfigError: this machine has not what the configuration's switches need.
+    """
     if torch.cuda.is_available():
         torch.cuda.set_device((config.rank or 0) % config.gpus_per_node)
+    if faults := kernels.lacking(config, machine()):
+        raise ConfigError(faults)
+    cpu.install()
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    # Nothing reads memory that it has not written; filling it first takes a tenth of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(minutes=30))
     interleaved = config.interleaved_pipeline if config.interleaved_pipeline > 1 else None
@@ -39,7 +55,7 @@ def seed_everything(config: RunConfig) -> None:
         raise ValueError("a run needs its seed")
     random.seed(config.seed)
     np.random.seed(config.seed)
-    model_parallel_cuda_manual_seed(config.seed)
+    model_parallel_cuda_manual_seed(config.seed, te_rng_tracker=config.cuda_graph != "none")
     # After Megatron-Core's own, which on a CPU draws from this generator too.
     torch.manual_seed(config.seed)
 
@@ -62,6 +78,48 @@ def sum_over_ranks(*values: float) -> list[float]:
     totals = torch.tensor(values, dtype=torch.float64, device=device())
     dist.all_reduce(totals)
     return totals.tolist()
+
+
+def on_rank_0(decide: Callable[[], _T]) -> _T:
+    """What rank 0 decides, on every rank: it may read what ten thousand ranks should not all read.
+
+    Where it raises, rank 0 says why and the other ranks end without a word.
+    """
+    answer: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer = [decide(), False]
+        except Exception:
+            dist.broadcast_object_list([None, True])
+            raise
+    dist.broadcast_object_list(answer)
+    decision, failed = answer
+    if failed:
+        raise SystemExit(2)
+    return decision
+
+
+def gather(value: float) -> list[float]:
+    """The value of each rank, in their order, the same on every rank."""
+    return sum_over_ranks(*(value if rank == dist.get_rank() else 0.0 for rank in range(dist.get_world_size())))
+
+
+def nodes() -> list[str]:
+    """The name of each rank's node, in the order of ranks."""
+    names = [""] * dist.get_world_size()
+    dist.all_gather_object(names, socket.gethostname())
+    return names
+
+
+def machine() -> Machine:
+    """What this rank finds for its kernels."""
+    gpu = torch.cuda.is_available()
+    return replace(kernels.probe(), gpu=gpu, compute_capability=torch.cuda.get_device_capability() if gpu else None)
+
+
+def peak_memory_gib() -> float | None:
+    """Most GPU memory that this rank has had allocated, GiB; None on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def device() -> torch.device:

@@ -22,6 +22,14 @@ def faults(**overrides: str | int) -> list[str]:
 
 # Each refusal: variables, and the start of its text with the numbers put in.
 REFUSALS = {
+    "an interval without a folder": (
+        {"SAVE_INTERVAL": 16},
+        "SAVE_INTERVAL(16) needs SAVE_CHECKPOINT, the folder to save to",
+    ),
+    "an interval beyond the end": (
+        {"SAVE_CHECKPOINT": "state", "SAVE_INTERVAL": 600, "MAX_STEPS": 500},
+        "SAVE_INTERVAL(600) is above the 500 steps that the run can take: nothing would be saved",
+    ),
     "ranks": (
         {"TENSOR_MODEL_PARALLEL": 4, "PIPELINE_MODEL_PARALLEL": 3},
         "DGXNNODES(1) x DGXNGPU(8) = 8 ranks is no multiple of TENSOR_MODEL_PARALLEL(4) x PIPELINE_MODEL_PARALLEL(3) x "
@@ -142,7 +150,7 @@ def test_refusal_shows_its_numbers(case: str) -> None:
         ("MINIBS", "1.5"),
         ("SEED", "-1"),
         ("SEED", str(SEED_LIMIT)),
-        ("PRECISION", "fp8"),
+        ("PRECISION", "fp6"),
         ("LEARNING_RATE", "nan"),
         ("LEARNING_RATE", "inf"),
         ("LEARNING_RATE", "0"),

@@ -22,6 +22,22 @@ def test_parameters_of_the_benchmark() -> None:
     assert SIZES["405b"].parameters(32_000) == 402_699_272_192
 
 
+def test_flops_equal_the_published_figure() -> None:
+    """405B at 8,192 tokens and Llama 3's vocabulary is the submitters' MODEL_TFLOP_PER_SAMPLE, 21508."""
+    flops = SIZES["405b"].flops_per_sample(8192, LLAMA_3_VOCABULARY)
+
+    assert flops == pytest.approx(21_507.68e12, rel=1e-4)
+    assert round(flops / 1e12) == 21_508
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=lambda size: size.name)
+def test_flops_are_the_layers_and_the_head(size: ModelSize) -> None:
+    """A sample costs its layers, the final norm and the output layer; the embedding is free."""
+    head = size.flops_per_sample(128, 32_000) - size.layers * size.layer_flops(128)
+
+    assert head == 6 * 128 * (32_000 * size.hidden + size.hidden)
+
+
 @pytest.mark.parametrize("size", SIZES.values(), ids=lambda size: size.name)
 def test_heads_divide_evenly(size: ModelSize) -> None:
     """Heads share the width evenly, and query groups the heads."""

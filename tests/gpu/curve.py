@@ -1,0 +1,43 @@
+"""python -m tests.gpu.curve: a few steps of the run that the environment describes, on synthetic data, as JSON.
+
+A process of its own for each, since a forked one cannot use CUDA after its parent has; without a GPU in sight it runs
+on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+
+from benchmark.config import VOCABULARY, RunConfig
+from reference_impl import parallel
+from reference_impl.data.manifest import Manifest
+from reference_impl.step import MegatronStep, synthetic_batches
+
+STEPS = 5
+
+
+def main() -> None:
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
+    )
+    config = RunConfig.from_environment()
+    parallel.initialize(config)
+    nothing = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})
+    step = MegatronStep(config, nothing)
+    batches = synthetic_batches(config)
+    stats = [step.train_once(batches) for _ in range(STEPS)]
+    answer = {
+        "losses": [one.loss for one in stats],
+        "grad_norms": [one.grad_norm for one in stats],
+        "peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+    parallel.shut_down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""From a run's switches to Megatron-Core's own configurations, as values; and what recomputation and fusion change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from benchmark.config import ConfigError, RunConfig, config_files
+from benchmark.kernels import FP8_RECIPES, Machine
+from benchmark.resolve import resolve
+from reference_impl import parallel
+from reference_impl.model import ddp_config, transformer_config
+from reference_impl.optimizer import optimizer_config
+from reference_impl.step import MegatronStep, synthetic_batches
+from tests.reference_impl.conftest import run_ranks
+from tests.reference_impl.test_step import build
+
+Tiny = Callable[..., RunConfig]
+
+BLACKWELL = Machine(gpu=True, compute_capability=(10, 0), transformer_engine="2.9.0", weight_gradient_fusion=True)
+CPU = Machine()
+
+
+@pytest.fixture
+def transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megatron-Core's checks find a Transformer Engine: its version, and its kernel for RoPE."""
+    monkeypatch.setattr("megatron.core.transformer.transformer_config.is_te_min_version", lambda version: True)
+    monkeypatch.setattr(
+        "megatron.core.models.common.embeddings.rope_utils.fused_apply_rotary_pos_emb", lambda *args: None
+    )
+
+
+def fields(config: TransformerConfig, *names: str) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize(
+    "machine", [CPU, BLACKWELL, replace(BLACKWELL, transformer_engine=None)], ids=["CPU", "te", "torch"]
+)
+@pytest.mark.parametrize("path", config_files(), ids=lambda path: path.stem)
+def test_every_config_is_one_that_megatron_takes(path: Path, machine: Machine) -> None:
+    """The model of each config of the repository passes Megatron-Core's own checks, with each kind of layer."""
+    config = resolve(path).config
+
+    transformer = transformer_config(config, machine)
+
+    assert transformer.num_layers == config.size.layers
+    assert transformer.params_dtype == transformer.pipeline_dtype
+    assert ddp_config(config, machine).overlap_grad_reduce == machine.gpu
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize("recipe", FP8_RECIPES)
+def test_fp8_reaches_megatron(recipe: str, tiny: Tiny) -> None:
+    """fp8 keeps bf16 weights, and hands the recipe and its format on."""
+    transformer = transformer_config(tiny(PRECISION="fp8", FP8_RECIPE=recipe), BLACKWELL)
+
+    assert fields(transformer, "fp8", "fp8_recipe", "fp4", "bf16", "params_dtype", "fp8_param") == {
+        "fp8": "hybrid" if recipe == "tensorwise" else "e4m3",
+        "fp8_recipe": recipe,
+        "fp4": None,
+        "bf16": True,
+        "params_dtype": torch.bfloat16,
+        "fp8_param": False,
+    }
+
+
+@pytest.mark.usefixtures("transformer_engine")
+def test_nvfp4_reaches_megatron(tiny: Tiny) -> None:
+    """nvfp4 keeps bf16 weights, and is no fp8."""
+    transformer = transformer_config(tiny(PRECISION="nvfp4"), BLACKWELL)
+
+    assert fields(transformer, "fp8", "fp4", "fp4_recipe", "bf16") == {
+        "fp8": None,
+        "fp4": "e2m1",
+        "fp4_recipe": "nvfp4",
+        "bf16": True,
+    }
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize(
+    ("variables", "machine", "expected"),
+    [
+        ({}, CPU, {"bias_activation_fusion": False, "apply_rope_fusion": False, "cp_comm_type": None}),
+        ({}, BLACKWELL, {"bias_activation_fusion": True, "apply_rope_fusion": True, "cp_comm_type": "p2p"}),
+        ({}, BLACKWELL, {"gradient_accumulation_fusion": True, "use_cpu_initialization": False}),
+        ({"KERNEL_FUSION": 0}, BLACKWELL, {"bias_activation_fusion": False, "gradient_accumulation_fusion": False}),
+        ({"LAYER_SPEC": "torch"}, BLACKWELL, {"bias_activation_fusion": True, "apply_rope_fusion": False}),
+        ({"CE_FUSION_IMPL": "te"}, BLACKWELL, {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}),
+        ({"CUDA_GRAPH_IMPLEMENTATION": "local"}, BLACKWELL, {"cuda_graph_impl": "local", "use_te_rng_tracker": True}),
+        (
+            {"TP_COMM_OVERLAP": 1, "TENSOR_MODEL_PARALLEL": 2, "DGXNGPU": 2},
+            BLACKWELL,
+            {"tp_comm_overlap": True, "sequence_parallel": True},
+        ),
+        (
+            {"CP_COMM_TYPE": "all_gather", "CONTEXT_PARALLEL": 2, "DGXNGPU": 2},
+            BLACKWELL,
+            {"cp_comm_type": "all_gather"},
+        ),
+        (
+            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp,layernorm"},
+            BLACKWELL,
+            {"recompute_granularity": "selective", "recompute_modules": ["mlp", "layernorm"]},
+        ),
+        (
+            {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 1},
+            CPU,
+            {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
+        ),
+    ],
+)
+def test_switch_reaches_megatron(
+    variables: dict[str, object], machine: Machine, expected: dict[str, Any], tiny: Tiny
+) -> None:
+    """Each switch of the kernels sets what Megatron-Core calls it."""
+    assert fields(transformer_config(tiny(**variables), machine), *expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "reduce", "gather", "fp32", "bucket"),
+    [
+        ({}, False, False, True, None),
+        ({"OVERLAP_GRAD_REDUCE": 1, "BUCKET_SIZE": 1000}, True, True, True, 1000),
+        ({"OVERLAP_GRAD_REDUCE": 1, "OVERLAP_PARAM_GATHER": 0}, True, False, True, None),
+        ({"GRAD_REDUCE_IN_FP32": 0}, False, False, False, None),
+    ],
+)
+def test_reduction_reaches_megatron(
+    variables: dict[str, object], reduce: bool, gather: bool, fp32: bool, bucket: int | None, tiny: Tiny
+) -> None:
+    """The switches of gradient reduction set DistributedDataParallel's."""
+    ddp = ddp_config(tiny(**variables), CPU)
+
+    assert (ddp.overlap_grad_reduce, ddp.overlap_param_gather) == (reduce, gather)
+    assert (ddp.grad_reduce_in_fp32, ddp.bucket_size, ddp.use_distributed_optimizer) == (fp32, bucket, True)
+
+
+def test_the_optimizer_has_the_rules_numbers(tiny: Tiny) -> None:
+    """AdamW's constants are the rules', its moments fp32."""
+    config = tiny(PRECISION="bf16")
+    adamw, optimizer = config.rules.optimizer, optimizer_config(config)
+
+    assert (optimizer.adam_beta1, optimizer.adam_beta2, optimizer.adam_eps) == (
+        adamw.beta_1,
+        adamw.beta_2,
+        adamw.epsilon,
+    )
+    assert (optimizer.weight_decay, optimizer.clip_grad) == (adamw.weight_decay, adamw.gradient_clip_norm)
+    assert (optimizer.exp_avg_dtype, optimizer.exp_avg_sq_dtype) == (torch.float32, torch.float32)
+
+
+def test_a_machine_that_lacks_something_is_refused_before_anything(tiny: Tiny) -> None:
+    """fp8 where there is no GPU is refused by name, before a process group is joined."""
+    if torch.cuda.is_available():
+        pytest.skip("a machine without CUDA")
+    with pytest.raises(ConfigError, match="PRECISION=fp8 with FP8_RECIPE=tensorwise needs a GPU"):
+        parallel.initialize(tiny(PRECISION="fp8"))
+
+
+def two_steps(config: RunConfig) -> list[float]:
+    step: MegatronStep = build(config)
+    batches = synthetic_batches(config)
+    return [value for _ in range(2) for stats in [step.train_once(batches)] for value in (stats.loss, stats.grad_norm)]
+
+
+RECOMPUTATION = [
+    {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "uniform", "RECOMPUTE_NUM_LAYERS": 1},
+    {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 1},
+    {"RECOMPUTE_GRANULARITY": "selective"},
+    {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "core_attn,mlp"},
+]
+
+
+@pytest.fixture(scope="module")
+def plain(make_tiny: Tiny) -> list[float]:
+    return run_ranks(make_tiny(MINIBS=2, MICRO_BATCH_SIZE=2), two_steps)[0]
+
+
+@pytest.mark.parametrize("variables", RECOMPUTATION, ids=lambda variables: " ".join(map(str, variables.values())))
+def test_recomputation_changes_no_bit(variables: dict[str, object], tiny: Tiny, plain: list[float]) -> None:
+    """Activations that are computed again are the same: losses and gradient norms equal to the last bit."""
+    assert run_ranks(tiny(MINIBS=2, MICRO_BATCH_SIZE=2, **variables), two_steps)[0] == plain
+
+
+def test_gradients_may_be_bf16(tiny: Tiny, plain: list[float]) -> None:
+    """Weights and gradients in bf16 take the same two steps, within bf16's rounding."""
+    (answer,) = run_ranks(tiny(MINIBS=2, MICRO_BATCH_SIZE=2, PRECISION="bf16", GRAD_REDUCE_IN_FP32=0), two_steps)
+
+    assert answer == pytest.approx(plain, rel=1e-2)
+    assert answer != plain
+
+
+def test_overlap_changes_no_bit(tiny: Tiny) -> None:
+    """Reduced and gathered behind the computation: the same to the last bit; in small buckets but for a sum's order."""
+    shape = {"DGXNGPU": 2, "MINIBS": 2, "MICRO_BATCH_SIZE": 1}
+    one_after_the_other = run_ranks(tiny(**shape), two_steps)
+
+    assert run_ranks(tiny(OVERLAP_GRAD_REDUCE=1, **shape), two_steps) == one_after_the_other
+    for answer in run_ranks(tiny(OVERLAP_GRAD_REDUCE=1, BUCKET_SIZE=100_000, **shape), two_steps):
+        assert answer == pytest.approx(one_after_the_other[0], rel=1e-5)
