@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
@@ -66,6 +67,23 @@ def decode(text: str) -> Event:
     if text[end:].strip():
         raise MalformedEvent("one JSON object", text, because="something follows it")
     return event
+
+
+def events_in(line: str) -> Iterator[Event]:
+    """The event of a line as a run writes it; none where there is none, or a broken one."""
+    _, token, text = line.partition(TOKEN)
+    if token:
+        try:
+            yield decode(text)
+        except MalformedEvent:
+            return
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a log of ours, in order. Checking a log is the business of `compliance.log`."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            yield from events_in(line)
 
 
 def decode_at(text: str, start: int) -> tuple[Event, int]:
@@ -179,6 +197,26 @@ class EventLog:
         """Log the end of an interval."""
         self._write(END, key, None, at, metadata)
 
+    def sync(self) -> int:
+        """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged."""
+        if self.path is None or not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return file.seek(0, os.SEEK_END)
+
+    def cut(self, length: int) -> None:
+        """Cut the log back to its first `length` bytes; what follows them is kept beside it, as <log>.cut-<k>."""
+        if self.path is None:
+            return
+        with self.path.open("r+b") as file:
+            file.seek(length)
+            rest = file.read()
+            if rest:
+                _keep(rest, self.path)
+                file.truncate(length)
+                os.fsync(file.fileno())
+
     def _write(self, event_type: str, key: str, value: Any, at: float | None, metadata: dict[str, Any]) -> None:
         if self.path is None:
             return
@@ -194,6 +232,14 @@ class EventLog:
         # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is
         # two from here.
         log(key, value, metadata=metadata, time_ms=time_ms, stack_offset=3)
+
+
+def _keep(rest: bytes, log: Path) -> None:
+    number = 1 + sum(1 for _ in log.parent.glob(f"{log.name}.cut-*"))
+    with log.with_name(f"{log.name}.cut-{number}").open("xb") as file:
+        file.write(rest)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _LogFile(logging.FileHandler):

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Protocol
 
 from benchmark.announce import announce
+from benchmark.checkpoints import Checkpoints, Resumption
 from benchmark.clock import start_run
 from benchmark.config import RunConfig
 from benchmark.events import EventLog
+from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
+from benchmark.stragglers import SlowRank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,10 @@ class StepStats:
     """Of the whole model, before clipping."""
     learning_rate: float
     """That this step was taken with."""
+    preempted: bool = False
+    """A rank has been told to save and stop; the run is to be continued."""
+    slowest: tuple[SlowRank, ...] = ()
+    """Of the steps since the last evaluation, said with the last of them."""
 
 
 class Step(Protocol):
@@ -39,12 +48,25 @@ class Step(Protocol):
         """Open the datasets. Called once, after the clock has started."""
 
     def train(self, steps: int) -> Iterator[StepStats]:
-        """Take `steps` optimizer steps, yielding after each; the loop exhausts it."""
+        """Take `steps` optimizer steps, yielding after each; the loop exhausts it unless it stops there for good."""
         ...
 
     def evaluate(self, sequences: int) -> float:
         """Log perplexity over the first `sequences` validation sequences, weighted by token, the same on every rank."""
         ...
+
+    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+        """Start to write the training state into `folder`, to which nothing has been written; training may go on.
+
+        Later, when every rank has written its part, every rank calls `complete`: while it trains, when the next save
+        begins or in `finish_saving`.
+        """
+
+    def finish_saving(self) -> None:
+        """Return when no save is under way."""
+
+    def load(self, folder: Path) -> None:
+        """Take over the training state that a save has written, under this layout or another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +74,13 @@ class Outcome:
     """How a run ended."""
 
     status: str
-    """`success` or `aborted`, as logged with run_stop."""
+    """`success` or `aborted`, as logged with run_stop; `preempted` where the run is to be continued and logs none."""
     samples: int
     """Sequences trained on."""
     log_perplexity: float | None
     """At the last evaluation."""
     reason: str
-    """Why an aborted run ended; empty for success."""
+    """Why a run ended without success; empty for success."""
 
 
 class NonFinite(ArithmeticError):
@@ -72,17 +94,37 @@ def run(
     *,
     clear_caches: Callable[[], str],
     barrier: Callable[[], None],
+    checkpoints: Checkpoints | None = None,
+    resumption: Resumption | None = None,
 ) -> Outcome:
-    """Run once and log it.
+    """Run once and log it, from the start or from where a checkpoint has it.
 
     Args:
         build: constructs the Step; called after init_start, so that model construction is part of initialisation.
         clear_caches: drops cached file data and says how.
         barrier: returns when every rank has called it.
+        checkpoints: where the training state is saved, and how often; nowhere if None.
+        resumption: where an interrupted run goes on; None starts one.
 
     Raises:
         Whatever the Step raises, after run_stop has been logged as aborted.
     """
+    checkpoints = checkpoints or Checkpoints()
+    if resumption is None:
+        step = initialise(config, build, log, clear_caches, barrier)
+        return timed_region(config, step, log, checkpoints)
+    step = resume(config, build, log, barrier, resumption)
+    return timed_region(config, step, log, checkpoints, done=resumption.step)
+
+
+def initialise(
+    config: RunConfig,
+    build: Callable[[], Step],
+    log: EventLog,
+    clear_caches: Callable[[], str],
+    barrier: Callable[[], None],
+) -> Step:
+    """All that comes before run_start, and run_start."""
     log.event("cache_clear", True, method=clear_caches())
     log.start("init_start")
     step = build()
@@ -90,21 +132,57 @@ def run(
     for key, value in announce(config):
         log.event(key, value)
     start_run(log, barrier)
-    return timed_region(config, step, log)
+    return step
 
 
-def timed_region(config: RunConfig, step: Step, log: EventLog) -> Outcome:
-    """Train until an evaluation reaches the target, between run_start and run_stop."""
+def resume(
+    config: RunConfig, build: Callable[[], Step], log: EventLog, barrier: Callable[[], None], resumption: Resumption
+) -> Step:
+    """Bring Step and log back to the checkpoint. The clock was never stopped: it ran on while nothing did.
+
+    Nothing is warmed up, since that would only take its time twice. The log is touched last, so that a resumption that
+    fails can be tried again.
+    """
+    step = build()
+    step.load(resumption.folder)
+    barrier()
+    log.cut(resumption.log_bytes)
+    value = {
+        "resumed": True,
+        "recomputed_steps": resumption.recomputed_steps,
+        "outage": round(log.clock.now() - resumption.last_event, 3),
+    }
+    samples = resumption.step * config.global_batch_size
+    log.event("tracked_stats", value, step=resumption.step, samples_count=samples)
+    return step
+
+
+def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Checkpoints, *, done: int = 0) -> Outcome:
+    """Train until an evaluation reaches the target, between run_start and run_stop.
+
+    Args:
+        done: optimizer steps taken before. Saves come after a step and before an evaluation, so that this number is all
+            that there is to know about where a run stands.
+    """
     rules, gbs = config.rules, config.global_batch_size
-    done, accuracy, status, reason = 0, None, "aborted", ""
+    accuracy, status, reason, error_type = None, "aborted", "", ""
     try:
         step.open_data()
-        for due in config.schedule.evaluation_steps(config.max_steps):
-            log.start("block_start", samples_count=done * gbs)
+        for first, due in _blocks(config, done):
+            if done == first:
+                log.start("block_start", samples_count=done * gbs)
             began = log.clock.now()
             for stats in step.train(due - done):
                 done += 1
                 began = _log_step(log, stats, began, step=done, samples=done * gbs)
+                if done == 1:
+                    require_initial_loss(config, stats.loss)
+                if stats.preempted or checkpoints.due(done):
+                    began = checkpoints.save(step.save, log, step=done, samples=done * gbs)
+                if stats.preempted:
+                    step.finish_saving()
+                    status, reason = "preempted", f"told to stop after step {done}"
+                    return Outcome(status=status, samples=done * gbs, log_perplexity=accuracy, reason=reason)
             log.end("block_stop", samples_count=done * gbs)
 
             log.start("eval_start", samples_count=done * gbs)
@@ -118,13 +196,21 @@ def timed_region(config: RunConfig, step: Step, log: EventLog) -> Outcome:
             reason = f"log perplexity {accuracy} after {done} steps, target {rules.target_log_perplexity} not reached"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, NonFinite):
+        if not isinstance(error, NonFinite | WrongInitialLoss):
+            # Nothing that the run came to by itself: a launcher may continue it from a checkpoint.
+            error_type = type(error).__name__
             raise
     finally:
-        explanation: dict[str, str] = {"reason": reason} if reason else {}
-        log.end("run_stop", at=None, status=status, samples_count=done * gbs, **explanation)
-        log.event("train_samples", done * gbs)
+        if status != "preempted":
+            _stop(log, status, samples=done * gbs, reason=reason, error=error_type)
+    step.finish_saving()
     return Outcome(status=status, samples=done * gbs, log_perplexity=accuracy, reason=reason)
+
+
+def _blocks(config: RunConfig, done: int) -> Iterator[tuple[int, int]]:
+    """The first and the last step of each block of training that is not over after step `done`."""
+    ends = config.schedule.evaluation_steps(config.max_steps)
+    return ((first, due) for first, due in pairwise(chain([0], ends)) if due >= done)
 
 
 def _log_step(log: EventLog, stats: StepStats, began: float, *, step: int, samples: int) -> float:
@@ -138,7 +224,17 @@ def _log_step(log: EventLog, stats: StepStats, began: float, *, step: int, sampl
         "learning_rate": stats.learning_rate,
     }
     log.event("tracked_stats", value, at=now, step=step, samples_count=samples)
+    if stats.slowest:
+        slowest = {"slowest_ranks": [asdict(rank) for rank in stats.slowest]}
+        log.event("tracked_stats", slowest, at=now, step=step, samples_count=samples)
     return now
+
+
+def _stop(log: EventLog, status: str, *, samples: int, **explanation: str) -> None:
+    """Stop the clock and say why; an empty explanation is left out."""
+    said: dict[str, str] = {name: text for name, text in explanation.items() if text}
+    log.end("run_stop", at=None, status=status, samples_count=samples, **said)
+    log.event("train_samples", samples)
 
 
 def _finite(value: float, name: str, step: int) -> float:

@@ -5,6 +5,7 @@ The display lives in the launcher's process, outside the timed one: the log is t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.config import RunConfig
-from benchmark.events import TOKEN, Event, MalformedEvent, decode
+from benchmark.events import Event, events_in
+from benchmark.stragglers import SLOW
 
 PLAIN_LINE_EVERY_S = 10.0
 
@@ -34,6 +36,10 @@ class Progress:
     status: str = ""
     """Of run_stop."""
     reason: str = ""
+    error: str = ""
+    """Type of the exception that ended it."""
+    slow: str = ""
+    """The ranks that are far slower than others."""
     started_ms: float | None = None
     """run_start."""
     stopped_ms: float | None = None
@@ -47,7 +53,7 @@ class Progress:
         return (self.stopped_ms - self.started_ms) / 60_000
 
 
-_PHASES = {
+PHASES = {
     "init_start": "initialising",
     "run_start": "opening data",
     "block_start": "training",
@@ -58,7 +64,7 @@ _PHASES = {
 
 def advance(progress: Progress, event: Event) -> Progress:
     """The progress after one more event."""
-    progress = replace(progress, phase=_PHASES.get(event.key, progress.phase))
+    progress = replace(progress, phase=PHASES.get(event.key, progress.phase))
     match event.key:
         case "run_start":
             return replace(progress, started_ms=event.time_ms)
@@ -66,7 +72,12 @@ def advance(progress: Progress, event: Event) -> Progress:
             return replace(progress, log_perplexity=event.value)
         case "run_stop":
             status, reason = str(event.metadata.get("status", "")), str(event.metadata.get("reason", ""))
-            return replace(progress, stopped_ms=event.time_ms, status=status, reason=reason)
+            error = str(event.metadata.get("error", ""))
+            return replace(progress, stopped_ms=event.time_ms, status=status, reason=reason, error=error)
+        case "tracked_stats" if isinstance(event.value, dict) and "resumed" in event.value:
+            return replace(progress, phase="resuming", status="", reason="", error="", stopped_ms=None)
+        case "tracked_stats" if isinstance(event.value, dict) and "slowest_ranks" in event.value:
+            return replace(progress, slow=_slow(event.value["slowest_ranks"]))
         case "tracked_stats" if isinstance(event.value, dict) and "train_step_time" in event.value:
             return _after_step(progress, event.value, event.metadata)
     return progress
@@ -84,6 +95,15 @@ def _after_step(progress: Progress, value: dict[str, Any], metadata: Any) -> Pro
     )
 
 
+def _slow(slowest: list[dict[str, Any]]) -> str:
+    """The slowest rank and how many are like it; empty where none is far slower than others."""
+    slow = [rank for rank in slowest if rank["ratio"] > SLOW]
+    if not slow:
+        return ""
+    first, more = slow[0], f", {len(slow) - 1} more" if len(slow) > 1 else ""
+    return f"slow: rank {first['rank']} on {first['node']}, {first['ratio'] - 1:.0%} over the median{more}"
+
+
 class LogFollower:
     """The events of a log that is still being written, each once, as its line is complete."""
 
@@ -92,26 +112,18 @@ class LogFollower:
         self._position = 0
 
     def poll(self) -> Iterator[Event]:
-        """The events since the last call; none before the file exists."""
+        """The events since the last call; none before the file exists, all again when it was cut back."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                self._position = 0
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                yield from _event_of(line.decode("utf-8", errors="replace"))
-
-
-def _event_of(line: str) -> Iterator[Event]:
-    _, token, text = line.partition(TOKEN)
-    if token:
-        try:
-            yield decode(text)
-        except MalformedEvent:
-            # The checks after the run report a broken line; a display has nothing to show for it.
-            return
+                yield from events_in(line.decode("utf-8", errors="replace"))
 
 
 def expected_samples(config: RunConfig, samples: int) -> int:
@@ -137,6 +149,8 @@ def line(config: RunConfig, progress: Progress) -> str:
     if progress.step_time and not progress.status:
         remaining = (expected - progress.samples) / config.global_batch_size * progress.step_time
         parts.append(f"ETA {int(remaining) // 60}:{int(remaining) % 60:02}")
+    if progress.slow and not progress.status:
+        parts.append(progress.slow)
     return "  ".join(parts)
 
 

@@ -6,7 +6,8 @@ is everything around the training. The log says that it is simulated, so it can 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,8 @@ from random import Random
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.events import EventLog
-from benchmark.launch.local import conclude, make_folder
+from benchmark.launch.experiments import conclude
+from benchmark.launch.runs import make_folder
 from benchmark.loop import Outcome, StepStats, run
 from benchmark.provenance import Experiment, record, write
 from benchmark.resolve import Resolved
@@ -35,6 +37,10 @@ _TRAIN_NOISE = 0.01
 _EVALUATION_NOISE = 0.002
 _GRAD_NORM_NOISE = 0.1
 _STEP_TIME_NOISE = 0.01
+
+
+_STATE = "state.json"
+"""What a simulated save writes."""
 
 
 @dataclass
@@ -60,6 +66,9 @@ class Pace:
     step: float = 10.0
     """Mean of an optimizer step."""
     evaluation: float = 30.0
+    save: float = 5.0
+    """How long a save keeps training waiting."""
+    load: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,7 @@ class SimulatedStep:
         self._pace = pace
         self._curve = draw_curve(config.rules, config.schedule, self._random)
         self._taken = 0
+        self._saved: Callable[[], None] | None = None
 
     def warm_up(self) -> None:
         self._clock.advance(self._pace.init)
@@ -98,6 +108,8 @@ class SimulatedStep:
 
     def train(self, steps: int) -> Iterator[StepStats]:
         for _ in range(steps):
+            # A save is written while one step is taken.
+            self.finish_saving()
             # The loss of a step is that of the weights before it.
             loss = self._curve.at(self._taken * self._batch) + self._random.gauss(0, _TRAIN_NOISE)
             self._taken += 1
@@ -111,6 +123,23 @@ class SimulatedStep:
     def evaluate(self, sequences: int) -> float:  # noqa: ARG002 - however many, they take the same time
         self._clock.advance(self._pace.evaluation)
         return self._curve.at(self._taken * self._batch) + self._random.gauss(0, _EVALUATION_NOISE)
+
+    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+        self.finish_saving()
+        self._clock.advance(self._pace.save)
+        folder.mkdir(parents=True)
+        (folder / _STATE).write_text(json.dumps([self._taken, self._random.getstate()]), encoding="utf-8")
+        self._saved = complete
+
+    def finish_saving(self) -> None:
+        if self._saved is not None:
+            self._saved()
+            self._saved = None
+
+    def load(self, folder: Path) -> None:
+        self._clock.advance(self._pace.load)
+        self._taken, (version, numbers, spare) = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        self._random.setstate((version, tuple(numbers), spare))
 
     def _about_one(self, deviation: float) -> float:
         return self._random.lognormvariate(0, deviation)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 from mlperf_logging.mllog.mllog import MLLogger
 
+from benchmark.checkpoints import Checkpoints
 from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
 from benchmark.events import EventLog
-from benchmark.loop import StepStats, timed_region
+from benchmark.loop import Outcome, StepStats, timed_region
 from perf.measure import in_turns
 
 # Median step of the fastest published run, GB200 x 8192 (v6.0): the smallest step that an overhead is a share of.
@@ -35,6 +36,10 @@ class NoWork:
 
     def evaluate(self, sequences: int) -> float:  # noqa: ARG002
         return 7.0
+
+    def save(self, folder: Path, complete: Callable[[], None]) -> None: ...
+    def finish_saving(self) -> None: ...
+    def load(self, folder: Path) -> None: ...
 
 
 def configuration(steps: int) -> RunConfig:
@@ -70,10 +75,14 @@ def main(steps: int, rounds: int) -> None:
     done = max(config.schedule.evaluation_steps(steps))
     with tempfile.TemporaryDirectory() as folder:
         clock = SystemClock()
+
+        def loop(path: Path | None) -> Outcome:
+            return timed_region(config, NoWork(), EventLog(path, clock), Checkpoints())
+
         timings = in_turns(
             {
-                "loop and log": lambda: timed_region(config, NoWork(), EventLog(Path(folder) / "loop.txt", clock)),
-                "loop, no log (other ranks)": lambda: timed_region(config, NoWork(), EventLog(None, clock)),
+                "loop and log": lambda: loop(Path(folder) / "loop.txt"),
+                "loop, no log (other ranks)": lambda: loop(None),
                 "bare mllog": lambda: bare_mllog(Path(folder) / "bare.txt", done),
             },
             rounds,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+from types import FrameType
 
 from benchmark.config import RunConfig
 
@@ -29,6 +31,7 @@ def launch(config: RunConfig) -> int:
     with tempfile.TemporaryDirectory(prefix="npy_index_") as index_dir:
         os.environ.setdefault("NPY_INDEX_DIR", index_dir)
         os.environ.setdefault("OMP_NUM_THREADS", str(_cores_per_rank(config)))
+        signal.signal(signal.SIGUSR1, _pass_on)
         try:
             elastic_launch(settings, sys.executable)("-m", "reference_impl.pretrain")
         except ChildFailedError as error:
@@ -37,6 +40,14 @@ def launch(config: RunConfig) -> int:
         except SignalException as error:
             return 128 + error.sigval
     return 0
+
+
+def _pass_on(number: int, _frame: FrameType | None) -> None:
+    """To the ranks, which save and stop; the elastic launcher's own signals are those that end them."""
+    import psutil
+
+    for rank in psutil.Process().children():
+        rank.send_signal(number)
 
 
 def _cores_per_rank(config: RunConfig) -> int:

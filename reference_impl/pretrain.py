@@ -1,28 +1,35 @@
 """python -m reference_impl.pretrain: one run, from the environment's variables to its log.
 
 Started without RANK it starts the ranks of this node and waits for them; started as a rank (by torchrun's variables) it
-trains. Exit status: 0 the target was reached, 1 the run was aborted, 2 it cannot start.
+trains. A run whose log is there goes on from its newest checkpoint. Exit status: 0 the target was reached, 1 the run
+was aborted, 2 it cannot start, 75 it was told to stop (SIGUSR1) and is to be continued.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
+from benchmark.checkpoints import Checkpoints, Identity, Resumption, find_resumption, folder_of, identity, make_ready
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
 from benchmark.events import EventLog
 from benchmark.loop import Outcome, run
 from reference_impl.data.manifest import DataError, Manifest
-from reference_impl.data.source import data_folder
-from reference_impl.ready import refuse_unfinished
+from reference_impl.data.source import data_folder, dataset_of
+from reference_impl.ready import require_initial_weights
 from reference_impl.tokenizer import TokenizerError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
 
 class Interrupted(BaseException):
@@ -50,7 +57,7 @@ def main() -> int:
 
 
 def _refuse_incomplete(config: RunConfig) -> None:
-    refuse_unfinished(config)
+    require_initial_weights(config)
     needed = {"SEED": config.seed, "RESULT_FILE": config.result_file}
     if config.rank is not None:
         needed["NPY_INDEX_DIR"] = config.index_dir
@@ -65,24 +72,63 @@ def train(config: RunConfig) -> int:
     """Train as one rank."""
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
+    preempted = listen_for_preemption(config)
+    # Where a hanging rank is, written without the interpreter's help.
+    faulthandler.register(signal.SIGUSR2)
     quieten_libraries()
     from reference_impl import parallel
-    from reference_impl.data.manifest import load
     from reference_impl.step import MegatronStep
 
     parallel.initialize(config)
-    manifest = load(data_folder(config))
+    manifest = dataset_of(config)
+    run_identity = identity(config, sha256(manifest.model_dump_json().encode()).hexdigest())
+    resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))
+    clock = SystemClock(after=resumption.last_event if resumption else 0.0)
+    log = EventLog(config.result_file if config.rank == 0 else None, clock)
     outcome = run(
         config,
-        lambda: MegatronStep(config, manifest),
-        EventLog(config.result_file if config.rank == 0 else None, SystemClock()),
+        lambda: MegatronStep(config, manifest, resuming=resumption is not None, preempted=preempted),
+        log,
         clear_caches=lambda: clear_caches(data_folder(config), manifest),
         barrier=parallel.barrier,
+        checkpoints=Checkpoints(
+            folder_of(config), interval=config.save_interval, run=run_identity, writes=config.rank == 0
+        ),
+        resumption=resumption,
     )
+    if (peak := parallel.peak_memory_gib()) is not None:
+        log.event("tracked_stats", {"max_memory_usage": round(peak, 3)})
     if config.rank == 0:
         _report(outcome)
     parallel.shut_down()
-    return 0 if outcome.status == "success" else 1
+    return _EXIT_STATUS[outcome.status]
+
+
+def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
+    """Where the run goes on, None to start it: the one place where that is decided, on rank 0."""
+    resumption = find_resumption(config, run)
+    folder = folder_of(config)
+    if folder is not None:
+        make_ready(folder)
+    return resumption
+
+
+def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
+    """From now on SIGUSR1 asks for a save and a stop; returns whether it has come.
+
+    Slurm sends it before the time of a job is over.
+    """
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if config.save_checkpoint is None:
+            # Not print(), which may be what the signal has come into.
+            os.write(2, b"SIGUSR1 ignored: SAVE_CHECKPOINT is not set, so the run could not be continued\n")
+        else:
+            came.append(number)
+
+    signal.signal(signal.SIGUSR1, note)
+    return lambda: bool(came)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

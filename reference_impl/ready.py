@@ -1,14 +1,18 @@
 """python -m reference_impl.ready: can the run that the environment describes be trained here?
 
-Refuses what the trainer cannot do, makes sure that the data is there and right, and prints the data's manifest as JSON.
-Imports without torch. Exit status: 0 it can, 2 it cannot.
+Refuses what the trainer cannot do, makes sure that the data is there and right, and prints the data's manifest as JSON,
+with what of the files was compared: their bytes or, of a large dataset, their sizes.
+Initial weights are opened and accounted for, and not read. Imports without torch. Exit status: 0 it can, 2 it cannot.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
-from benchmark.config import ConfigError, RunConfig
+from benchmark.config import VOCABULARY, ConfigError, RunConfig
+from reference_impl.checkpoint.report import summary
+from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.manifest import DataError
 from reference_impl.data.source import data_folder, ready
 from reference_impl.tokenizer import TokenizerError
@@ -17,25 +21,26 @@ from reference_impl.tokenizer import TokenizerError
 def main() -> int:
     try:
         config = RunConfig.from_environment()
-        refuse_unfinished(config)
-        manifest = ready(config)
+        require_initial_weights(config)
+        weights = usable_checkpoint(config) if config.load_checkpoint else None
+        data = ready(config)
     except (ConfigError, DataError, TokenizerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"data      {data_folder(config)} verified", file=sys.stderr)
-    print(manifest.model_dump_json())
+    if weights is not None:
+        print(f"weights   {summary(weights, VOCABULARY)}", file=sys.stderr)
+    print(f"data      {data_folder(config)}, {data.compared} of its files compared", file=sys.stderr)
+    print(json.dumps({"compared": data.compared, **data.manifest.model_dump(mode="json", exclude_none=True)}))
     return 0
 
 
-def refuse_unfinished(config: RunConfig) -> None:
-    """Raise ConfigError for a run that the trainer cannot do yet."""
-    if config.rules.init_checkpoint_step is not None:
-        raise ConfigError([f"BENCHMARK={config.benchmark} starts from a checkpoint, which the trainer cannot load yet"])
-    if config.rank is None and config.nodes != 1:
+def require_initial_weights(config: RunConfig) -> None:
+    """Raise ConfigError for a run whose rules start it from a checkpoint, and that has none."""
+    if config.rules.init_checkpoint_step is not None and config.load_checkpoint is None:
         raise ConfigError(
             [
-                f"DGXNNODES={config.nodes}: the ranks of one node are started here; start those of several"
-                " with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
+                f"BENCHMARK={config.benchmark} starts from a checkpoint: set LOAD_CHECKPOINT to the folder of its "
+                "initial weights, in NeMo's format or Hugging Face's"
             ]
         )
 

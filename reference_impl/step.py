@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import tee
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,25 +19,45 @@ from megatron.core.utils import get_model_config
 
 from benchmark.config import VOCABULARY, RunConfig
 from benchmark.loop import StepStats
+from benchmark.stragglers import SlowRank, slowest
+from reference_impl.checkpoint import training
+from reference_impl.checkpoint.initial import load_initial_weights
 from reference_impl.data.datasets import Batch, Datasets, Reader, open_datasets
 from reference_impl.data.manifest import Manifest
 from reference_impl.data.source import data_folder, tokenizer_of
 from reference_impl.model import build_model
 from reference_impl.optimizer import build_optimizer, build_schedule
-from reference_impl.parallel import device, reports_loss, sum_over_ranks
+from reference_impl.parallel import device, gather, nodes, reports_loss, sum_over_ranks
 from reference_impl.preserve import preserved
+from reference_impl.stopwatch import Stopwatch
 
 # Enough to run every kernel, collective and allocation that a step has; the published submissions use two to six.
 WARM_UP_STEPS = 2
 
 
 class MegatronStep:
-    """Builds the model when constructed; opens no data before `open_data`."""
+    """Builds the model when constructed; opens no data before `open_data`.
 
-    def __init__(self, config: RunConfig, manifest: Manifest) -> None:
+    Args:
+        resuming: `load` follows, so that the weights to start from need not be read.
+        preempted: whether this process has been told to save and stop.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        *,
+        resuming: bool = False,
+        preempted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._config = config
         self._manifest = manifest
+        self._preempted = preempted
         self.chunks: list[MegatronModule] = build_model(config)
+        if not resuming:
+            # Before the optimizer makes its own copies of the weights.
+            load_initial_weights(config, self.chunks)
         self.optimizer = build_optimizer(config, self.chunks)
         self.schedule = build_schedule(config, self.optimizer)
         self._attach()
@@ -48,6 +71,10 @@ class MegatronStep:
         )
         self._datasets: Datasets | None = None
         self._done = 0
+        self._saving: training.Saving | None = None
+        self._forward_pass = Stopwatch()
+        self._forward_times: list[float] = []
+        self._nodes = nodes()
 
     def _attach(self) -> None:
         """Tell Megatron-Core's schedules how gradients are finished and scaled."""
@@ -73,30 +100,56 @@ class MegatronStep:
     def train(self, steps: int) -> Iterator[StepStats]:
         start = self._done * self._config.global_batch_size
         batches = self._reader.training(self._open().train, start)
-        for _ in range(steps):
-            learning_rate = self.optimizer.param_groups[0]["lr"]
-            loss, grad_norm = self.train_once(batches)
+        for left in reversed(range(steps)):
+            stats = self.train_once(batches)
             self.schedule.step(1)
             self._done += 1
-            yield StepStats(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate)
+            self._forward_times.append(self._forward_pass.seconds())
+            yield stats if left else replace(stats, slowest=self._slowest_ranks())
+
+    def _slowest_ranks(self) -> tuple[SlowRank, ...]:
+        """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
+        mine = median(self._forward_times)
+        self._forward_times.clear()
+        return slowest(gather(mine), self._nodes, self._config.pipeline_model_parallel)
 
     def evaluate(self, sequences: int) -> float:
         batches = self._reader.evaluation(self._open().validation, sequences)
         return self._evaluate(batches, self._whole_pipelines(self._reader.evaluation_microbatches(sequences)))
+
+    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+        self.finish_saving()
+        self._saving = training.save(
+            folder, self.chunks, self.optimizer, self.schedule, step=self._done, complete=complete
+        )
+
+    def finish_saving(self) -> None:
+        if self._saving is not None:
+            self._saving.finish()
+            self._saving = None
+
+    def load(self, folder: Path) -> None:
+        self._done = training.load(folder, self.chunks, self.optimizer, self.schedule)
 
     def _open(self) -> Datasets:
         if self._datasets is None:
             raise RuntimeError("open_data() comes before training and evaluation")
         return self._datasets
 
-    def train_once(self, batches: Iterator[Batch]) -> tuple[float, float]:
-        """One optimizer step: (mean loss of the global batch, gradient norm), the same on every rank."""
+    def train_once(self, batches: Iterator[Batch]) -> StepStats:
+        """One optimizer step, the same on every rank; a save that all ranks have written by now is completed."""
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         reports = self._run(batches, self._config.gradient_accumulation_steps, forward_only=False)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
-        return _mean_loss(reports), float(grad_norm)
+        # What ranks have to agree on goes with the loss: no collective of its own for what is rare.
+        writing = self._saving is not None and not self._saving.written()
+        loss, preempted, writing_ranks = _mean_loss(reports, self._preempted(), writing)
+        if not writing_ranks:
+            self.finish_saving()
+        return StepStats(loss=loss, grad_norm=float(grad_norm), learning_rate=learning_rate, preempted=bool(preempted))
 
     def _evaluate(self, batches: Iterator[Batch], microbatches: int) -> float:
         for chunk in self.chunks:
@@ -105,7 +158,8 @@ class MegatronStep:
             reports = self._run(batches, microbatches, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
-        return _mean_loss(reports)
+        (loss,) = _mean_loss(reports)
+        return loss
 
     def _whole_pipelines(self, microbatches: int) -> int:
         """At least so many microbatches, in the multiple that an interleaved pipeline takes."""
@@ -116,7 +170,7 @@ class MegatronStep:
         """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
         return self._forward_backward(
-            forward_step_func=_forward_step,
+            forward_step_func=partial(_forward_step, self._forward_pass),
             # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
             data_iterator=list(tee(batches, len(self.chunks))) if interleaved else batches,
             model=self.chunks if interleaved else self.chunks[0],
@@ -127,12 +181,13 @@ class MegatronStep:
         )
 
 
-def _forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
     batch = next(batches)
     where = device()
     tokens, labels = batch.tokens.to(where, non_blocking=True), batch.labels.to(where, non_blocking=True)
     # Positions are implied by RoPE and the mask by causality.
-    losses = model(tokens, None, None, labels=labels)
+    with stopwatch:
+        losses = model(tokens, None, None, labels=labels)
     return losses, partial(_sum_loss, batch.loss_mask.to(where))
 
 
@@ -146,12 +201,12 @@ def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, t
     return total, tokens.int(), {"loss": torch.stack([total.detach().clone(), tokens])}
 
 
-def _mean_loss(reports: list[dict[str, torch.Tensor]]) -> float:
-    """Mean over all tokens of all ranks, the same on every rank."""
+def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[float]:
+    """Mean over all tokens of all ranks, and for each flag how many ranks raise it; the same on every rank."""
     mine = reports if reports_loss() else []
     pairs = torch.stack([report["loss"].double() for report in mine]).sum(0).tolist() if mine else [0.0, 0.0]
-    total, tokens = sum_over_ranks(*pairs)
-    return total / tokens
+    total, tokens, *raised = sum_over_ranks(*pairs, *map(float, flags))
+    return [total / tokens, *raised]
 
 
 def synthetic_batches(config: RunConfig) -> Iterator[Batch]:

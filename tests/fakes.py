@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.config import RunConfig
@@ -63,6 +64,9 @@ class FakeStep:
         self.evaluated_at: list[int] = []
         self.sequences: list[int] = []
         self.steps = 0
+        self.preempted_after: int | None = None
+        """The step at whose end a rank says that it has been told to stop."""
+        self._complete: Callable[[], None] | None = None
         self._log_perplexities = iter(log_perplexities)
         self._stats = stats or (lambda step: StepStats(loss=6.0, grad_norm=1.0, learning_rate=1e-5))
         self._failing = failing or {}
@@ -90,10 +94,26 @@ class FakeStep:
         self.note("train")
         for _ in range(steps):
             self.steps += 1
-            yield self._stats(self.steps)
+            yield replace(self._stats(self.steps), preempted=self.steps == self.preempted_after)
 
     def evaluate(self, sequences: int) -> float:
         self.note("evaluate")
         self.evaluated_at.append(self.steps)
         self.sequences.append(sequences)
         return next(self._log_perplexities)
+
+    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+        self.finish_saving()
+        self.note("save")
+        folder.mkdir(parents=True)
+        (folder / "steps").write_text(str(self.steps))
+        self._complete = complete
+
+    def finish_saving(self) -> None:
+        if self._complete is not None:
+            self._complete()
+            self._complete = None
+
+    def load(self, folder: Path) -> None:
+        self.note("load")
+        self.steps = int((folder / "steps").read_text())

@@ -33,6 +33,15 @@ def test_system_clock_advances_with_time() -> None:
     assert 0.02 <= clock.now() - before < 5.0
 
 
+def test_a_clock_that_goes_on_is_not_before_the_log() -> None:
+    """On a host whose clock is behind, time goes on from the last event of the log, in milliseconds, too."""
+    last = time.time() + 3600
+    now = SystemClock(after=last).now()
+    assert int(now * 1000) >= int(last * 1000)
+    assert now - last < 1.0
+    assert SystemClock(after=time.time() - 3600).now() == pytest.approx(time.time(), abs=1.0)
+
+
 def test_start_run_is_one_instant_between_two_barriers(tmp_path: Path) -> None:
     """All ranks wait, both events carry one time, and all ranks wait again before any touches data."""
     path = tmp_path / "result_0.txt"

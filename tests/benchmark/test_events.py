@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlperf_logging.mllog import constants
 
 from benchmark.announce import announce
-from benchmark.events import END, POINT, START, TOKEN, EventLog, MalformedEvent, decode
+from benchmark.events import END, POINT, START, TOKEN, EventLog, MalformedEvent, decode, read
 from tests.fakes import EPOCH, FakeClock, FakeStep, configured, read_events
 
 LINE = '{"namespace": "", "time_ms": 1, "event_type": "POINT_IN_TIME", "key": "seed", "value": 7, "metadata": {}}'
@@ -244,6 +244,60 @@ def test_metadata_has_the_callers_file_and_line(log: EventLog, method: str) -> N
     getattr(log, method)("seed")
     (event,) = events_of(log)
     assert (event.metadata["file"], event.metadata["lineno"]) == ("tests/benchmark/test_events.py", line)
+
+
+# A log that is cut back, as when a run goes on from a checkpoint.
+
+
+def test_sync_says_how_long_the_log_is(log: EventLog) -> None:
+    """In bytes, of whole lines; nothing where nothing is logged."""
+    assert log.sync() == 0
+    log.event("seed", 1)
+    assert log.path is not None
+    assert log.sync() == len(log.path.read_bytes()) > 0
+    assert EventLog(None, FakeClock()).sync() == 0
+
+
+def test_what_is_cut_off_is_kept_beside_the_log(log: EventLog) -> None:
+    """Every byte of it, each time under a new name, even half a line."""
+    log.event("seed", 1)
+    length = log.sync()
+    assert log.path is not None
+    kept = log.path.read_bytes()
+    for tail in (b"half a li", b"another\n"):
+        log.path.write_bytes(kept + tail)
+        log.cut(length)
+        assert log.path.read_bytes() == kept
+    folder = log.path.parent
+    assert [(folder / f"{log.path.name}.cut-{k}").read_bytes() for k in (1, 2)] == [b"half a li", b"another\n"]
+
+
+def test_nothing_to_cut_off_leaves_no_file(log: EventLog) -> None:
+    """A run that was stopped in good order has one log and nothing beside it; other ranks have none to cut."""
+    log.event("seed", 1)
+    assert log.path is not None
+    log.cut(log.sync())
+    EventLog(None, FakeClock()).cut(0)
+    assert list(log.path.parent.iterdir()) == [log.path]
+
+
+def test_a_log_goes_on_where_it_was_cut(log: EventLog) -> None:
+    """What is logged after a cut follows what was left."""
+    log.event("seed", 1)
+    length = log.sync()
+    log.event("seed", 2)
+    log.cut(length)
+    log.event("seed", 3)
+    assert [event.value for event in events_of(log)] == [1, 3]
+
+
+def test_reading_a_log_passes_over_what_is_no_event(log: EventLog) -> None:
+    """Noise, and a line that the end of a process has cut off."""
+    log.event("seed", 1)
+    assert log.path is not None
+    with log.path.open("a") as file:
+        file.write('noise\n:::MLLOG {"namespace')
+    assert [event.key for event in read(log.path)] == ["seed"]
 
 
 # Names.

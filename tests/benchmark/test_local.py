@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.config import RunConfig
-from benchmark.launch.local import child_environment
+from benchmark.launch.experiments import child_environment
 from tests.fakes import configured, environment
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmark.announce import announce
+from benchmark.checkpoints import Checkpoints, Resumption
 from benchmark.config import RunConfig
 from benchmark.events import END, START, Event, EventLog
 from benchmark.loop import Outcome, StepStats, run
-from tests.fakes import FakeClock, FakeStep, configured, read_events
+from benchmark.stragglers import SlowRank
+from tests.fakes import EPOCH, FakeClock, FakeStep, configured, read_events
 
 # llama31_405b at a global batch size of 9216: evaluations are due after 72, 74, 76, ... steps.
 GBS = 9216
@@ -150,6 +153,19 @@ def test_time_never_runs_backwards_in_the_log(ran: Callable[..., Run]) -> None:
 
 
 # Training and evaluating.
+
+
+def test_slow_ranks_are_logged_where_a_step_names_them(ran: Callable[..., Run]) -> None:
+    """After the step's own event, at the same time; never where there are none."""
+    slow = SlowRank(rank=3, node="n2", ratio=1.25)
+
+    def stats(step: int) -> StepStats:
+        return StepStats(loss=6.0, grad_norm=1.0, learning_rate=1e-5, slowest=(slow,) if step == 72 else ())
+
+    events = ran(ABOVE, AT, stats=stats).all("tracked_stats")
+    (index,) = (index for index, event in enumerate(events) if "slowest_ranks" in event.value)
+    assert events[index].value == {"slowest_ranks": [{"rank": 3, "node": "n2", "ratio": 1.25}]}
+    assert events[index].metadata["step"] == events[index - 1].metadata["step"] == 72
 
 
 def test_evaluates_exactly_when_due(ran: Callable[..., Run]) -> None:
@@ -289,3 +305,124 @@ def test_other_ranks_run_the_same_page(tmp_path: Path) -> None:
         *("train", "evaluate", "train", "evaluate"),
     ]
     assert not nowhere.exists()
+
+
+# Saving.
+
+
+class Saved(Checkpoints):
+    """Notes the steps after which training was saved."""
+
+    def __init__(self, folder: Path, interval: int | None) -> None:
+        super().__init__(folder, interval=interval)
+        self.steps: list[int] = []
+
+    def save(self, *arguments: Any, step: int, samples: int) -> float:
+        self.steps.append(step)
+        return super().save(*arguments, step=step, samples=samples)
+
+
+def saving(tmp_path: Path, interval: int | None, **given: Any) -> tuple[Run, Saved]:
+    path = tmp_path / "result_0.txt"
+    step = FakeStep(path, log_perplexities=[ABOVE, AT])
+    step.preempted_after = given.pop("preempted_after", None)
+    checkpoints = Saved(tmp_path / "state", interval)
+    run_of = Run(step, path)
+    log = EventLog(path, FakeClock())
+    arguments = {"clear_caches": lambda: "not needed", "barrier": step.barrier, "checkpoints": checkpoints}
+    run_of.outcome = run(config(), step.build, log, **arguments, **given)
+    return run_of, checkpoints
+
+
+def test_saves_come_after_a_step_and_before_an_evaluation(tmp_path: Path) -> None:
+    """Every interval; one that falls on an evaluation comes before it, in the block that the evaluation ends."""
+    finished, checkpoints = saving(tmp_path, 36)
+    assert checkpoints.steps == [36, 72]
+    assert finished.keys[finished.keys.index("block_stop") - 1] == "tracked_stats"
+    assert "save_time" in finished.events[finished.keys.index("block_stop") - 1].value
+
+
+def test_the_last_save_is_finished_after_the_clock_has_stopped(tmp_path: Path) -> None:
+    """It is no part of the result, and must not be left half done."""
+    saving(tmp_path, 36)
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step_36", "step_72"]
+
+
+@pytest.mark.parametrize("interval", [None, 10])
+def test_a_run_that_is_told_to_stop_saves_and_stops_there(tmp_path: Path, interval: int | None) -> None:
+    """One save, completed, at the end of that step; the clock runs on: no run_stop."""
+    stopped, checkpoints = saving(tmp_path, interval, preempted_after=10)
+    assert stopped.outcome == Outcome(
+        status="preempted", samples=10 * GBS, log_perplexity=None, reason="told to stop after step 10"
+    )
+    assert checkpoints.steps == [10]
+    assert (tmp_path / "state" / "step_10").is_dir()
+    assert stopped.keys[-1] == "tracked_stats"
+    assert not {"run_stop", "train_samples"} & set(stopped.keys)
+
+
+def test_time_that_a_save_takes_is_no_steps_time(tmp_path: Path) -> None:
+    """The step after it begins when training goes on."""
+    path, clock = tmp_path / "result_0.txt", FakeClock()
+
+    class Slow(FakeStep):
+        def save(self, folder: Path, complete: Callable[[], None]) -> None:
+            super().save(folder, complete)
+            clock.seconds += 60
+
+        def train(self, steps: int) -> Iterator[StepStats]:
+            for stats in super().train(steps):
+                clock.seconds += 1
+                yield stats
+
+    step = Slow(path, log_perplexities=[AT])
+    checkpoints = Checkpoints(tmp_path / "state", interval=10)
+    log = EventLog(path, clock)
+    run(config(), step.build, log, clear_caches=lambda: "", barrier=step.barrier, checkpoints=checkpoints)
+    values = [event.value for event in read_events(path) if event.key == "tracked_stats"]
+    assert {value["train_step_time"] for value in values if "train_step_time" in value} == {1.0}
+    assert [value["save_time"] for value in values if "save_time" in value] == [60.0] * 7
+
+
+# Going on.
+
+
+def test_a_run_that_goes_on_is_not_initialised_again(tmp_path: Path) -> None:
+    """Build, load, every rank there, and only then is the log cut back; no warm-up, no second start of anything."""
+    saving(tmp_path, None, preempted_after=10)
+    path = tmp_path / "result_0.txt"
+    length = path.stat().st_size
+    EventLog(path, FakeClock()).end("run_stop", status="aborted")
+    resumption = Resumption(
+        folder=tmp_path / "state" / "step_10", step=10, log_bytes=length, recomputed_steps=3, last_event=EPOCH - 100
+    )
+    finished, _ = saving(tmp_path, None, resumption=resumption)
+
+    assert [call for call, _ in finished.step.calls][:5] == ["build", "load", "barrier", "open_data", "train"]
+    assert finished.outcome == Outcome(status="success", samples=74 * GBS, log_perplexity=AT, reason="")
+    for key in ("init_start", "init_stop", "run_start", "run_stop", "seed"):
+        assert len(finished.all(key)) == 1
+    assert [event.metadata["samples_count"] for event in finished.all("block_start")] == [0, 72 * GBS]
+    (mark,) = [event for event in finished.all("tracked_stats") if "resumed" in event.value]
+    assert mark.value == {"resumed": True, "recomputed_steps": 3, "outage": 100.0}
+    assert (mark.metadata["step"], mark.metadata["samples_count"]) == (10, 10 * GBS)
+
+
+@pytest.mark.parametrize("call", ["build", "load", "barrier"])
+def test_a_resumption_that_fails_leaves_the_log_alone(tmp_path: Path, call: str) -> None:
+    """So that it can be tried again."""
+    path = tmp_path / "result_0.txt"
+    path.write_bytes(b"what was logged\nand what was not saved\n")
+    step = FakeStep(tmp_path / "none", failing={call: RuntimeError("no")})
+    resumption = Resumption(folder=tmp_path, step=10, log_bytes=16, recomputed_steps=0, last_event=EPOCH)
+    (tmp_path / "steps").write_text("10")
+    with pytest.raises(RuntimeError, match="no"):
+        run(
+            config(),
+            step.build,
+            EventLog(path, FakeClock()),
+            clear_caches=lambda: "",
+            barrier=step.barrier,
+            resumption=resumption,
+        )
+    assert path.read_bytes() == b"what was logged\nand what was not saved\n"

@@ -38,6 +38,27 @@ def test_progress_is_what_the_log_says(tmp_path: Path) -> None:
     assert progress.minutes == pytest.approx(5 / 60)
 
 
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([], ""),
+        ([1.05, 1.0], ""),
+        ([1.31, 1.05], "slow: rank 7 on n2, 31% over the median"),
+        ([1.5, 1.2, 1.2, 1.0], "slow: rank 7 on n2, 50% over the median, 2 more"),
+    ],
+)
+def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, tmp_path: Path) -> None:
+    """From a tenth on, the line names the slowest rank and its node, until the run is over."""
+    log = EventLog(tmp_path / "result_0.txt", FakeClock())
+    slowest = [{"rank": 7 - index, "node": "n2", "ratio": ratio} for index, ratio in enumerate(ratios)]
+    log.event("tracked_stats", {"slowest_ranks": slowest}, step=1, samples_count=1152)
+    (event,) = read_events(tmp_path / "result_0.txt")
+    progress = advance(Progress(), event)
+
+    assert progress.slow == said
+    assert line(configured(), progress).endswith(said or "sequences")
+
+
 def test_a_follower_yields_each_complete_line_once(tmp_path: Path) -> None:
     """Half a line is left for the next look; noise between events is passed over."""
     whole = tmp_path / "whole.txt"
@@ -96,3 +117,25 @@ def test_between_the_references_batch_sizes_the_end_is_interpolated() -> None:
     assert larger is not None
 
     assert 0 <= expected_samples(config, 0) - (smaller + larger) / 2 < interval
+
+
+def test_a_follower_reads_a_log_again_that_was_cut_back(tmp_path: Path) -> None:
+    """A run that goes on from a checkpoint rewrites the end of its log; half a line is never taken for one."""
+    path = tmp_path / "result_0.txt"
+    log_of_a_run(path)
+    follower, lines = LogFollower(path), path.read_bytes().splitlines(keepends=True)
+    list(follower.poll())
+    path.write_bytes(b"".join(lines[:5]))
+    assert list(follower.poll()) == read_events(path)
+
+
+def test_a_run_that_goes_on_is_not_done(tmp_path: Path) -> None:
+    """The end that an interrupted process had logged is forgotten when the next one goes on."""
+    path = tmp_path / "result_0.txt"
+    log = EventLog(path, FakeClock())
+    log.end("run_stop", status="aborted", reason="Interrupted: SIGTERM")
+    log.event("tracked_stats", {"resumed": True, "recomputed_steps": 1, "outage": 2.0}, step=1, samples_count=1152)
+    progress = Progress()
+    for event in read_events(path):
+        progress = advance(progress, event)
+    assert (progress.phase, progress.status, progress.reason, progress.stopped_ms) == ("resuming", "", "", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from click.testing import CliRunner, Result
 
 from benchmark.__main__ import main
 from benchmark.config import ROOT, ConfigError, RunConfig
+from benchmark.loop import StepStats
 from benchmark.rules import TABLE, Rules, find
 from benchmark.simulate import MARK, Curve, Pace, VirtualClock, simulate
+from benchmark.stragglers import SlowRank
 from compliance.check import check_paths
 from tests.fakes import EPOCH, configured, read_events
-from tests.official import accepts_directory, accepts_log, accepts_seeds
+from tests.official import accepts_directories, accepts_log, accepts_seeds
 
 ROWS = [pytest.param(rules, id=f"{rules.benchmark}-{rules.ruleset}") for rules in TABLE]
 LARGE = ROOT / "config_GB200_2560x4x8xtp4pp8cp2.sh"
@@ -52,13 +55,22 @@ def test_rehearsal_breaks_no_rule(tmp_path: Path, rules: Rules) -> None:
     assert check_paths([log], rules.ruleset).findings == ()
 
 
+def test_a_log_that_names_slow_ranks_breaks_no_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of stragglers is an event more, at which no rule takes offence."""
+    slow = SlowRank(rank=3, node="n2", ratio=1.25)
+    monkeypatch.setattr("benchmark.simulate.StepStats", partial(StepStats, slowest=(slow,)))
+    log = rehearsed(tmp_path / "result_0.txt", run_of(find("llama31_405b")))
+    assert "slowest_ranks" in log.read_text()
+    assert check_paths([log], None).findings == ()
+
+
 @pytest.mark.parametrize("rules", [row for row in ROWS if row.values[0].submittable])  # type: ignore[union-attr]
 def test_official_checkers_accept_a_rehearsal(tmp_path: Path, rules: Rules) -> None:
     """The official compliance, seed and RCP checkers accept three rehearsals under their ruleset."""
     logs = [rehearsed(tmp_path / f"result_{seed}.txt", run_of(rules, SEED=seed)) for seed in range(3)]
     assert accepts_log(logs[0], rules.ruleset)
     assert accepts_seeds(logs, rules.ruleset)
-    assert accepts_directory(tmp_path, rules.ruleset)
+    assert accepts_directories([tmp_path], rules.ruleset)
 
 
 def test_ten_thousand_gpus_take_seconds(tmp_path: Path) -> None:

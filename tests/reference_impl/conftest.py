@@ -32,8 +32,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> 
     return folder
 
 
-@pytest.fixture
-def tiny(data_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+@pytest.fixture(scope="session")
+def make_tiny(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
     """Makes a configuration of the tiny model at global batch size 16, changed by the variables given."""
 
     def make(**variables: object) -> RunConfig:
@@ -47,11 +47,17 @@ def tiny(data_dir: Path, tmp_path: Path) -> Callable[..., RunConfig]:
             "PRECISION": "fp32",
             "SEED": 7,
             "DATADIR": data_dir,
-            "NPY_INDEX_DIR": tmp_path / "index",
+            "NPY_INDEX_DIR": tmp_path_factory.getbasetemp() / "index",
         }
         return RunConfig.from_environment({name: str(value) for name, value in {**defaults, **variables}.items()})
 
     return make
+
+
+@pytest.fixture
+def tiny(make_tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., RunConfig]:
+    """The same, with an index of the test's own."""
+    return lambda **variables: make_tiny(**{"NPY_INDEX_DIR": tmp_path / "index", **variables})
 
 
 def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
@@ -60,7 +66,8 @@ def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
     port = _free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(config.world_size)]
     ranks = [
-        context.Process(target=_as_rank, args=(rank, port, config, work, send), daemon=True)
+        # No daemons: saving a checkpoint starts processes. They are ended below, whatever happens.
+        context.Process(target=_as_rank, args=(rank, port, config, work, send))
         for rank, (_, send) in enumerate(pipes)
     ]
     for process in ranks:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+# So that ranks are forked after one import.
+import reference_impl.step  # noqa: F401
 from benchmark.config import ConfigError, RunConfig
 from benchmark.events import TOKEN, decode
 from reference_impl import pretrain

@@ -1,9 +1,11 @@
-"""The real Step on the real engine: every layout the same curve, warm-up leaves no trace, the seed decides all."""
+"""The real Step on the real engine: warm-up leaves no trace, the seed decides all. Layouts are in test_layouts."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from benchmark.config import RunConfig
+from benchmark.stragglers import SLOW
 from reference_impl import parallel
 from reference_impl.data.manifest import load
 from reference_impl.data.source import data_folder
@@ -68,30 +71,9 @@ def curve(config: RunConfig) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, data_dir: Any) -> dict[str, Any]:
+def reference(make_tiny: Tiny) -> dict[str, Any]:
     """The curve of one process."""
-    values = {
-        "BENCHMARK": "llama31_tiny",
-        "DGXSYSTEM": "test",
-        "DGXNNODES": "1",
-        "DGXNGPU": "1",
-        "MINIBS": "16",
-        "MICRO_BATCH_SIZE": "4",
-        "PRECISION": "fp32",
-        "SEED": "7",
-        "DATADIR": str(data_dir),
-        "NPY_INDEX_DIR": str(tmp_path_factory.mktemp("index")),
-    }
-    return run_ranks(RunConfig.from_environment(values), curve)[0]
-
-
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one process"])
-def test_every_layout_gives_the_curve_of_one_process(layout: str, tiny: Tiny, reference: dict[str, Any]) -> None:
-    """Losses, gradient norms and evaluation agree with one process within fp32 tolerance, on every rank."""
-    for answer in run_ranks(tiny(**LAYOUTS[layout]), curve):
-        assert answer["losses"] == pytest.approx(reference["losses"], abs=LOSS_TOLERANCE)
-        assert answer["grad_norms"] == pytest.approx(reference["grad_norms"], rel=GRAD_NORM_TOLERANCE)
-        assert answer["evaluation"] == pytest.approx(reference["evaluation"], abs=LOSS_TOLERANCE)
+    return run_ranks(make_tiny(), curve)[0]
 
 
 def test_the_same_seed_gives_the_same_bits(tiny: Tiny) -> None:
@@ -166,6 +148,24 @@ def test_warm_up_does_not_move_the_data(tiny: Tiny, reference: dict[str, Any]) -
     answer = run_ranks(tiny(), warmed_and_not)[0]
 
     assert answer["losses"] == reference["losses"][:4]
+
+
+def slowest_of_two(config: RunConfig) -> list[Any]:
+    """What three steps say at their end, where rank 1 sleeps in each forward pass."""
+    step = build(config)
+    if config.rank == 1:
+        step.chunks[0].register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    step.open_data()
+    return [stats.slowest for stats in step.train(3)]
+
+
+def test_a_rank_that_sleeps_is_the_slowest(tiny: Tiny) -> None:
+    """The last step before an evaluation names it, its node, and how far it is behind; the steps before say nothing."""
+    for before, between, last in run_ranks(tiny(DGXNGPU=2, MINIBS=8), slowest_of_two):
+        assert (before, between) == ((), ())
+        assert [rank.rank for rank in last] == [1, 0]
+        assert (last[0].node, last[1].ratio) == (socket.gethostname(), 1.0)
+        assert last[0].ratio > SLOW
 
 
 def parameters(config: RunConfig) -> int:

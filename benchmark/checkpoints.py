@@ -1,0 +1,249 @@
+"""Where a run's training state is kept, which of it counts, and where a run that was interrupted goes on.
+
+A run has a folder of its own below SAVE_CHECKPOINT and in it one folder a save, `step_<n>`. While a save is being
+written its folder is called `step_<n>.partial`; only when every rank has written all of its part is it renamed, so
+that a folder without that ending is complete. What is in it is the Step's business, but for `resume.json`: which run it
+belongs to, and how long the log was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import ConfigError, RunConfig
+from benchmark.events import EventLog, read
+
+KEPT = 2
+"""Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""
+
+RECORD = "resume.json"
+_PARTIAL = ".partial"
+_REMOVED = "removed_"
+_COMPLETE = re.compile(r"step_(\d+)")
+
+Identity = Mapping[str, Any]
+"""What makes a run this very run, by name. Not how it is split over ranks: any layout continues any other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """Where an interrupted run goes on."""
+
+    folder: Path
+    """The checkpoint."""
+    step: int
+    """Optimizer steps taken by then."""
+    log_bytes: int
+    """Length of the log by then."""
+    recomputed_steps: int
+    """Steps that the log has beyond it."""
+    last_event: float
+    """Time of the last event before the interruption, seconds since the epoch."""
+
+
+def identity(config: RunConfig, data: str) -> Identity:
+    """What must be equal for one run to continue another; `data` is a checksum of the dataset."""
+    log = _log_of(config)
+    return {
+        "BENCHMARK": config.benchmark,
+        "RULESET": config.rules.ruleset,
+        "SEED": config.seed,
+        "PRECISION": config.precision,
+        "FP8_RECIPE": config.fp8_recipe,
+        "USE_PRECISION_AWARE_OPTIMIZER": config.precision_aware_optimizer,
+        "RESULT_FILE": f"{log.parent.name}/{log.name}",
+        "dataset": data,
+        # Decides how often Megatron-Core goes through the data, and so the order of it.
+        "last step": config.step_limit,
+        **{f"model's {name}": value for name, value in asdict(config.size).items()},
+        **{f"schedule's {name}": value for name, value in asdict(config.schedule).items()},
+    }
+
+
+def folder_of(config: RunConfig) -> Path | None:
+    """The folder of this run's checkpoints: SAVE_CHECKPOINT/<folder of the log>/<name of the log>."""
+    log = _log_of(config)
+    return None if config.save_checkpoint is None else config.save_checkpoint / log.parent.name / log.stem
+
+
+def _log_of(config: RunConfig) -> Path:
+    if config.result_file is None:
+        raise ValueError("a run that is saved needs its RESULT_FILE")
+    return config.result_file.absolute()
+
+
+class Checkpoints:
+    """The checkpoints that one process of a run writes; without a folder, none.
+
+    Args:
+        interval: steps between two saves; only on demand if None.
+        writes: whether this rank completes them; one does.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        interval: int | None = None,
+        run: Identity | None = None,
+        writes: bool = True,
+    ) -> None:
+        self._folder = folder
+        self._interval = interval
+        self._run = run or {}
+        self._writes = writes
+        self._log_bytes = 0
+
+    def due(self, step: int) -> bool:
+        return self._folder is not None and self._interval is not None and step % self._interval == 0
+
+    def save(
+        self, save: Callable[[Path, Callable[[], None]], None], log: EventLog, *, step: int, samples: int
+    ) -> float:
+        """Start a save and log how long it kept training waiting; returns the time at which training goes on."""
+        if self._folder is None:
+            raise ValueError("a save without a folder")
+        began = log.clock.now()
+        unfinished = self._folder / f"step_{step}{_PARTIAL}"
+        save(unfinished, lambda: self._complete(unfinished, step))
+        now = log.clock.now()
+        log.event("tracked_stats", {"save_time": round(now - began, 6)}, at=now, step=step, samples_count=samples)
+        # Only now, so that the event stays in the log of a run that goes on from here.
+        self._log_bytes = log.sync()
+        return now
+
+    def _complete(self, unfinished: Path, step: int) -> None:
+        if not self._writes:
+            return
+        record = {"step": step, "log_bytes": self._log_bytes, "run": self._run}
+        with (unfinished / RECORD).open("w", encoding="utf-8") as file:
+            json.dump(record, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(unfinished.with_suffix(""))
+        _sync(unfinished.parent)
+        for old in complete_in(unfinished.parent)[KEPT:]:
+            _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    # Under another name: what is half removed must not count, and a writer that outlived its rank must not add to it.
+    shutil.rmtree(folder.rename(folder.with_name(f"{_REMOVED}{os.getpid()}_{folder.name}")))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def complete_in(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, newest first; none where the folder is not there."""
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted((path for path in found if _COMPLETE.fullmatch(path.name)), key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
+
+
+def make_ready(folder: Path) -> None:
+    """Make the folder of a run's checkpoints and remove what an interrupted save left there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(f"step_*{_PARTIAL}"):
+            _remove(unfinished)
+        for remains in folder.glob(f"{_REMOVED}*"):
+            shutil.rmtree(remains)
+    except OSError as error:
+        raise ConfigError([f"SAVE_CHECKPOINT: {folder} cannot be written: {error}"]) from None
+
+
+def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
+    """Where this run goes on: at its newest complete checkpoint, or None for a run that has not begun.
+
+    Reads only.
+
+    Raises:
+        ConfigError: it has begun and cannot go on; nothing is lost.
+    """
+    log, folder = _log_of(config), folder_of(config)
+    checkpoints = complete_in(folder) if folder else []
+    if not log.exists() or log.stat().st_size == 0:
+        if checkpoints:
+            raise ConfigError(
+                [f"{checkpoints[0]} is a checkpoint of the run that logs to {log}, but that log is not there"]
+            )
+        return None
+    if folder is None:
+        raise ConfigError([f"RESULT_FILE={log} is there and SAVE_CHECKPOINT is not set: a log is not written twice"])
+    if not checkpoints:
+        fault = f"RESULT_FILE={log} is there, but {folder} has no complete checkpoint of it"
+        raise ConfigError([f"{fault}: move the log away to start again"])
+    return _resumption(log, checkpoints[0], run)
+
+
+def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
+    record = _read_record(checkpoint)
+    faults = [
+        f"{checkpoint}: {name} is {theirs!r} there, {mine!r} here; a run goes on as it was"
+        for name, theirs, mine in _differences(record["run"], run)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    _refuse_other_log(log, record["log_bytes"], checkpoint)
+    last_step, last_ms = record["step"], 0.0
+    for event in read(log):
+        last_ms = max(last_ms, event.time_ms)
+        if event.key == "run_stop" and event.metadata.get("status") == "success":
+            raise ConfigError([f"RESULT_FILE={log}: this run has reached its target; there is nothing to go on with"])
+        if event.key == "tracked_stats" and isinstance(event.value, dict) and "train_step_time" in event.value:
+            last_step = max(last_step, int(event.metadata["step"]))
+    return Resumption(
+        folder=checkpoint,
+        step=record["step"],
+        log_bytes=record["log_bytes"],
+        recomputed_steps=last_step - record["step"],
+        last_event=last_ms / 1000,
+    )
+
+
+def _read_record(checkpoint: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
+        return {"step": int(record["step"]), "log_bytes": int(record["log_bytes"]), "run": dict(record["run"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            [f"{checkpoint / RECORD} says nothing about a run: {type(error).__name__}: {error}"]
+        ) from None
+
+
+def _differences(theirs: Identity, mine: Identity) -> Iterator[tuple[str, Any, Any]]:
+    mine = json.loads(json.dumps(mine))
+    for name in dict.fromkeys([*mine, *theirs]):
+        if theirs.get(name) != mine.get(name):
+            yield name, theirs.get(name), mine.get(name)
+
+
+def _refuse_other_log(log: Path, length: int, checkpoint: Path) -> None:
+    """The log of a run only grows, and was whole lines when it was saved."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 1))
+        if size < length or file.read(1) != b"\n":
+            raise ConfigError(
+                [f"RESULT_FILE={log} is not the log of {checkpoint}: it has {size} bytes, and no line ends at {length}"]
+            )

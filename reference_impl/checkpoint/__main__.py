@@ -1,0 +1,121 @@
+"""python -m reference_impl.checkpoint: look at initial weights, verify them, and convert them between formats.
+
+Exit status: 0 done, 1 a check failed, 2 wrong usage or a checkpoint that cannot be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from benchmark.sizes import SIZES
+from reference_impl.checkpoint.arrays import CheckpointError
+from reference_impl.data.manifest import DataError
+
+_source = click.argument("source", type=click.Path(path_type=Path))
+_target = click.argument("target", type=click.Path(path_type=Path))
+_vocabulary = click.option(
+    "--vocabulary", type=click.IntRange(min=1), help="Keep so many rows of embedding and output; all if not given."
+)
+_jobs = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Files to write at once; as many as cores if not given."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Initial weights: a NeMo-format checkpoint, or Hugging Face's safetensors.
+
+    \b
+    Examples:
+      python -m reference_impl.checkpoint inspect 405b
+      python -m reference_impl.checkpoint convert Meta-Llama-3.1-405B 405b --vocabulary 32000
+      python -m reference_impl.checkpoint verify 405b
+    """
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def inspect(folder: Path) -> None:
+    """Show what is in the checkpoint FOLDER: its model, tensors and sizes. No weights are read."""
+    from reference_impl.checkpoint.report import describe
+    from reference_impl.checkpoint.source import open_checkpoint
+
+    click.echo(describe(open_checkpoint(folder)))
+
+
+@main.command()
+@_source
+@_target
+@_vocabulary
+@_jobs
+def convert(source: Path, target: Path, vocabulary: int | None, jobs: int | None) -> None:
+    """Write the checkpoint SOURCE, of any format, into TARGET in the format that training loads.
+
+    Killed and called again it goes on, and ends with the same bytes.
+    """
+    from reference_impl.checkpoint.convert import to_distributed
+
+    _convert("convert", to_distributed, source, target, vocabulary, jobs)
+
+
+@main.command()
+@_source
+@_target
+@_vocabulary
+@_jobs
+def export(source: Path, target: Path, vocabulary: int | None, jobs: int | None) -> None:
+    """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it.
+
+    Killed and called again it goes on, and ends with the same bytes.
+    """
+    from reference_impl.checkpoint.convert import to_huggingface
+
+    _convert("export", to_huggingface, source, target, vocabulary, jobs)
+
+
+def _convert(
+    what: str, write: Callable[..., None], source: Path, target: Path, vocabulary: int | None, jobs: int | None
+) -> None:
+    from reference_impl.checkpoint.convert import converted_bytes
+    from reference_impl.checkpoint.parts import complete_bytes
+    from reference_impl.checkpoint.source import open_checkpoint
+    from reference_impl.data.progress import progress
+
+    checkpoint = open_checkpoint(source)
+    total = converted_bytes(checkpoint, vocabulary)
+    with progress(what, total, done=complete_bytes(target)) as advance:
+        write(checkpoint, target, vocabulary, advance, jobs)
+    click.echo(f"{target}: {total:,} bytes of weights")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--size", type=click.Choice(tuple(SIZES)), help="The model that it has to be.")
+def verify(folder: Path, size: str | None) -> None:
+    """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor."""
+    from reference_impl.checkpoint.report import find_faults, read_manifest
+    from reference_impl.data.progress import progress
+
+    manifest = read_manifest(folder)
+    with progress("verify", manifest.total_bytes) as advance:
+        faults = find_faults(folder, manifest, SIZES[size] if size else None, advance)
+    click.echo("".join(f"error: {fault}\n" for fault in faults), err=True, nl=False)
+    if faults:
+        sys.exit(1)
+    compared = f"{len(manifest.files)} files as in the manifest" if manifest.files else "no manifest to compare with"
+    click.echo(f"{folder}: every tensor is there, {compared}")
+
+
+if __name__ == "__main__":
+    try:
+        main(prog_name="python -m reference_impl.checkpoint")
+    except CheckpointError as error:
+        click.echo("".join(f"error: {fault}\n" for fault in error.faults), err=True, nl=False)
+        sys.exit(2)
+    except DataError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,238 @@
+"""Tensors in files, of which any box can be read without reading the rest.
+
+A stored tensor is a set of pieces, each a box of it that lies in one place of one file, row after row. What format the
+files have decides only where the pieces are, so every format is read by this one function. Describing tensors needs no
+torch, reading them does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.config import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""Where a box starts along each axis, and its shape."""
+
+ITEM_BYTES = (
+    dict.fromkeys(("float64", "int64"), 8)
+    | dict.fromkeys(("float32", "int32"), 4)
+    | dict.fromkeys(("bfloat16", "float16", "int16"), 2)
+    | dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool"), 1)
+)
+"""Types of a tensor's values, by torch's names."""
+
+BLOCK_BYTES = 32 << 20
+"""Most that is read at once where only some columns of it are wanted."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that cannot be used; `faults` lists everything that is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of a file."""
+
+    path: Path
+    start: int
+    length: int
+    archive: bool = False
+    """The bytes are what torch.save writes for one tensor; otherwise they are the tensor's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of a tensor that is stored in one place, in C order."""
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor in files."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """torch's name of it, without `torch.`."""
+    pieces: tuple[Piece, ...]
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.values * ITEM_BYTES[self.dtype]
+
+
+def overlap(a: Box, b: Box) -> Box | None:
+    """The box that two boxes have in common, None if there is none."""
+    # The first axis is the layer or the row, which rules out most of a large tensor's pieces.
+    if a[0][0] >= b[0][0] + b[1][0] or b[0][0] >= a[0][0] + a[1][0]:
+        return None
+    start = tuple(map(max, a[0], b[0]))
+    shape = tuple(min(x + n, y + m) - s for x, n, y, m, s in zip(*a, *b, start, strict=True))
+    return (start, shape) if all(extent > 0 for extent in shape) else None
+
+
+def row_blocks(box: Box, row_axis: int, most_bytes: int, item_bytes: int) -> Iterator[Box]:
+    """The box cut along one axis into boxes of at most `most_bytes`, of one row each if a row is larger."""
+    start, shape = box
+    row_bytes = prod(shape) // shape[row_axis] * item_bytes
+    step = max(1, most_bytes // row_bytes)
+    for first in range(0, shape[row_axis], step):
+        count = min(step, shape[row_axis] - first)
+        yield (
+            (*start[:row_axis], start[row_axis] + first, *start[row_axis + 1 :]),
+            (*shape[:row_axis], count, *shape[row_axis + 1 :]),
+        )
+
+
+def read(tensor: Tensor, box: Box) -> torch.Tensor:
+    """One box of a stored tensor, in memory.
+
+    Raises:
+        CheckpointError: a file cannot be read, is shorter than it was said to be, or no piece holds part of the box.
+    """
+    import torch
+
+    out = torch.empty(box[1], dtype=getattr(torch, tensor.dtype))
+    filled = 0
+    for piece in tensor.pieces:
+        common = overlap(box, (piece.start, piece.shape))
+        if common is not None:
+            _read_piece(piece, common, out[_within(box, common)])
+            filled += prod(common[1])
+    if filled != out.numel():
+        raise CheckpointError([f"{tensor.name}: {filled} of the {out.numel()} values from {box[0]} on are stored"])
+    return out
+
+
+def _within(outer: Box, inner: Box) -> tuple[slice, ...]:
+    return tuple(slice(s - o, s - o + n) for o, s, n in zip(outer[0], *inner, strict=True))
+
+
+def _read_piece(piece: Piece, box: Box, out: torch.Tensor) -> None:
+    start = tuple(b - p for b, p in zip(box[0], piece.start, strict=True))
+    with _File(piece.span.path) as file:
+        first = _first_value(file, piece, out.dtype) if piece.span.archive else piece.span.start
+        _fill(out, file, first, piece.shape, start)
+
+
+def _fill(out: torch.Tensor, file: _File, first: int, shape: tuple[int, ...], start: tuple[int, ...]) -> None:
+    """Fill `out` with the box at `start` of the array of this shape whose values begin at byte `first` of the file."""
+    if len(shape) == 1:
+        _fill(out[None], file, first, (1, *shape), (0, *start))
+    elif len(shape) == 2:
+        _fill_matrix(out, file, first, shape[1], start)
+    else:
+        stride = prod(shape[1:]) * out.element_size()
+        for index, part in enumerate(out, start[0]):
+            _fill(part, file, first + index * stride, shape[1:], start[1:])
+
+
+def _fill_matrix(out: torch.Tensor, file: _File, first: int, columns: int, start: tuple[int, ...]) -> None:
+    import torch
+
+    row_bytes = columns * out.element_size()
+    position = first + start[0] * row_bytes
+    if out.shape[1] == columns and out.is_contiguous():
+        file.read(position, out)
+        return
+    # Whole rows, since many small reads are slower than a large one of which a part is kept.
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for row in range(0, out.shape[0], step):
+        part = out[row : row + step]
+        block = torch.empty(part.shape[0], columns, dtype=out.dtype)
+        file.read(position + row * row_bytes, block)
+        part.copy_(block[:, start[1] : start[1] + out.shape[1]])
+
+
+def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
+    """Byte of the file where the tensor's values start that torch.save wrote into the piece's span."""
+    import torch
+
+    span = piece.span
+    try:
+        with io.BufferedReader(_Window(file.descriptor, span.start, span.length)) as window:
+            saved = torch.load(window, map_location="meta", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        where = f"{span.path}, bytes {span.start} to {span.start + span.length}"
+        raise CheckpointError([f"{where}: expected a saved tensor: {_first_line(error)}"]) from None
+    found = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else (type(saved), ())
+    if found != (dtype, piece.shape) or not saved.is_contiguous():
+        expected = f"{dtype} {piece.shape}, one row after another"
+        raise CheckpointError([f"{span.path}, byte {span.start}, holds {found[0]} {found[1]}, expected {expected}"])
+    # Where a part of a larger tensor was saved, all of that tensor is in the file.
+    offset: int = saved.untyped_storage()._checkpoint_offset
+    return span.start + offset + saved.storage_offset() * saved.element_size()
+
+
+class _File:
+    """A file that is open inside a with block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _File:
+        try:
+            self.descriptor = os.open(self._path, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError([f"{self._path}: {error.strerror}"]) from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.descriptor)
+
+    def read(self, position: int, out: torch.Tensor) -> None:
+        """Fill a contiguous tensor from byte `position` on."""
+        import torch
+
+        buffer = out.view(-1).view(torch.uint8).numpy().data
+        while buffer:
+            # Linux reads two gigabytes at most.
+            count = os.preadv(self.descriptor, [buffer], position)
+            if count == 0:
+                raise CheckpointError([f"{self._path} ends at byte {position}, {len(buffer)} bytes too early"])
+            buffer, position = buffer[count:], position + count
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _Window(io.RawIOBase):
+    """Some bytes of a file, as a file."""
+
+    def __init__(self, descriptor: int, start: int, length: int) -> None:
+        self._descriptor, self._start, self._length, self._position = descriptor, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._length)[whence]
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._length - self._position))
+        count = os.preadv(self._descriptor, [buffer[:wanted]], self._start + self._position)
+        self._position += count
+        return count

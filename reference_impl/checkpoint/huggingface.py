@@ -1,0 +1,251 @@
+"""Hugging Face's Llama on disk: `config.json` and safetensors files. Described without torch, none of it loaded whole.
+
+A safetensors file is eight bytes with the length of a JSON header, the header with the type, shape and place of each
+tensor, and their values one after the other (https://huggingface.co/docs/safetensors). What its tensors mean for the
+model is in `names`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from benchmark.sizes import ModelSize
+from reference_impl.checkpoint.arrays import ITEM_BYTES, CheckpointError, Piece, Span, Tensor
+from reference_impl.checkpoint.names import huggingface_shapes, rows, shapes
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+"""safetensors' names of types -> torch's."""
+_SAFETENSORS_NAMES = {torch_name: name for name, torch_name in DTYPES.items()}
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
+
+_FIELDS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "ffn_hidden": "intermediate_size",
+    "heads": "num_attention_heads",
+    "query_groups": "num_key_value_heads",
+    "norm_epsilon": "rms_norm_eps",
+}
+"""Field of ModelSize -> name in config.json."""
+
+# What Megatron-Core has for Llama 3.1's RoPE besides the factor, and no size changes.
+_ROPE = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_POSITIONS = 131_072
+"""That Llama 3.1's RoPE is scaled for."""
+
+
+def is_folder(folder: Path) -> bool:
+    return (folder / INDEX).exists() or (folder / SINGLE).exists()
+
+
+def read_config(folder: Path) -> tuple[ModelSize, int]:
+    """The model's shape, and the rows of its embedding.
+
+    Raises:
+        CheckpointError: config.json is missing or malformed, or describes what is no Llama 3.1.
+    """
+    path = folder / CONFIG
+    config = _read_json(path)
+    try:
+        # One name since transformers 5, two before.
+        rope = config.get("rope_parameters") or {
+            "rope_theta": config["rope_theta"],
+            **(config.get("rope_scaling") or {}),
+        }
+        values = {ours: config[theirs] for ours, theirs in _FIELDS.items()}
+        values |= {"rotary_base": int(rope["rope_theta"]), "rotary_scaling_factor": float(rope["factor"])}
+        size, vocabulary = ModelSize(name="", **values), int(config["vocab_size"])
+    except KeyError as error:
+        raise CheckpointError([f"{path} has no {error}, which Llama 3.1's has"]) from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError([f"{path} is no configuration of Llama 3.1: {error}"]) from None
+    faults = [f"{path}: {fault}" for fault in _config_faults(config, rope, size)]
+    if faults:
+        raise CheckpointError(faults)
+    return size, vocabulary
+
+
+def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: ModelSize) -> Iterator[str]:
+    fixed = {"model_type": "llama", "tie_word_embeddings": False, "head_dim": size.head_dim}
+    for name, expected in fixed.items():
+        found = config.get(name, expected)
+        if found != expected:
+            yield f"{name} is {found!r}, expected {expected!r}"
+    for name, expected in _ROPE.items():
+        if rope.get(name) != expected:
+            yield f"RoPE's {name} is {rope.get(name)!r}, expected {expected!r}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError([f"{path}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise CheckpointError([f"{path} is no JSON: {error}"]) from None
+    if not isinstance(value, dict):
+        raise CheckpointError([f"{path}: expected a JSON object, read {type(value).__name__}"])
+    return value
+
+
+def read_files(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's safetensors files, by Hugging Face's names.
+
+    Raises:
+        CheckpointError: a file that the index names is missing, truncated or malformed, or lacks a tensor.
+    """
+    if not (folder / INDEX).exists():
+        return {tensor.name: tensor for tensor in _read_header(folder / SINGLE)}
+    placed = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
+        raise CheckpointError([f"{folder / INDEX} has no weight_map from tensors to files"])
+    faults: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(placed.values())):
+        if Path(file).name != file:
+            raise CheckpointError([f"{folder / INDEX}: {file!r} is no file of this folder"])
+        try:
+            tensors |= {tensor.name: tensor for tensor in _read_header(folder / file)}
+        except CheckpointError as error:
+            faults += error.faults
+    missing = placed.keys() - tensors.keys() if not faults else ()
+    faults += [f"{folder / placed[name]} has no {name}, which the index places there" for name in sorted(missing)]
+    if faults:
+        raise CheckpointError(faults)
+    return tensors
+
+
+def _read_header(path: Path) -> Iterator[Tensor]:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise CheckpointError([f"{path} is no safetensors file: a header of {length:,} bytes"])
+            header = json.loads(file.read(length))
+            there = file.seek(0, 2)
+    except OSError as error:
+        raise CheckpointError([f"{path}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise CheckpointError([f"{path} is no safetensors file, or is truncated: {error}"]) from None
+    try:
+        header.pop("__metadata__", None)
+        tensors = [_tensor(path, name, 8 + length, entry) for name, entry in header.items()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError([f"{path} has a malformed header: {error!r}"]) from None
+    size = max((piece.span.start + piece.span.length for tensor in tensors for piece in tensor.pieces), default=0)
+    if there < size:
+        raise CheckpointError([f"{path} has {there:,} bytes, expected {size:,}: truncated"])
+    yield from tensors
+
+
+def _tensor(path: Path, name: str, data: int, entry: Mapping[str, Any]) -> Tensor:
+    shape, dtype = tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]]
+    start, end = map(int, entry["data_offsets"])
+    if start < 0 or end - start != prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"{name}: bytes {start} to {end} for {dtype} {shape}")
+    return Tensor(name, shape, dtype, (Piece((0,) * len(shape), shape, Span(path, data + start, end - start)),))
+
+
+def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> dict[str, Tensor]:
+    """The same values as the tensors that Megatron-Core has on disk.
+
+    Args:
+        files: every tensor of the model, in its shape, all of one type.
+    """
+    pieces: dict[str, list[Piece]] = {name: [] for name in shapes(size, vocabulary)}
+    for part in rows(size, vocabulary):
+        tensor = files[part.huggingface]
+        columns = tensor.shape[1:]
+        row_bytes = prod(columns) * ITEM_BYTES[tensor.dtype]
+        (whole,) = tensor.pieces
+        span = Span(whole.span.path, whole.span.start + part.huggingface_start * row_bytes, part.count * row_bytes)
+        pieces[part.tensor].append(Piece(*part.box(columns), span))
+    dtype = next(iter(files.values())).dtype
+    return {name: Tensor(name, shape, dtype, tuple(pieces[name])) for name, shape in shapes(size, vocabulary).items()}
+
+
+# Writing.
+
+
+def config_json(size: ModelSize, vocabulary: int, dtype: str) -> dict[str, Any]:
+    """config.json of a Llama 3.1, as transformers' LlamaConfig reads it."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        **{theirs: getattr(size, ours) for ours, theirs in _FIELDS.items()},
+        "head_dim": size.head_dim,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": _POSITIONS,
+        "rope_theta": float(size.rotary_base),
+        "rope_scaling": {"factor": size.rotary_scaling_factor, **_ROPE},
+        "initializer_range": size.init_std,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+    }
+
+
+def shards(size: ModelSize, vocabulary: int, item_bytes: int, most_bytes: int) -> list[dict[str, tuple[int, ...]]]:
+    """Hugging Face's tensors and their shapes, in files of at most `most_bytes` unless a single tensor is larger."""
+    files: list[dict[str, tuple[int, ...]]] = []
+    filled = most_bytes
+    for name, shape in huggingface_shapes(size, vocabulary).items():
+        length = prod(shape) * item_bytes
+        if filled + length > most_bytes:
+            files.append({})
+            filled = 0
+        files[-1][name] = shape
+        filled += length
+    return files
+
+
+def header(tensors: Mapping[str, tuple[int, ...]], dtype: str) -> bytes:
+    """What a safetensors file begins with that holds these tensors in their order, all of one type."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, shape in tensors.items():
+        end = position + prod(shape) * ITEM_BYTES[dtype]
+        entries[name] = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    # Values start at a multiple of eight.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def index_json(files: Iterable[tuple[str, Mapping[str, tuple[int, ...]]]], item_bytes: int) -> dict[str, Any]:
+    """model.safetensors.index.json of (file, its tensors) pairs."""
+    placed = {name: file for file, tensors in files for name in tensors}
+    total = sum(prod(shape) * item_bytes for _, tensors in files for shape in tensors.values())
+    return {"metadata": {"total_size": total}, "weight_map": placed}

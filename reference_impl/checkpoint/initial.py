@@ -1,0 +1,91 @@
+"""Initial weights into a model that is built: each rank reads its shard, and replicas share the reading.
+
+Megatron-Core says which box of which tensor on disk each parameter of this rank is (its `sharded_state_dict`), so every
+layout and every layer spec loads through here; what format the weights have is `source`'s affair.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+
+from benchmark.config import VOCABULARY, RunConfig
+from reference_impl.checkpoint.arrays import Box, CheckpointError, read
+from reference_impl.checkpoint.names import fused
+from reference_impl.checkpoint.report import summary
+from reference_impl.checkpoint.source import Checkpoint, usable_checkpoint
+from reference_impl.model import unwrap
+from reference_impl.parallel import on_rank_0
+
+_log = logging.getLogger(__name__)
+
+
+def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -> None:
+    """Overwrite the weights of this rank's model chunks with LOAD_CHECKPOINT's; nothing without one.
+
+    Called on every rank, before the optimizer copies the weights.
+
+    Raises:
+        CheckpointError: on the first rank, listing every fault of any: files, tensors, shapes, types, the model's
+            numbers. The others leave with exit status 2, without a word.
+    """
+    if config.load_checkpoint is None:
+        return
+    checkpoint = on_rank_0(lambda: usable_checkpoint(config))
+    boxes = list(_boxes(chunks))
+    _require_all(chunks, boxes)
+    _read_shared(checkpoint, boxes)
+    if dist.get_rank() == 0:
+        _log.warning("started from %s", summary(checkpoint, VOCABULARY))
+
+
+def _refuse(faults: list[str]) -> None:
+    """End every rank if there are faults, which all ranks have alike; the first one says why."""
+    if faults and dist.get_rank() == 0:
+        raise CheckpointError(faults)
+    if faults:
+        raise SystemExit(2)
+
+
+def _boxes(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, Box, torch.Tensor]]:
+    """(tensor on disk, box of it, this rank's memory of that box) for all parameters, in the same order on replicas."""
+    for chunk in chunks:
+        state = unwrap(chunk).sharded_state_dict()
+        apply_factories(state)
+        for shard in nested_values(state):
+            if isinstance(shard, ShardedTensor):
+                # Axes that exist on disk only, such as the layer's, are of length one here.
+                shape = (*(1 for _ in range(shard.prepend_axis_num)), *shard.local_shape)
+                yield fused(shard.key), (shard.global_offset, shape), shard.data.view(shape)
+
+
+def _require_all(chunks: Sequence[torch.nn.Module], boxes: Sequence[tuple[str, Box, torch.Tensor]]) -> None:
+    """No parameter keeps the value that it was drawn with."""
+    parameters = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+    found = sum(memory.numel() for _, _, memory in boxes)
+    if found != parameters:
+        raise RuntimeError(f"{found:,} of this rank's {parameters:,} parameters have a name on disk")
+
+
+@torch.no_grad()
+def _read_shared(checkpoint: Checkpoint, boxes: Sequence[tuple[str, Box, torch.Tensor]]) -> None:
+    """Fill the boxes: each replica reads its part of them from disk and sends it to the others."""
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    replicas, mine = dist.get_world_size(group), dist.get_rank(group)
+    faults: list[str] = []
+    try:
+        for name, box, memory in boxes[mine::replicas]:
+            memory.copy_(read(checkpoint.tensors[name], box))
+    except CheckpointError as error:
+        faults = error.faults
+    everybodys: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everybodys, faults)
+    _refuse(list(dict.fromkeys(fault for one in everybodys for fault in one)))
+    for number, (_, _, memory) in enumerate(boxes):
+        dist.broadcast(memory, src=dist.get_global_rank(group, number % replicas), group=group)

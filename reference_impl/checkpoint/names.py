@@ -1,0 +1,119 @@
+"""The model's tensors on disk, and which rows of them are which rows of Hugging Face's tensors: the mapping, as data.
+
+On disk is what Megatron-Core and NeMo write: the layers of a kind stacked in one tensor, norms under the names that
+Transformer Engine gives them (it fuses a norm with the projection behind it), whatever spec the model is built from.
+The two formats hold the same rows in another order; nothing is transposed and nothing computed. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from benchmark.sizes import ModelSize
+
+EMBEDDING = "embedding.word_embeddings.weight"
+OUTPUT = "output_layer.weight"
+VOCABULARY_TENSORS = (EMBEDDING, OUTPUT)
+"""Rows are tokens: a checkpoint may have more of them than the model, which takes the first."""
+
+LAYERS = "decoder.layers."
+
+EXTRA_STATE = "_extra_state"
+"""What Transformer Engine keeps of FP8 scaling beside each linear layer: bytes, and empty for bf16 weights."""
+LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+
+_UNFUSED_NORMS = {
+    "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
+    "pre_mlp_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
+}
+
+
+def fused(name: str) -> str:
+    """A tensor's name on disk, from the one that it has in a model without Transformer Engine."""
+    for unfused, on_disk in _UNFUSED_NORMS.items():
+        if name.endswith("." + unfused):
+            return name.removesuffix(unfused) + on_disk
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that a tensor on disk and one of Hugging Face's have in common."""
+
+    tensor: str
+    """On disk, without the prefix `module.`."""
+    layer: int | None
+    """Which of the stacked layers; None for a tensor that is not stacked."""
+    start: int
+    count: int
+    huggingface: str
+    huggingface_start: int
+
+    def box(self, columns: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where these rows start in the tensor on disk, and their shape there; a row has the shape `columns`."""
+        layer = () if self.layer is None else (self.layer,)
+        return (*layer, self.start, *(0 for _ in columns)), (*(1 for _ in layer), self.count, *columns)
+
+
+def rows(size: ModelSize, vocabulary: int) -> Iterator[Rows]:
+    """Every row of the model once, layer by layer; elements of a norm weight count as rows."""
+    yield Rows(EMBEDDING, None, 0, vocabulary, "model.embed_tokens.weight", 0)
+    for layer in range(size.layers):
+        for tensor, repeats, parts in _layer(size):
+            yield from _interleaved(tensor, layer, repeats, parts)
+    yield Rows("decoder.final_layernorm.weight", None, 0, size.hidden, "model.norm.weight", 0)
+    yield Rows(OUTPUT, None, 0, vocabulary, "lm_head.weight", 0)
+
+
+def _layer(size: ModelSize) -> Iterator[tuple[str, int, dict[str, int]]]:
+    """(tensor on disk, repeats, {Hugging Face's tensor: rows a repeat}) of one layer."""
+    h, f, d = size.hidden, size.ffn_hidden, size.head_dim
+    queries = size.heads // size.query_groups * d
+    yield "self_attention.linear_qkv.layer_norm_weight", 1, {"input_layernorm": h}
+    # Each group's queries, then its key, then its value.
+    qkv = {"self_attn.q_proj": queries, "self_attn.k_proj": d, "self_attn.v_proj": d}
+    yield "self_attention.linear_qkv.weight", size.query_groups, qkv
+    yield "self_attention.linear_proj.weight", 1, {"self_attn.o_proj": h}
+    yield "mlp.linear_fc1.layer_norm_weight", 1, {"post_attention_layernorm": h}
+    yield "mlp.linear_fc1.weight", 1, {"mlp.gate_proj": f, "mlp.up_proj": f}
+    yield "mlp.linear_fc2.weight", 1, {"mlp.down_proj": h}
+
+
+def _interleaved(tensor: str, layer: int, repeats: int, parts: dict[str, int]) -> Iterator[Rows]:
+    start = 0
+    for repeat in range(repeats):
+        for module, count in parts.items():
+            name = f"model.layers.{layer}.{module}.weight"
+            yield Rows(LAYERS + tensor, layer, start, count, name, repeat * count)
+            start += count
+
+
+@cache
+def shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor on disk, in the model's order; stacked ones have the layers as their first axis."""
+    layers, h, f, d = size.layers, size.hidden, size.ffn_hidden, size.head_dim
+    return {
+        EMBEDDING: (vocabulary, h),
+        LAYERS + "self_attention.linear_qkv.layer_norm_weight": (layers, h),
+        LAYERS + "self_attention.linear_qkv.weight": (layers, (size.heads + 2 * size.query_groups) * d, h),
+        LAYERS + "self_attention.linear_proj.weight": (layers, h, size.heads * d),
+        LAYERS + "mlp.linear_fc1.layer_norm_weight": (layers, h),
+        LAYERS + "mlp.linear_fc1.weight": (layers, 2 * f, h),
+        LAYERS + "mlp.linear_fc2.weight": (layers, h, f),
+        "decoder.final_layernorm.weight": (h,),
+        OUTPUT: (vocabulary, h),
+    }
+
+
+@cache
+def huggingface_shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor of Hugging Face's, in the order of `rows`."""
+    on_disk = shapes(size, vocabulary)
+    counts: dict[str, int] = {}
+    columns: dict[str, tuple[int, ...]] = {}
+    for part in rows(size, vocabulary):
+        counts[part.huggingface] = counts.get(part.huggingface, 0) + part.count
+        columns[part.huggingface] = on_disk[part.tensor][1 if part.layer is None else 2 :]
+    return {name: (count, *columns[name]) for name, count in counts.items()}

@@ -1,0 +1,182 @@
+"""A checkpoint of any format as the tensors of the model, and what is wrong with it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+from benchmark.config import VOCABULARY, RunConfig
+from benchmark.sizes import ModelSize
+from reference_impl.checkpoint import huggingface, nemo
+from reference_impl.checkpoint.arrays import CheckpointError, Tensor
+from reference_impl.checkpoint.names import EMBEDDING, huggingface_shapes, shapes
+
+WEIGHT_TYPES = ("bfloat16", "float16", "float32")
+
+Format = Literal["Hugging Face", "NeMo", "Megatron-Core"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Initial weights on disk, seen as the tensors that Megatron-Core has on disk."""
+
+    folder: Path
+    format: Format
+    tensors: dict[str, Tensor]
+    """By names without prefix, see `names.shapes`."""
+    size: ModelSize | None
+    """What the checkpoint says it is; None where nothing says."""
+    wasted_bytes: int = 0
+    """Of its files: what no tensor needs, such as storage that was written twice."""
+    others: int = 0
+    """Objects and tensors beside the model's: extra states, an optimizer."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.tensors[EMBEDDING].shape[0]
+
+    @property
+    def dtype(self) -> str:
+        """Of its values, by torch's name; all are of one type in a checkpoint without faults."""
+        return self.tensors[EMBEDDING].dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of the model's values."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, whatever its format; reads indexes and headers, no weights.
+
+    Raises:
+        CheckpointError: there is none, files are missing or truncated, or it is malformed.
+    """
+    weights = nemo.weights_folder(folder)
+    if weights is not None:
+        return _open_distributed(folder, weights)
+    if huggingface.is_folder(folder):
+        return _open_huggingface(folder)
+    there = "it does not exist" if not folder.exists() else "it holds none of the three"
+    raise CheckpointError(
+        [
+            f"{folder} is no checkpoint: {there}; expected weights/.metadata (NeMo), .metadata (Megatron-Core), or "
+            f"{huggingface.INDEX} or {huggingface.SINGLE} (Hugging Face)"
+        ]
+    )
+
+
+def _open_distributed(folder: Path, weights: Path) -> Checkpoint:
+    index = nemo.read_index(weights)
+    tensors = nemo.model_tensors(index)
+    return Checkpoint(
+        folder=folder,
+        format="Megatron-Core" if weights == folder else "NeMo",
+        tensors=tensors,
+        size=nemo.read_size(folder, tensors),
+        wasted_bytes=nemo.wasted_bytes(index),
+        others=len(index.objects) + len(index.tensors) - len(tensors),
+    )
+
+
+def _open_huggingface(folder: Path) -> Checkpoint:
+    size, vocabulary = huggingface.read_config(folder)
+    files = huggingface.read_files(folder)
+    found = [*_shape_faults(files, huggingface_shapes(size, vocabulary)), *_type_faults(files)]
+    faults = [f"{folder}: {fault}" for fault in found]
+    if faults:
+        raise CheckpointError(faults)
+    return Checkpoint(
+        folder=folder, format="Hugging Face", tensors=huggingface.as_model(files, size, vocabulary), size=size
+    )
+
+
+def own_faults(checkpoint: Checkpoint) -> list[str]:
+    """What is wrong with a checkpoint by itself: it has each tensor of its own model, whole, and all of one type."""
+    return [f"{checkpoint.folder}: {fault}" for fault in _own_faults(checkpoint)]
+
+
+def faults_for(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: str) -> list[str]:
+    """Why a model cannot start from a checkpoint; empty if it can.
+
+    Args:
+        vocabulary: rows that the model has; the checkpoint may have more, of which the first are taken.
+        dtype: of the model's weights, by torch's name; the checkpoint's must convert to it without rounding.
+    """
+    found = [*_own_faults(checkpoint), *_misfits(checkpoint, size, vocabulary, dtype)]
+    return [f"{checkpoint.folder}: {fault}" for fault in found]
+
+
+def _own_faults(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.size is not None:
+        yield from _shape_faults(checkpoint.tensors, shapes(checkpoint.size, checkpoint.vocabulary))
+    yield from _type_faults(checkpoint.tensors)
+    for name, tensor in checkpoint.tensors.items():
+        stored = sum(prod(piece.shape) for piece in tensor.pieces)
+        if stored != tensor.values:
+            yield f"{name} {tensor.shape} has {tensor.values:,} values, its pieces hold {stored:,}"
+
+
+def _shape_faults(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Every tensor that is missing, unexpected or of another shape."""
+    for name, shape in expected.items():
+        if name not in found:
+            yield f"{name} is missing, expected {shape}"
+        elif found[name].shape != shape:
+            yield f"{name} has shape {found[name].shape}, expected {shape}"
+    for name, tensor in found.items():
+        if name not in expected:
+            yield f"{name} {tensor.shape} is unexpected: no tensor of this model"
+
+
+def _type_faults(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    first, expected = next((name, tensor.dtype) for name, tensor in tensors.items())
+    if expected not in WEIGHT_TYPES:
+        yield f"{first} is {expected}, expected one of {', '.join(WEIGHT_TYPES)}"
+    for name, tensor in tensors.items():
+        if tensor.dtype != expected:
+            yield f"{name} is {tensor.dtype}, expected {expected} as {first}"
+
+
+def _misfits(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: str) -> Iterator[str]:
+    if checkpoint.size is None:
+        yield from _shape_faults(checkpoint.tensors, shapes(size, checkpoint.vocabulary))
+    else:
+        yield from size_faults(checkpoint.size, size)
+    if checkpoint.vocabulary < vocabulary:
+        yield f"it has {checkpoint.vocabulary:,} vocabulary rows, the model {vocabulary:,}"
+    if checkpoint.dtype not in (dtype, *_EXACT.get(dtype, ())):
+        yield f"its weights are {checkpoint.dtype}, the model's {dtype}, which would round them"
+
+
+_EXACT = {"float32": ("bfloat16", "float16")}
+"""Type -> those of which every value is one of its own."""
+
+
+def size_faults(found: ModelSize, expected: ModelSize) -> Iterator[str]:
+    """Each number in which two models differ that decides what they compute."""
+    for field in fields(ModelSize):
+        mine, wanted = getattr(found, field.name), getattr(expected, field.name)
+        if field.name not in {"name", "init_std"} and mine != wanted:
+            yield f"its model has {field.name} {mine:,}, expected {wanted:,}"
+
+
+def usable_checkpoint(config: RunConfig) -> Checkpoint:
+    """The checkpoint that a run starts from, once it is known to fit the run's model.
+
+    Raises:
+        CheckpointError: listing every fault.
+    """
+    if config.load_checkpoint is None:
+        raise CheckpointError(["LOAD_CHECKPOINT is not set"])
+    checkpoint = open_checkpoint(config.load_checkpoint)
+    # FP8 and FP4 are types of what goes into matrix products; the weights are bf16.
+    dtype = "float32" if config.precision == "fp32" else "bfloat16"
+    faults = faults_for(checkpoint, config.size, VOCABULARY, dtype)
+    if faults:
+        raise CheckpointError(faults)
+    return checkpoint

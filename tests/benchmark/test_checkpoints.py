@@ -1,0 +1,265 @@
+"""Which checkpoint counts, what a run is known by, and what is refused: nothing is lost, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmark.checkpoints import Checkpoints, complete_in, find_resumption, folder_of, identity, make_ready
+from benchmark.config import ConfigError, RunConfig
+from benchmark.events import EventLog
+from tests.fakes import EPOCH, FakeClock, configured
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., RunConfig]:
+    def make(**overrides: str | int) -> RunConfig:
+        given: dict[str, str | int] = {
+            "SEED": 1,
+            "SAVE_CHECKPOINT": str(tmp_path / "state"),
+            "RESULT_FILE": str(tmp_path / "logs" / "result_0.txt"),
+        }
+        return configured(**{**given, **overrides})
+
+    return make
+
+
+class Run:
+    """A run that has logged something, and saves."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.folder = folder_of(config) or Path()
+        assert config.result_file is not None
+        config.result_file.parent.mkdir(parents=True, exist_ok=True)
+        self.clock = FakeClock()
+        self.log = EventLog(config.result_file, self.clock)
+        self.checkpoints = Checkpoints(self.folder, interval=10, run=identity(config, "data"))
+        self.complete: Callable[[], None] = lambda: None
+
+    def train(self, step: int) -> None:
+        self.log.event("tracked_stats", {"train_step_time": 1.0, "reduced_train_loss": 1.0}, step=step, samples_count=0)
+
+    def start_saving(self, step: int) -> None:
+        def save(folder: Path, complete: Callable[[], None]) -> None:
+            folder.mkdir(parents=True)
+            (folder / "weights").write_text("")
+            self.complete = complete
+
+        self.checkpoints.save(save, self.log, step=step, samples=0)
+
+    def save(self, step: int) -> None:
+        self.start_saving(step)
+        self.complete()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+def refusal(config: RunConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        find_resumption(config, identity(config, "data"))
+    return str(caught.value)
+
+
+# Saving.
+
+
+def test_saves_are_due_at_multiples_of_the_interval() -> None:
+    """Every interval, and never without a folder or an interval."""
+    every = Checkpoints(Path("state"), interval=10)
+    assert [step for step in range(1, 31) if every.due(step)] == [10, 20, 30]
+    assert not any(Checkpoints(Path("state")).due(step) or Checkpoints().due(step) for step in range(1, 31))
+
+
+def test_a_save_says_how_long_it_kept_training_waiting(config: Callable[..., RunConfig]) -> None:
+    """One event with the seconds that the call took, and training's clock goes on from there."""
+    run = Run(config())
+    assert run.log.path is not None
+
+    def save(folder: Path, complete: Callable[[], None]) -> None:
+        run.clock.seconds += 2.5
+
+    assert run.checkpoints.save(save, run.log, step=10, samples=11520) == EPOCH + 2.5
+    (line,) = run.log.path.read_text().splitlines()
+    assert '"value": {"save_time": 2.5}' in line
+    assert '"step": 10' in line
+
+
+def test_a_folder_is_complete_only_when_every_rank_has_written(config: Callable[..., RunConfig]) -> None:
+    """Under way it has another name, which nobody takes for a checkpoint."""
+    run = Run(config())
+    run.start_saving(10)
+    assert run.names == ["step_10.partial"]
+    assert complete_in(run.folder) == []
+    run.complete()
+    assert run.names == ["step_10"]
+
+
+def test_one_rank_completes(config: Callable[..., RunConfig]) -> None:
+    """The others leave the folder alone."""
+    run = Run(config())
+    run.checkpoints = Checkpoints(run.folder, writes=False)
+    run.save(10)
+    assert run.names == ["step_10.partial"]
+
+
+def test_the_last_two_are_kept(config: Callable[..., RunConfig]) -> None:
+    """The newest is in use, the one before it is the spare; they are ordered by step, not by name."""
+    run = Run(config())
+    for step in (90, 100, 110):
+        run.save(step)
+    assert run.names == ["step_100", "step_110"]
+    assert [path.name for path in complete_in(run.folder)] == ["step_110", "step_100"]
+
+
+def test_runs_that_share_a_folder_do_not_meet(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Each run of a set, and each set, has a folder of its own below SAVE_CHECKPOINT."""
+    logs = [tmp_path / name for name in ("a/result_0.txt", "a/result_1.txt", "b/result_0.txt")]
+    assert len({folder_of(config(RESULT_FILE=str(log))) for log in logs}) == 3
+
+
+# Going on.
+
+
+def test_a_new_run_starts(config: Callable[..., RunConfig]) -> None:
+    """Without a log, and with an empty one, there is nothing to go on with."""
+    one = config()
+    assert find_resumption(one, identity(one, "data")) is None
+    Run(one).log.path.touch()  # type: ignore[union-attr]
+    assert find_resumption(one, identity(one, "data")) is None
+
+
+def test_a_run_goes_on_from_the_newest_complete_checkpoint(config: Callable[..., RunConfig]) -> None:
+    """With the log's length just after the save, the steps to be taken again, and the time of the last event."""
+    one = config()
+    run = Run(one)
+    for step in (10, 20):
+        run.train(step)
+        run.save(step)
+    length = run.log.sync()
+    run.clock.seconds += 100
+    run.train(25)
+    run.start_saving(30)
+
+    found = find_resumption(one, identity(one, "data"))
+    assert found is not None
+    assert (found.folder.name, found.step, found.log_bytes) == ("step_20", 20, length)
+    assert (found.recomputed_steps, found.last_event) == (5, EPOCH + 100)
+
+
+def test_another_layout_goes_on(config: Callable[..., RunConfig]) -> None:
+    """The same global batch split over ranks in another way is the same run."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    other = config(TENSOR_MODEL_PARALLEL=2, MINIBS=288, MICRO_BATCH_SIZE=2)
+    assert find_resumption(other, identity(other, "data")) is not None
+
+
+@pytest.mark.parametrize(
+    ("variables", "data", "named"),
+    [
+        ({"SEED": 2}, "data", "SEED is 1 there, 2 here"),
+        ({"PRECISION": "fp32"}, "data", "PRECISION is 'bf16' there, 'fp32' here"),
+        ({"RULESET": "5.1.0"}, "data", "RULESET is '6.0.0' there, '5.1.0' here"),
+        ({"MINIBS": 288}, "data", "schedule's global_batch_size is 1152 there, 2304 here"),
+        ({"MAX_STEPS": 600}, "data", "last step is 1200000 there, 600 here"),
+        ({}, "other data", "dataset is 'data' there, 'other data' here"),
+    ],
+)
+def test_another_run_is_refused_by_every_difference(
+    variables: dict[str, str | int], data: str, named: str, config: Callable[..., RunConfig]
+) -> None:
+    """A checkpoint of a run that differs names what differs, with both values."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    with pytest.raises(ConfigError) as caught:
+        find_resumption(config(**variables), identity(config(**variables), data))
+    assert any(named in fault for fault in caught.value.faults)
+
+
+def test_a_log_without_a_checkpoint_is_refused(config: Callable[..., RunConfig]) -> None:
+    """What was logged is not written over, and an unfinished save is no checkpoint."""
+    run = Run(config())
+    run.train(1)
+    run.start_saving(1)
+    assert "has no complete checkpoint of it: move the log away" in refusal(config())
+
+
+def test_a_log_without_a_folder_is_refused(config: Callable[..., RunConfig]) -> None:
+    """A run that saves nothing does not append to a log that is there."""
+    Run(config()).train(1)
+    assert "is there and SAVE_CHECKPOINT is not set" in refusal(config(SAVE_CHECKPOINT=""))
+
+
+def test_a_checkpoint_without_its_log_is_refused(config: Callable[..., RunConfig]) -> None:
+    """A result is one continuous log; a run whose log is gone has none."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    assert run.log.path is not None
+    run.log.path.unlink()
+    assert "but that log is not there" in refusal(config())
+
+
+def test_a_run_that_has_reached_its_target_is_refused(config: Callable[..., RunConfig]) -> None:
+    """It is over; to go on would cut its end off."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    run.log.end("run_stop", status="success")
+    assert "has reached its target" in refusal(config())
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"step": 1, "log_bytes": "x", "run": {}}'])
+def test_a_record_that_says_nothing_is_refused(content: str, config: Callable[..., RunConfig]) -> None:
+    """By its file, in one line."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    (run.folder / "step_10" / "resume.json").write_text(content)
+    assert "step_10/resume.json says nothing about a run" in refusal(config())
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-10], lambda text: "another log\n" + text])
+def test_a_log_that_is_not_the_checkpoints_is_refused(
+    change: Callable[[str], str], config: Callable[..., RunConfig]
+) -> None:
+    """The log was whole lines when it was saved, and has only grown."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    assert run.log.path is not None
+    run.log.path.write_text(change(run.log.path.read_text()))
+    assert "is not the log of" in refusal(config())
+
+
+def test_the_record_is_json_for_people(config: Callable[..., RunConfig]) -> None:
+    """The checkpoint itself says which run it is of."""
+    run = Run(config())
+    run.train(10)
+    run.save(10)
+    record = json.loads((run.folder / "step_10" / "resume.json").read_text())
+    assert record["step"] == 10
+    assert record["run"]["RESULT_FILE"] == "logs/result_0.txt"
+
+
+def test_what_an_interrupted_save_left_is_removed(config: Callable[..., RunConfig]) -> None:
+    """And what an interrupted removal did; before a process saves to the same name again. Complete ones stay."""
+    run = Run(config())
+    run.save(10)
+    run.start_saving(20)
+    (run.folder / "removed_1_step_5").mkdir()
+    make_ready(run.folder)
+    assert run.names == ["step_10"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    """Before anything is trained."""
+    with pytest.raises(ConfigError, match="SAVE_CHECKPOINT: /dev/null/state cannot be written"):
+        make_ready(Path("/dev/null/state"))

@@ -1,0 +1,230 @@
+"""Training state on disk: saved while training goes on, loaded bit for bit, or within rounding under another layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.config import ROOT, RunConfig
+from reference_impl.checkpoint import training
+from reference_impl.data.source import dataset_of
+from reference_impl.preserve import torch_optimizers
+from reference_impl.step import MegatronStep
+from tests.reference_impl.conftest import run_ranks
+from tests.reference_impl.test_step import GRAD_NORM_TOLERANCE, LAYOUTS, LOSS_TOLERANCE, build, fingerprint, slow_down
+
+Tiny = Callable[..., RunConfig]
+
+BEFORE, AFTER = 2, 2
+"""Steps before the save, and after it."""
+
+TWO_PROCESSES = LAYOUTS["DP=2"]
+
+
+def nothing() -> None:
+    return None
+
+
+def state(step: MegatronStep) -> dict[str, str]:
+    # Loading leaves a step count in the optimizer's groups, which nothing reads.
+    groups = [
+        {name: value for name, value in group.items() if name not in ("params", "step")}
+        for inner in torch_optimizers(step.optimizer)
+        for group in inner.param_groups
+    ]
+    return {**fingerprint(step), "optimizer groups": repr(groups)}
+
+
+def go_on(step: MegatronStep) -> dict[str, Any]:
+    """A few steps and an evaluation."""
+    stats = list(step.train(AFTER))
+    return {
+        "losses": [one.loss for one in stats],
+        "grad_norms": [one.grad_norm for one in stats],
+        "learning_rates": [one.learning_rate for one in stats],
+        "evaluation": step.evaluate(8),
+    }
+
+
+def train_and_save(config: RunConfig, *, folder: Path) -> dict[str, Any]:
+    """A few steps, a save that is waited for, another of the same state that is not, and a few steps more."""
+    step = build(config)
+    slow_down(step)
+    step.open_data()
+    list(step.train(BEFORE))
+    saved = state(step)
+    step.save(folder / "waited", nothing)
+    step.finish_saving()
+    step.save(folder / "not waited", nothing)
+    after = go_on(step)
+    step.finish_saving()
+    return {"saved": saved, **after}
+
+
+def load(config: RunConfig, *, folder: Path) -> MegatronStep:
+    step = build(config)
+    step.load(folder)
+    return step
+
+
+def load_and_go_on(config: RunConfig, *, folder: Path) -> dict[str, Any]:
+    step = load(config, folder=folder)
+    loaded = state(step)
+    step.open_data()
+    return {"saved": loaded, **go_on(step)}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loaded_state_goes_on_bit_for_bit(precision: str, tiny: Tiny, tmp_path: Path) -> None:
+    """On two processes, every bit of state, and the steps and the evaluation that follow, are those of the run itself.
+
+    It is saved while training goes on: what is on disk is the state at the time of the call.
+    """
+    config = tiny(**TWO_PROCESSES, PRECISION=precision)
+    run = run_ranks(config, partial(train_and_save, folder=tmp_path))
+
+    assert run_ranks(config, partial(load_and_go_on, folder=tmp_path / "not waited")) == run
+
+
+def loaded_state(config: RunConfig, *, folder: Path) -> dict[str, str]:
+    return state(load(config, folder=folder))
+
+
+@pytest.fixture(scope="module")
+def of_one_process(make_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint that one process has written, and what it did then."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    (answer,) = run_ranks(make_tiny(), partial(train_and_save, folder=folder))
+    return folder, answer
+
+
+def test_waiting_for_a_save_makes_no_difference(of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny) -> None:
+    """The state that was written while training went on is the one that training waited for."""
+    folder, run = of_one_process
+
+    for name in ("waited", "not waited"):
+        assert run_ranks(tiny(), partial(loaded_state, folder=folder / name)) == [run["saved"]]
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("one process", "DP=2, larger microbatch")])
+def test_a_checkpoint_goes_on_under_any_layout(
+    layout: str, of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny
+) -> None:
+    """Saved by one process, loaded by two however they are laid out: the same curve, within rounding, on every rank."""
+    folder, run = of_one_process
+
+    for answer in run_ranks(tiny(**LAYOUTS[layout]), partial(load_and_go_on, folder=folder / "waited")):
+        agrees(answer, run)
+
+
+def test_one_process_goes_on_from_two(tiny: Tiny, tmp_path: Path) -> None:
+    """Saved under tensor parallelism, loaded without."""
+    run = run_ranks(tiny(**LAYOUTS["TP=2 with sequence parallel"]), partial(train_and_save, folder=tmp_path))[0]
+    (answer,) = run_ranks(tiny(), partial(load_and_go_on, folder=tmp_path / "waited"))
+    agrees(answer, run)
+
+
+def agrees(answer: dict[str, Any], run: dict[str, Any]) -> None:
+    assert answer["losses"] == pytest.approx(run["losses"], abs=LOSS_TOLERANCE)
+    assert answer["grad_norms"] == pytest.approx(run["grad_norms"], rel=GRAD_NORM_TOLERANCE)
+    assert answer["learning_rates"] == run["learning_rates"]
+    assert answer["evaluation"] == pytest.approx(run["evaluation"], abs=LOSS_TOLERANCE)
+
+
+def reads_of_initial_weights(config: RunConfig) -> list[int]:
+    from reference_impl import parallel, step
+
+    parallel.initialize(config)
+    calls: list[object] = []
+    step.load_initial_weights = lambda *arguments: calls.append(arguments)
+    counts = []
+    for resuming in (False, True):
+        MegatronStep(config, dataset_of(config), resuming=resuming)
+        counts.append(len(calls))
+    return counts
+
+
+def test_a_run_that_goes_on_does_not_read_its_initial_weights(tiny: Tiny) -> None:
+    """They would be overwritten at once, and the clock is running."""
+    assert run_ranks(tiny(), reads_of_initial_weights) == [[1, 1]]
+
+
+# What Megatron-Core needs to be told.
+
+
+def load_with_one_step_tensor(config: RunConfig, *, folder: Path) -> str:
+    """Load without giving each parameter a step tensor of its own."""
+
+    def setter(optimizer: Any) -> Callable[..., None]:
+        original = optimizer._set_main_param_and_optimizer_states
+
+        @torch.no_grad()
+        def set_states(parameter: Any, tensors: dict[str, torch.Tensor]) -> None:
+            group, index = optimizer.model_param_group_index_map[parameter]
+            states = optimizer.optimizer.state[optimizer.optimizer.param_groups[group]["params"][index]]
+            original(parameter, {**tensors, "step": states["step"]})
+
+        return set_states
+
+    training._setter = setter
+    try:
+        load(config, folder=folder)
+    except RuntimeError as error:
+        return str(error)
+    return "loaded"
+
+
+def test_one_step_count_for_all_parameters_is_refused(of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny) -> None:
+    """As Megatron-Core loads torch's AdamW, the counter would run once for each parameter: a silent 1 % in the loss."""
+    folder, _ = of_one_process
+
+    (said,) = run_ranks(tiny(), partial(load_with_one_step_tensor, folder=folder / "waited"))
+    assert said == "after loading, parameters share the tensor that counts their optimizer steps"
+
+
+def optimizer_methods(config: RunConfig, *, folder: Path) -> list[bool]:
+    step = load(config, folder=folder)
+    return ["_set_main_param_and_optimizer_states" in vars(one) for one in step.optimizer.chained_optimizers]
+
+
+def test_loading_leaves_megatrons_optimizer_as_it_was(of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny) -> None:
+    """What is changed for the time of a load is changed on the one object, and back."""
+    folder, _ = of_one_process
+
+    assert run_ranks(tiny(), partial(optimizer_methods, folder=folder / "waited")) == [[False]]
+
+
+def test_a_missing_psutil_fails_at_once() -> None:
+    """Without it, Megatron-Core would hang in the first save; here the import fails."""
+    code = "import sys; sys.modules['psutil'] = None; import reference_impl.checkpoint.training"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "psutil" in done.stderr.splitlines()[-1]
+
+
+def test_the_program_of_a_rank_is_cheap_to_import() -> None:
+    """Megatron-Core starts a process that imports it again for each rank that saves; torch comes only with training."""
+    code = "import sys; import reference_impl.pretrain; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def generators(config: RunConfig) -> bool:
+    step = build(config)
+    before = fingerprint(step)["random generator"]
+    step.open_data()
+    list(step.train(1))
+    step.evaluate(4)
+    return fingerprint(step)["random generator"] == before
+
+
+def test_training_draws_no_random_numbers(tiny: Tiny) -> None:
+    """So a checkpoint holds no random state: nothing after initialisation depends on one."""
+    assert run_ranks(tiny(), generators) == [True]

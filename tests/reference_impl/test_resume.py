@@ -1,0 +1,253 @@
+"""A run that is interrupted and started again, with real ranks: every loss bit for bit, one continuous log."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# So that ranks are forked after one import.
+import reference_impl.step  # noqa: F401
+from benchmark.checkpoints import complete_in, folder_of
+from benchmark.config import ROOT, ConfigError, RunConfig
+from benchmark.events import Event
+from reference_impl import pretrain
+from tests.fakes import read_events
+from tests.reference_impl.conftest import TIMEOUT_S, run_ranks
+from tests.reference_impl.conftest import _as_rank as as_rank
+from tests.reference_impl.conftest import _free_port as free_port
+
+Tiny = Callable[..., RunConfig]
+
+LAST = 6
+"""Steps of a run here: evaluations after 2, 4 and 6, with a target that none reaches."""
+
+TWO_RANKS = {"DGXNGPU": 2, "MINIBS": 8}
+
+
+@pytest.fixture(scope="module")
+def make_short(make_tiny: Tiny) -> Tiny:
+    """Makes a run of a few steps that saves after every second."""
+
+    def make(folder: Path, name: str, **variables: object) -> RunConfig:
+        (folder / name).mkdir()
+        config = make_tiny(
+            RESULT_FILE=folder / name / "result_0.txt",
+            NPY_INDEX_DIR=folder / "index",
+            SAVE_CHECKPOINT=folder / "state",
+            **{"SAVE_INTERVAL": 2, **variables},
+        )
+        rules = replace(
+            config.rules,
+            eval_every_sequences=32,
+            skip_slope=Fraction(0),
+            skip_intercept=0,
+            eval_sequences=8,
+            target_log_perplexity=1.0,
+        )
+        # What find() would give, in the place where it is kept.
+        config.__dict__["rules"] = rules
+        config.__dict__["schedule"] = replace(rules.schedule(config.global_batch_size), max_steps=LAST)
+        return config
+
+    return make
+
+
+def told_to_stop_in(step: int, config: RunConfig) -> int:
+    """Train; the last rank gets SIGUSR1 in the middle of a step."""
+    from reference_impl.step import MegatronStep
+
+    train_once = MegatronStep.train_once
+
+    def signalled(self: MegatronStep, batches: Any) -> Any:
+        if self._done + 1 == step and config.rank == config.world_size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return train_once(self, batches)
+
+    MegatronStep.train_once = signalled
+    return pretrain.train(config)
+
+
+def in_a_group_of_its_own(config: RunConfig) -> int:
+    """Train; what this rank starts can be killed with it."""
+    os.setpgid(0, 0)
+    return pretrain.train(config)
+
+
+def kill_ranks(config: RunConfig, *, checkpoints: int) -> None:
+    """Train until there are so many complete checkpoints; then kill every rank, wherever it is."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    _, send = context.Pipe(duplex=False)
+    ranks = [
+        context.Process(target=as_rank, args=(rank, port, config, in_a_group_of_its_own, send))
+        for rank in range(config.world_size)
+    ]
+    for process in ranks:
+        process.start()
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(complete_in(checkpoints_of(config))) < checkpoints and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in ranks:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    assert [process.exitcode for process in ranks] == [-signal.SIGKILL] * config.world_size
+
+
+def checkpoints_of(config: RunConfig) -> Path:
+    folder = folder_of(config)
+    assert folder is not None
+    return folder
+
+
+def told(config: RunConfig) -> list[tuple[object, ...]]:
+    """What the log says of training and evaluations, without times and what only one of two runs can have."""
+    assert config.result_file is not None
+    said = []
+    for event in read_events(config.result_file):
+        value = event.value
+        if isinstance(value, dict):
+            if "reduced_train_loss" not in value:
+                continue
+            value = {name: each for name, each in value.items() if not name.endswith("_time")}
+        said.append((event.key, value, event.metadata.get("samples_count"), event.metadata.get("reason")))
+    return said
+
+
+def resumed(config: RunConfig) -> list[dict[str, Any]]:
+    assert config.result_file is not None
+    events = read_events(config.result_file)
+    return [event.value for event in events if isinstance(event.value, dict) and "resumed" in event.value]
+
+
+@dataclass
+class Runs:
+    """One run from start to end, and one with the same seed in three pieces."""
+
+    whole: RunConfig
+    interrupted: RunConfig
+    statuses: list[list[int]]
+    """How the ranks of the second and the third piece ended."""
+    stopped: list[Event]
+    """The log after the second."""
+
+
+@pytest.fixture(scope="module")
+def runs(make_short: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Two ranks: killed at any place after a save, told to stop in step 5, and continued to the end."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole, interrupted = make_short(folder, "whole", **TWO_RANKS), make_short(folder, "interrupted", **TWO_RANKS)
+    run_ranks(whole, pretrain.train)
+
+    kill_ranks(interrupted, checkpoints=1)
+    second = run_ranks(interrupted, partial(told_to_stop_in, 5))
+    assert interrupted.result_file is not None
+    stopped = read_events(interrupted.result_file)
+    return Runs(whole, interrupted, [second, run_ranks(interrupted, pretrain.train)], stopped)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_bit_for_bit(runs: Runs) -> None:
+    """Losses, gradient norms, learning rates and evaluations are those of the undisturbed run, in one log."""
+    assert told(runs.interrupted) == told(runs.whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_is_to_be_continued(runs: Runs) -> None:
+    """Both ranks stop after the same step, with status 75, without a run_stop; the last piece ends as a run does."""
+    assert runs.statuses == [[os.EX_TEMPFAIL] * 2, [1, 1]]
+    assert "run_stop" not in {event.key for event in runs.stopped}
+    assert runs.stopped[-1].metadata["step"] == 5
+
+
+@pytest.mark.slow
+def test_the_log_says_what_an_interruption_cost(runs: Runs) -> None:
+    """A kill costs the steps since the save, which are kept beside the log; a stop costs none and cuts nothing off."""
+    killed, stopped = resumed(runs.interrupted)
+    assert killed["recomputed_steps"] == steps_cut_off(runs.interrupted)
+    assert stopped["recomputed_steps"] == 0
+    assert min(killed["outage"], stopped["outage"]) > 0
+    assert runs.interrupted.result_file is not None
+    assert sorted(path.name for path in runs.interrupted.result_file.parent.iterdir()) == [
+        *("result_0.txt", "result_0.txt.cut-1")
+    ]
+
+
+def steps_cut_off(config: RunConfig) -> int:
+    assert config.result_file is not None
+    return config.result_file.with_name("result_0.txt.cut-1").read_text().count("train_step_time")
+
+
+def test_a_save_that_was_not_finished_is_not_used(make_short: Tiny, tmp_path: Path) -> None:
+    """Killed while the second save was being written: the first one counts, and the remains are removed."""
+    config = make_short(tmp_path, "killed", SAVE_INTERVAL=1)
+    kill_ranks(config, checkpoints=2)
+    newest, older = complete_in(checkpoints_of(config))
+    newest.rename(newest.with_suffix(".partial"))
+
+    assert run_ranks(config.model_copy(update={"save_interval": None}), pretrain.train) == [1]
+    (mark,) = resumed(config)
+    assert mark["recomputed_steps"] == steps_cut_off(config)
+    assert list(checkpoints_of(config).iterdir()) == [older]
+
+
+def refused(config: RunConfig) -> str:
+    try:
+        pretrain.train(config)
+    except ConfigError as error:
+        return str(error)
+    except SystemExit as error:
+        return f"exit {error.code}"
+    return "trained"
+
+
+def test_a_log_with_nothing_to_go_on_from_is_refused_by_all_ranks(make_short: Tiny, tmp_path: Path) -> None:
+    """Rank 0 says why, the others end with the same status, and the log is as it was."""
+    config = make_short(tmp_path, "there", **TWO_RANKS)
+    assert config.result_file is not None
+    config.result_file.write_text("a log\n")
+
+    said, other = run_ranks(config, refused)
+    assert "has no complete checkpoint of it" in said
+    assert other == "exit 2"
+    assert config.result_file.read_text() == "a log\n"
+
+
+def test_a_signal_without_a_folder_is_ignored_with_a_word(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without SAVE_CHECKPOINT there is nothing that the run could go on from."""
+    preempted = pretrain.listen_for_preemption(tiny())
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not preempted()
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert "SIGUSR1 ignored: SAVE_CHECKPOINT is not set" in capfd.readouterr().err
+
+
+LAUNCHER = """
+import os, signal, subprocess, sys
+from reference_impl.launch import _pass_on
+
+RANK = "from signal import *; signal(SIGUSR1, lambda *_: exit(75)); print(flush=True); pause()"
+signal.signal(signal.SIGUSR1, _pass_on)
+rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
+rank.stdout.readline()
+os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(rank.wait())
+"""
+
+
+def test_a_launcher_that_is_told_to_stop_tells_its_ranks() -> None:
+    """And lives on to return their status."""
+    assert subprocess.run([sys.executable, "-c", LAUNCHER], cwd=ROOT, check=False, timeout=60).returncode == 75
