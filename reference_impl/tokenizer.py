@@ -1,15 +1,24 @@
-"""The benchmark's tokenizer: a SentencePiece model of 32,000 pieces."""
+"""A tokenizer file, whatever its kind: text in, token ids out, and the checksum that says which tokenizer it was."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from reference_impl.encoders import Encoded, Encoder
 
 # Mixtral's `tokenizer.model.v1` (493,443 bytes, the size that MLCommons publishes), as the mistral-common package
 # ships it.
 BENCHMARK_TOKENIZER_SHA256 = "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
+
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 class TokenizerError(ValueError):
@@ -35,35 +44,75 @@ def benchmark_tokenizer() -> Path:
 
 
 class Tokenizer:
-    """A SentencePiece model, with the few names that Megatron-Core's datasets ask of a tokenizer."""
+    """A tokenizer file, with the few names that Megatron-Core's datasets ask of a tokenizer.
+
+    Kinds, told apart by content: a SentencePiece model (Mixtral, GPT-3), Llama 3's tiktoken ranks, and Hugging Face's
+    tokenizer.json.
+
+    Raises:
+        TokenizerError: it cannot be read, or the package that reads its kind is not installed.
+    """
 
     def __init__(self, path: Path) -> None:
-        from sentencepiece import SentencePieceProcessor
-
         self.path = path
         self.sha256 = sha256(path)
-        self._processor = SentencePieceProcessor()
         try:
-            self._processor.Load(str(path))
-        except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{path} is no SentencePiece model: {str(error).strip()}") from None
+            self._encoder = self._load()
+        except ModuleNotFoundError as error:
+            raise TokenizerError(f"{path}: reading it needs the {error.name} package, which is not installed") from None
+
+    def _load(self) -> Encoder:
+        from reference_impl import encoders
+
+        kind: str
+        load: Callable[[Path], Encoder]
+        with self.path.open("rb") as file:
+            start = file.read(1024)
+        if start.lstrip().startswith(b"{"):
+            kind, load = "Hugging Face tokenizer", encoders.HuggingFace
+        elif _TIKTOKEN_LINE.match(start):
+            kind, load = "list of tiktoken ranks", encoders.Llama3
+        elif self.sha256 == BENCHMARK_TOKENIZER_SHA256:
+            kind, load = "SentencePiece model", encoders.Mixtral
+        else:
+            kind, load = "SentencePiece model", encoders.SentencePiece
+        try:
+            return load(self.path)
+        except encoders.Unreadable as error:
+            raise TokenizerError(f"{self.path} is no {kind}: {error}") from None
 
     @property
     def vocab_size(self) -> int:
-        return int(self._processor.vocab_size())
+        return self._encoder.vocab_size
 
     @property
     def eod(self) -> int:
-        """End of document: the model's end-of-sequence piece."""
-        return int(self._processor.eos_id())
+        """End of document: the end-of-sequence token."""
+        return self._encoder.eod
 
     @property
     def unique_identifiers(self) -> dict[str, Any]:
         """What Megatron-Core keys its index cache by."""
         return {"tokenizer": self.sha256}
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What Megatron-Core stores the tokens of such a vocabulary as."""
+        import numpy as np
+
+        # DType.optimal_dtype of megatron.core.datasets.indexed_dataset, without importing torch.
+        return np.dtype(np.uint16 if self.vocab_size < 65_500 else np.int32)
+
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
+        tokens: list[int] = self._encoder.encode([text]).tokens.tolist()
+        return tokens
+
+    def encode_batch(self, texts: Sequence[str]) -> Encoded:
+        """The tokens of all texts, one after the other, and how many are of which; on one core."""
+        return self._encoder.encode(texts)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._encoder.decode(tokens)
 
 
 def sha256(path: Path) -> str:

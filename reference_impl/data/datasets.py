@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -17,12 +18,16 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 
 from benchmark.config import RunConfig
+from reference_impl.data import index as documents_index
+from reference_impl.data.files import write_at_once
 from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.tokenizer import Tokenizer
 
 
 class Sequences(Protocol):
     """What Megatron-Core's datasets are to a reader."""
+
+    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Sequence `index`: `tokens`, `labels` and `loss_mask`, each [tokens]."""
@@ -41,6 +46,34 @@ class OrderedGPTDataset(GPTDataset):
         return documents, samples, np.arange(len(samples) - 1)
 
 
+class CachedGPTDataset(GPTDataset):
+    """A GPTDataset whose index is the same bytes as Megatron-Core's, made in less memory, and is in its cache complete
+    or not at all: a build that was killed is not taken for an index."""
+
+    def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            base = f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}"
+            cache = Path(self.config.path_to_cache)
+            # Megatron-Core takes an index for complete when all its files are there; this one is the last.
+            if not (cache / f"{base}-description.txt").exists():
+                self._build(cache, base)
+        return super()._build_document_sample_shuffle_indices()
+
+    def _build(self, cache: Path, base: str) -> None:
+        lengths = np.array(self.dataset.sequence_lengths)
+        shuffled = documents_index.shuffled(
+            lengths,
+            np.asarray(self.indices, dtype=np.int32),
+            sequence_length=self.config.sequence_length,
+            sequences=self.num_samples,
+            seed=self.config.random_seed,
+        )
+        cache.mkdir(parents=True, exist_ok=True)
+        for name, array in shuffled.items():
+            np.save(cache / f"{base}-{name}.npy", array)
+        write_at_once(cache / f"{base}-description.txt", self.unique_description)
+
+
 @dataclass(frozen=True)
 class Datasets:
     train: Sequences
@@ -50,7 +83,7 @@ class Datasets:
 def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Datasets:
     """Open the training blend, shuffled by the run's seed, and the validation set in its own order.
 
-    All ranks call this; rank 0 writes the shuffled index into NPY_INDEX_DIR, which all ranks see.
+    All ranks call this; rank 0 writes the shuffled index into NPY_INDEX_DIR, which all ranks see, if it is not there.
 
     Raises:
         DataError: validation has fewer sequences than an evaluation takes.
@@ -61,7 +94,7 @@ def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer
             f"{folder / manifest.validation} has {len(validation)} sequences of {config.rules.sequence_length} tokens; "
             f"an evaluation takes {config.rules.eval_sequences}"
         )
-    return Datasets(train=_train(config, folder, manifest, tokenizer), validation=validation)
+    return Datasets(train=open_train(config, folder, manifest, tokenizer), validation=validation)
 
 
 def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDatasetConfig:
@@ -77,12 +110,30 @@ def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDat
     )
 
 
-def _train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
+def open_train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
+    """The training blend, shuffled by the run's seed; its index is built unless NPY_INDEX_DIR has it."""
     blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
-    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=str(config.index_dir))
-    sequences = config.step_limit * config.global_batch_size
-    train, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, [sequences, None, None], lambda: True, settings).build()
+    cache = str(index_folder(config, manifest))
+    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=cache)
+    sizes = [train_sequences(config), None, None]
+    train, _, _ = BlendedMegatronDatasetBuilder(CachedGPTDataset, sizes, lambda: True, settings).build()
     return train
+
+
+def index_folder(config: RunConfig, manifest: Manifest) -> Path:
+    """Where in NPY_INDEX_DIR the index of this dataset is.
+
+    Megatron-Core's key holds seed, length, number of sequences, tokenizer and path of the data, but not what the data
+    is; the folder's name does.
+    """
+    if config.index_dir is None:
+        raise DataError("NPY_INDEX_DIR is not set; the index is kept in that folder, which all ranks see")
+    return config.index_dir / hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]
+
+
+def train_sequences(config: RunConfig) -> int:
+    """Sequences that the run can train on."""
+    return config.step_limit * config.global_batch_size
 
 
 def _validation(config: RunConfig, prefix: Path, tokenizer: Tokenizer) -> OrderedGPTDataset:

@@ -50,12 +50,12 @@ def test_train_and_validation_share_no_document() -> None:
     assert not any(address.startswith(opening) for opening in validation for address in train)
 
 
-def test_a_dataset_as_its_manifest_says_is_accepted(data_dir: Path, tokenizer: Tokenizer) -> None:
+def test_a_dataset_as_its_manifest_says_is_accepted(data_dir: Path, tiny: Callable[..., RunConfig]) -> None:
     """Verification returns the manifest of an untouched folder."""
-    assert manifest.verify(data_dir, tokenizer).vocabulary == tokenizer.vocab_size
+    assert ready(tiny(DATADIR=data_dir)).manifest == manifest.load(data_dir)
 
 
-def test_a_truncated_bin_is_refused_with_both_sizes(copy: Path, tokenizer: Tokenizer) -> None:
+def test_a_truncated_bin_is_refused_with_both_sizes(copy: Path, tiny: Callable[..., RunConfig]) -> None:
     """The message holds the bytes found and the bytes expected."""
     file = copy / "train_text_document.bin"
     size = file.stat().st_size
@@ -63,44 +63,44 @@ def test_a_truncated_bin_is_refused_with_both_sizes(copy: Path, tokenizer: Token
         stream.truncate(size - 2)
 
     with pytest.raises(DataError, match=f"has {size - 2} bytes, expected {size}"):
-        manifest.verify(copy, tokenizer)
+        ready(tiny(DATADIR=copy))
 
 
-def test_one_changed_byte_is_refused(copy: Path, tokenizer: Tokenizer) -> None:
+def test_one_changed_byte_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
     """Content counts, not size alone."""
     file = copy / "validation_text_document.bin"
     file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
 
     with pytest.raises(DataError, match=r"validation_text_document\.bin has sha256"):
-        manifest.verify(copy, tokenizer)
+        ready(tiny(DATADIR=copy))
 
 
-def test_all_faults_are_in_one_report(copy: Path, tokenizer: Tokenizer) -> None:
+def test_all_faults_are_in_one_report(copy: Path, tiny: Callable[..., RunConfig]) -> None:
     """Two missing files are two lines of one error."""
     (copy / "train_text_document.bin").unlink()
     (copy / "validation_text_document.idx").unlink()
 
     with pytest.raises(DataError) as caught:
-        manifest.verify(copy, tokenizer)
+        ready(tiny(DATADIR=copy))
     assert str(caught.value).count("No such file or directory") == 2
 
 
-def test_data_of_another_vocabulary_is_refused(copy: Path, tokenizer: Tokenizer) -> None:
+def test_data_of_another_vocabulary_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
     """A tokenizer that did not make the data is refused with both vocabularies."""
     path = copy / manifest.FILE_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "vocabulary": 32_768}))
 
     with pytest.raises(DataError, match=r"has 32000 pieces, the data in .* was made with 32768"):
-        manifest.verify(copy, tokenizer)
+        ready(tiny(DATADIR=copy))
 
 
-def test_data_of_another_tokenizer_is_refused(copy: Path, tokenizer: Tokenizer) -> None:
+def test_data_of_another_tokenizer_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
     """The same number of pieces is not the same tokenizer."""
     path = copy / manifest.FILE_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_sha256": "0" * 64}))
 
     with pytest.raises(DataError, match="was made with 0000"):
-        manifest.verify(copy, tokenizer)
+        ready(tiny(DATADIR=copy))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"corpus": 1}', "\0"])

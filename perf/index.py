@@ -1,0 +1,122 @@
+"""Building and opening the index of the benchmark's training data at its real size, beside Megatron-Core's own.
+
+The dataset has as many documents and tokens as C4's last 256 shards, 91.6 million and 47.8 billion: drawn lengths in a
+real `.idx`, a `.bin` that takes no room. Each build has a process of its own, so that its peak memory is its own. All
+arrays of the two indices are compared. Takes 4 GB of the temporary folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmark.config import ROOT, RunConfig
+from reference_impl.data.indexed import write_idx
+from reference_impl.data.inspect import expected_counts
+from reference_impl.data.published import PUBLISHED
+from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
+
+PUBLISHED_SET = PUBLISHED["llama31_405b"]
+MAX_STEPS = 500
+"""As NVIDIA's published configurations have it."""
+
+
+def make_dataset(folder: Path, scale: float) -> None:
+    """Pairs with `scale` times the documents and tokens of the published ones; lengths spread as those of web pages."""
+    generator = np.random.default_rng(0)
+    for prefix in {name.rsplit(".", 1)[0] for name in PUBLISHED_SET.sizes}:
+        documents, tokens = expected_counts(PUBLISHED_SET.sizes, prefix, itemsize=2)
+        assert documents is not None
+        assert tokens is not None
+        share = 1.0 if prefix == PUBLISHED_SET.dataset.validation else scale  # type: ignore[union-attr]
+        drawn = generator.lognormal(0.0, 1.0, int(documents * share))
+        lengths = np.maximum(1, drawn * (tokens * share / drawn.sum())).astype(np.int32)
+        write_idx(folder / f"{prefix}.idx", np.dtype(np.uint16), lengths)
+        with (folder / f"{prefix}.bin").open("wb") as file:
+            file.truncate(2 * int(lengths.sum(dtype=np.int64)))
+
+
+def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
+    """Open the training blend; its index is built unless `cache` has it. Seconds, and bytes at the peak."""
+    import torch
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+
+    from reference_impl.data import datasets
+    from reference_impl.pretrain import quieten_libraries
+
+    quieten_libraries()
+    if which == "Megatron-Core":
+        datasets.CachedGPTDataset = GPTDataset  # type: ignore[misc]
+    variables = {
+        "BENCHMARK": "llama31_405b",
+        "DGXSYSTEM": "perf",
+        "DGXNNODES": "1",
+        "DGXNGPU": "1",
+        "MINIBS": "1152",
+        "SEED": "1",
+        "MAX_STEPS": str(MAX_STEPS),
+        "NPY_INDEX_DIR": str(cache),
+    }
+    config = RunConfig.from_environment(variables)
+    dataset = PUBLISHED_SET.dataset
+    assert dataset is not None
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    wall, cpu = time.perf_counter(), time.process_time()
+    train = datasets.open_train(config, folder, dataset.manifest({}), Tokenizer(benchmark_tokenizer()))
+    train[0]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    torch.distributed.destroy_process_group()
+    return {"wall": wall, "cpu": cpu, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def digests(cache: Path) -> set[tuple[str, str]]:
+    """(kind of array, checksum) of each array of an index."""
+    found = set()
+    for path in cache.rglob("*.npy"):
+        with path.open("rb") as file:
+            found.add((path.stem.rsplit("-", 1)[-1], hashlib.file_digest(file, "sha256").hexdigest()))
+    return found
+
+
+@click.command()
+@click.option("--scale", default=1.0, show_default=True, help="Size of the training data, relative to the real one.")
+@click.option("--child", nargs=3, hidden=True)
+def main(scale: float, child: tuple[str, str, str] | None) -> None:
+    """Measure cold builds and a warm start, and compare the bytes."""
+    if child:
+        print(json.dumps(build(child[0], Path(child[1]), Path(child[2]))))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "data"
+        folder.mkdir()
+        # A child's peak starts at what its parent holds: the lengths are drawn elsewhere.
+        maker = multiprocessing.get_context("spawn").Process(target=make_dataset, args=(folder, scale))
+        maker.start()
+        maker.join()
+        caches = {which: Path(name) / which for which in ("Megatron-Core", "ours")}
+        rounds = (("cold", "Megatron-Core"), ("cold", "ours"), ("warm", "Megatron-Core"), ("warm", "ours"))
+        for start, which in rounds:
+            command = [sys.executable, "-m", "perf.index", "--child", which, str(folder), str(caches[which])]
+            done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+            took = json.loads(done.stdout)
+            print(
+                f"{start}  {which:14} {took['wall']:6.2f} s   {took['cpu']:6.2f} core-s   "
+                f"peak {took['peak'] / 1e9:5.2f} GB",
+                flush=True,
+            )
+        theirs, ours = (digests(cache) for cache in caches.values())
+        print(f"{len(ours)} arrays, {'the same bytes' if ours == theirs else 'OTHER BYTES'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The benchmarks' dataset as shards of C4: which lines of which files become which pair.
+
+As the reference's `consolidate_data.sh` and `preprocess.sh` have it, and without its merged copies of the text: 128 of
+the 1024 training shards a file, of which the last two are trained on, and the first 91,205 documents of validation.
+Documents end without an end-of-document token, since `preprocess.sh` is not told to append one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reference_impl.data.documents import C4Shard
+from reference_impl.data.manifest import DataError
+from reference_impl.data.prepare import Output, Plan
+from reference_impl.data.published import PUBLISHED, Dataset
+
+TRAIN_SHARDS, VALIDATION_SHARDS = 1024, 8
+SHARDS_PER_FILE = 128
+VALIDATION_LINES = 91_205
+
+
+def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
+    """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`.
+
+    Raises:
+        DataError: the benchmark has no dataset of C4, or a shard is missing; lists every one.
+    """
+    published = PUBLISHED.get(benchmark)
+    if published is None or published.dataset is None:
+        raise DataError(f"{benchmark} has no dataset of C4")
+    outputs = _outputs(published.dataset, folder)
+    paths = [folder / shard.name for output in outputs for shard in output.shards]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DataError("\n".join(f"{path} does not exist" for path in missing))
+    return Plan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
+
+
+def _outputs(dataset: Dataset, folder: Path) -> tuple[Output, ...]:
+    train = [
+        Output(prefix=prefix, shards=_train_shards(folder, _file_number(prefix)), weight=1 / len(dataset.train))
+        for prefix in dataset.train
+    ]
+    validation = Output(prefix=dataset.validation, shards=_validation_shards(folder), lines=VALIDATION_LINES)
+    return (*train, validation)
+
+
+def _file_number(prefix: str) -> int:
+    """6 of `c4-train.en_6_text_document`."""
+    return int(prefix.split("_")[1])
+
+
+def _train_shards(folder: Path, number: int) -> tuple[C4Shard, ...]:
+    shards = range(number * SHARDS_PER_FILE, (number + 1) * SHARDS_PER_FILE)
+    return tuple(C4Shard(folder / f"c4-train.{shard:05}-of-{TRAIN_SHARDS:05}.json.gz") for shard in shards)
+
+
+def _validation_shards(folder: Path) -> tuple[C4Shard, ...]:
+    """C4's own; or the file with the first documents alone, as MLCommons has it for download."""
+    first_documents = folder / f"c4-validation-{VALIDATION_LINES}-samples.en.json.gz"
+    if first_documents.exists():
+        return (C4Shard(first_documents),)
+    shards = range(VALIDATION_SHARDS)
+    return tuple(C4Shard(folder / f"c4-validation.{shard:05}-of-{VALIDATION_SHARDS:05}.json.gz") for shard in shards)

@@ -1,0 +1,321 @@
+"""Fetch listed files: many connections, ranges, checksums on the way, and no file under its name before it is right.
+
+A file arrives in segments on any connection, in `.download/` below its folder. One thread a file follows the segments
+in their order and hashes them, mostly out of the page cache; it moves the file to its name once the checksum is the
+listed one. A killed download goes on with the segments that it lacks; those on the disk are hashed again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from reference_impl.data.checksum import BUFFER_BYTES, Advance, Algorithm, digest, in_parallel, new, silent
+from reference_impl.data.listing import Listing, Wanted
+from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
+from reference_impl.data.partial import Partial, Segment, bytes_on_disk
+from reference_impl.data.progress import size
+from reference_impl.data.published import Published
+from reference_impl.data.remote import PATIENCE, READ_BYTES, Interruption, Patience, Remote, Source
+
+WORK = ".download"
+"""Folder of the unfinished files, below the one that they go to."""
+
+Show = Callable[[str, int], AbstractContextManager[Advance]]
+"""Shows how far work on so many bytes is; see progress.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    connections: int = 8
+    segment_bytes: int = 64 << 20
+    """What one request asks for: long beside a connection's set-up, short beside what a kill may cost."""
+    patience: Patience = PATIENCE
+
+
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A file that the source has."""
+
+    wanted: Wanted
+    remote: Remote
+    folder: Path
+
+    @property
+    def target(self) -> Path:
+        return self.folder / self.wanted.local
+
+    @property
+    def unfinished(self) -> Path:
+        return self.folder / WORK / "bytes" / self.wanted.local
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / WORK / "segments" / self.wanted.local
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a file of its size has its name already."""
+        return self.target.is_file() and self.target.stat().st_size == self.remote.bytes
+
+
+class Stopped(Exception):
+    """Another file's trouble, or the user, ended the download."""
+
+
+def _quiet(_what: str, _total: int) -> AbstractContextManager[Advance]:
+    return nullcontext(silent)
+
+
+def download(
+    source: Source, files: Sequence[Wanted], folder: Path, settings: Settings = SETTINGS, show: Show = _quiet
+) -> dict[str, FileEntry]:
+    """Bring the files into the folder, and describe them as they are there.
+
+    A file that is there and right is left alone; one that is wrong is replaced. Bytes that differ from the listed
+    checksum are fetched once more.
+
+    Raises:
+        DataError: listing every file that is missing at the source, has another length than listed, or arrives wrong
+            twice; or there is no room. What arrived right is in the folder, the rest is kept for the next call.
+    """
+    with _alone_in(folder):
+        planned = _plan(source, files, folder, settings)
+        _refuse_without_room(folder, planned)
+        with show("download", sum(file.remote.bytes for file in planned)) as advance:
+            entries = _fetch_all(source, planned, settings, advance)
+        shutil.rmtree(folder / WORK)
+    return entries
+
+
+def download_set(
+    listing: Listing,
+    folder: Path,
+    published: Published | None = None,
+    settings: Settings = SETTINGS,
+    show: Show = _quiet,
+) -> FolderManifest:
+    """Download what is listed, and leave its manifest beside it.
+
+    Raises:
+        DataError: as `download`, or the folder holds another set.
+    """
+    names = {file.local for file in listing.files}
+    if (folder / FILE_NAME).exists() and not names >= FolderManifest.load(folder).files.keys():
+        raise DataError(f"{folder} holds other files already, says its {FILE_NAME}; name another folder")
+    entries = download(listing.source, listing.files, folder, settings, show)
+    if listing.manifest is not None and listing.manifest.files.keys() == names:
+        manifest = listing.manifest.model_copy(update={"files": entries})
+    else:
+        manifest = FolderManifest(files=entries) if published is None else published.manifest(entries)
+    manifest.save(folder)
+    return manifest
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """With the folder for unfinished files locked: a second download into it would write the same ones."""
+    work = folder / WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise DataError(f"{work}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another download into {folder} is running") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Settings) -> list[Planned]:
+    """What the source has of the files; faults of all of them are known before the first is fetched."""
+
+    def look(wanted: Wanted) -> Planned | DataError:
+        try:
+            _refuse_place(folder, wanted.local)
+            remote = settings.patience.call(lambda: source.probe(wanted.name))
+            if wanted.bytes not in (None, remote.bytes):
+                raise DataError(f"{source.where(wanted.name)} has {remote.bytes} bytes there, expected {wanted.bytes}")
+        except DataError as fault:
+            return fault
+        return Planned(wanted, remote, folder)
+
+    found = in_parallel(look, files, settings.connections)
+    _raise_all([answer for answer in found if isinstance(answer, DataError)])
+    return [answer for answer in found if isinstance(answer, Planned)]
+
+
+def _refuse_place(folder: Path, name: str) -> None:
+    """Raise DataError for a file that would leave the folder over a link, or whose place something else has."""
+    target = folder / name
+    if name == FILE_NAME or name.split("/")[0] == WORK:
+        raise DataError(f"{name} is a name that the download itself uses in {folder}")
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{target.parent} leads out of {folder}")
+    if target.is_dir():
+        raise DataError(f"{target} is a folder where a file belongs; move it away")
+
+
+def _refuse_without_room(folder: Path, planned: Sequence[Planned]) -> None:
+    sizes = [file.remote.bytes - bytes_on_disk(file.unfinished) for file in planned if not file.in_place]
+    needed = sum(max(0, missing) for missing in sizes)
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        raise DataError(
+            f"{folder} has {free} bytes ({size(free)}) free, the download takes {needed} ({size(needed)}) more; "
+            f"{needed - free} ({size(needed - free)}) are missing"
+        )
+
+
+def _fetch_all(
+    source: Source, planned: Sequence[Planned], settings: Settings, advance: Advance
+) -> dict[str, FileEntry]:
+    stop = Event()
+    with ThreadPoolExecutor(settings.connections) as connections, ThreadPoolExecutor(settings.connections) as hashers:
+        fetch = _Fetch(source, settings, connections, stop, advance)
+        arriving = [hashers.submit(fetch.file, file) for file in planned]
+        try:
+            wait(arriving)
+        finally:
+            # For the exit by Ctrl-C; otherwise nothing runs any more.
+            stop.set()
+    errors = [error for future in arriving if not isinstance(error := future.exception(), Stopped | None)]
+    for error in errors:
+        if not isinstance(error, DataError):
+            raise error
+    _raise_all(errors)
+    return {file.wanted.local: future.result() for file, future in zip(planned, arriving, strict=True)}
+
+
+def _raise_all(faults: Sequence[BaseException]) -> None:
+    if faults:
+        raise DataError("\n".join(str(fault) for fault in faults))
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Fetching of single files, over connections that all of them share."""
+
+    source: Source
+    settings: Settings
+    connections: ThreadPoolExecutor
+    stop: Event
+    advance: Advance
+
+    def file(self, file: Planned) -> FileEntry:
+        """Make one file right; returns its entry.
+
+        Raises:
+            DataError: its bytes are wrong or cannot be had; or they cannot be written, which ends the whole download.
+            Stopped: another file ended it.
+        """
+        algorithm, expected = file.wanted.checksum or ("sha256", None)
+        try:
+            self._tell(0)
+            if file.in_place:
+                found = digest(file.target, algorithm, self._tell)
+                if expected in (None, found):
+                    return _entry(file, algorithm, found)
+                self.advance(-file.remote.bytes)
+            return self._arrive(file, algorithm, expected)
+        except OSError as error:
+            # A full disk, most likely: no other file will fare better.
+            self.stop.set()
+            raise DataError(f"{file.unfinished}: {error.strerror}") from None
+
+    def _arrive(self, file: Planned, algorithm: Algorithm, expected: str | None) -> FileEntry:
+        wrong: list[str] = []
+        segment_bytes = self.settings.segment_bytes if file.remote.ranges else max(1, file.remote.bytes)
+        with Partial(
+            file.unfinished,
+            file.journal,
+            size=file.remote.bytes,
+            segment_bytes=segment_bytes,
+            version=file.remote.version,
+        ) as arriving:
+            while len(wrong) < 2:
+                found = self._all_segments(file, arriving, algorithm)
+                if expected in (None, found):
+                    file.target.parent.mkdir(parents=True, exist_ok=True)
+                    arriving.move_to(file.target)
+                    return _entry(file, algorithm, found)
+                wrong.append(found)
+                arriving.restart()
+                self.advance(-file.remote.bytes)
+        raise DataError(
+            f"{self.source.where(file.wanted.name)} has {algorithm} {wrong[0]}, fetched again {wrong[1]}; "
+            f"expected {expected}"
+        )
+
+    def _all_segments(self, file: Planned, arriving: Partial, algorithm: Algorithm) -> str:
+        """Fetch the segments that are lacking, and hash all in their order while later ones are on their way."""
+        hasher = new(algorithm)
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        segments = iter(arriving.segments)
+        ahead: deque[tuple[Segment, Future[None] | None]] = deque()
+        try:
+            while True:
+                while len(ahead) <= self.settings.connections and (segment := next(segments, None)) is not None:
+                    there = segment.index in arriving.done
+                    work = partial(self._segment, file, arriving, segment)
+                    ahead.append((segment, None if there else self.connections.submit(work)))
+                if not ahead:
+                    return hasher.hexdigest()
+                segment, fetching = ahead.popleft()
+                if fetching is not None:
+                    fetching.result()
+                for count in arriving.read(segment, buffer):
+                    hasher.update(buffer[:count])
+                    self._tell(count if fetching is None else 0)
+        finally:
+            # Their descriptors stay open until nobody writes to them.
+            on_their_way = [fetching for _, fetching in ahead if fetching is not None and not fetching.cancel()]
+            wait(on_their_way)
+
+    def _segment(self, file: Planned, arriving: Partial, segment: Segment) -> None:
+        """Fetch a segment, over as many connections as it takes."""
+        at, failures = segment.start, 0
+        self._tell(0)
+        while at < segment.stop:
+            try_start = at
+            try:
+                for data in self.source.read(file.wanted.name, file.remote, at, segment.stop):
+                    arriving.write(data, at)
+                    at += len(data)
+                    self._tell(len(data))
+            except Interruption as fault:
+                if file.remote.ranges:
+                    failures = 1 if at - try_start >= READ_BYTES else failures + 1
+                else:
+                    self.advance(try_start - at)
+                    at, failures = try_start, failures + 1
+                if self.stop.wait(self.settings.patience.pause_s(fault, failures)):
+                    raise Stopped from None
+        arriving.complete(segment)
+
+    def _tell(self, count: int) -> None:
+        """Count bytes that are done, unless everything is to end."""
+        if self.stop.is_set():
+            raise Stopped
+        self.advance(count)
+
+
+def _entry(file: Planned, algorithm: Algorithm, found: str) -> FileEntry:
+    return FileEntry(bytes=file.remote.bytes, **{algorithm: found})

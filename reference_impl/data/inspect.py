@@ -1,0 +1,104 @@
+"""What is in a dataset: documents, tokens, sequences and text, beside what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reference_impl.data.indexed import Pair, open_pair
+from reference_impl.data.manifest import FILE_NAME, DataError, load
+from reference_impl.tokenizer import Tokenizer
+
+IDX_BYTES, IDX_BYTES_A_DOCUMENT = 42, 20
+SAMPLE_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Of one `.bin`/`.idx` pair."""
+
+    prefix: str
+    documents: int
+    tokens: int
+    dtype: str
+    sequences: int
+    """Of the length asked for, overlapping by one token."""
+    samples: tuple[tuple[int, str], ...]
+    """(number of a document, how its text starts)"""
+
+
+def contents(folder: Path, prefix: str, tokenizer: Tokenizer, *, sequence_length: int, samples: int) -> Contents:
+    """What a pair holds; `samples` documents, evenly spread, are decoded.
+
+    Raises:
+        DataError: a file is missing, or the two do not belong together.
+    """
+    pair = open_pair(folder / prefix)
+    documents, tokens = len(pair.lengths), len(pair.tokens)
+    numbers = sorted({index * documents // samples for index in range(samples)}) if samples and documents else []
+    return Contents(
+        prefix=prefix,
+        documents=documents,
+        tokens=tokens,
+        dtype=str(pair.tokens.dtype),
+        sequences=max(0, (tokens - 1) // sequence_length),
+        samples=tuple((number, _start(pair, number, tokenizer)) for number in numbers),
+    )
+
+
+def _start(pair: Pair, number: int, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(pair.document(number)[:SAMPLE_TOKENS].tolist())
+
+
+def prefixes(folder: Path) -> list[str]:
+    """The pairs of a folder: its manifest's, or those that lie there.
+
+    Raises:
+        DataError: there is none, or the manifest is malformed.
+    """
+    if (folder / FILE_NAME).exists():
+        return load(folder).prefixes
+    found = sorted(path.name.removesuffix(".idx") for path in folder.glob("*.idx"))
+    if not found:
+        raise DataError(f"{folder} holds no .idx and no {FILE_NAME}")
+    return found
+
+
+def expected_counts(sizes: Mapping[str, int | None], prefix: str, itemsize: int) -> tuple[int | None, int | None]:
+    """(documents, tokens) that the published sizes of a pair's files mean; None where a size is not published."""
+    idx, binary = sizes.get(f"{prefix}.idx"), sizes.get(f"{prefix}.bin")
+    documents = None if idx is None else (idx - IDX_BYTES) // IDX_BYTES_A_DOCUMENT
+    return documents, None if binary is None else binary // itemsize
+
+
+def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer: Tokenizer) -> Iterator[str]:
+    """How the pairs differ from the published ones, whose files have `sizes`, and from what the tokenizer writes."""
+    published = {name.rsplit(".", 1)[0] for name in sizes}
+    yield from (f"{prefix} is missing" for prefix in sorted(published - {pair.prefix for pair in found}))
+    for pair in found:
+        if pair.dtype != str(tokenizer.dtype):
+            yield f"{pair.prefix} holds {pair.dtype}, tokens of {tokenizer.path.name} are {tokenizer.dtype}"
+        if published and pair.prefix not in published:
+            yield f"{pair.prefix} is not expected"
+            continue
+        counts = zip(
+            ("documents", "tokens"),
+            (pair.documents, pair.tokens),
+            expected_counts(sizes, pair.prefix, tokenizer.dtype.itemsize),
+            strict=True,
+        )
+        for what, count, expected in counts:
+            if expected not in (None, count):
+                yield f"{pair.prefix} has {count:,} {what}, expected {expected:,}"
+
+
+def text(found: Sequence[Contents], sequence_length: int) -> str:
+    """A table, then the samples."""
+    heads = "", "documents", "tokens", "type", f"sequences of {sequence_length}"
+    rows = [(p.prefix, f"{p.documents:,}", f"{p.tokens:,}", p.dtype, f"{p.sequences:,}") for p in found]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    form = "  ".join([f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:])])
+    table = [form.format(*row) for row in (heads, *rows)]
+    samples = [f"{pair.prefix}, document {number:,}: {start!r}" for pair in found for number, start in pair.samples]
+    return "\n".join([*table, *samples])

@@ -1,0 +1,162 @@
+"""Which files a download fetches, and what is known of them before: a manifest, an MD5 list, or the published sizes.
+
+MLCommons publishes a set of files as `<name>.uri`, a text that holds the base address, and beside it `<name>.md5`,
+which `md5sum -c` reads. Ours have `manifest.json` beside the files.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from reference_impl.data.checksum import Algorithm
+from reference_impl.data.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
+from reference_impl.data.published import Published, repaired_name
+from reference_impl.data.remote import PATIENCE, Missing, Patience, Source, open_source
+
+LIST_BYTES = 256 << 20
+"""The longest list that is read: a million files."""
+
+_MD5_LINE = re.compile(r"([0-9a-f]{32}) [ *](?:\./)?(.+)")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch."""
+
+    name: str
+    """At the source."""
+    local: str
+    """Below the folder that it goes to."""
+    bytes: int | None = None
+    checksum: tuple[Algorithm, str] | None = None
+    """None where no list says it."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    source: Source
+    files: list[Wanted]
+    manifest: FolderManifest | None = None
+    """The source's own, where it has one; Manifest if it is a dataset's."""
+
+    @property
+    def promise(self) -> str:
+        """What a file is compared with, for people."""
+        kinds = {"size" if file.checksum is None else file.checksum[0] for file in self.files}
+        return f"{' and '.join(sorted(kinds))} as listed"
+
+
+def listing(
+    location: str,
+    *,
+    published: Published | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 30.0,
+    patience: Patience = PATIENCE,
+) -> Listing:
+    """What a download from `location` fetches: all that its list names, or of that what `published` names.
+
+    Args:
+        location: a URL or path that ends in `.uri`, or a base URL or folder with `manifest.json`; with `published`, one
+            without a list will do.
+        headers: sent to the location's own host.
+
+    Raises:
+        DataError: there is no list, it is malformed, or it lacks what is published.
+    """
+    if location.endswith(".uri"):
+        source, files = _mlcommons(location, headers or {}, timeout_s, patience)
+        return Listing(source, _only(files, published, location))
+    source = open_source(location, headers, timeout_s)
+    try:
+        text = patience.call(lambda: source.text(FILE_NAME, LIST_BYTES))
+    except Missing:
+        if published is None:
+            raise DataError(
+                f"{source.where(FILE_NAME)} does not exist; a source has that list, or is a .uri address with an .md5 "
+                "list beside it, or holds the files that --expect names"
+            ) from None
+        return Listing(source, [Wanted(name, name, size) for name, size in published.sizes.items()])
+    manifest = parse_any(text, source.where(FILE_NAME))
+    files = [Wanted(name, name, entry.bytes, entry.checksum) for name, entry in manifest.files.items()]
+    return Listing(source, _only(files, published, location), manifest)
+
+
+def _mlcommons(
+    location: str, headers: Mapping[str, str], timeout_s: float, patience: Patience
+) -> tuple[Source, list[Wanted]]:
+    parent, _, name = location.rpartition("/")
+    beside = open_source(parent or ".", headers, timeout_s)
+    text = patience.call(lambda: beside.text(name, 1 << 20)).decode(errors="replace").strip()
+    if re.fullmatch(r"https?://\S+|file://\S+", text) is None:
+        raise DataError(f"{location} holds {text[:60]!r}, expected the base address of the files")
+    # The headers may be a secret, which the text must not be able to send elsewhere.
+    same_host = urllib.parse.urlsplit(text)[:2] == urllib.parse.urlsplit(location)[:2]
+    md5 = name.removesuffix(".uri") + ".md5"
+    sums = parse_md5sums(patience.call(lambda: beside.text(md5, LIST_BYTES)), beside.where(md5))
+    files = [Wanted(name, repaired_name(name), checksum=("md5", digest)) for name, digest in sums.items()]
+    twice = [name for name, count in Counter(file.local for file in files).items() if count > 1]
+    if twice:
+        raise DataError("\n".join(f"{beside.where(md5)} lists {name} under two names" for name in twice))
+    return open_source(text, headers if same_host else {}, timeout_s), files
+
+
+def parse_md5sums(text: bytes, origin: str) -> dict[str, str]:
+    """Name -> digest of a list as `md5sum` writes it; errors name its `origin`.
+
+    Raises:
+        DataError: with every line that is none of such a list.
+    """
+    sums: dict[str, str] = {}
+    faults: list[str] = []
+    for number, line in enumerate(text.decode(errors="replace").removesuffix("\n").split("\n"), start=1):
+        match = _MD5_LINE.fullmatch(line)
+        try:
+            if match is None:
+                raise ValueError(f"{line[:80]!r} is no line of an MD5 list")
+            if sums.setdefault(checked_name(match[2]), match[1]) != match[1]:
+                raise ValueError(f"{match[2]} is listed twice")
+        except ValueError as error:
+            faults.append(f"{origin}, line {number}: {error}")
+    if faults:
+        raise DataError("\n".join(faults))
+    return sums
+
+
+def parse_headers(lines: Iterable[str] | None) -> dict[str, str]:
+    """HTTP headers, one `Name: value` a line.
+
+    Raises:
+        DataError: a line is none. It is not shown: it may hold a secret.
+    """
+    headers: dict[str, str] = {}
+    for number, line in enumerate(lines or (), start=1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9-]+):\s*(\S.*)", line.strip())
+        if match is None:
+            raise DataError(f"line {number} of the headers is no `Name: value`")
+        headers[match[1]] = match[2]
+    return headers
+
+
+def _only(files: Iterable[Wanted], published: Published | None, origin: str) -> list[Wanted]:
+    """The files that are published, with their sizes; all of them if None."""
+    if published is None:
+        return list(files)
+    by_name = {file.local: file for file in files}
+    if missing := [name for name in published.sizes if name not in by_name]:
+        raise DataError("\n".join(f"{origin} lists no {name}, which the {published.about} has" for name in missing))
+    found = [by_name[name] for name in published.sizes]
+    wrong = [
+        f"{origin} lists {file.local} with {file.bytes} bytes, the {published.about} has {size}"
+        for file in found
+        if file.bytes is not None and (size := published.sizes[file.local]) not in (None, file.bytes)
+    ]
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return [Wanted(file.name, file.local, published.sizes[file.local] or file.bytes, file.checksum) for file in found]

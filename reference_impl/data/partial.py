@@ -1,0 +1,114 @@
+"""A file that arrives in segments, in any order, and survives a kill.
+
+Beside its bytes there is a journal, which says what the file is and lists the segments that are complete, a number a
+line. A segment is listed once the disk has it, so that neither a kill nor a power failure can list more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# A link in its place is refused: it would lead out of the folder.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Bytes [start, stop)."""
+
+    index: int
+    start: int
+    stop: int
+
+
+class Partial:
+    """Use in a `with` block. What is there of the same size, segment size and version is kept, all else forgotten."""
+
+    def __init__(self, path: Path, journal: Path, *, size: int, segment_bytes: int, version: str) -> None:
+        self._path, self._journal_path = path, journal
+        self._size, self._segment_bytes = size, segment_bytes
+        self._identity = f"{size} bytes in segments of {segment_bytes}, version {version!r}\n".encode()
+        for parent in (path.parent, journal.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        self._data = os.open(path, _OPEN, 0o644)
+        self._journal = os.open(journal, _OPEN | os.O_APPEND, 0o644)
+        done = self._listed()
+        self.done: set[int] = done or set()
+        """Indices of the segments that are complete."""
+        if done is None:
+            self.restart()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._data)
+        os.close(self._journal)
+
+    @property
+    def segments(self) -> list[Segment]:
+        starts = range(0, self._size, self._segment_bytes)
+        return [Segment(i, start, min(start + self._segment_bytes, self._size)) for i, start in enumerate(starts)]
+
+    def write(self, data: bytes, start: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._data, view, start)
+            view, start = view[written:], start + written
+
+    def complete(self, segment: Segment) -> None:
+        """List a segment, all of whose bytes were written."""
+        os.fdatasync(self._data)
+        os.write(self._journal, b"%d\n" % segment.index)
+        self.done.add(segment.index)
+
+    def read(self, segment: Segment, buffer: memoryview) -> Iterator[int]:
+        """Put the segment's bytes into the buffer, a part at a time; yields the length of each."""
+        at = segment.start
+        while at < segment.stop:
+            count = os.preadv(self._data, [buffer[: segment.stop - at]], at)
+            if count == 0:
+                raise OSError(errno.EIO, f"{self._path} was cut off at byte {at}")
+            at += count
+            yield count
+
+    def restart(self) -> None:
+        """Forget all bytes."""
+        os.ftruncate(self._journal, 0)
+        # Through zero, so that a sparse file is left and not one full of what was wrong.
+        os.ftruncate(self._data, 0)
+        os.ftruncate(self._data, self._size)
+        os.write(self._journal, self._identity)
+        self.done.clear()
+
+    def move_to(self, path: Path) -> None:
+        """The complete file, under its own name at once and for good."""
+        os.fsync(self._data)
+        self._path.replace(path)
+        self._journal_path.unlink()
+
+    def _listed(self) -> set[int] | None:
+        """Segments that the journal lists, or None where it is of another file."""
+        identity, *lines = self._journal_path.read_bytes().splitlines(keepends=True) or [b""]
+        if identity != self._identity or os.fstat(self._data).st_size != self._size:
+            return None
+        if lines and not lines[-1].endswith(b"\n"):
+            # It was being written; left there, it would be the start of the next one.
+            os.ftruncate(self._journal, os.fstat(self._journal).st_size - len(lines.pop()))
+        return {int(line) for line in lines}
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Disk space that a partial file takes already; 0 where there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

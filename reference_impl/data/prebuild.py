@@ -1,0 +1,88 @@
+"""The index of a run's training data, ahead of the run, built by what builds it in the run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmark.config import RunConfig
+from reference_impl.data.datasets import index_folder, open_train, train_sequences
+from reference_impl.data.indexed import open_pair
+from reference_impl.data.manifest import DataError, Manifest
+from reference_impl.data.progress import size
+from reference_impl.data.source import data_folder, dataset_of, tokenizer_of
+from reference_impl.pretrain import quieten_libraries
+
+# Bytes of an entry in the arrays of one file, and in those of the blend.
+DOCUMENT_BYTES = 4
+SEQUENCE_BYTES = 8 + 4
+BLEND_BYTES = 2 + 8
+
+
+def prebuild(config: RunConfig) -> Iterator[str]:
+    """Build, or find, the index of each of the run's seeds; a line for each.
+
+    Raises:
+        DataError: the seed or a folder is not set, or there is no room for the index.
+    """
+    if config.seed is None and config.seed_base is None:
+        raise DataError("SEED or SEED_BASE is not set; an index is of one seed")
+    data, manifest, tokenizer = data_folder(config), dataset_of(config), tokenizer_of(config)
+    folder = index_folder(config, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _bytes_in(folder)
+    _refuse_without_room(config, data, manifest, folder)
+    quieten_libraries()
+    with _one_process():
+        for seed in config.seeds:
+            start = time.perf_counter()
+            train = open_train(config.model_copy(update={"seed": seed}), data, manifest, tokenizer)
+            seconds, after = time.perf_counter() - start, _bytes_in(folder)
+            what = f"built, {size(after - before)}" if after > before else "is there already"
+            yield f"seed {seed}: {len(train):,} sequences, {what}, {seconds:.1f} s"
+            before = after
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Megatron-Core's blend asks which rank it is on."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _refuse_without_room(config: RunConfig, data: Path, manifest: Manifest, folder: Path) -> None:
+    """Before hours of work end in a full disk, or in a process that the system kills for its memory."""
+    sequences = train_sequences(config)
+    weights = sum(part.weight for part in manifest.train)
+    needs = [
+        _bytes_of_part(data / part.prefix, sequences * part.weight / weights, config.rules.sequence_length)
+        for part in manifest.train
+    ]
+    disk, memory = sum(needs) + BLEND_BYTES * sequences, max(needs)
+    free, available = shutil.disk_usage(folder).free, psutil.virtual_memory().available
+    if disk > free or memory > available:
+        raise DataError(
+            f"an index of MAX_STEPS {config.step_limit} x global batch size {config.global_batch_size} = {sequences:,} "
+            f"sequences takes {size(disk)} of disk and {size(memory)} of memory; {folder} has {size(free)}, "
+            f"{size(available)} of memory are free. A smaller MAX_STEPS makes it smaller"
+        )
+
+
+def _bytes_of_part(prefix: Path, sequences: float, sequence_length: int) -> int:
+    pair = open_pair(prefix)
+    epochs = max(1, -(-int(sequences * sequence_length) // len(pair.tokens)))
+    return epochs * (DOCUMENT_BYTES * len(pair.lengths) + SEQUENCE_BYTES * len(pair.tokens) // sequence_length)

@@ -1,0 +1,111 @@
+"""Is a folder what it should be: every file of its manifest, or of a published set, with its bytes, and no other.
+
+Nothing here writes but `initialise`, which makes the manifest of a copy that is known to be good, and `repair`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reference_impl.data.download import Show
+from reference_impl.data.manifest import (
+    FILE_NAME,
+    DataError,
+    FolderManifest,
+    describe_files,
+    file_faults,
+    files_below,
+    size_fault,
+    unexpected_files,
+)
+from reference_impl.data.progress import size
+from reference_impl.data.published import Published, repaired_name
+
+
+@dataclass(frozen=True)
+class Verdict:
+    faults: list[str]
+    """One line a file that is missing, not expected, or not as it should be."""
+    summary: str
+    """What was compared with what, where there is no fault."""
+
+
+def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int | None, show: Show) -> Verdict:
+    """Compare a folder with its manifest and, if one is given, with a published set; which may stand in for it.
+
+    Args:
+        quick: compare sizes, and leave the bytes unread.
+        jobs: files that are read at once; as many as cores if None.
+
+    Raises:
+        DataError: the folder has no manifest and no published set is given, or it cannot be read.
+    """
+    faults = [] if published is None else published.size_faults(folder)
+    if published is not None and not (folder / FILE_NAME).exists():
+        faults += unexpected_files(folder, published.sizes)
+        total = sum(known for known in published.sizes.values() if known is not None)
+        counted = f"{len(published.sizes)} files, {size(total)}"
+        return Verdict(faults, f"{counted}, sizes as published for the {published.about}; bytes not compared")
+    manifest = FolderManifest.load(folder)
+    with show("verify", 0 if quick else manifest.total_bytes) as advance:
+        faults += file_faults(folder, manifest.files, quick=quick, jobs=jobs, advance=advance)
+    faults += unexpected_files(folder, manifest.files)
+    what = "sizes" if quick else "bytes"
+    unhashed = sum(entry.checksum is None for entry in manifest.files.values())
+    note = f"; {unhashed} of them have no checksum there" if unhashed and not quick else ""
+    summary = f"{len(manifest.files)} files, {size(manifest.total_bytes)}, {what} as in {FILE_NAME}{note}"
+    if published is not None:
+        summary += f", sizes as published for the {published.about}"
+    # A file of a wrong size is one fault, though two lists say so.
+    return Verdict(list(dict.fromkeys(faults)), summary)
+
+
+def initialise(folder: Path, published: Published | None, show: Show) -> FolderManifest:
+    """Write the manifest of a folder as it is now; with a published set, only if the folder is one.
+
+    Raises:
+        DataError: there is a manifest already, nothing to describe, or something that the published set has not.
+    """
+    if (folder / FILE_NAME).exists():
+        raise DataError(f"{folder / FILE_NAME} exists already; remove it to describe the folder anew")
+    names = files_below(folder)
+    faults = [fault for name in names if (fault := size_fault(folder / name, None))]
+    if published is not None:
+        faults += [*published.size_faults(folder), *unexpected_files(folder, published.sizes)]
+    if not names:
+        faults = [f"{folder} holds no files"]
+    if faults:
+        raise DataError("\n".join(faults))
+    with show("hash", sum((folder / name).stat().st_size for name in names)) as advance:
+        files = describe_files(folder, names, advance)
+    manifest = FolderManifest(files=files) if published is None else published.manifest(files)
+    manifest.save(folder)
+    return manifest
+
+
+def repair(folder: Path) -> list[str]:
+    """Give files of the published layout their right names; returns one line for each.
+
+    Raises:
+        DataError: a right name is taken.
+    """
+    done: list[str] = []
+    for name in files_below(folder):
+        right = repaired_name(name)
+        if right == name:
+            continue
+        wrong_path, right_path = folder / name, folder / right
+        if right_path.is_file():
+            raise DataError(f"{right_path} is there already, beside {wrong_path}; remove one of them")
+        # The folder that holds a misspelt file may have the very name that the file is to get.
+        aside = folder / f".{right}.renamed"
+        wrong_path.rename(aside)
+        if wrong_path.parent != folder and not any(wrong_path.parent.iterdir()):
+            wrong_path.parent.rmdir()
+        if right_path.is_dir():
+            aside.rename(wrong_path)
+            raise DataError(f"{right_path} holds more than {wrong_path.name}; move the rest away")
+        aside.rename(right_path)
+        done.append(f"{name} is now {right}")
+    return done

@@ -1,0 +1,172 @@
+"""What turns text into token ids: one class for each library, all with the same few names.
+
+Each is imported when a file of its kind is opened. None appends or prepends anything to a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Unreadable(Exception):
+    """A file that the library does not take for one of its own; says why."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Several texts as tokens."""
+
+    tokens: np.ndarray[Any, Any]
+    """[sum of lengths], in the order of the texts."""
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    """[texts]"""
+
+
+class Encoder(Protocol):
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eod(self) -> int:
+        """The end-of-sequence token."""
+
+    def encode(self, texts: Sequence[str]) -> Encoded: ...
+    def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+def _packed(texts: Sequence[Sequence[int]]) -> Encoded:
+    lengths = np.fromiter(map(len, texts), np.int64, count=len(texts))
+    return Encoded(np.fromiter(chain.from_iterable(texts), np.int32, count=int(lengths.sum())), lengths)
+
+
+class SentencePiece:
+    """A SentencePiece model, by Google's library."""
+
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor()
+        try:
+            self._processor.Load(str(path))
+        except (OSError, RuntimeError) as error:
+            raise Unreadable(str(error).strip()) from None
+        self.vocab_size = int(self._processor.vocab_size())
+        self.eod = int(self._processor.eos_id())
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        return _packed([self._processor.encode(text) for text in texts])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._processor.decode(list(tokens))
+        return text
+
+
+class Mixtral(SentencePiece):
+    """The benchmark's SentencePiece model, as Hugging Face's Llama tokenizer reads it, which made the published data.
+
+    It differs from SentencePiece where a text spells a control symbol, such as `</s>`: the text is cut there, the
+    symbol is its id, and what is between two symbols is encoded by itself. Elsewhere the ids are SentencePiece's own
+    and gigatoken, where it is installed, finds them faster: it cuts where no piece of the vocabulary can reach across
+    and remembers the ids of what it has seen. It never forgets; make a new encoder after some hundred million tokens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._symbols = {
+            self._processor.id_to_piece(index): index
+            for index in (self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id())
+        }
+        self._spelt = re.compile("(" + "|".join(map(re.escape, self._symbols)) + ")")
+        self._path = path
+
+    @cached_property
+    def _gigatoken(self) -> Any:
+        """gigatoken's reading of the file, once a text is to be encoded, or None where it is not installed."""
+        if find_spec("gigatoken") is None:
+            return None
+        from gigatoken import Tokenizer
+
+        return Tokenizer.from_sentencepiece(self._path)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        if any("<" in text and self._spelt.search(text) for text in texts):
+            return _packed([self._with_symbols(text) for text in texts])
+        if self._gigatoken is None:
+            return super().encode(texts)
+        found = self._gigatoken.encode_batch(list(texts), parallel=False).layout
+        starts = found.offsets.data
+        return Encoded(found.content.data[starts[0] : starts[-1]], np.diff(starts))
+
+    def _with_symbols(self, text: str) -> list[int]:
+        tokens: list[int] = []
+        for part in self._spelt.split(text):
+            tokens += [self._symbols[part]] if part in self._symbols else self._processor.encode(part)
+        return tokens
+
+
+class HuggingFace:
+    """A tokenizer.json, by Hugging Face's tokenizers."""
+
+    _ENDS = "</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the library raises Exception itself, for whatever is wrong
+            raise Unreadable(str(error)) from None
+        self.vocab_size = int(self._tokenizer.get_vocab_size())
+        ends = [index for index in map(self._tokenizer.token_to_id, self._ENDS) if index is not None]
+        if not ends:
+            raise Unreadable(f"none of {', '.join(self._ENDS)} is in its vocabulary")
+        self.eod = int(ends[0])
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return _packed([encoding.ids for encoding in found])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        return text
+
+
+class Llama3:
+    """Llama 3's tokenizer: a list of tiktoken ranks, cut by the pattern and followed by the 256 special tokens of
+    Meta's `llama_models/llama3/tokenizer.py`."""
+
+    _PATTERN = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    _SPECIAL_TOKENS = 256
+
+    def __init__(self, path: Path) -> None:
+        from tiktoken import Encoding
+
+        try:
+            # tiktoken's own reader keeps a copy under /tmp, and reads that ever after.
+            lines = [line.split() for line in path.read_bytes().splitlines() if line]
+            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
+            self._encoding = Encoding(path.name, pat_str=self._PATTERN, mergeable_ranks=ranks, special_tokens={})
+        except ValueError as error:
+            raise Unreadable(str(error)) from None
+        self.vocab_size = len(ranks) + self._SPECIAL_TOKENS
+        # <|begin_of_text|> is the first special token, <|end_of_text|> the second.
+        self.eod = len(ranks) + 1
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        return _packed(self._encoding.encode_ordinary_batch(list(texts), num_threads=1))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._encoding.decode([token for token in tokens if token < self.eod - 1])
+        return text

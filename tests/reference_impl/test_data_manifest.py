@@ -1,0 +1,312 @@
+"""Verification: every difference of a folder is in one report, and the benchmark's data is known by name and size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.config import RunConfig
+from benchmark.rules import find
+from reference_impl.data import source
+from reference_impl.data.__main__ import main
+from reference_impl.data.checksum import BUFFER_BYTES, digest
+from reference_impl.data.manifest import DataError, FileEntry, FolderManifest, Manifest
+from reference_impl.data.progress import describe, size
+from reference_impl.data.published import PUBLISHED
+from reference_impl.data.source import ready
+
+FILES = {"a.bin": b"1234", "b.idx": b"12", "deep/er/.metadata": b"hidden", ".top": b"", "c": b"123"}
+
+
+def verify(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["verify", *map(str, arguments)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a manifest, made by `verify --init`."""
+    here = tmp_path / "here"
+    for name, data in FILES.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(data)
+    assert verify("--init", here).exit_code == 0
+    return here
+
+
+def test_init_describes_every_file(folder: Path) -> None:
+    """Sizes and checksums of all files below the folder are in the manifest, hidden ones too, and nothing else."""
+    expected = {
+        name: FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in FILES.items()
+    }
+    assert FolderManifest.load(folder).files == expected
+
+
+def test_a_folder_as_its_manifest_says_passes(folder: Path) -> None:
+    """Exit status 0, and what was compared, in full and quickly."""
+    assert verify(folder).stdout == f"{folder}: 5 files, 15 B, bytes as in manifest.json\n"
+    assert verify("--quick", folder).stdout == f"{folder}: 5 files, 15 B, sizes as in manifest.json\n"
+
+
+def test_every_difference_is_in_one_report(folder: Path) -> None:
+    """Missing, shorter, changed, turned into a folder, not expected: one line each, exit status 1."""
+    (folder / "a.bin").write_bytes(b"1235")
+    (folder / "b.idx").unlink()
+    (folder / "deep/er/.metadata").write_bytes(b"short")
+    (folder / "c").unlink()
+    (folder / "c").mkdir()
+    (folder / "deep/.extra").write_bytes(b"")
+
+    done = verify(folder)
+
+    found, expected = (hashlib.sha256(data).hexdigest() for data in (b"1235", b"1234"))
+    assert done.exit_code == 1
+    assert set(done.stdout.splitlines()) == {
+        f"{folder}/a.bin has sha256 {found}, expected {expected}",
+        f"{folder}/b.idx: No such file or directory, expected 2 bytes",
+        f"{folder}/deep/er/.metadata has 5 bytes, expected 6",
+        f"{folder}/c is no file, expected 3 bytes",
+        f"{folder}/deep/.extra is not expected",
+    }
+
+
+def test_quick_compares_sizes_and_nothing_else(folder: Path) -> None:
+    """Other bytes and other times of the same length pass; another length does not."""
+    (folder / "a.bin").write_bytes(b"4321")
+    os.utime(folder / "b.idx", (0, 0))
+    assert verify("--quick", folder).exit_code == 0
+
+    (folder / "a.bin").write_bytes(b"12345")
+    done = verify("--quick", folder)
+    assert (done.exit_code, done.stdout) == (1, f"{folder}/a.bin has 5 bytes, expected 4\n")
+
+
+@given(where=st.integers(0, 3 * BUFFER_BYTES + 4), bit=st.integers(0, 7))
+def test_one_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactory, where: int, bit: int) -> None:
+    """The digest is that of hashlib over all bytes, so one bit that differs, on either side of a buffer, shows."""
+    path = tmp_path_factory.getbasetemp() / "bit.bin"
+    data = bytearray(3 * BUFFER_BYTES + 5)
+    data[where] ^= 1 << bit
+    path.write_bytes(data)
+
+    assert digest(path) == hashlib.sha256(data).hexdigest()
+
+
+def test_init_overwrites_no_manifest(folder: Path) -> None:
+    """A second --init is refused: what is wrong by now would become right."""
+    with pytest.raises(DataError, match="exists already; remove it"):
+        CliRunner().invoke(main, ["verify", "--init", str(folder)], catch_exceptions=False)
+
+
+def test_init_describes_only_files_that_can_be_read(tmp_path: Path) -> None:
+    """A dangling link and a pipe are refused by name, both in one error; neither is waited for."""
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(DataError) as caught:
+        CliRunner().invoke(main, ["verify", "--init", str(tmp_path)], catch_exceptions=False)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/dangling: No such file or directory",
+        f"{tmp_path}/pipe is no file",
+    ]
+
+
+def test_a_folder_without_a_manifest_is_told_how_to_get_one(tmp_path: Path) -> None:
+    """The error names the file and the command."""
+    with pytest.raises(DataError, match=r"manifest\.json does not exist; .* verify --init"):
+        CliRunner().invoke(main, ["verify", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_linked_folder_is_reported_and_not_entered(folder: Path, tmp_path: Path) -> None:
+    """What a link leads to is outside, so no manifest vouches for it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_bytes(b"")
+    (folder / "link").symlink_to(tmp_path / "outside")
+
+    assert verify(folder).stdout == f"{folder}/link is not expected\n"
+
+
+def test_a_name_that_no_terminal_shows_is_shown_escaped(folder: Path) -> None:
+    """A file whose name is not text is reported, not a crash."""
+    os.close(os.open(os.fsencode(folder) + b"/\xff\n", os.O_CREAT | os.O_WRONLY))
+
+    done = verify(folder)
+    assert (done.exit_code, done.stdout) == (1, f"{folder}/\\udcff\\n is not expected\n")
+
+
+# What is published.
+
+
+def make_sparse(folder: Path, name: str, unknown: int = 42) -> Path:
+    """A folder of files with the published names and sizes, and holes for bytes."""
+    for file, length in PUBLISHED[name].sizes.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / file).open("wb") as stream:
+            stream.truncate(unknown if length is None else length)
+    return folder
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_set_is_known_by_names_and_sizes(name: str, tmp_path: Path) -> None:
+    """A copy of the right sizes passes, at once whatever its size; with one byte less it does not."""
+    folder = make_sparse(tmp_path, name)
+    assert verify("--quick", "--expect", name, folder).exit_code == 0
+
+    sized = next(file for file, length in PUBLISHED[name].sizes.items() if length is not None)
+    length = (folder / sized).stat().st_size
+    with (folder / sized).open("r+b") as stream:
+        stream.truncate(length - 1)
+    done = verify("--quick", "--expect", name, folder)
+    assert (done.exit_code, done.stdout) == (1, f"{folder / sized} has {length - 1} bytes, expected {length}\n")
+
+
+def test_the_checkpoints_hidden_file_is_missed(tmp_path: Path) -> None:
+    """Without weights/.metadata nothing loads, and lists that skip hidden files do not say so."""
+    folder = make_sparse(tmp_path, "llama31_405b-checkpoint")
+    (folder / "weights/.metadata").unlink()
+
+    done = verify("--expect", "llama31_405b-checkpoint", folder)
+    assert (done.exit_code, done.stdout) == (1, f"{folder}/weights/.metadata: No such file or directory\n")
+
+
+def test_sizes_of_the_405b_dataset_agree_with_its_documents_and_tokens() -> None:
+    """An .idx has 34 + 20 x documents + 8 bytes, a .bin 2 bytes a token; an evaluation fills the validation set."""
+    sizes = PUBLISHED["llama31_405b"].sizes
+    numbers = {name: number for name, number in sizes.items() if number is not None}
+    documents = [(numbers[name] - 42) / 20 for name in numbers if name.endswith(".idx")]
+    tokens = [numbers[name] // 2 for name in numbers if name.endswith(".bin")]
+    rules = find("llama31_405b")
+
+    assert sum(numbers.values()) == 97_483_663_354
+    assert documents == [45_608_611, 45_973_220, 91_205]
+    assert tokens == [23_789_484_893, 23_988_429_506, 47_186_855]
+    assert (tokens[-1] - 1) // rules.sequence_length == rules.eval_sequences
+
+
+def test_the_published_layout_is_repaired_in_place(tmp_path: Path) -> None:
+    """Files that another downloader left nested and misspelt get their names, and nothing is left beside them."""
+    folder = make_sparse(tmp_path, "llama31_405b")
+    for suffix in ("bin", "idx"):
+        right = folder / f"c4-validation-91205-samples.en_text_document.{suffix}"
+        right.rename(folder / "aside")
+        right.mkdir()
+        (folder / "aside").rename(right / f"c4-validationn-91205-samples.en_text_document.{suffix}")
+    assert verify("--quick", "--expect", "llama31_405b", folder).exit_code == 1
+
+    assert verify("--repair", "--quick", "--expect", "llama31_405b", folder).exit_code == 0
+
+
+def test_a_repair_overwrites_nothing(tmp_path: Path) -> None:
+    """Where the right name is taken, both files stay as they are."""
+    (tmp_path / "c4-validation-91205-samples.en_text_document.bin").write_bytes(b"right")
+    (tmp_path / "c4-validationn-91205-samples.en_text_document.bin").write_bytes(b"misspelt")
+
+    with pytest.raises(DataError, match="is there already"):
+        CliRunner().invoke(main, ["verify", "--repair", "--quick", str(tmp_path)], catch_exceptions=False)
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"misspelt", b"right"]
+
+
+# Before a run.
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Callable[..., RunConfig]:
+    """Makes a 405B configuration that reads the given folder."""
+
+    def make(folder: Path) -> RunConfig:
+        variables = {
+            "BENCHMARK": "llama31_405b",
+            "DGXSYSTEM": "test",
+            "DGXNNODES": "288",
+            "DGXNGPU": "8",
+            "TENSOR_MODEL_PARALLEL": "8",
+            "PIPELINE_MODEL_PARALLEL": "8",
+            "CONTEXT_PARALLEL": "2",
+            "MINIBS": "64",
+            "DATADIR": str(folder),
+        }
+        return RunConfig.from_environment(variables)
+
+    return make
+
+
+def test_the_benchmarks_dataset_needs_no_manifest(large: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """A folder of the published files is the 405B dataset: two parts in equal shares, their sizes compared."""
+    data = ready(large(make_sparse(tmp_path, "llama31_405b")))
+
+    assert [(part.prefix, part.weight) for part in data.manifest.train] == [
+        ("c4-train.en_6_text_document", 0.5),
+        ("c4-train.en_7_text_document", 0.5),
+    ]
+    assert data.manifest.validation == "c4-validation-91205-samples.en_text_document"
+    assert data.compared == "sizes"
+
+
+def test_a_dataset_that_is_cut_short_is_refused(large: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Every file of another size is named before the run."""
+    folder = make_sparse(tmp_path, "llama31_405b")
+    for file in list(folder.iterdir())[:2]:
+        file.write_bytes(b"")
+
+    with pytest.raises(DataError) as caught:
+        ready(large(folder))
+    assert str(caught.value).count(" has 0 bytes, expected ") == 2
+
+
+def test_another_dataset_is_not_the_benchmarks(large: Callable[..., RunConfig], data_dir: Path) -> None:
+    """405B is not trained on the tiny corpus, however right its manifest is."""
+    with pytest.raises(
+        DataError, match=r"en_6_text_document\.bin: No such file(.|\n)*; llama31_405b is for training on"
+    ):
+        ready(large(data_dir))
+
+
+def test_a_small_dataset_is_hashed_before_each_run(
+    tiny: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in corpus is compared byte for byte, one above the limit by its sizes."""
+    assert ready(tiny()).compared == "bytes"
+
+    monkeypatch.setattr(source, "HASHED_BYTES", 1000)
+    assert ready(tiny()).compared == "sizes"
+
+
+def test_a_dataset_is_described_for_its_use(tmp_path: Path) -> None:
+    """--init with a published set writes what training reads: the parts and the validation set."""
+    folder = make_sparse(tmp_path, "llama31_405b-tokenizer")
+    assert verify("--init", "--expect", "llama31_405b-tokenizer", folder).exit_code == 0
+
+    dataset = PUBLISHED["llama31_405b"].manifest({})
+    assert isinstance(dataset, Manifest)
+    assert dataset.prefixes[-1] == "c4-validation-91205-samples.en_text_document"
+
+
+# What people see.
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (97_483_663_354, "97.5 GB"),
+    ],
+)
+def test_sizes_for_people(count: int, text: str) -> None:
+    """Three digits, decimal units."""
+    assert size(count) == text
+
+
+def test_a_line_of_progress_has_rate_and_time_left() -> None:
+    """Bytes that an earlier call did count in the share and not in the rate."""
+    line = describe("download", 12_000_000_000, 97_000_000_000, 2_000_000_000, 10.0)
+    assert line == "download  12.0 GB of 97.0 GB  12.4 %  200 MB/s  0:07:05 left"
