@@ -1,0 +1,113 @@
+"""How long until the target: minutes for each evaluation at which a run may reach it, from the reference's samples.
+
+The seed decides at which evaluation a run ends, and evaluations are 18,432 sequences or more apart, so one number
+would be wrong by 6 % or more even with a perfect step time. All lengths are in sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from benchmark.rules import Rules, Schedule
+
+FEW = 4
+"""Outcomes shown where no reference point says which are likely."""
+
+LONGEST_INIT_MINUTES = 20.0
+"""From the start of the job to run_start: the longest of the published runs took 18.5 minutes after its container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What a run's minutes are made of, seconds."""
+
+    step: float
+    evaluation: float
+    """One pass over the evaluation sequences."""
+    start: float
+    """Once a run: opening data, slow first steps."""
+    spread: float
+    """How far off the step may be: 0.05 is 5 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A run that reaches the target at a certain evaluation."""
+
+    samples: int
+    steps: int
+    evaluations: int
+    """Done by then, the last one included."""
+    minutes: float
+    margin: float | None
+    """Samples over the reference's mean less what the rules allow; None without reference points.
+
+    Below zero, three such runs converge faster than the reference, and `compliance rcp` has to say whether its test
+    still accepts them.
+    """
+    factor: float
+    """By which a result of such runs is multiplied: none is scored as converging faster than the reference's mean."""
+
+
+def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[Outcome]:
+    """The evaluations at which a run is likely to reach the target, first to last.
+
+    From the fastest seed of the reference, less what the rules allow, to its slowest, and one evaluation more: a run
+    ends at the first evaluation after it is there. Without reference points, the first evaluations there are.
+
+    Args:
+        limit: the run's own last step, where it has one.
+    """
+    gbs = schedule.global_batch_size
+    first, last = likely_samples(rules, gbs)
+    beyond = last + schedule.eval_interval_steps * gbs
+    steps = list(schedule.evaluation_steps(limit))
+    chosen = [step for step in steps if first <= step * gbs <= beyond] or steps[:FEW]
+    return [outcome(rules, schedule, pace, step) for step in chosen]
+
+
+def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> Outcome:
+    """A run that ends after `steps` steps."""
+    samples, mean = steps * schedule.global_batch_size, rules.reference_samples(schedule.global_batch_size)
+    evaluations = sum(1 for _ in schedule.evaluation_steps(steps))
+    return Outcome(
+        samples=samples,
+        steps=steps,
+        evaluations=evaluations,
+        minutes=(pace.start + steps * pace.step + evaluations * pace.evaluation) / 60,
+        margin=None if mean is None else samples - (mean - rules.convergence_allowance),
+        factor=1.0 if mean is None else max(1.0, mean / samples),
+    )
+
+
+def likely_samples(rules: Rules, gbs: int) -> tuple[float, float]:
+    """What the reference's fastest and slowest seeds need at a batch size, the former less what the rules allow."""
+    mean = rules.reference_samples(gbs)
+    if mean is None:
+        return 0.0, 0.0
+    fastest = min(min(point.samples) / point.mean for point in rules.reference_points)
+    slowest = max(max(point.samples) / point.mean for point in rules.reference_points)
+    return mean * fastest - rules.convergence_allowance, mean * slowest
+
+
+def evaluation_steps(rules: Rules, gbs: int, ratio: float) -> float:
+    """What an evaluation pass takes, in training steps: forward passes over the batches that its sequences fill."""
+    return ratio * ceil(rules.eval_sequences / gbs)
+
+
+def expected_steps(rules: Rules, schedule: Schedule, ratio: float) -> float:
+    """Of a run that needs the reference's mean and waits half an interval for its evaluation; evaluations are included.
+
+    Smooth in the batch size, so that configurations can be ranked by it: where the nearest evaluation lies is luck.
+    """
+    gbs, interval, first = schedule.global_batch_size, schedule.eval_interval_steps, schedule.first_eval_step
+    mean = rules.reference_samples(gbs)
+    steps = max(first, 0.0 if mean is None else mean / gbs + interval / 2)
+    return steps + ((steps - first) / interval + 1) * evaluation_steps(rules, gbs, ratio)
+
+
+def walltime(slowest: Outcome, pace: Pace, experiments: int) -> int:
+    """Minutes to ask a scheduler for: every run at its slowest likely end and as slow as the model may be off."""
+    each = slowest.minutes * (1 + pace.spread) + LONGEST_INIT_MINUTES
+    return ceil(each * experiments / 10) * 10
