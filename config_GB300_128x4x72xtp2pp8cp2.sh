@@ -1,7 +1,9 @@
-# 512 GB300, as NVIDIA's in v5.1: 65 minutes, there in nvfp4.
+# 512 GB300, as NVIDIA's in v5.1: 65 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/config_common.sh"
 export BENCHMARK=llama31_405b
 export DGXNNODES=128 DGXNGPU=4
 export TENSOR_MODEL_PARALLEL=2 PIPELINE_MODEL_PARALLEL=8 INTERLEAVED_PIPELINE=8 CONTEXT_PARALLEL=2
 export MINIBS=72 MICRO_BATCH_SIZE=1
-export WALLTIME=${WALLTIME:-120}
+export PRECISION=nvfp4
+export GRAD_REDUCE_IN_FP32=False
+export WALLTIME=${WALLTIME:-90}

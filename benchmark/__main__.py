@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from benchmark.config import ConfigError
+from benchmark.plan.command import plan
 from benchmark.resolve import describe, resolve
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -29,9 +30,25 @@ def show(file: Path | None) -> None:
 @_FILE
 def run(file: Path | None) -> None:
     """Run the configuration of FILE, or of the environment, NEXP times on this machine, and check the results."""
-    from benchmark.launch.local import run_experiments
+    from benchmark.launch.experiments import run_experiments
+    from benchmark.launch.local import Local
 
-    sys.exit(run_experiments(resolve(file)))
+    resolved = resolve(file)
+    sys.exit(run_experiments(resolved, Local(resolved.config)))
+
+
+@main.command()
+@click.option("--id", "number", required=True, metavar="$SLURM_JOB_ID")
+@click.option("--nodes", "node_list", required=True, metavar="$SLURM_JOB_NODELIST")
+@click.option("--restarts", type=int, default=0, metavar="$SLURM_RESTART_COUNT")
+def job(number: str, node_list: str, restarts: int) -> None:
+    """Run the configuration of the environment NEXP times on the nodes of this Slurm job: what run.sub calls."""
+    from benchmark.launch.experiments import run_experiments
+    from benchmark.launch.slurm import Job, Slurm
+
+    resolved = resolve(None)
+    click.echo(describe(resolved))
+    sys.exit(run_experiments(resolved, Slurm(resolved.config, Job.find(number, node_list, restarts))))
 
 
 @main.command()
@@ -45,6 +62,40 @@ def simulate(file: Path | None, out: Path | None, step_seconds: float | None) ->
     from benchmark.simulate import Pace, rehearse
 
     sys.exit(rehearse(resolve(file), out, Pace() if step_seconds is None else Pace(step=step_seconds)))
+
+
+main.add_command(plan)
+
+
+@main.group()
+def config() -> None:
+    """Configs of systems."""
+
+
+@config.command("new")
+@click.option("--gpu", required=True, type=click.Choice(["H100", "H200", "B200", "GB200", "GB300"]))
+@click.option("--nodes", required=True, type=click.IntRange(1))
+@click.option("--global-batch-size", default=1152, show_default=True, help="The nearest possible one is taken.")
+@click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
+@click.option("--out", default=".", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Its folder.")
+def config_new(gpu: str, nodes: int, global_batch_size: int, system: str | None, out: Path) -> None:
+    """Write the config of a 405B run on NODES nodes, with the constraints solved.
+
+    For example: python -m benchmark config new --gpu H200 --nodes 96
+    """
+    from benchmark.config_file import file_name, render
+    from benchmark.config_new import KINDS, new_config
+
+    values = new_config(gpu, nodes, global_batch_size=global_batch_size)
+    path = out / file_name(system or KINDS[gpu].name, values)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(
+                render(values, f"{nodes} nodes of {KINDS[gpu].gpus_per_node} {gpu}; a draft: nobody has run it.")
+            )
+    except FileExistsError:
+        raise ConfigError([f"{path} is there already"]) from None
+    click.echo(path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 from benchmark.config import ROOT
 
 PACKAGES = ("benchmark", "compliance", "reference_impl")
-NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis"}
+NOT_OURS = {".git", ".venv", ".venv-nemo", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis"}
 
 # Package -> what none of its modules may import.
 FORBIDDEN_IMPORTS = {
@@ -29,7 +29,7 @@ FORBIDDEN_IMPORTS = {
 ENVIRONMENT_USERS = {
     "benchmark/config.py": "RunConfig.from_environment is the one place where variables are read",
     "benchmark/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
-    "benchmark/launch/local.py": "hands it to the ranks it starts, with the configuration's own variables on top",
+    "benchmark/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
     "reference_impl/launch.py": "sets variables for the libraries underneath, and for the ranks it starts",
 }
 

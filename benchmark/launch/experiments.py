@@ -1,0 +1,339 @@
+"""NEXP runs, one after the other, each watched and all checked, whatever starts their processes.
+
+A run that is cut off (a rank was killed, the time of its job is over) goes on from its checkpoint in the job's next
+allocation where there is one, and is aborted where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from benchmark.checkpoints import complete_in, folder_of
+from benchmark.clock import SystemClock
+from benchmark.config import NAMES, RunConfig
+from benchmark.events import EventLog
+from benchmark.launch.hang import Silence
+from benchmark.launch.runs import CUT_OFF, RUNNING, RunSet
+from benchmark.progress import LogFollower, Progress, advance, display
+from benchmark.resolve import Resolved
+
+POLL_S = 0.2
+
+Process = subprocess.Popen[bytes]
+
+
+class CannotStart(RuntimeError):
+    """Something that every run needs is missing."""
+
+
+class Launcher(Protocol):
+    """What starts the processes of a run, on this machine or on the nodes of a job.
+
+    A context manager around all runs, which leaves nothing behind.
+    """
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    def job(self) -> dict[str, str]:
+        """Where this runs, for run.json; empty if there is nothing to say. `id` tells jobs apart."""
+        ...
+
+    def prepare(self) -> dict[str, Any]:
+        """Make sure that runs can start; returns the manifest of their data.
+
+        Raises:
+            CannotStart
+        """
+        ...
+
+    def clear_caches(self) -> None:
+        """Called before a run starts.
+
+        Raises:
+            CannotStart
+        """
+
+    def command(self) -> list[str]:
+        """Starts all ranks of one run and ends with the status of the worst."""
+        ...
+
+    def variables(self) -> dict[str, str]:
+        """What the command has to know beside the configuration."""
+        ...
+
+    def send(self, process: Process, number: int) -> None:
+        """Pass a signal on to the ranks."""
+
+    def stacks(self, console: Path) -> list[str]:
+        """Which rank hangs, and where, a line each; empty where that cannot be told."""
+        ...
+
+    def kill(self, process: Process) -> None:
+        """End ranks that may no longer listen."""
+
+    def is_requeued(self) -> bool:
+        """Asked after a SIGTERM: whether this job will be run again, so that what it leaves is no end."""
+        ...
+
+    def requeue(self) -> bool:
+        """Ask for another allocation, which this process does not outlive; False if there is none to be had."""
+        ...
+
+
+@dataclass
+class Received:
+    """The signals that this process was sent."""
+
+    stop: int = 0
+    """SIGTERM or SIGINT."""
+    save: bool = False
+    """SIGUSR1: the time of the job is nearly over."""
+    pending: list[int] = field(default_factory=list)
+    """To be passed on to the run."""
+    running: bool = False
+    """Whether there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the processes of a run ended."""
+
+    status: int
+    """As a shell gives it: 128 + n for signal n."""
+    progress: Progress
+    cause: str = ""
+    """Why it is no success."""
+    cut_off: bool = False
+    """The run came to no end of its own: it hung, was killed, failed on its way, or was told to save and stop."""
+
+
+def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
+    """Run, check and summarise; returns the exit status.
+
+    0 a valid result, 1 not, 2 it could not start, 75 it is to be continued, 128 + n signal n ended it.
+
+    Raises:
+        ConfigError: the results folder cannot be made, or holds other runs.
+    """
+    config = resolved.config
+    if not preflight(config):
+        return 2
+    with listening() as received, launcher:
+        try:
+            runs = RunSet.open(resolved, launcher.prepare(), launcher.job)
+            endings = run_all(config, runs, launcher, received)
+        except CannotStart as error:
+            print(f"error: {error}", flush=True)
+            return 2
+        if received.stop and launcher.is_requeued():
+            return os.EX_TEMPFAIL
+        if runs.unfinished() and not received.stop and launcher.requeue():
+            return os.EX_TEMPFAIL
+    for index, ending in endings.items():
+        close_log(runs.result(index), ending)
+    if received.save and runs.unfinished():
+        print(f"to be continued: set RESUME={runs.folder}", flush=True)
+        return os.EX_TEMPFAIL
+    statuses = [*(int(one.status != "success") for one in runs.experiments), *(one.status for one in endings.values())]
+    causes = [f"run {index}: {ending.cause}" for index, ending in endings.items() if ending.cause]
+    return conclude(config, runs.folder, statuses, causes)
+
+
+def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Received) -> dict[int, Ending]:
+    """The runs that are not over, in order, as far as they come; how each ended, by its number."""
+    endings: dict[int, Ending] = {}
+    for index in runs.unfinished():
+        if received.save:
+            break
+        endings[index] = ending = run_experiment(config, runs, index, launcher, received)
+        if ending.cut_off:
+            break
+    return endings
+
+
+def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
+    """One of the runs, from where it stands."""
+    seed, console = runs.experiments[index].seed, runs.folder / f"console_{index}.log"
+    run = config.for_experiment(seed=seed, result_file=runs.result(index))
+    print(f"run {index + 1} of {config.experiments}, seed {seed}", flush=True)
+    if not has_checkpoint(run):
+        runs.update(index, lost=set_aside(runs.result(index)))
+        launcher.clear_caches()
+    runs.update(index, status=RUNNING)
+    ending = run_once(run, console, launcher, received)
+    if ending.cause:
+        print(f"run {index} ended with status {ending.status}: {ending.cause}", flush=True)
+        print(f"console   {console}", flush=True)
+    if received.stop and launcher.is_requeued():
+        return ending
+    if ending.cut_off and run.save_checkpoint is not None:
+        runs.update(index, status=CUT_OFF)
+    else:
+        said = ending.progress.status or f"ended with status {ending.status} and no run_stop"
+        runs.update(index, status=said, minutes=ending.progress.minutes)
+    return ending
+
+
+def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Received) -> Ending:
+    """The processes of one run, from their start to their end."""
+    assert config.result_file is not None
+    follower, progress = LogFollower(config.result_file), Progress()
+    silence = Silence(limit=config.hang_monitor_timeout * 60, since=time.monotonic())
+    hang: list[str] = []
+    with console.open("ab") as output, display() as shown, started(config, launcher, output) as process:
+        received.running = running = True
+        while running:
+            running = process.poll() is None
+            now = time.monotonic()
+            for event in follower.poll():
+                progress = advance(progress, event)
+                silence.broken(now)
+            shown.update(config, progress, now)
+            while running and received.pending:
+                launcher.send(process, received.pending.pop())
+            if running and not hang and silence.too_long(now):
+                hang = [f"no line in the log for {silence.limit:g} s", *launcher.stacks(console)]
+                print("\n".join(f"hang      {line}" for line in hang), flush=True)
+                launcher.kill(process)
+            if running:
+                time.sleep(POLL_S)
+        received.running = False
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    words = [progress.reason, last_words(console) if progress.error or not progress.reason else ""]
+    cause = "; ".join(hang[:2] or filter(None, words)) if status else ""
+    cut_off = bool(hang) or was_cut_off(status, progress, console)
+    return Ending(status=status, progress=progress, cause=cause, cut_off=cut_off)
+
+
+@contextmanager
+def started(config: RunConfig, launcher: Launcher, output: Any) -> Iterator[Process]:
+    """A run's processes, which never outlive the block."""
+    process = subprocess.Popen(
+        launcher.command(),
+        env=child_environment(config) | launcher.variables(),
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        # Ctrl-C reaches every process of a terminal's group; it should reach the ranks once, through here.
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            launcher.kill(process)
+            process.wait()
+
+
+@contextmanager
+def listening() -> Iterator[Received]:
+    """Within the block, signals are noted for the run; where there is none, one that asks to stop ends this process."""
+    received = Received()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if not received.running:
+            raise SystemExit(128 + number)
+        if not received.stop:
+            received.stop = number
+            received.pending.append(number)
+
+    def save(number: int, _frame: FrameType | None) -> None:
+        if not received.save:
+            received.save = True
+            received.pending.append(number)
+
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGUSR1: save}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def was_cut_off(status: int, progress: Progress, console: Path) -> bool:
+    """Whether a run ended on its way: after its clock had started, or by a signal that nobody here had sent.
+
+    srun ends the other ranks when one fails, so its own status tells little.
+    """
+    if status in (0, os.EX_TEMPFAIL):
+        return status == os.EX_TEMPFAIL
+    if progress.status == "success" or (progress.status == "aborted" and not progress.error):
+        return False
+    return progress.started_ms is not None or "Exited with exit code" not in last_words(console)
+
+
+def has_checkpoint(config: RunConfig) -> bool:
+    """Whether the run can go on where it was saved."""
+    folder = folder_of(config)
+    return folder is not None and bool(complete_in(folder))
+
+
+def set_aside(log: Path) -> int:
+    """Rename the log of a run that was cut off before its first checkpoint and starts again, with the same seed.
+
+    Returns:
+        How many logs of this run have been set aside by now.
+    """
+    number = sum(1 for _ in log.parent.glob(f"{log.name}.lost-*"))
+    if log.exists():
+        number += 1
+        log.rename(log.with_name(f"{log.name}.lost-{number}"))
+    return number
+
+
+def close_log(log: Path, ending: Ending) -> None:
+    """Log the run_stop that a run which was killed could not log itself."""
+    progress = ending.progress
+    if progress.started_ms is None or progress.stopped_ms is not None:
+        return
+    events = EventLog(log, SystemClock())
+    events.end("run_stop", status="aborted", samples_count=progress.samples, reason=ending.cause)
+    events.event("train_samples", progress.samples)
+
+
+def last_words(console: Path) -> str:
+    """What a run's processes said last, or srun's complaint about the rank that ended first."""
+    lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
+    # The others are ended for it, which srun may report before.
+    first = [line for line in complaints if not line.endswith(("Terminated", "Exited with exit code 143"))]
+    return (first[:1] or complaints[:1] or lines[-1:] or ["it printed nothing"])[0]
+
+
+def preflight(config: RunConfig) -> bool:
+    """Whether the rules allow what is about to run; what they do not allow is printed."""
+    command = [sys.executable, "-m", "compliance", "preflight"]
+    return subprocess.run(command, env=child_environment(config), check=False).returncode == 0
+
+
+def child_environment(config: RunConfig, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that reads `config` back: of our variables exactly its own, and all others."""
+    others = {name: value for name, value in environment.items() if name not in NAMES}
+    return others | config.to_environment()
+
+
+def conclude(config: RunConfig, folder: Path, statuses: list[int], causes: Sequence[str] = ()) -> int:
+    """Check what was written, say where it is, and return the verdict."""
+    ruleset = ["--ruleset", config.rules.ruleset]
+    check = subprocess.run([sys.executable, "-m", "compliance", "check", *ruleset, folder], check=False).returncode
+    subprocess.run([sys.executable, "-m", "compliance", "score", folder], check=False)
+    if check:
+        causes = [*causes, "compliance check refuses the logs, see above"]
+    worst = max(check, *(min(status, 1) if status < 128 else status for status in statuses))
+    print("".join(f"cause     {cause}\n" for cause in causes), end="")
+    print(f"results   {folder}")
+    print(f"verdict   {'PASS' if worst == 0 else 'FAIL'}", flush=True)
+    return worst

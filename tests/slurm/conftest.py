@@ -1,0 +1,142 @@
+"""One cluster for all tests here, and jobs on it. Without Slurm they are skipped; in CI it is installed first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT
+from benchmark.events import Event
+from tests.fakes import read_events
+from tests.slurm.cluster import ENDED, PACKAGES, Cluster, install, wait_for, why_not
+
+HERE = Path(__file__).parent
+
+IMAGE = "registry.example#mlperf/llama31:1"
+
+TINY = {
+    "BENCHMARK": "llama31_tiny",
+    "DGXSYSTEM": "tiny",
+    "PRECISION": "fp32",
+    "DGXNNODES": "2",
+    "DGXNGPU": "2",
+    "MINIBS": "4",
+    "MICRO_BATCH_SIZE": "4",
+    # The page cache is that of the machine which runs the tests.
+    "CLEAR_CACHES": "0",
+}
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if why_not() and "CI" in os.environ and os.geteuid() == 0:
+        install(*PACKAGES, "libslurm-dev", "gcc", "libc6-dev")
+    if why_not():
+        pytest.skip(why_not())
+    folder = tmp_path_factory.mktemp("slurm")
+    with Cluster(folder / "cluster", 2, plugin=_pyxis(folder / "pyxis")) as running:
+        yield running
+
+
+def _pyxis(folder: Path) -> str:
+    """The stand-in's line of plugstack.conf; empty where it cannot be compiled, and tests of it are skipped."""
+    folder.mkdir(parents=True)
+    library = folder / "pyxis_stub.so"
+    command = ["gcc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", str(library), str(HERE / "pyxis_stub.c")]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        return ""
+    if done.returncode:
+        return ""
+    (folder / "images" / IMAGE.replace("#", "+").replace("/", "+").replace(":", "+")).mkdir(parents=True)
+    (folder / "borrow").write_text(sys.base_prefix if not sys.base_prefix.startswith("/usr") else "")
+    return f"required {library} dir={folder} helper={HERE / 'pyxis_stub_enter.sh'}"
+
+
+@pytest.fixture(scope="session")
+def pyxis(cluster: Cluster) -> Path:
+    """The folder of the stand-in for pyxis."""
+    if not cluster.plugin:
+        pytest.skip("the stand-in for pyxis needs gcc and libslurm-dev")
+    return Path(cluster.plugin.split("dir=")[1].split()[0])
+
+
+@dataclass
+class Jobs:
+    """Submits run.sub and reads what it leaves."""
+
+    cluster: Cluster
+    folder: Path
+    stub: bool = True
+    """Whether tests.slurm.stub_trainer stands in for the trainer."""
+    numbers: list[int] = field(default_factory=list)
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def submit(self, variables: Mapping[str, object] | None = None, *options: str) -> int:
+        self.logs.mkdir(exist_ok=True)
+        python = self._stub_python() if self.stub else Path(sys.executable)
+        given = TINY | {"LOGDIR": str(self.logs), "HARNESS_PYTHON": str(python)}
+        given |= {name: str(value) for name, value in (variables or {}).items()}
+        arguments = ["--nodes=2", "--time=10", f"--output={self.folder}/job-%j.log", *options, "run.sub"]
+        self.numbers.append(self.cluster.submit(*arguments, cwd=ROOT, variables=given))
+        return self.numbers[-1]
+
+    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = 60) -> str:
+        """The state in which a job ends."""
+        return self.cluster.wait(self.submit(variables, *options), timeout)
+
+    def output(self) -> str:
+        """Of the last job, all its allocations."""
+        path = self.folder / f"job-{self.numbers[-1]}.log"
+        return path.read_text() if path.exists() else ""
+
+    def last_lines(self, count: int = 4) -> str:
+        return "\n".join(self.output().splitlines()[-count:])
+
+    def results(self) -> Path:
+        """The one folder of runs."""
+        (folder,) = (self.logs / "tiny").iterdir()
+        return folder
+
+    def events(self, index: int = 0) -> list[Event]:
+        return read_events(self.results() / f"result_{index}.txt")
+
+    def wait_for_step(self, step: int, index: int = 0) -> None:
+        """Return when a run has taken so many steps."""
+        steps, logs = f'"step": {step}', f"tiny/*/result_{index}.txt"
+
+        def taken() -> bool:
+            if self.cluster.state(self.numbers[-1]) in ENDED:
+                raise AssertionError(f"the job ended before step {step}\n{self.output()}")
+            return any(steps in path.read_text() for path in self.logs.glob(logs))
+
+        wait_for(taken, 300, f"no step {step}", self.output)
+
+    def _stub_python(self) -> Path:
+        """An interpreter that runs the stand-in where the trainer is asked for; in LOGDIR, which containers see."""
+        path = self.logs / "python"
+        path.write_text(
+            "#!/usr/bin/env bash\n"
+            'if [[ "$1 ${2:-}" == "-m reference_impl.pretrain" ]]; then set -- -m tests.slurm.stub_trainer; fi\n'
+            f'exec "{sys.executable}" "$@"\n'
+        )
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def jobs(cluster: Cluster, tmp_path: Path) -> Iterator[Jobs]:
+    made = Jobs(cluster, tmp_path)
+    yield made
+    for number in made.numbers:
+        cluster.command("scancel", str(number), check=False)

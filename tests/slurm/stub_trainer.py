@@ -1,0 +1,133 @@
+"""Stands in for `reference_impl.pretrain` where a test is about jobs: the real loop, log, checkpoints and signals.
+
+Its Step is the rehearsal's, with a few hundredths of a second a step instead of virtual time; its log says that it is
+simulated. Ranks find each other by torchrun's variables and go in step over sockets: where one dies or is stopped, the
+others notice as they would in a collective. Starts in half a second, without torch.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from benchmark.checkpoints import Checkpoints, find_resumption, folder_of, identity, make_ready
+from benchmark.clock import SystemClock
+from benchmark.config import RunConfig
+from benchmark.events import EventLog
+from benchmark.loop import StepStats, run
+from benchmark.simulate import Pace, SimulatedStep
+
+STEP_S = 0.02
+EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
+
+
+class RealClock(SystemClock):
+    def advance(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class InStep:
+    """Rank 0's end of the sockets, or another rank's."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        if rank == 0:
+            with socket.create_server(("", address[1])) as server:
+                self.peers = [server.accept()[0] for _ in range(ranks - 1)]
+        else:
+            self.peers = [_connect(address)]
+
+    def wait_for_all(self) -> None:
+        """As rank 0: return when every other rank is here, too."""
+        for peer in self.peers:
+            if not peer.recv(1):
+                raise RuntimeError("Connection closed by peer")
+        self.tell(0xFF)
+
+    def tell(self, status: int) -> None:
+        for peer in self.peers:
+            peer.send(bytes([status]))
+
+    def follow(self) -> int:
+        """As another rank: be here whenever rank 0 is, until it ends; its exit status."""
+        while True:
+            self.peers[0].send(b".")
+            told = self.peers[0].recv(1)
+            if not told:
+                raise RuntimeError("Connection closed by peer")
+            if told[0] != 0xFF:
+                return told[0]
+
+
+def _connect(address: tuple[str, int]) -> socket.socket:
+    for _ in range(300):
+        try:
+            return socket.create_connection(address)
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"nobody listens on {address}")
+
+
+class SteppedStep(SimulatedStep):
+    """Takes each step with the other ranks."""
+
+    together: InStep
+    preempted: Callable[[], bool]
+
+    def train(self, steps: int) -> Iterator[StepStats]:
+        for stats in super().train(steps):
+            self.together.wait_for_all()
+            yield StepStats(
+                loss=stats.loss,
+                grad_norm=stats.grad_norm,
+                learning_rate=stats.learning_rate,
+                preempted=self.preempted(),
+            )
+
+
+def main() -> int:
+    told: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    faulthandler.register(signal.SIGUSR2)
+    config = RunConfig.from_environment()
+    assert config.rank is not None
+    together = InStep(config.rank, config.world_size)
+    if config.rank:
+        return together.follow()
+    this_run = identity(config, "simulated")
+    resumption = find_resumption(config, this_run)
+    folder = folder_of(config)
+    if folder is not None:
+        make_ready(folder)
+    clock = RealClock(after=resumption.last_event if resumption else 0.0)
+    log = EventLog(config.result_file, clock)
+    pace = Pace(init=0.1, open_data=0.0, step=STEP_S, evaluation=STEP_S, save=STEP_S, load=STEP_S)
+
+    def build() -> SteppedStep:
+        step = SteppedStep(config, clock, log, pace)  # type: ignore[arg-type] # a clock whose time really passes
+        step.together, step.preempted = together, lambda: bool(told)
+        return step
+
+    outcome = run(
+        config,
+        build,
+        log,
+        clear_caches=lambda: "none, simulated",
+        barrier=lambda: None,
+        checkpoints=Checkpoints(folder, interval=config.save_interval, run=this_run),
+        resumption=resumption,
+    )
+    status = EXIT_STATUS[outcome.status]
+    together.tell(status)
+    sys.stdout.write(f"{outcome.status} after {outcome.samples} sequences {outcome.reason}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

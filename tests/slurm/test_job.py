@@ -1,0 +1,228 @@
+"""`sbatch run.sub` on a real Slurm of two emulated nodes with two ranks each: good ends, bad ends and interrupted ones.
+
+What trains is the stand-in of `stub_trainer`: the real loop, log and checkpoints, rehearsed. One test trains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark.config import ROOT, RunConfig
+from benchmark.simulate import MARK, Pace, VirtualClock, simulate
+from tests.fakes import read_events
+from tests.slurm.cluster import wait_for
+from tests.slurm.conftest import IMAGE, TINY, Jobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+SAVING = {"SAVE_INTERVAL": 8, "SEED": 3}
+
+
+@pytest.mark.parametrize("runtime", ["none", "pyxis"])
+def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.FixtureRequest) -> None:
+    """Two runs on two nodes, in a container or not: both logs pass the checks and Slurm calls the job COMPLETED."""
+    container = {"CONT": request.getfixturevalue("pyxis") and IMAGE} if runtime == "pyxis" else {}
+
+    state = jobs.run({"NEXP": 2, "SEED_BASE": 5, "PLANTED_SECRET": "hunter2-hunter2", **container})
+    assert state == "COMPLETED", jobs.output()
+    record = json.loads((jobs.results() / "run.json").read_text())
+    assert [(one["seed"], one["status"]) for one in record["experiments"]] == [(5, "success"), (6, "success")]
+    assert jobs.last_lines(1) == "verdict   PASS"
+    assert "PASS  2 logs, 0 errors" in jobs.output()
+    # The environment holds secrets: none of it in what a job leaves behind.
+    left = [path for path in (*jobs.logs.rglob("*"), *jobs.folder.glob("job-*")) if path.is_file()]
+    assert not [path for path in left if b"hunter2" in path.read_bytes()]
+    assert {path.name for path in jobs.logs.iterdir()} == {"python", "tiny"}
+
+
+def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
+    """Every step and every rank goes through the program, here one that only takes its own options away."""
+    program = jobs.folder / "bin" / "apptainer"
+    program.parent.mkdir()
+    program.write_text('#!/usr/bin/env bash\nshift; while [[ $1 == --* ]]; do shift; done; shift; exec "$@"\n')
+    program.chmod(0o755)
+
+    variables = {"CONT": "llama31.sif", "CONTAINER_RUNTIME": "apptainer", "SEED": 1}
+    path = f"{program.parent}:{os.environ['PATH']}"
+    assert jobs.run({**variables, "PATH": path}) == "COMPLETED", jobs.output()
+
+
+@pytest.mark.timeout(900)
+def test_the_tiny_model_trains(jobs: Jobs, pyxis: Path) -> None:
+    """The trainer itself, four ranks on two nodes in a container: its log passes the checks, and is no rehearsal."""
+    jobs.stub = False
+    # The interpreter is in the checkout, which the container sees.
+    assert jobs.run({"CONT": IMAGE, "SEED": 1}, timeout=800) == "COMPLETED", jobs.output()
+    assert jobs.last_lines(1) == "verdict   PASS"
+    assert not [event for event in jobs.events() if event.value == MARK]
+
+
+# A job that fails says so to Slurm, and why in its last lines.
+
+
+def test_a_missed_target_fails_the_job(jobs: Jobs) -> None:
+    """A run that gives up is no result."""
+    assert jobs.run({"MAX_STEPS": 80}) == "FAILED"
+    assert "after 80 steps, target 5.9 not reached" in jobs.last_lines()
+
+
+def test_a_failing_check_fails_the_job(jobs: Jobs) -> None:
+    """A run that reaches its target and leaves a log that breaks a rule is no result."""
+    number = jobs.submit()
+    jobs.wait_for_step(5)
+    (log,) = jobs.logs.glob("tiny/*/result_0.txt")
+    with log.open("a") as file:
+        file.write(":::MLLOG no event\n")
+
+    assert jobs.cluster.wait(number) == "FAILED"
+    assert '"status": "success"' in log.read_text()
+    assert "cause     compliance check" in jobs.last_lines()
+
+
+def test_a_missing_mount_fails_the_job(jobs: Jobs, pyxis: Path) -> None:
+    """What a container is to see must be there."""
+    assert jobs.run({"CONT": IMAGE, "TOKENIZER": jobs.folder / "absent.model"}) == "FAILED"
+    assert f"{jobs.folder}/absent.model" in jobs.last_lines(12)
+
+
+def test_what_a_node_does_not_see_fails_the_job(jobs: Jobs) -> None:
+    """Without a container, too; the node is named."""
+    assert jobs.run({"TOKENIZER": jobs.folder / "absent.model"}) == "FAILED"
+    assert f"error: n2: {jobs.folder}/absent.model is not there" in jobs.last_lines(12)
+
+
+def test_other_data_than_the_manifest_says_fails_the_job(jobs: Jobs) -> None:
+    """A byte less is not trained on."""
+    data = shutil.copytree(ROOT / "data" / "tiny", jobs.folder / "data")
+    with next(data.glob("*train*.bin")).open("r+b") as file:
+        file.truncate(1000)
+
+    assert jobs.run({"DATADIR": data}) == "FAILED"
+    assert "bytes" in jobs.last_lines()
+
+
+def test_a_job_of_another_size_is_refused(jobs: Jobs) -> None:
+    """The allocation is not what the configuration describes."""
+    assert jobs.run({}, "--nodes=1") == "FAILED"
+    assert jobs.last_lines(1) == "error: DGXNNODES=2, but the job has 1 nodes: sbatch -N $DGXNNODES run.sub"
+
+
+def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
+    """Where nothing was saved: the rank and its node are named, and the log says aborted."""
+    number = jobs.submit()
+    jobs.wait_for_step(20)
+    rank(jobs, 3).kill()
+
+    assert jobs.cluster.wait(number) == "FAILED"
+    assert "n2: task 3: Killed" in jobs.last_lines()
+    assert [event.metadata["status"] for event in jobs.events() if event.key == "run_stop"] == ["aborted"]
+
+
+def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
+    """Nothing in the log for too long: the ranks are asked, and the one that cannot answer is named."""
+    number = jobs.submit({"HANG_MONITOR_TIMEOUT": 0.05})
+    jobs.wait_for_step(20)
+    rank(jobs, 2).send_signal(signal.SIGSTOP)
+
+    assert jobs.cluster.wait(number) == "FAILED"
+    assert "cause     run 0: no line in the log for 3 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
+    assert "ranks 1 on n1, 3 on n2 in follow (slurm/stub_trainer.py:" in jobs.output()
+
+
+def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
+    """scancel: the log is closed."""
+    number = jobs.submit()
+    jobs.wait_for_step(20)
+    jobs.cluster.command("scancel", str(number))
+
+    assert jobs.cluster.wait(number) == "CANCELLED"
+    wait_for(lambda: jobs.events()[-1].key == "train_samples", 10, "the log is not closed", jobs.output)
+
+
+def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
+    """An all-reduce over all ranks is measured, by PyTorch, and the threshold refuses."""
+    assert jobs.run({"NCCL_TEST_MIN_GBPS": 1_000_000}, timeout=150) == "FAILED"
+    assert "less than NCCL_TEST_MIN_GBPS=1e+06" in jobs.last_lines(12)
+
+
+# A job that is interrupted goes on.
+
+
+@pytest.mark.parametrize("how", ["rank", "node", "requeue", "before a checkpoint"])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str) -> None:
+    """A rank is killed, a node dies, the job is requeued: one log, one clock, the same evaluations to the last bit."""
+    number = jobs.submit({**SAVING, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
+    jobs.wait_for_step(3 if how == "before a checkpoint" else 60)
+    if how == "requeue":
+        jobs.cluster.command("scontrol", "requeue", str(number))
+    elif how == "node":
+        jobs.cluster.kill_node("n2")
+        jobs.cluster.start_node("n2")
+    else:
+        rank(jobs, 1).kill()
+
+    assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
+    assert evaluations(jobs) == undisturbed(jobs.folder)
+    keys = [event.key for event in jobs.events()]
+    assert [keys.count(key) for key in ("run_start", "run_stop")] == [1, 1]
+    resumed = [event.value for event in jobs.events() if event.key == "tracked_stats" and "resumed" in event.value]
+    # Nothing counts of a run that had saved nothing.
+    assert len(resumed) == (0 if how == "before a checkpoint" else 1)
+    assert all(value["outage"] > 1 for value in resumed)
+    (run,) = json.loads((jobs.results() / "run.json").read_text())["experiments"]
+    assert run["lost"] == (1 if how == "before a checkpoint" else 0)
+
+
+def test_a_job_out_of_time_is_finished_by_its_next_allocation(jobs: Jobs) -> None:
+    """SIGUSR1, which Slurm sends before the time is over: saved, requeued and finished."""
+    number = jobs.submit({"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
+    jobs.wait_for_step(30)
+    jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
+
+    assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
+    assert evaluations(jobs) == undisturbed(jobs.folder)
+
+
+def test_a_job_out_of_time_is_finished_by_another_job(jobs: Jobs) -> None:
+    """Where it may not requeue itself, it says how to go on."""
+    variables = {"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved"}
+    number = jobs.submit(variables)
+    jobs.wait_for_step(30)
+    jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
+
+    assert jobs.cluster.wait(number) == "FAILED"
+    assert jobs.cluster.job(number)["ExitCode"] == "75:0"
+    folder = jobs.results()
+    assert jobs.last_lines(1) == f"to be continued: set RESUME={folder}"
+    assert jobs.run({**variables, "RESUME": folder}) == "COMPLETED", jobs.output()
+    assert evaluations(jobs) == undisturbed(jobs.folder)
+
+
+def rank(jobs: Jobs, number: int) -> psutil.Process:
+    """The process of a rank; those that it has started itself, such as a checkpoint's writer, are younger."""
+    found = (
+        process
+        for node in jobs.cluster.nodes
+        for process in jobs.cluster.processes_on(node)
+        if process.environ().get("RANK") == str(number)
+    )
+    return min(found, key=psutil.Process.create_time)
+
+
+def evaluations(jobs: Jobs) -> list[tuple[int, float]]:
+    return [(event.metadata["samples_count"], event.value) for event in jobs.events() if event.key == "eval_accuracy"]
+
+
+def undisturbed(folder: Path) -> list[tuple[int, float]]:
+    """The evaluations of the run of seed 3, rehearsed without a job and without interruption."""
+    log = folder / "undisturbed.txt"
+    simulate(RunConfig.from_environment({**TINY, "SEED": "3", "RESULT_FILE": str(log)}), VirtualClock(0.0), Pace())
+    events = read_events(log)
+    return [(event.metadata["samples_count"], event.value) for event in events if event.key == "eval_accuracy"]
