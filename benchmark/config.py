@@ -121,7 +121,7 @@ class RunConfig(BaseModel):
     warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
     """Warm-up, only where the rules leave it to the submitter (llama31_8b)."""
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
-    """Give up after the last evaluation at or before this step; the end of the rules' schedule if unset."""
+    """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
 
     walltime: Count | None = Field(None, alias="WALLTIME")
     """Minutes that a job may take, all its runs together; `sbatch -t $WALLTIME`."""
@@ -265,7 +265,9 @@ class RunConfig(BaseModel):
 
     @property
     def step_limit(self) -> int:
-        return min(self.max_steps or self.schedule.max_steps, self.schedule.max_steps)
+        """Steps that the run takes at most: MAX_STEPS, or where the benchmark gives up, within the schedule."""
+        patience, end = self.rules.give_up_sequences, self.schedule.max_steps
+        return min(self.max_steps or (end if patience is None else patience // self.global_batch_size), end)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -362,7 +364,7 @@ class RunConfig(BaseModel):
                 "nothing would be saved"
             )
         if self.step_limit < schedule.first_eval_step:
-            given = "the rules' schedule" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
+            given = "the run" if self.max_steps is None else f"MAX_STEPS({self.max_steps})"
             first = schedule.first_eval_step
             yield (
                 f"{given} ends after {self.step_limit} steps, before the first evaluation at "

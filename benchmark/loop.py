@@ -209,7 +209,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
 
 def _blocks(config: RunConfig, done: int) -> Iterator[tuple[int, int]]:
     """The first and the last step of each block of training that is not over after step `done`."""
-    ends = config.schedule.evaluation_steps(config.max_steps)
+    ends = config.schedule.evaluation_steps(config.step_limit)
     return ((first, due) for first, due in pairwise(chain([0], ends)) if due >= done)
 
 

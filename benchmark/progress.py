@@ -130,7 +130,7 @@ def expected_samples(config: RunConfig, samples: int) -> int:
     """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
     gbs = config.global_batch_size
     least = max(samples, config.rules.reference_samples(gbs) or 0)
-    steps = config.schedule.evaluation_steps(config.max_steps)
+    steps = config.schedule.evaluation_steps(config.step_limit)
     return next((step * gbs for step in steps if step * gbs >= least), config.step_limit * gbs)
 
 

@@ -72,6 +72,6 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     first = schedule.first_eval_step
     yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
     yield "eval_sequences", str(rules.eval_sequences), source
-    yield "last_step", str(config.step_limit), "the end of the schedule" if config.max_steps is None else "MAX_STEPS"
+    yield "last_step", str(config.step_limit), "MAX_STEPS" if config.max_steps else "MAX_STEPS is not set"
     parameters = config.size.parameters(VOCABULARY)
     yield "parameters", f"{parameters:,}", f"{config.size.name}, vocabulary {VOCABULARY:,}"

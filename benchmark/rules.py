@@ -162,6 +162,9 @@ class Rules:
     """Logged where the run starts from a checkpoint; None where weights are drawn at random."""
     initial_train_loss: tuple[float, float]
     """Range of the first training loss that right weights, tokenizer and RoPE give; anything else is a wrong start."""
+    give_up_sequences: int | None = None
+    """Where a run ends that has not reached the target and is told no MAX_STEPS; the end of the schedule if None. Ours,
+    no rule: the schedule goes through the data 237 times, and the index of so many epochs takes 120 GB."""
     fixed_max_steps: int | None = None
     """Where the ruleset fixes the logged max_steps."""
     reference_points: tuple[ReferencePoint, ...]
@@ -266,6 +269,8 @@ _LLAMA31_405B_500 = Rules(
     max_global_batch_size=9216,
     runs=3,
     init_checkpoint_step=0,
+    # A fifth of an epoch, and well above every reference point.
+    give_up_sequences=1_152_000,
     # 7.684 to 7.789 in all 66 published v5.0 and v5.1 logs; widened for other seeds and precisions.
     initial_train_loss=(7.5, 8.0),
     reference_points=_points(
@@ -307,6 +312,7 @@ _LLAMA31_8B_510 = Rules(
     runs=10,
     # Weights are drawn at random, so a uniform guess over 32,000 tokens: ln(32000) = 10.37.
     initial_train_loss=(10.0, 12.5),
+    give_up_sequences=1_152_000,
     fixed_max_steps=1_200_000,
     reference_points=(
         ReferencePoint(

@@ -20,6 +20,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_ELSEWHERE = {
     "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
     "bash run_tests.sh": "what runs this test",
+    ".venv/bin/python -m reference_impl.data download llama31_405b /data/c4": "run from a local server by "
+    "tests/reference_impl/test_data_download.py",
+    ".venv/bin/python -m reference_impl.data prepare /data/c4 --c4 /data/c4/en": "run by "
+    "tests/reference_impl/test_data_prepare.py",
+    ".venv/bin/python -m reference_impl.data verify --quick --expect llama31_405b /data/c4": "run by "
+    "tests/reference_impl/test_data_manifest.py",
+    ".venv/bin/python -m reference_impl.checkpoint inspect /data/405b": "run by "
+    "tests/reference_impl/test_checkpoint_cli.py",
     ".venv/bin/python -m compliance official PATH": "run by tests/compliance/test_official.py",
     ".venv/bin/python -m compliance package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
     "--system-yaml system.yaml": "run by tests/compliance/test_package.py",

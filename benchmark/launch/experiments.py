@@ -308,9 +308,17 @@ def last_words(console: Path) -> str:
     """What a run's processes said last, or srun's complaint about the rank that ended first."""
     lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
-    # The others are ended for it, which srun may report before.
-    first = [line for line in complaints if not line.endswith(("Terminated", "Exited with exit code 143"))]
-    return (first[:1] or complaints[:1] or lines[-1:] or ["it printed nothing"])[0]
+    return (sorted(complaints, key=_after_the_cause)[:1] or lines[-1:] or ["it printed nothing"])[0]
+
+
+def _after_the_cause(complaint: str) -> int:
+    """0 for a rank that was killed, 1 for one that failed, maybe for that, 2 for one that was ended for either.
+
+    srun reports them as they come.
+    """
+    if complaint.endswith(("Terminated", "Exited with exit code 143")):
+        return 2
+    return int("Exited with exit code" in complaint)
 
 
 def preflight(config: RunConfig) -> bool:

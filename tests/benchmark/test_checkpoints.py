@@ -167,7 +167,7 @@ def test_another_layout_goes_on(config: Callable[..., RunConfig]) -> None:
         ({"PRECISION": "fp32"}, "data", "PRECISION is 'bf16' there, 'fp32' here"),
         ({"RULESET": "5.1.0"}, "data", "RULESET is '6.0.0' there, '5.1.0' here"),
         ({"MINIBS": 288}, "data", "schedule's global_batch_size is 1152 there, 2304 here"),
-        ({"MAX_STEPS": 600}, "data", "last step is 1200000 there, 600 here"),
+        ({"MAX_STEPS": 600}, "data", "last step is 1000 there, 600 here"),
         ({}, "other data", "dataset is 'data' there, 'other data' here"),
     ],
 )

@@ -253,10 +253,10 @@ def test_global_batch_size_follows_from_the_layout() -> None:
     assert config.schedule == config.rules.schedule(1152)
 
 
-def test_step_limit_is_the_rules_own_unless_set() -> None:
-    """MAX_STEPS shortens the schedule and cannot lengthen it."""
+def test_a_run_gives_up_within_the_schedule() -> None:
+    """After MAX_STEPS, which cannot lengthen the schedule; unset, after so many sequences as the rules' row says."""
     limits = [configured(**given).step_limit for given in ({}, {"MAX_STEPS": 500}, {"MAX_STEPS": 10**9})]
-    assert limits == [1_200_000, 500, 1_200_000]
+    assert limits == [1_152_000 // 1152, 500, 1_200_000]
 
 
 def test_platform_defaults_to_nodes_and_system() -> None:

@@ -152,11 +152,13 @@ def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
 
 
 def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
-    """The others are ended for it; srun may report them before."""
+    """The others fail or are ended for it; srun may report them before."""
     console = tmp_path / "console.log"
-    lines = ["srun: error: n1: tasks 0-1: Terminated", "srun: error: n2: task 3: Killed", "srun: Force Terminated"]
-    console.write_text("\n".join(lines))
+    ended = ["srun: error: n1: tasks 0-1: Terminated", "srun: error: n2: task 2: Exited with exit code 1"]
+    console.write_text("\n".join([*ended, "srun: error: n2: task 3: Killed", "srun: Force Terminated"]))
     assert last_words(console) == "srun: error: n2: task 3: Killed"
+    console.write_text("\n".join(ended))
+    assert last_words(console) == "srun: error: n2: task 2: Exited with exit code 1"
 
 
 def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
