@@ -138,6 +138,51 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
 
 
 @main.command()
+@click.argument("log", type=click.Path(path_type=Path, dir_okay=False))
+@_ruleset
+@click.option("--once", is_flag=True, help="Show where it stands, and end.")
+@click.pass_context
+def watch(context: click.Context, log: Path, ruleset: str | None, once: bool) -> None:
+    """Follow a LOG as it grows: losses, time to the target, convergence; exit 1 if a rule is broken.
+
+    For example: python -m compliance watch results/logs/tiny/20261123T143742Z/result_0.txt
+    """
+    from compliance.follow import watch_log
+
+    try:
+        fine = watch_log(log, ruleset, once=once)
+    except NoLogs as error:
+        _refuse(error)
+    context.exit(int(not fine))
+
+
+@main.command("report")
+@_paths
+@_ruleset
+@click.option("-o", "--out", type=_path, help="Write it here; to the terminal if not given.")
+@click.option("--md", "form", flag_value="md", help="Markdown, for a pull request, instead of HTML.")
+@click.option("--csv", "form", flag_value="csv", help="A line for each run, instead of HTML.")
+@click.option("--published", "folder", type=_folder, help="Compare with the results below this folder.")
+def report_command(
+    paths: tuple[Path, ...], ruleset: str | None, out: Path | None, form: str | None, folder: Path | None
+) -> None:
+    """Write a page with verdicts, scores, curves and speed of one result or of several.
+
+    For example: python -m compliance report results/logs/tiny/20261123T143742Z -o report.html
+    """
+    from compliance.report.write import render
+
+    try:
+        text = render(paths, form or "html", ruleset=ruleset, published=folder)
+        if out is None:
+            click.echo(text, nl=False)
+        else:
+            out.write_text(text, encoding="utf-8", newline="")
+    except (NoLogs, OSError) as error:
+        _refuse(error)
+
+
+@main.command()
 def rules() -> None:
     """Print every rule in words, as docs/rules.md has them."""
     from compliance.rules_page import rules_page

@@ -237,6 +237,21 @@ class _Ranks:
             self._known[line[_TIME.stop :]] = event
 
 
+class LineReader:
+    """Takes in a log line by line: all of a file, or one that is still being written."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._ranks = _Ranks()
+
+    def take(self, number: int, line: bytes) -> None:
+        """Take in the next line, of at most MAX_LINE bytes; lines are counted from 1."""
+        if event := self._ranks.recall(line):
+            self._log.add(number, event, len(line))
+        elif _TOKEN_BYTES in line:
+            _read_line(number, line, self._log, self._ranks)
+
+
 def load(path: Path) -> Log:
     """Read a whole log; raises nothing, what is wrong with the file is in the log's defects."""
     log = Log(path)
@@ -256,14 +271,12 @@ def _read(file: _Snapshot, log: Log) -> None:
     if file.size > MAX_FILE:
         log.add_defect(DefectKind.UNREADABLE, f"larger than {MAX_FILE} bytes", actual=f"{file.size} bytes")
         return
-    stream, ranks = io.BufferedReader(file, _BUFFER), _Ranks()
+    stream, reader = io.BufferedReader(file, _BUFFER), LineReader(log)
     for number, line in enumerate(iter(partial(stream.readline, MAX_LINE), b""), start=1):
         if _is_cut(line):
             _skip_long_line(stream, number, line, log)
-        elif event := ranks.recall(line):
-            log.add(number, event, len(line))
-        elif _TOKEN_BYTES in line:
-            _read_line(number, line, log, ranks)
+        else:
+            reader.take(number, line)
 
 
 def _is_cut(line: bytes) -> bool:

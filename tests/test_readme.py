@@ -53,8 +53,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runnable(command: str, runs: Path, out: Path) -> list[str]:
     """A command of the README as it can be run here: a variant of the main job is shown instead of trained."""
     command = command.replace("bash run_and_time.sh", ".venv/bin/python -m benchmark show config_tiny.sh")
-    command = re.sub(r"PATH(\.\.\.)?$|results/logs$", shlex.quote(str(runs)), command)
+    command = re.sub(r"PATH(\.\.\.)?(?= |/|$)|results/logs$", shlex.quote(str(runs)), command)
     command = command.replace("DATADIR=/data/c4", f"DATADIR={shlex.quote(str(runs))}")
+    command = command.replace("-o report.html", f"-o {shlex.quote(str(out))}")
     command = command.replace("benchmark simulate", f"benchmark simulate --out {shlex.quote(str(out))}")
     return ["bash", "-euc", command.replace(".venv/bin/python", shlex.quote(sys.executable))]
 

@@ -338,6 +338,8 @@ def conclude(config: RunConfig, folder: Path, statuses: list[int], causes: Seque
     ruleset = ["--ruleset", config.rules.ruleset]
     check = subprocess.run([sys.executable, "-m", "compliance", "check", *ruleset, folder], check=False).returncode
     subprocess.run([sys.executable, "-m", "compliance", "score", folder], check=False)
+    page = folder / "report.html"
+    subprocess.run([sys.executable, "-m", "compliance", "report", *ruleset, folder, "-o", page], check=False)
     if check:
         causes = [*causes, "compliance check refuses the logs, see above"]
     worst = max(check, *(min(status, 1) if status < 128 else status for status in statuses))

@@ -48,6 +48,8 @@ class CurveStep:
         self.clock.seconds += EVALUATION_SECONDS
         return next(self.log_perplexities)
 
+    def finish_saving(self) -> None: ...
+
 
 def tiny(**overrides: str | int) -> RunConfig:
     """The harness's own benchmark, at the batch size that its rules start from."""

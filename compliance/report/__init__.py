@@ -1,0 +1,1 @@
+"""Results as a page to look at, as Markdown for a pull request, and as a table."""

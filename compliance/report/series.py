@@ -1,0 +1,87 @@
+"""Numbers made fit to be drawn: bounded in count, honest about what is left out, with round numbers on their axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MOST_POINTS = 400
+"""Of a line that is drawn whole; a longer one is drawn as the range and the mean of its bins."""
+
+LARGEST = 1e15
+"""A number beyond it is not drawn: nothing that is measured is as large, and differences of such numbers overflow."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Neighbouring points of a line."""
+
+    x: float
+    """Mean."""
+    low: float
+    mean: float
+    high: float
+
+
+def drawable(points: Iterable[Point]) -> list[Point]:
+    """The points that are numbers of a size that can be drawn."""
+    return [(x, y) for x, y in points if abs(x) <= LARGEST and abs(y) <= LARGEST]
+
+
+def binned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Bin]:
+    """The points in at most `most` bins of as many neighbours each, the last one of fewer."""
+    size = max(1, -(-len(points) // most))
+    return [_bin(points[start : start + size]) for start in range(0, len(points), size)]
+
+
+def _bin(points: Sequence[Point]) -> Bin:
+    values = [y for _, y in points]
+    mean_x = math.fsum(x for x, _ in points) / len(points)
+    return Bin(mean_x, min(values), math.fsum(values) / len(points), max(values))
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within low..high, roughly `about` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within low..high, which are above 0."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    return [value for value in found if low * 0.999 <= value <= high * 1.001]
+
+
+def short(value: float) -> str:
+    """A number as an axis shows it: 276k, 5.6, 0.002."""
+    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if suffix == 'k' else limit):.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def histogram(values: Sequence[float], bins: int) -> list[tuple[float, float, int]]:
+    """(from, to, how many) of equal bins over the values' range; the last bin includes its end."""
+    low, high = min(values), max(values)
+    width = (high - low) / bins or max(abs(low), 1.0) * 1e-3
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, int((value - low) / width))] += 1
+    return [(low + index * width, low + (index + 1) * width, count) for index, count in enumerate(counts)]
+
+
+def quantile(ordered: Sequence[float], fraction: float) -> float:
+    """Of ascending values, interpolated between the two nearest; the definition of numpy's default."""
+    place = fraction * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
