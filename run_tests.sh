@@ -27,4 +27,5 @@ find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -
   xargs -0 shellcheck --shell=bash --external-sources
 
 stage "pytest"
-"$PYTHON" -m pytest "$@"
+# Two at a time, a file by itself: much of it waits for other processes, and fixtures are made once a file.
+"$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -51,7 +51,7 @@ find_python() {
 create() {
   local base=$1
   # The lock file stays, because other calls may be waiting on it.
-  find .venv -mindepth 1 -not -name .lock -delete
+  find .venv -mindepth 1 -not -path .venv/.lock -delete
   if "$base" -c 'import ensurepip' 2>/dev/null; then
     "$base" -m venv .venv
   elif "$base" -m pip --version >/dev/null 2>&1; then

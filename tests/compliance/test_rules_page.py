@@ -139,6 +139,7 @@ UNJUDGED_FIELDS = {
     "ruleset": "it is what selects the row",
     "model_size": "no event holds the size of the model",
     "submittable": "it is for packaging, and for which events a log of our own benchmark holds",
+    "give_up_sequences": "it is a choice of ours, and max_steps of a log may be any other",
     "convergence_allowance": "it is judged by compliance.rcp",
     "convergence_allowance_official": "it is judged by compliance.rcp",
 }

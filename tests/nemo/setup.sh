@@ -58,7 +58,7 @@ say "installing the packages of $lock into $PWD/$venv, 1.6 GB, one to three minu
 # First of all, so that a half-deleted environment is never trusted. The lock file stays: others may be waiting on it.
 # It is not named .lock, because uv locks an environment by a file of that name.
 rm -f $venv/.stamp
-find $venv -mindepth 1 -not -name .setup.lock -delete
+find $venv -mindepth 1 -not -path $venv/.setup.lock -delete
 "$base" -m venv --without-pip $venv
 if ! install >$log 2>&1; then
   tail -n 20 $log >&2

@@ -36,7 +36,10 @@ TINY = {
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if why_not() and "CI" in os.environ and os.geteuid() == 0:
-        install(*PACKAGES, "libslurm-dev", "gcc", "libc6-dev")
+        try:
+            install(*PACKAGES, "libslurm-dev", "gcc", "libc6-dev")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"Slurm is not installed, and apt-get cannot: {error}")
     if why_not():
         pytest.skip(why_not())
     folder = tmp_path_factory.mktemp("slurm")

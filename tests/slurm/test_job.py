@@ -158,8 +158,10 @@ def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
 @pytest.mark.parametrize("how", ["rank", "node", "requeue", "before a checkpoint"])
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str) -> None:
     """A rank is killed, a node dies, the job is requeued: one log, one clock, the same evaluations to the last bit."""
-    number = jobs.submit({**SAVING, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
-    jobs.wait_for_step(3 if how == "before a checkpoint" else 60)
+    unsaved = how == "before a checkpoint"
+    saving = SAVING | ({"SAVE_INTERVAL": 100} if unsaved else {})
+    number = jobs.submit({**saving, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
+    jobs.wait_for_step(3 if unsaved else 60)
     if how == "requeue":
         jobs.cluster.command("scontrol", "requeue", str(number))
     elif how == "node":
@@ -174,10 +176,10 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str
     assert [keys.count(key) for key in ("run_start", "run_stop")] == [1, 1]
     resumed = [event.value for event in jobs.events() if event.key == "tracked_stats" and "resumed" in event.value]
     # Nothing counts of a run that had saved nothing.
-    assert len(resumed) == (0 if how == "before a checkpoint" else 1)
+    assert len(resumed) == (0 if unsaved else 1)
     assert all(value["outage"] > 1 for value in resumed)
     (run,) = json.loads((jobs.results() / "run.json").read_text())["experiments"]
-    assert run["lost"] == (1 if how == "before a checkpoint" else 0)
+    assert run["lost"] == int(unsaved)
 
 
 def test_a_job_out_of_time_is_finished_by_its_next_allocation(jobs: Jobs) -> None:
