@@ -1,8 +1,11 @@
-"""Files that are complete wherever they are."""
+"""Files that are complete wherever they are, and folders that one process works in at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,3 +23,14 @@ def write_at_once(path: Path, text: str) -> None:
         file.write(text)
         flush(file)
     temporary.rename(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, waiting for the process that has it; the system lets go of it when a process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.config import ROOT, RunConfig
+from reference_impl.data.files import locked
 from reference_impl.data.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
@@ -71,11 +72,8 @@ def ready(config: RunConfig) -> Ready:
         DataError, TokenizerError: the data is not there or not right.
     """
     folder, tokenizer = data_folder(config), tokenizer_of(config)
-    if config.data_dir is None and not folder.exists():
-        from reference_impl.data import corpus
-
-        # The corpus is always made with the benchmark's own tokenizer; TOKENIZER is then compared with it.
-        corpus.prepare(folder, Tokenizer(benchmark_tokenizer()))
+    if config.data_dir is None:
+        _make_built_in(folder)
     manifest = dataset_of(config)
     quick = manifest.total_bytes > HASHED_BYTES
     faults = [
@@ -86,6 +84,17 @@ def ready(config: RunConfig) -> Ready:
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     return Ready(manifest, compared="sizes" if quick else "bytes")
+
+
+def _make_built_in(folder: Path) -> None:
+    """Make the built-in corpus unless it is there; of several runs that start at once, one does and the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent):
+        if not folder.exists():
+            from reference_impl.data import corpus
+
+            # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
+            corpus.prepare(folder, Tokenizer(benchmark_tokenizer()))
 
 
 def _not_the_benchmarks(config: RunConfig, folder: Path, manifest: Manifest) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmark.config import RunConfig
-from reference_impl.data import corpus, manifest
+from reference_impl.data import corpus, manifest, source
 from reference_impl.data.datasets import Reader, _validation
 from reference_impl.data.manifest import DataError
 from reference_impl.data.source import data_folder, ready
@@ -140,6 +141,18 @@ def test_a_benchmark_without_its_own_data_needs_datadir(tiny: Callable[..., RunC
 
     with pytest.raises(DataError, match="DATADIR is not set"):
         data_folder(config)
+
+
+def test_runs_that_start_at_once_make_the_corpus_once(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One makes it, the other waits, and both have it."""
+    monkeypatch.setattr(source, "BUILT_IN", tmp_path / "data" / "tiny")
+    config = tiny().model_copy(update={"data_dir": None})
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(ready, [config, config]))
+
+    assert found[0] == found[1]
 
 
 def test_a_datadir_that_is_not_there_is_refused(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
