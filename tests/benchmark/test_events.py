@@ -176,7 +176,7 @@ def test_time_is_the_clocks_in_whole_milliseconds(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, {1, 2}, b"bytes", object(), {"deep": [math.nan]}], ids=repr
+    "value", [math.nan, math.inf, -math.inf, {1, 2}, b"bytes", len, {"deep": [math.nan]}], ids=repr
 )
 @pytest.mark.parametrize("place", ["value", "metadata"])
 def test_value_that_is_no_strict_json_is_refused_and_not_written(log: EventLog, value: Any, place: str) -> None:
