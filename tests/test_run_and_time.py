@@ -82,7 +82,12 @@ def test_a_run_leaves_its_log_console_and_provenance(
     _, folder = good_run
     recorded = json.loads((folder / "run.json").read_text())
 
-    assert sorted(path.name for path in folder.iterdir()) == ["console_0.log", "result_0.txt", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "console_0.log",
+        "report.html",
+        "result_0.txt",
+        "run.json",
+    ]
     assert [(one["seed"], one["status"]) for one in recorded["experiments"]] == [(1, "success")]
     assert recorded["configuration"]["SEED"] == {"value": 1, "origin": "environment"}
     assert "hunter2" not in "".join(path.read_text() for path in folder.iterdir())
@@ -130,7 +135,7 @@ REFUSALS = {
     ),
     "a benchmark that starts from a checkpoint": (
         {"DGXSYSTEM": "X", "BENCHMARK": "llama31_405b", "DGXNNODES": 1, "DGXNGPU": 8, "MINIBS": 144, "DATADIR": "/tmp"},
-        "starts from a checkpoint, which the trainer cannot load yet",
+        "starts from a checkpoint: set LOAD_CHECKPOINT",
     ),
     "a folder without a dataset": ({"DATADIR": "/"}, "/manifest.json does not exist"),
     "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "DATADIR=/nonexistent is no folder"),

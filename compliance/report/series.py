@@ -43,11 +43,15 @@ def _bin(points: Sequence[Point]) -> Bin:
     return Bin(mean_x, min(values), math.fsum(values) / len(points), max(values))
 
 
+_LEAST_STEP = 1e-300
+
+
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten within low..high, roughly `about` of them."""
-    if not high > low:
-        return [low]
     rough = (high - low) / about
+    # Nothing to count off, or steps beyond the precision of small floats.
+    if not rough > _LEAST_STEP:
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -190,7 +190,7 @@ def test_command_writes_a_set_of_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOGDIR", str(tmp_path))
     assert run(LARGE).exit_code == 0
     (folder,) = (tmp_path / LARGE.stem.removeprefix("config_")).iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["result_0.txt", "result_1.txt", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "result_0.txt", "result_1.txt", "run.json"]
     seeds = {e.value for path in folder.glob("result_*.txt") for e in read_events(path) if e.key == "seed"}
     assert len(seeds) == 2
 
