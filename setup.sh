@@ -74,10 +74,11 @@ install() {
 
 if up_to_date "$stamp"; then finish; fi
 
-if [[ -e .venv && ! -e .venv/.lock ]]; then
+mkdir -p .venv
+# In this order: another setup.sh, which may be doing the same, puts its lock there before anything else.
+if [[ -n "$(ls -A .venv)" && ! -e .venv/.lock ]]; then
   refuse "$PWD/.venv is there and was not made by setup.sh; move it away"
 fi
-mkdir -p .venv
 exec 9>>.venv/.lock
 if ! flock --nonblock 9; then
   say "waiting for another setup.sh in $PWD"

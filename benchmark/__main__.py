@@ -9,6 +9,7 @@ import click
 
 from benchmark.config import ConfigError
 from benchmark.plan.command import plan
+from benchmark.plan.hardware import GPUS
 from benchmark.resolve import describe, resolve
 
 _FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -73,7 +74,7 @@ def config() -> None:
 
 
 @config.command("new")
-@click.option("--gpu", required=True, type=click.Choice(["H100", "H200", "B200", "GB200", "GB300"]))
+@click.option("--gpu", required=True, type=click.Choice(list(GPUS)))
 @click.option("--nodes", required=True, type=click.IntRange(1))
 @click.option("--global-batch-size", default=1152, show_default=True, help="The nearest possible one is taken.")
 @click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
@@ -84,15 +85,13 @@ def config_new(gpu: str, nodes: int, global_batch_size: int, system: str | None,
     For example: python -m benchmark config new --gpu H200 --nodes 96
     """
     from benchmark.config_file import file_name, render
-    from benchmark.config_new import KINDS, new_config
+    from benchmark.config_new import new_config
 
     values = new_config(gpu, nodes, global_batch_size=global_batch_size)
-    path = out / file_name(system or KINDS[gpu].name, values)
+    path = out / file_name(system or GPUS[gpu].system, values)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(
-                render(values, f"{nodes} nodes of {KINDS[gpu].gpus_per_node} {gpu}; a draft: nobody has run it.")
-            )
+            file.write(render(values, f"{nodes} nodes of {GPUS[gpu].gpus_per_node} {gpu}; a draft: nobody has run it."))
     except FileExistsError:
         raise ConfigError([f"{path} is there already"]) from None
     click.echo(path)

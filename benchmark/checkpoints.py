@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.events import EventLog, read
+from benchmark.files import flush
 
 KEPT = 2
 """Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""
@@ -125,8 +126,7 @@ class Checkpoints:
         record = {"step": step, "log_bytes": self._log_bytes, "run": self._run}
         with (unfinished / RECORD).open("w", encoding="utf-8") as file:
             json.dump(record, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         unfinished.rename(unfinished.with_suffix(""))
         _sync(unfinished.parent)
         for old in complete_in(unfinished.parent)[KEPT:]:

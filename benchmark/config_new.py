@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.plan.hardware import GPUS, Gpu
 from benchmark.rules import find
 
 
@@ -27,24 +28,22 @@ class Layout:
         return self.tensor * self.pipeline * self.context
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of system: GPUs a node, and the layout and precision of the published submissions on it."""
+@dataclass(frozen=True)
+class Published:
+    """What submissions on a GPU had."""
 
-    name: str
-    gpus_per_node: int
     layout: Layout
     precision: str
 
 
 _TP8, _TP4, _TP2 = (Layout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
 
-KINDS: dict[str, Kind] = {
-    "H100": Kind(name="DGXH100", gpus_per_node=8, layout=_TP8, precision="fp8"),
-    "H200": Kind(name="DGXH200", gpus_per_node=8, layout=_TP4, precision="fp8"),
-    "B200": Kind(name="DGXB200", gpus_per_node=8, layout=_TP4, precision="fp8"),
-    "GB200": Kind(name="GB200", gpus_per_node=4, layout=_TP4, precision="nvfp4"),
-    "GB300": Kind(name="GB300", gpus_per_node=4, layout=_TP2, precision="nvfp4"),
+PUBLISHED: dict[str, Published] = {
+    "H100": Published(_TP8, "fp8"),
+    "H200": Published(_TP4, "fp8"),
+    "B200": Published(_TP4, "fp8"),
+    "GB200": Published(_TP4, "nvfp4"),
+    "GB300": Published(_TP2, "nvfp4"),
 }
 """GPU -> what llama31_405b was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
 
@@ -57,17 +56,17 @@ def new_config(gpu: str, nodes: int, *, global_batch_size: int, benchmark: str =
     Raises:
         ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do.
     """
-    kind = KINDS[gpu]
-    for layout in _layouts(kind.layout):
-        possible = list(_candidates(kind, nodes, layout, benchmark))
+    published, each = PUBLISHED[gpu], GPUS[gpu].gpus_per_node
+    for layout in _layouts(published.layout):
+        possible = list(_candidates(GPUS[gpu], nodes, layout, published.precision, benchmark))
         if possible:
             chosen = min(possible, key=lambda config: abs(config.global_batch_size - global_batch_size))
             return _variables(chosen)
-    unit = kind.layout.ranks // kind.gpus_per_node
+    unit = published.layout.ranks // each
     raise ConfigError(
         [
-            f"--nodes {nodes}: {nodes} x {kind.gpus_per_node} {gpu} can be cut by no layout near the published one "
-            f"({kind.layout.ranks} GPUs a copy); numbers of nodes that can: multiples of {unit}"
+            f"--nodes {nodes}: {nodes} x {each} {gpu} can be cut by no layout near the published one "
+            f"({published.layout.ranks} GPUs a copy); numbers of nodes that can: multiples of {unit}"
         ]
     )
 
@@ -82,9 +81,9 @@ def _layouts(published: Layout) -> Iterator[Layout]:
                 yield layout
 
 
-def _candidates(kind: Kind, nodes: int, layout: Layout, benchmark: str) -> Iterator[RunConfig]:
+def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str, benchmark: str) -> Iterator[RunConfig]:
     """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
-    ranks = nodes * kind.gpus_per_node
+    ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
         return
     replicas = ranks // layout.ranks
@@ -92,15 +91,15 @@ def _candidates(kind: Kind, nodes: int, layout: Layout, benchmark: str) -> Itera
     for minibatch in range(layout.pipeline, largest // replicas + 1, layout.pipeline):
         values = {
             "BENCHMARK": benchmark,
-            "DGXSYSTEM": kind.name,
+            "DGXSYSTEM": gpu.system,
             "DGXNNODES": nodes,
-            "DGXNGPU": kind.gpus_per_node,
+            "DGXNGPU": gpu.gpus_per_node,
             "TENSOR_MODEL_PARALLEL": layout.tensor,
             "PIPELINE_MODEL_PARALLEL": layout.pipeline,
             "INTERLEAVED_PIPELINE": layout.interleaved,
             "CONTEXT_PARALLEL": layout.context,
             "MINIBS": minibatch,
-            "PRECISION": kind.precision,
+            "PRECISION": precision,
         }
         try:
             yield RunConfig.from_environment({name: str(value) for name, value in values.items()})

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.clock import Clock
+from benchmark.files import beside, flush
 
 TOKEN = ":::MLLOG"
 
@@ -235,11 +236,9 @@ class EventLog:
 
 
 def _keep(rest: bytes, log: Path) -> None:
-    number = 1 + sum(1 for _ in log.parent.glob(f"{log.name}.cut-*"))
-    with log.with_name(f"{log.name}.cut-{number}").open("xb") as file:
+    with beside(log, "cut").open("xb") as file:
         file.write(rest)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
 
 
 class _LogFile(logging.FileHandler):

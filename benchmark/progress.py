@@ -104,25 +104,65 @@ def _slow(slowest: list[dict[str, Any]]) -> str:
     return f"slow: rank {first['rank']} on {first['node']}, {first['ratio'] - 1:.0%} over the median{more}"
 
 
+_CHUNK = 1 << 20
+"""Bytes that are read at a time."""
+
+
+class LineFollower:
+    """The lines of a file that is still being written, each once, when it is complete.
+
+    Args:
+        longest: bytes of a line that is looked at, a megabyte at most.
+    """
+
+    def __init__(self, path: Path, longest: int = _CHUNK) -> None:
+        self._path = path
+        self._longest = longest
+        self._position = 0
+        self._inode = 0
+        self._skipping = False
+        """Within a line that is too long to be looked at."""
+
+    def poll(self) -> tuple[bool, list[bytes]]:
+        """Whether the file begins anew (it was cut back or replaced), and some of its lines since the last call.
+
+        At most a megabyte of them; none before the file exists; an empty one for a line that is too long to be read.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return False, []
+        with file:
+            status = os.fstat(file.fileno())
+            anew = self._inode != 0 and (status.st_ino != self._inode or status.st_size < self._position)
+            if anew:
+                self._position, self._skipping = 0, False
+            self._inode = status.st_ino
+            file.seek(self._position)
+            return anew, self._complete(file.read(_CHUNK))
+
+    def _complete(self, read: bytes) -> list[bytes]:
+        end = read.rfind(b"\n") + 1
+        if end == 0 and len(read) < self._longest:
+            return []
+        self._position += end or len(read)
+        complete = [text + b"\n" for text in read[:end].split(b"\n")[:-1]]
+        if self._skipping and complete:
+            complete[0] = b"\n"
+        self._skipping = end == 0
+        return complete
+
+
 class LogFollower:
     """The events of a log that is still being written, each once, as its line is complete."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
+        self._lines = LineFollower(path)
 
     def poll(self) -> Iterator[Event]:
         """The events since the last call; none before the file exists, all again when it was cut back."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._position:
-                self._position = 0
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._position += len(line)
+        while lines := self._lines.poll()[1]:
+            for line in lines:
                 yield from events_in(line.decode("utf-8", errors="replace"))
 
 
@@ -130,8 +170,7 @@ def expected_samples(config: RunConfig, samples: int) -> int:
     """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
     gbs = config.global_batch_size
     least = max(samples, config.rules.reference_samples(gbs) or 0)
-    steps = config.schedule.evaluation_steps(config.step_limit)
-    return next((step * gbs for step in steps if step * gbs >= least), config.step_limit * gbs)
+    return min(config.schedule.evaluation_from(least), config.step_limit * gbs)
 
 
 def line(config: RunConfig, progress: Progress) -> str:

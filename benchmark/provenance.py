@@ -18,7 +18,10 @@ from typing import Any
 
 from benchmark import kernels
 from benchmark.config import NAMES, ROOT
+from benchmark.files import write_at_once
 from benchmark.resolve import Resolved
+
+FILE_NAME = "run.json"
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
@@ -59,9 +62,7 @@ def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> dict[
 def write(folder: Path, recorded: dict[str, Any], experiments: list[Experiment]) -> None:
     """Write run.json whole, or leave the last one."""
     text = json.dumps({**recorded, "experiments": [asdict(one) for one in experiments]}, indent=2) + "\n"
-    unfinished = folder / ".run.json"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(folder / "run.json")
+    write_at_once(folder / FILE_NAME, text)
 
 
 def stamp(now: datetime) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import cos, floor, pi
+from math import ceil, cos, floor, pi
 
 
 def _ceil_div(numerator: int, denominator: int) -> int:
@@ -123,6 +123,11 @@ class Schedule:
         if decayed <= 0:
             return peak * step / (self.warmup_steps + 1)
         return end + (peak - end) * (1 + cos(pi * min(1.0, decayed / self.decay_steps))) / 2
+
+    def evaluation_from(self, samples: float) -> int:
+        """The first evaluation after `samples` sequences or more, in sequences."""
+        first, interval = (steps * self.global_batch_size for steps in (self.first_eval_step, self.eval_interval_steps))
+        return first + interval * max(0, _ceil_div(ceil(samples) - first, interval))
 
     def evaluation_steps(self, max_steps: int | None = None) -> Iterator[int]:
         """Yield each step after which an evaluation is due, up to `max_steps` (the rules' own limit if None)."""

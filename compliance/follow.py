@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from benchmark.progress import LineFollower
 from compliance.check import NoLogs, find_logs, open_run
 from compliance.findings import Finding, Severity, count
 from compliance.formats import printable
@@ -28,48 +28,6 @@ INTERVAL_S = 1.0
 LINE_EVERY_S = 10.0
 """Between two lines where the screen cannot be drawn on."""
 
-_CHUNK = 1 << 20
-
-
-class Follower:
-    """The lines of a file that is still being written, each once, when it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-        self._inode = 0
-        self._skipping = False
-        """Within a line that is too long to be looked at."""
-
-    def poll(self) -> tuple[bool, list[bytes]]:
-        """Whether the file begins anew (it was cut back or replaced), and some of its lines since the last call.
-
-        At most a megabyte of them; none before the file exists; an empty one for a line that is too long to be read.
-        """
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
-            return False, []
-        with file:
-            status = os.fstat(file.fileno())
-            anew = self._inode != 0 and (status.st_ino != self._inode or status.st_size < self._position)
-            if anew:
-                self._position, self._skipping = 0, False
-            self._inode = status.st_ino
-            file.seek(self._position)
-            return anew, self._complete(file.read(_CHUNK))
-
-    def _complete(self, read: bytes) -> list[bytes]:
-        end = read.rfind(b"\n") + 1
-        if end == 0 and len(read) < MAX_LINE:
-            return []
-        self._position += end or len(read)
-        complete = [text + b"\n" for text in read[:end].split(b"\n")[:-1]]
-        if self._skipping and complete:
-            complete[0] = b"\n"
-        self._skipping = end == 0
-        return complete
-
 
 def follow(
     path: Path,
@@ -82,7 +40,7 @@ def follow(
 
     The last one is where the run has stopped and nothing more comes; with `once`, at the end of what is there.
     """
-    follower, watch, quiet = Follower(path), Watch(path, ruleset), 0
+    follower, watch, quiet = LineFollower(path, longest=MAX_LINE), Watch(path, ruleset), 0
     while True:
         anew, found = follower.poll()
         if anew:

@@ -84,11 +84,9 @@ def next_evaluation(run: Run) -> int:
 
 def _evaluation_from(run: Run, samples: float) -> int:
     """The first scheduled evaluation after `samples` sequences or more."""
-    schedule, size = run.schedule, run.global_batch_size
-    if size > LARGEST:
+    if run.global_batch_size > LARGEST:
         raise Absent("global_batch_size")
-    first, interval = schedule.first_eval_step * size, schedule.eval_interval_steps * size
-    return first + interval * max(0, math.ceil((samples - first) / interval))
+    return run.schedule.evaluation_from(samples)
 
 
 def expected(run: Run) -> tuple[int, str]:

@@ -13,7 +13,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
@@ -81,7 +80,7 @@ def train(config: RunConfig) -> int:
 
     parallel.initialize(config)
     manifest = dataset_of(config)
-    run_identity = identity(config, sha256(manifest.model_dump_json().encode()).hexdigest())
+    run_identity = identity(config, manifest.digest)
     resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))
     clock = SystemClock(after=resumption.last_event if resumption else 0.0)
     log = EventLog(config.result_file if config.rank == 0 else None, clock)

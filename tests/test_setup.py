@@ -187,12 +187,18 @@ def test_interrupted_installation_is_done_again(tree: Tree) -> None:
 
 
 def test_concurrent_calls_install_once(tree: Tree) -> None:
-    """Of two calls at once, one installs and the other waits; both print the interpreter."""
-    processes = [tree.start(), tree.start()]
+    """Of calls at once, one installs and the others wait; all print the interpreter."""
+    processes = [tree.start() for _ in range(4)]
     outputs = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert [out for out, _ in outputs] == [tree.python + "\n"] * 2
-    assert sorted(err.count("creating") for _, err in outputs) == [0, 1]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert [out for out, _ in outputs] == [tree.python + "\n"] * 4
+    assert sorted(err.count("creating") for _, err in outputs) == [0, 0, 0, 1]
+
+
+def test_environment_that_another_call_has_just_begun_is_waited_for(tree: Tree) -> None:
+    """Between making .venv and putting its lock there, a call leaves an empty folder; that is nobody else's."""
+    (tree.folder / ".venv").mkdir()
+    assert tree.setup()[:2] == (0, tree.python + "\n")
 
 
 def test_failed_installation_shows_why(tree: Tree) -> None:

@@ -22,6 +22,7 @@ from benchmark.checkpoints import complete_in, folder_of
 from benchmark.clock import SystemClock
 from benchmark.config import NAMES, RunConfig
 from benchmark.events import EventLog
+from benchmark.files import beside
 from benchmark.launch.hang import Silence
 from benchmark.launch.runs import CUT_OFF, RUNNING, RunSet
 from benchmark.progress import LogFollower, Progress, advance, display
@@ -287,11 +288,9 @@ def set_aside(log: Path) -> int:
     Returns:
         How many logs of this run have been set aside by now.
     """
-    number = sum(1 for _ in log.parent.glob(f"{log.name}.lost-*"))
     if log.exists():
-        number += 1
-        log.rename(log.with_name(f"{log.name}.lost-{number}"))
-    return number
+        log.rename(beside(log, "lost"))
+    return sum(1 for _ in log.parent.glob(f"{log.name}.lost-*"))
 
 
 def close_log(log: Path, ending: Ending) -> None:

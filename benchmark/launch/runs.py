@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
-from benchmark.provenance import Experiment, record, stamp, write
+from benchmark.provenance import FILE_NAME, Experiment, record, stamp, write
 from benchmark.resolve import Resolved
-
-_RECORD = "run.json"
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "to be continued"
 """What run.json says of a run that is not over."""
@@ -55,7 +53,7 @@ class RunSet:
 
     @classmethod
     def _read(cls, folder: Path, config: RunConfig) -> RunSet:
-        path = folder.absolute() / _RECORD
+        path = folder.absolute() / FILE_NAME
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))
             experiments = [Experiment(**one) for one in recorded.pop("experiments")]
@@ -103,7 +101,7 @@ def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
     """The folder that an earlier allocation of this job began; None in its first."""
     if job.get("restarts", "0") == "0":
         return None
-    for path in sorted(config.log_dir.absolute().glob(f"{config.system}/*/{_RECORD}"), reverse=True):
+    for path in sorted(config.log_dir.absolute().glob(f"{config.system}/*/{FILE_NAME}"), reverse=True):
         if any(one.get("id") == job["id"] for one in json.loads(path.read_text(encoding="utf-8")).get("jobs", [])):
             return path.parent
     return None

@@ -15,8 +15,7 @@ from benchmark.sizes import ModelSize
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
-VOCABULARY_TENSORS = (EMBEDDING, OUTPUT)
-"""Rows are tokens: a checkpoint may have more of them than the model, which takes the first."""
+"""Rows of both are tokens: a checkpoint may have more of them than the model, which takes the first."""
 
 LAYERS = "decoder.layers."
 

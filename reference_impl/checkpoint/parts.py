@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from benchmark.files import flush
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.data.checksum import Advance, in_parallel
 from reference_impl.data.manifest import FileEntry, FolderManifest, describe_files
@@ -122,8 +123,7 @@ class PartFolder:
     def _append(self, line: str) -> None:
         with self._journal.open("a", encoding="utf-8") as journal:
             journal.write(line + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+            flush(journal)
 
     def write(self, files: Sequence[tuple[str, Fill]], advance: Advance, jobs: int | None = None) -> dict[str, Any]:
         """Write files, those left out that are complete already.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -18,8 +17,8 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 
 from benchmark.config import RunConfig
+from benchmark.files import write_at_once
 from reference_impl.data import index as documents_index
-from reference_impl.data.files import write_at_once
 from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.tokenizer import Tokenizer
 
@@ -128,7 +127,7 @@ def index_folder(config: RunConfig, manifest: Manifest) -> Path:
     """
     if config.index_dir is None:
         raise DataError("NPY_INDEX_DIR is not set; the index is kept in that folder, which all ranks see")
-    return config.index_dir / hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()[:16]
+    return config.index_dir / manifest.digest[:16]
 
 
 def train_sequences(config: RunConfig) -> int:

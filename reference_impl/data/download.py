@@ -7,18 +7,18 @@ listed one. A killed download goes on with the segments that it lacks; those on 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
+from benchmark.files import locked
 from reference_impl.data.checksum import BUFFER_BYTES, Advance, Algorithm, digest, in_parallel, new, silent
 from reference_impl.data.listing import Listing, Wanted
 from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
@@ -128,19 +128,14 @@ def download_set(
 def _alone_in(folder: Path) -> Iterator[None]:
     """With the folder for unfinished files locked: a second download into it would write the same ones."""
     work = folder / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise DataError(f"{work}: {error.strerror}") from None
-    try:
+    busy = DataError(f"another download into {folder} is running")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another download into {folder} is running") from None
+            work.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(work, busy=busy, link=False))
+        except OSError as error:
+            raise DataError(f"{work}: {error.strerror}") from None
         yield
-    finally:
-        os.close(lock)
 
 
 def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Settings) -> list[Planned]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from reference_impl.data.files import flush
+from benchmark.files import flush
 from reference_impl.data.manifest import DataError
 
 _MAGIC = b"MMIDIDX\x00\x00"

@@ -8,6 +8,7 @@ else's input: none of them can leave the folder. No torch here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,8 +18,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.files import write_at_once
 from reference_impl.data.checksum import Advance, Algorithm, digest, in_parallel, silent
-from reference_impl.data.files import write_at_once
 from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
@@ -71,6 +72,11 @@ class FolderManifest(BaseModel):
     @property
     def total_bytes(self) -> int:
         return sum(entry.bytes for entry in self.files.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write manifest.json whole, or leave what is there."""

@@ -9,7 +9,6 @@ folder by one rename.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -29,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.files import flush, locked, write_at_once
 from reference_impl.data.checksum import Advance, silent
 from reference_impl.data.documents import Fault, Shard
-from reference_impl.data.files import flush, write_at_once
 from reference_impl.data.indexed import write_idx
 from reference_impl.data.manifest import DataError, Manifest, Part, describe_files
 from reference_impl.tokenizer import Tokenizer
@@ -110,7 +109,7 @@ def prepare(
     tokenizer = Tokenizer(plan.tokenizer)
     unfinished = folder.parent / f".{folder.name}.unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
-    with _alone(unfinished):
+    with locked(unfinished, busy=DataError(f"another process is at work in {unfinished}")):
         dataset = unfinished / "dataset"
         _begin(unfinished, dataset, _described(plan, tokenizer))
         assemblies = [_Assembly(dataset, output, tokenizer.dtype, skip_faulty=skip_faulty) for output in plan.outputs]
@@ -122,24 +121,6 @@ def prepare(
         dataset.rename(folder)
         shutil.rmtree(unfinished)
     return counts
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(descriptor, folder)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(f"another process is at work in {folder}") from None
 
 
 def _described(plan: Plan, tokenizer: Tokenizer) -> str:

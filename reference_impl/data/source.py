@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.config import ROOT, RunConfig
-from reference_impl.data.files import locked
+from benchmark.files import locked
 from reference_impl.data.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer

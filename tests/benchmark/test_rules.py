@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -140,6 +141,14 @@ def test_evaluations_are_one_interval_apart_and_within_the_limit(gbs: int, max_s
     assert due == [
         step for k in range(1, 21) if (step := (schedule.skipped_evals + k) * schedule.eval_interval_steps) <= limit
     ]
+
+
+@given(gbs=BATCH_SIZES, samples=st.floats(min_value=0, max_value=1e7))
+def test_the_evaluation_from_a_number_of_samples_is_the_first_that_is_due(gbs: int, samples: float) -> None:
+    """It is that of the schedule's evaluations which comes first of those after so many samples."""
+    schedule = find("llama31_405b", "6.0.0").schedule(gbs)
+    due = (step * gbs for step in itertools.count(schedule.first_eval_step, schedule.eval_interval_steps))
+    assert schedule.evaluation_from(samples) == next(done for done in due if done >= samples)
 
 
 # The learning rate against the official check, `value * 1152 == GBS * 8e-5` in doubles.

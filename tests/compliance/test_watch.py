@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from benchmark.config import ROOT
 from benchmark.events import TOKEN
+from benchmark.progress import LineFollower
 from benchmark.rules import find
 from compliance.__main__ import main
 from compliance.check import find_logs, open_result
 from compliance.findings import Finding
-from compliance.follow import Follower, PlainScreen, follow, other_samples
+from compliance.follow import PlainScreen, follow, other_samples
 from compliance.forecast import arrival, expected, margin, next_evaluation
 from compliance.log import MAX_LINE
 from compliance.rcp import compare
@@ -241,7 +242,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
     """Half a line is no line; nothing is read twice; a file that is not there yet has no lines."""
-    follower = Follower(file)
+    follower = LineFollower(file)
     assert follower.poll() == (False, [])
     file.write_bytes(b"one\ntw")
     assert follower.poll() == (False, [b"one\n"])
@@ -254,7 +255,7 @@ def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
 def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
     """A resumed run cuts its log back to the checkpoint; what is left is read again."""
     file.write_bytes(b"one\ntwo\n")
-    follower = Follower(file)
+    follower = LineFollower(file)
     follower.poll()
     os.truncate(file, 4)
     assert follower.poll() == (True, [b"one\n"])
@@ -263,7 +264,7 @@ def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
 def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
     """A rotated log is another file under the same name, of whatever size."""
     file.write_bytes(b"one\n")
-    follower = Follower(file)
+    follower = LineFollower(file)
     follower.poll()
     file.rename(file.with_suffix(".old"))
     file.write_bytes(b"another one\nmore\n")
@@ -272,7 +273,7 @@ def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
 
 def test_a_line_without_end_is_passed_over(file: Path) -> None:
     """Of a line too long to be looked at nothing is kept but that it is one, and the next one is read."""
-    follower, found = Follower(file), []
+    follower, found = LineFollower(file), []
     for text in (b"x" * MAX_LINE * 2, b"x" * MAX_LINE + b"\nnext\n"):
         with file.open("ab") as stream:
             stream.write(text)

@@ -42,10 +42,11 @@ unreachable='connection broken by|error sending request|dns error|Failed to (fet
 
 if up_to_date; then finish; fi
 
-if [[ -e $venv && ! -e $venv/.setup.lock ]]; then
+mkdir -p $venv
+# In this order: another call, which may be doing the same, puts its lock there before anything else.
+if [[ -n "$(ls -A $venv)" && ! -e $venv/.setup.lock ]]; then
   leave 2 "$PWD/$venv is there and was not made by tests/nemo/setup.sh; move it away"
 fi
-mkdir -p $venv
 exec 9>>$venv/.setup.lock
 if ! flock --nonblock 9; then
   say "waiting for another tests/nemo/setup.sh in $PWD"

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmark.config import RunConfig
 from benchmark.sizes import SIZES, ModelSize
 
 TINY = SIZES["tiny"]
@@ -193,3 +194,20 @@ def parameter(name: str, weights: Weights, size: ModelSize, tp: int, rank: int) 
     if tensor.endswith("linear_fc1.weight"):
         return torch.cat([half.chunk(tp)[rank] for half in whole.chunk(2)])
     return whole if whole.dim() == 1 else whole.chunk(tp)[rank]
+
+
+def wrong_parameters(config: RunConfig, weights: Weights) -> tuple[int, list[str]]:
+    """How many parameters this rank has, and which are not bit for bit what it should hold."""
+    from megatron.core import parallel_state
+
+    from reference_impl import parallel
+    from reference_impl.checkpoint.initial import load_initial_weights
+    from reference_impl.model import build_model, named_parameters
+
+    parallel.initialize(config)
+    chunks = build_model(config)
+    load_initial_weights(config, chunks)
+    rank, tp = parallel_state.get_tensor_model_parallel_rank(), config.tensor_model_parallel
+    found = dict(named_parameters(chunks))
+    expected = {name: parameter(name, weights, TINY, tp, rank) for name in found}
+    return len(found), [name for name, value in found.items() if not torch.equal(value, expected[name])]

@@ -22,6 +22,7 @@ from tests.reference_impl.checkpoints import (
     random_weights,
     write_huggingface,
     write_nemo,
+    wrong_parameters,
 )
 from tests.reference_impl.conftest import run_ranks
 
@@ -62,23 +63,6 @@ def first_rows(weights: Weights) -> Weights:
     """The weights with the vocabulary of the model."""
     cut = {name: weights[name][:VOCABULARY] for name in ("model.embed_tokens.weight", "lm_head.weight")}
     return weights | cut
-
-
-def wrong_parameters(config: RunConfig, weights: Weights) -> tuple[int, list[str]]:
-    """How many parameters this rank has, and which are not bit for bit what it should hold."""
-    from megatron.core import parallel_state
-
-    from reference_impl import parallel
-    from reference_impl.checkpoint.initial import load_initial_weights
-    from reference_impl.model import build_model, named_parameters
-
-    parallel.initialize(config)
-    chunks = build_model(config)
-    load_initial_weights(config, chunks)
-    rank, tp = parallel_state.get_tensor_model_parallel_rank(), config.tensor_model_parallel
-    found = dict(named_parameters(chunks))
-    expected = {name: parameter(name, weights, TINY, tp, rank) for name in found}
-    return len(found), [name for name, value in found.items() if not torch.equal(value, expected[name])]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from benchmark.config import RunConfig
 from tests.reference_impl.conftest import run_ranks
-from tests.reference_impl.test_step import build, evaluations, slow_down
+from tests.reference_impl.test_step import LAYOUTS as TWO_PROCESSES
+from tests.reference_impl.test_step import curve, evaluations
 
 STEPS = 20
 
@@ -18,15 +19,9 @@ STEPS = 20
 # numbers lie 4e-3 apart, a layout differs from one process by less than either does from fp32.
 TOLERANCES = {"fp32": (3e-6, 1e-4), "bf16": (2e-3, 1e-2)}
 
+# At the global batch size of 4 that these have.
 LAYOUTS = {
-    "TP=2 with sequence parallel": {"DGXNGPU": 2, "TENSOR_MODEL_PARALLEL": 2},
-    "PP=2": {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2},
-    "PP=2 interleaved, embedding and loss as layers": {
-        "DGXNGPU": 2,
-        "PIPELINE_MODEL_PARALLEL": 2,
-        "INTERLEAVED_PIPELINE": 2,
-    },
-    "CP=2": {"DGXNGPU": 2, "CONTEXT_PARALLEL": 2},
+    **{name: variables for name, variables in TWO_PROCESSES.items() if variables and "MINIBS" not in variables},
     "DP=2": {"DGXNGPU": 2, "MINIBS": 2},
 }
 MIXED = {
@@ -45,22 +40,14 @@ def small(make_tiny: Callable[..., RunConfig]) -> Small:
     return lambda **variables: make_tiny(**{"MINIBS": 4, "MICRO_BATCH_SIZE": 2, **variables})
 
 
-def curve(config: RunConfig) -> dict[str, Any]:
-    step = build(config)
-    slow_down(step)
-    step.open_data()
-    stats = list(step.train(STEPS))
-    return {
-        "losses": [one.loss for one in stats],
-        "grad_norms": [one.grad_norm for one in stats],
-        "evaluation": step.evaluate(config.rules.eval_sequences),
-    }
+def long_curve(config: RunConfig) -> dict[str, Any]:
+    return curve(config, STEPS)
 
 
 @pytest.fixture(scope="module")
 def one_process(small: Small) -> dict[str, dict[str, Any]]:
     """The curve of one process in each precision."""
-    return {precision: run_ranks(small(PRECISION=precision), curve)[0] for precision in TOLERANCES}
+    return {precision: run_ranks(small(PRECISION=precision), long_curve)[0] for precision in TOLERANCES}
 
 
 @pytest.mark.slow
@@ -72,7 +59,7 @@ def test_layout_gives_the_curve_of_one_process(
     loss, grad_norm = TOLERANCES[precision]
     expected = one_process[precision]
 
-    for answer in run_ranks(small(PRECISION=precision, **{**LAYOUTS, **MIXED}[layout]), curve):
+    for answer in run_ranks(small(PRECISION=precision, **{**LAYOUTS, **MIXED}[layout]), long_curve):
         assert answer["losses"] == pytest.approx(expected["losses"], abs=loss)
         assert answer["grad_norms"] == pytest.approx(expected["grad_norms"], rel=grad_norm)
         assert answer["evaluation"] == pytest.approx(expected["evaluation"], abs=loss)

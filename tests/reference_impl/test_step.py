@@ -57,12 +57,12 @@ def slow_down(step: MegatronStep) -> None:
     step.schedule.step(0)
 
 
-def curve(config: RunConfig) -> dict[str, Any]:
+def curve(config: RunConfig, steps: int = STEPS) -> dict[str, Any]:
     """Losses and gradient norms of a few steps, and an evaluation after them."""
     step = build(config)
     slow_down(step)
     step.open_data()
-    stats = list(step.train(STEPS))
+    stats = list(step.train(steps))
     return {
         "losses": [one.loss for one in stats],
         "grad_norms": [one.grad_norm for one in stats],

@@ -1,0 +1,56 @@
+"""Files that are complete wherever they are, and folders that one process works in at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+def flush(file: IO[Any]) -> None:
+    """To the disk, so that a power failure cannot undo what is written after it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """The file is there with all of `text`, or as it was."""
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        flush(file)
+    temporary.rename(path)
+
+
+def beside(path: Path, what: str) -> Path:
+    """The first name `<path>.<what>-<k>`, from 1, that is not taken: for what a file held and is to hold no more."""
+    number = 1 + sum(1 for _ in path.parent.glob(f"{path.name}.{what}-*"))
+    return path.with_name(f"{path.name}.{what}-{number}")
+
+
+@contextmanager
+def locked(folder: Path, *, busy: Exception | None = None, link: bool = True) -> Iterator[None]:
+    """Holds the folder's lock, which the system lets go of when the process ends, however it does.
+
+    Args:
+        busy: raised where another process has the lock; it is waited for if None.
+        link: whether the folder may be a symbolic link.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (0 if link else os.O_NOFOLLOW))
+    try:
+        if busy is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+        yield
+    finally:
+        os.close(descriptor)
