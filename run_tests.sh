@@ -19,7 +19,7 @@ stage "ruff format --check"
 "$PYTHON" -m ruff format --check .
 
 stage "mypy"
-"$PYTHON" -m mypy benchmark compliance reference_impl
+"$PYTHON" -m mypy benchmark compliance reference_impl perf tests
 
 stage "shellcheck"
 find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
@@ -27,5 +27,5 @@ find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -
   xargs -0 shellcheck --shell=bash --external-sources
 
 stage "pytest"
-# Two at a time, a file by itself: much of it waits for other processes, and fixtures are made once a file.
-"$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"
+# Two at a time, a file by itself, in the order of tests/conftest.py: fixtures are made once a file.
+"$PYTHON" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -17,3 +17,9 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of the harness is set, whatever the shell exported that runs the tests."""
     for name in (*NAMES, "HARNESS_PYTHON"):
         monkeypatch.delenv(name, raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that none of them is left to one process at the end while another idles."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

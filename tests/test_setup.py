@@ -76,12 +76,13 @@ def make_tree(parent: Path) -> Tree:
     folder, wheels = parent / "a tree", parent / "wheels"
     folder.mkdir()
     wheels.mkdir()
-    for name in ("torch", "needed", "only_dev", "only_data"):
+    for name in ("torch", "needed", "only_dev", "only_data", "only_nemo"):
         make_wheel(wheels, name)
     (folder / "pyproject.toml").write_text('dependencies = ["torch==1.0"]\n', encoding="utf-8")
     (folder / "requirements.lock").write_text("needed==1.0\n", encoding="utf-8")
     (folder / "requirements-dev.lock").write_text("needed==1.0\nonly-dev==1.0\n", encoding="utf-8")
     (folder / "requirements-nodeps.lock").write_text("only-data==1.0\n", encoding="utf-8")
+    (folder / "requirements-nemo.lock").write_text("only-nemo==1.0\n", encoding="utf-8")
     shutil.copy(ROOT / "setup.sh", folder)
     return Tree(folder, wheels)
 
@@ -135,6 +136,16 @@ def test_dev_adds_to_what_is_there(tree: Tree) -> None:
     assert [tree.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
 
 
+def test_nemo_has_an_environment_of_its_own(made: Tree) -> None:
+    """--nemo installs its lock and torch in .venv-nemo, once, and leaves .venv as it is."""
+    python = f"{made.folder}/.venv-nemo/bin/python"
+    assert made.setup("--nemo")[:2] == (0, python + "\n")
+    assert subprocess.run([python, "-c", "import only_nemo, torch"], check=False).returncode == 0
+    assert made.setup("--nemo") == (0, python + "\n", "")
+    assert made.setup()[2] == ""
+    assert not made.imports("only_nemo")
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "setup.sh"])
 def test_changed_file_is_noticed(made: Tree, name: str) -> None:
     """A change to whatever the environment is made from makes it anew."""
@@ -173,8 +184,8 @@ def test_interrupted_installation_is_done_again(tree: Tree) -> None:
     assert process.stderr is not None
     while "installing" not in process.stderr.readline():
         pass
-    # A name that setup.sh's own lock has, too, and some packages' files.
-    leftover = tree.folder / ".venv" / "lib" / "leftover" / ".lock"
+    # As setup.sh's own lock is named.
+    leftover = tree.folder / ".venv" / "lib" / "leftover" / ".setup.lock"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     os.killpg(process.pid, signal.SIGKILL)
@@ -208,6 +219,14 @@ def test_failed_installation_shows_why(tree: Tree) -> None:
     assert (status, out) == (1, "")
     assert "no-such-package" in err
     assert not list((tree.folder / ".venv").glob("*.stamp"))
+
+
+def test_package_index_that_does_not_answer_is_named(tree: Tree) -> None:
+    """Without a network, setup could not start: status 2, and a line that says so."""
+    silent = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "1", "PIP_FIND_LINKS": ""}
+    status, out, err = tree.setup(**silent)
+    assert (status, out) == (2, "")
+    assert err.endswith("setup: the package index cannot be reached\n")
 
 
 def test_pip_of_the_machine_will_do(tree: Tree, without: Callable[..., dict[str, str]]) -> None:

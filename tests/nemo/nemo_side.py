@@ -75,7 +75,7 @@ class Importer(llama.HFLlamaImporter):
 
 
 # Asked for by NeMo and Megatron-Core on their way, without an answer where there is no GPU.
-ON_CPU = {
+ON_CPU: dict[str, Any] = {
     "current_device": lambda: torch.device("cpu"),
     "synchronize": lambda *_: None,
     "Stream": lambda: None,

@@ -1,8 +1,13 @@
-"""Checkpoints that NeMo writes are loaded here, and NeMo reads those that are written here, bit for bit."""
+"""NeMo's checkpoints and ours, bit for bit, either way; NeMo's recipe and schedule against the rules.
+
+In one file, so that one process of the test command waits for NeMo and not two.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +17,13 @@ from safetensors.torch import load_file
 from benchmark.config import VOCABULARY, RunConfig
 from reference_impl.checkpoint.convert import to_huggingface
 from reference_impl.checkpoint.source import open_checkpoint
+from tests.nemo.recipe import NOT_COMPARED, SCHEDULE, SCHEDULE_STEPS, TABLE
 from tests.reference_impl.checkpoints import TINY, Weights, wrong_parameters
 from tests.reference_impl.conftest import run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
+
+# Checkpoints.
 
 
 @pytest.mark.parametrize("tp", [1, 2])
@@ -62,3 +70,33 @@ def test_nemo_describes_the_model_in_the_same_words(folder: Path) -> None:
     ours = yaml.safe_load((folder / "ours" / "our_context" / "model.yaml").read_text(encoding="utf-8"))["config"]
     theirs = yaml.safe_load((folder / "nemo" / "context" / "model.yaml").read_text(encoding="utf-8"))["config"]
     assert {name: theirs.get(name) for name in ours} == ours
+
+
+# The recipe: what is equal is equal, and every difference has its reason.
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.nemo)
+def test_hyperparameter_is_equal_or_explained(row: Any, recipe: dict[str, Any]) -> None:
+    """No difference is without a reason, and no reason is without a difference."""
+    theirs = recipe["values"][row.nemo]
+    assert (theirs != row.ours) == bool(row.why), f"NeMo has {theirs!r}, ours is {row.ours!r}: {row.why or 'no reason'}"
+
+
+def test_whatever_the_recipe_chooses_is_accounted_for(recipe: dict[str, Any]) -> None:
+    """Each value that the recipe itself sets is compared, or left out for a reason that still has a value."""
+    compared = {row.nemo for row in TABLE}
+    left_out = [name for name in recipe["chosen"] if name not in compared]
+    assert not [name for name in left_out if not name.startswith(tuple(NOT_COMPARED))]
+    assert not [prefix for prefix in NOT_COMPARED if not any(name.startswith(prefix) for name in left_out)]
+
+
+def test_learning_rates_are_nemos(folder: Path) -> None:
+    """With the rules' numbers, NeMo's scheduler takes every step with the rate that the rules' schedule says."""
+    theirs = json.loads((folder / "learning_rates.json").read_text(encoding="utf-8"))
+    ours = [SCHEDULE.learning_rate(step) for step in SCHEDULE_STEPS]
+    assert ours == pytest.approx(theirs, rel=1e-12)
