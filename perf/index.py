@@ -21,12 +21,14 @@ import click
 import numpy as np
 
 from benchmark.config import ROOT, RunConfig
-from reference_impl.data.indexed import write_idx
 from reference_impl.data.inspect import expected_counts
+from reference_impl.data.pair import write_idx
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 PUBLISHED_SET = PUBLISHED["llama31_405b"]
+assert PUBLISHED_SET.dataset is not None
+SIZES, DATASET = PUBLISHED_SET.sizes, PUBLISHED_SET.dataset
 MAX_STEPS = 500
 """As NVIDIA's published configurations have it."""
 
@@ -34,11 +36,11 @@ MAX_STEPS = 500
 def make_dataset(folder: Path, scale: float) -> None:
     """Pairs with `scale` times the documents and tokens of the published ones; lengths spread as those of web pages."""
     generator = np.random.default_rng(0)
-    for prefix in {name.rsplit(".", 1)[0] for name in PUBLISHED_SET.sizes}:
-        documents, tokens = expected_counts(PUBLISHED_SET.sizes, prefix, itemsize=2)
+    for prefix in {name.rsplit(".", 1)[0] for name in SIZES}:
+        documents, tokens = expected_counts(SIZES, prefix, itemsize=2)
         assert documents is not None
         assert tokens is not None
-        share = 1.0 if prefix == PUBLISHED_SET.dataset.validation else scale  # type: ignore[union-attr]
+        share = scale if prefix in DATASET.train else 1.0
         drawn = generator.lognormal(0.0, 1.0, int(documents * share))
         lengths = np.maximum(1, drawn * (tokens * share / drawn.sum())).astype(np.int32)
         write_idx(folder / f"{prefix}.idx", np.dtype(np.uint16), lengths)
@@ -48,13 +50,15 @@ def make_dataset(folder: Path, scale: float) -> None:
 
 def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
     """Open the training blend; its index is built unless `cache` has it. Seconds, and bytes at the peak."""
-    import torch
+    from reference_impl.quiet import quieten_libraries
+
+    # Before they are imported.
+    quieten_libraries()
     from megatron.core.datasets.gpt_dataset import GPTDataset
 
-    from reference_impl.data import datasets
-    from reference_impl.pretrain import quieten_libraries
+    from reference_impl.data.read import datasets
+    from reference_impl.data.read.index import one_process
 
-    quieten_libraries()
     if which == "Megatron-Core":
         datasets.CachedGPTDataset = GPTDataset  # type: ignore[misc]
     variables = {
@@ -68,14 +72,12 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
         "NPY_INDEX_DIR": str(cache),
     }
     config = RunConfig.from_environment(variables)
-    dataset = PUBLISHED_SET.dataset
-    assert dataset is not None
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    wall, cpu = time.perf_counter(), time.process_time()
-    train = datasets.open_train(config, folder, dataset.manifest({}), Tokenizer(benchmark_tokenizer()))
-    train[0]
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    torch.distributed.destroy_process_group()
+    tokenizer = Tokenizer(benchmark_tokenizer())
+    with one_process():
+        wall, cpu = time.perf_counter(), time.process_time()
+        train = datasets.open_train(config, folder, DATASET.manifest({}), tokenizer)
+        train[0]
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"wall": wall, "cpu": cpu, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 

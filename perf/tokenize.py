@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -28,9 +28,9 @@ from typing import Any
 import click
 import numpy as np
 
-from reference_impl.data import corpus
-from reference_impl.data.documents import C4Shard
-from reference_impl.data.prepare import Output, Plan, prepare
+from reference_impl.data.prepare import built_in
+from reference_impl.data.prepare.dataset import Output, Plan, prepare
+from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 DOCUMENT_CHARACTERS = 2000
@@ -42,7 +42,7 @@ CONTROL = "<unk>", "<s>", "</s>"
 
 
 def addresses() -> list[str]:
-    return [block for text in corpus.addresses() for block in _blocks(text)]
+    return [block for text in built_in.addresses() for block in _blocks(text)]
 
 
 def sources(megabytes: int) -> list[str]:
@@ -162,7 +162,7 @@ def _datatrove(tokenizer: Path, shard: Path, folder: Path) -> None:
     writer.run(reader.run(), rank=0, world_size=1)
 
 
-def core_seconds(work: dict[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:
+def core_seconds(work: Mapping[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:
     """Median processor time of each piece of work, in turns; what makes it is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):

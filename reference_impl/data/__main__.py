@@ -12,13 +12,15 @@ from typing import TextIO
 
 import click
 
+from benchmark.arguments import PathArgument
 from reference_impl.data.manifest import DataError
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
-_folder = click.argument("folder", type=click.Path(path_type=Path))
-_existing = click.Path(path_type=Path, exists=True)
+_folder = click.argument("folder", type=PathArgument())
+_existing = PathArgument(exists=True)
 _tokenizer = click.option("--tokenizer", type=_existing, help="Tokenizer file; the benchmark's own if not given.")
+_dataset = click.Choice([name for name, published in PUBLISHED.items() if published.dataset])
 _expect = click.option("--expect", type=click.Choice(list(PUBLISHED)), help="What FOLDER is to hold, as published.")
 
 
@@ -30,7 +32,7 @@ def main() -> None:
 @main.command()
 @_folder
 @click.option("--c4", type=_existing, help="Folder of C4's c4-*.json.gz; the built-in corpus if not given.")
-@click.option("--benchmark", default="llama31_405b", show_default=True, help="Whose dataset to make of C4.")
+@click.option("--benchmark", type=_dataset, default="llama31_405b", show_default=True, help="Whose dataset to make.")
 @_tokenizer
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as cores if not given.")
 @click.option("--skip-faulty", is_flag=True, help="Leave faulty lines out, counted, instead of refusing the shard.")
@@ -45,21 +47,20 @@ def prepare(
     python -m reference_impl.data prepare /data/llama31_405b --c4 /data/c4/en
     python -m reference_impl.data prepare /data/tiny
     """
-    from reference_impl.data import c4 as shards
-    from reference_impl.data import corpus
-    from reference_impl.data import prepare as preparation
     from reference_impl.data.checksum import cores
+    from reference_impl.data.prepare import built_in, dataset
+    from reference_impl.data.prepare import c4 as shards
     from reference_impl.data.progress import progress
 
     path = tokenizer or benchmark_tokenizer()
-    plan = corpus.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
+    plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
     with progress("prepare", plan.size) as advance:
-        counts = preparation.prepare(folder, plan, workers=workers or cores(), skip_faulty=skip_faulty, advance=advance)
-    click.echo("\n".join(preparation.report(counts)))
+        counts = dataset.prepare(folder, plan, workers=workers or cores(), skip_faulty=skip_faulty, advance=advance)
+    click.echo("\n".join(dataset.report(counts)))
 
 
 @main.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
 def index(file: Path | None) -> None:
     """Build the shuffled index of the run that the config FILE, or the environment, describes; for each of its seeds.
 
@@ -77,7 +78,11 @@ def index(file: Path | None) -> None:
         config = resolve(file).config
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    from reference_impl.data.prebuild import prebuild
+    from reference_impl.quiet import quieten_libraries
+
+    # Before they are imported.
+    quieten_libraries()
+    from reference_impl.data.read.index import prebuild
 
     for line in prebuild(config):
         click.echo(line)
@@ -85,7 +90,7 @@ def index(file: Path | None) -> None:
 
 @main.command()
 @_folder
-@_expect
+@click.option("--expect", type=_dataset, help="What FOLDER is to hold, as published.")
 @_tokenizer
 @click.option("--samples", default=2, show_default=True, type=click.IntRange(0), help="Documents to decode, a pair.")
 def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: int) -> None:
@@ -135,10 +140,10 @@ def download(
     python -m reference_impl.data download https://mirror/405b /data/405b --expect llama31_405b-checkpoint
     python -m reference_impl.data download /mnt/mirror/c4 /local/c4
     """
-    from reference_impl.data.download import Settings, download_set
-    from reference_impl.data.listing import listing, parse_headers
+    from reference_impl.data.fetch.download import Settings, download_set
+    from reference_impl.data.fetch.listing import listing, parse_headers
+    from reference_impl.data.fetch.sources import Patience
     from reference_impl.data.progress import progress, size
-    from reference_impl.data.remote import Patience
 
     published = PUBLISHED.get(expect or source)
     location = PUBLISHED[source].address if source in PUBLISHED else source
@@ -195,6 +200,6 @@ def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bo
 if __name__ == "__main__":
     try:
         main(prog_name="python -m reference_impl.data")
-    except (DataError, TokenizerError) as error:
+    except (DataError, TokenizerError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -29,6 +30,21 @@ _Answer = TypeVar("_Answer")
 
 def silent(_count: int) -> None:
     """An Advance that tells nobody."""
+
+
+class Stopped(Exception):
+    """Other work's trouble, or the user, ended this."""
+
+
+def until(stop: Event, advance: Advance) -> Advance:
+    """`advance`, which raises Stopped once that is set: it ends threads at work on large files."""
+
+    def checked(count: int) -> None:
+        if stop.is_set():
+            raise Stopped
+        advance(count)
+
+    return checked
 
 
 def new(algorithm: Algorithm) -> _Hash:
@@ -52,12 +68,25 @@ def digest(path: Path, algorithm: Algorithm = "sha256", advance: Advance = silen
     return hasher.hexdigest()
 
 
-def in_parallel(work: Callable[[_Item], _Answer], items: Sequence[_Item], jobs: int | None = None) -> list[_Answer]:
-    """What `work` returns for each item, in their order, on `jobs` threads: this process's cores if None."""
+def in_parallel(
+    work: Callable[[_Item], _Answer], items: Sequence[_Item], jobs: int | None = None, stop: Event | None = None
+) -> list[_Answer]:
+    """What `work` returns for each item, in their order, on `jobs` threads: this process's cores if None.
+
+    When one raises, or the user interrupts, no other is begun, and `stop` tells those that run.
+    """
     if not items:
         return []
     with ThreadPoolExecutor(min(len(items), jobs or cores())) as pool:
-        return list(pool.map(work, items))
+        calls = [pool.submit(work, item) for item in items]
+        try:
+            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+            failed = [call for call in calls if call in done and call.exception() is not None]
+            return [call.result() for call in failed or calls]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if stop is not None:
+                stop.set()
 
 
 def cores() -> int:

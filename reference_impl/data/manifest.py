@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
+from threading import Event
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.files import write_at_once
-from reference_impl.data.checksum import Advance, Algorithm, digest, in_parallel, silent
+from reference_impl.data.checksum import Advance, Algorithm, digest, in_parallel, silent, until
 from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
@@ -79,8 +80,16 @@ class FolderManifest(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json whole, or leave what is there."""
-        write_at_once(folder / FILE_NAME, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+        """Write manifest.json whole, or leave what is there.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = folder / FILE_NAME
+        try:
+            write_at_once(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -201,11 +210,14 @@ def file_faults(
     file, read or not.
     """
 
+    stop = Event()
+    counted = until(stop, advance)
+
     def fault(name: str) -> str | None:
-        return _file_fault(folder / name, files[name], quick=quick, advance=advance)
+        return _file_fault(folder / name, files[name], quick=quick, advance=counted)
 
     largest_first = sorted(files, key=lambda name: -files[name].bytes)
-    found = dict(zip(largest_first, in_parallel(fault, largest_first, jobs), strict=True))
+    found = dict(zip(largest_first, in_parallel(fault, largest_first, jobs, stop), strict=True))
     return [text for name in files if (text := found[name]) is not None]
 
 
@@ -234,8 +246,10 @@ def size_fault(path: Path, expected: int | None) -> str | None:
 
 
 def unexpected_files(folder: Path, files: Mapping[str, object]) -> list[str]:
-    """One line for each file below the folder that `files` does not name."""
-    return [f"{_shown(folder / name)} is not expected" for name in files_below(folder) if name not in files]
+    """One line for each file below the folder that `files` does not name, and for each folder that cannot be read."""
+    faults: list[str] = []
+    names = _names_below(folder, lambda error: faults.append(f"{_shown(Path(error.filename))}: {error.strerror}"))
+    return sorted(faults) + [f"{_shown(folder / name)} is not expected" for name in names if name not in files]
 
 
 def _shown(path: Path) -> str:
@@ -244,7 +258,7 @@ def _shown(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Relative paths of all files below a folder but its manifest, hidden ones too, sorted.
+    """Relative paths of all files below a folder but its manifest, done or half written, hidden ones too, sorted.
 
     A link to a file is a file. A link to a folder is listed and not entered: no manifest vouches for what is behind it.
 
@@ -255,12 +269,17 @@ def files_below(folder: Path) -> list[str]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: {error.strerror}") from None
 
+    return _names_below(folder, refuse)
+
+
+def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[str]:
+    """See `files_below`; told of each folder that cannot be read."""
     names: list[str] = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    for place, folders, files in os.walk(folder, onerror=unreadable):
         here = Path(place)
         links = [name for name in folders if (here / name).is_symlink()]
         names += [(here / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return sorted(name for name in names if name != FILE_NAME)
+    return sorted(name for name in names if name not in {FILE_NAME, f"{FILE_NAME}.new"})
 
 
 def describe_files(folder: Path, names: Sequence[str], advance: Advance = silent) -> dict[str, FileEntry]:
@@ -269,7 +288,9 @@ def describe_files(folder: Path, names: Sequence[str], advance: Advance = silent
     Raises:
         DataError: one cannot be read.
     """
-    return dict(zip(names, in_parallel(partial(_describe, folder, advance), names), strict=True))
+    stop = Event()
+    described = in_parallel(partial(_describe, folder, until(stop, advance)), names, stop=stop)
+    return dict(zip(names, described, strict=True))
 
 
 def _describe(folder: Path, advance: Advance, name: str) -> FileEntry:

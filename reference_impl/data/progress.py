@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import TextIO
 
-from reference_impl.data.checksum import Advance
+from reference_impl.data.checksum import Advance, silent
+
+Show = Callable[[str, int], AbstractContextManager[Advance]]
+"""Shows how far work on so many bytes is, until the block ends: `progress`, or `unseen`."""
 
 LINE_EVERY_S = 10.0
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:
+    """A Show that shows nothing."""
+    return nullcontext(silent)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_impl.data.download import Show
 from reference_impl.data.manifest import (
     FILE_NAME,
     DataError,
@@ -19,7 +18,7 @@ from reference_impl.data.manifest import (
     size_fault,
     unexpected_files,
 )
-from reference_impl.data.progress import size
+from reference_impl.data.progress import Show, size
 from reference_impl.data.published import Published, repaired_name
 
 
@@ -39,7 +38,7 @@ def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int
         jobs: files that are read at once; as many as cores if None.
 
     Raises:
-        DataError: the folder has no manifest and no published set is given, or it cannot be read.
+        DataError: the folder has no manifest and no published set is given, or the manifest cannot be read.
     """
     faults = [] if published is None else published.size_faults(folder)
     if published is not None and not (folder / FILE_NAME).exists():

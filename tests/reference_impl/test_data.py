@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmark.config import RunConfig
-from reference_impl.data import corpus, manifest, source
-from reference_impl.data.datasets import Reader, _validation
+from reference_impl.data import manifest
 from reference_impl.data.manifest import DataError
-from reference_impl.data.source import data_folder, ready
+from reference_impl.data.prepare import built_in
+from reference_impl.data.read import configured
+from reference_impl.data.read.configured import data_folder, ready
+from reference_impl.data.read.datasets import Reader, _validation
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
 # Of the files that the pinned corpus and the pinned tokenizer give.
@@ -44,8 +46,8 @@ def test_the_corpus_is_always_the_same_bytes(data_dir: Path) -> None:
 
 def test_train_and_validation_share_no_document() -> None:
     """No address is in both parts, and none is lost."""
-    texts = corpus.addresses()
-    train, validation = corpus.split(texts)
+    texts = built_in.addresses()
+    train, validation = built_in.split(texts)
 
     assert len(train) + len(validation) == len(texts)
     assert not any(address.startswith(opening) for opening in validation for address in train)
@@ -132,7 +134,7 @@ def test_the_benchmark_tokenizer_is_the_published_one(tokenizer: Tokenizer) -> N
 def test_preparing_into_an_existing_folder_is_refused(data_dir: Path, tokenizer: Tokenizer) -> None:
     """Data that is there is never overwritten."""
     with pytest.raises(DataError, match="exists already"):
-        corpus.prepare(data_dir, tokenizer)
+        built_in.prepare(data_dir, tokenizer)
 
 
 def test_a_benchmark_without_its_own_data_needs_datadir(tiny: Callable[..., RunConfig]) -> None:
@@ -147,7 +149,7 @@ def test_runs_that_start_at_once_make_the_corpus_once(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One makes it, the other waits, and both have it."""
-    monkeypatch.setattr(source, "BUILT_IN", tmp_path / "data" / "tiny")
+    monkeypatch.setattr(configured, "BUILT_IN", tmp_path / "data" / "tiny")
     config = tiny().model_copy(update={"data_dir": None})
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(ready, [config, config]))
@@ -188,6 +190,9 @@ class Numbers:
     """A dataset whose sequence i is i, repeated."""
 
     length = 8
+
+    def __len__(self) -> int:
+        return 1 << 20
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         row = torch.full((self.length,), index)

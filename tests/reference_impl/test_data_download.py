@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,16 +24,17 @@ from hypothesis import strategies as st
 
 from benchmark.config import ROOT
 from reference_impl.data.__main__ import main
-from reference_impl.data.download import WORK, Settings, download_set
-from reference_impl.data.listing import listing, parse_headers, parse_md5sums
+from reference_impl.data.fetch.download import WORK, Settings, download_set
+from reference_impl.data.fetch.listing import listing, parse_headers, parse_md5sums
+from reference_impl.data.fetch.partial import Partial
+from reference_impl.data.fetch.sources import Patience
 from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
-from reference_impl.data.partial import Partial
 from reference_impl.data.published import PUBLISHED, Published, repaired_name
-from reference_impl.data.remote import Patience
 from tests.reference_impl.hostile_server import Fault, Site, serve
 
 SEGMENT_BYTES = 64 << 10
-TIMEOUT_S = 0.4
+SLOW: set[Fault | None] = {"stall", "drip", "drip headers"}
+"""Faults that cost a time-out: a short one, which a busy machine may reach by itself, is for tests of these alone."""
 SETTINGS = Settings(
     connections=4, segment_bytes=SEGMENT_BYTES, patience=Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
 )
@@ -65,8 +67,15 @@ def site() -> Iterator[Site]:
         yield running
 
 
-def fetch(location: str, folder: Path, settings: Settings = SETTINGS, published: Published | None = None) -> None:
-    listed = listing(location, published=published, timeout_s=TIMEOUT_S, patience=settings.patience)
+def fetch(
+    location: str,
+    folder: Path,
+    settings: Settings = SETTINGS,
+    published: Published | None = None,
+    fault: Fault | None = None,
+) -> None:
+    timeout_s = 1.0 if fault in SLOW else 30.0
+    listed = listing(location, published=published, timeout_s=timeout_s, patience=settings.patience)
     download_set(listed, folder, published, settings)
 
 
@@ -105,7 +114,7 @@ def test_a_fault_that_passes_is_survived(fault: Fault, ranges: bool, site: Site,
     site.ranges = ranges
     site.faults = {"large.bin": [fault, fault] if fault != "wrong bytes" else [fault]}
 
-    fetch(site.url, tmp_path)
+    fetch(site.url, tmp_path, fault=fault)
 
     assert contents(tmp_path) == FILES
 
@@ -117,7 +126,7 @@ def test_a_fault_that_stays_is_one_error_and_costs_nothing_else(fault: Fault, si
     site.faults, site.always = {name: [fault] for name in broken}, True
 
     with pytest.raises(DataError) as caught:
-        fetch(site.url, tmp_path)
+        fetch(site.url, tmp_path, fault=fault)
 
     assert [str(caught.value).count(f"{site.url}/{name}") for name in broken] == [1, 1]
     here = {name: data for name, data in contents(tmp_path).items() if not name.startswith(WORK)}
@@ -133,6 +142,18 @@ def test_each_try_that_fails_is_told(site: Site, tmp_path: Path) -> None:
     fetch(site.url, tmp_path, replace(SETTINGS, connections=1, patience=replace(SETTINGS.patience, notice=told.append)))
 
     assert told == [f"{site.url}/large.bin: 503 Service Unavailable; try {n} of 3 in 0.0 s" for n in (2, 3)]
+
+
+@pytest.mark.parametrize("fault", ["drip", "drip headers"])
+def test_a_server_that_drips_is_not_waited_for(fault: Fault, site: Site, tmp_path: Path) -> None:
+    """A byte now and then, of the headers or of the file, keeps no connection longer than silence does."""
+    told: list[str] = []
+    site.faults = {"large.bin": [fault]}
+
+    patience = replace(SETTINGS.patience, notice=told.append)
+    fetch(site.url, tmp_path, replace(SETTINGS, patience=patience), fault=fault)
+
+    assert re.search(r"large\.bin: \d+ bytes in \d+ s", "\n".join(told))
 
 
 def test_wrong_bytes_are_fetched_again_and_then_shown_beside_the_right_checksum(site: Site, tmp_path: Path) -> None:
@@ -419,6 +440,62 @@ def test_an_md5_list_is_read_as_md5sum_writes_it(files: dict[str, bytes]) -> Non
         assert parse_md5sums(text.encode(), "list") == sums
 
 
+@pytest.mark.parametrize("page", [b"", b"<html>\n<body>\nlog in\n</body>\n</html>\n"])
+def test_a_page_is_no_md5_list(page: bytes) -> None:
+    """A list without one line of a list is one line of an error, however long it is."""
+    with pytest.raises(DataError) as caught:
+        parse_md5sums(page, "list")
+    assert str(caught.value) == f"list is no MD5 list: it starts with {page!r}"
+
+
+def test_a_file_in_another_coding_is_refused(site: Site, tmp_path: Path) -> None:
+    """A server that packs files on the way cannot be asked for parts of them; the error says so, and not a checksum."""
+    site.coding = "gzip"
+
+    with pytest.raises(DataError, match=r"manifest\.json: the server sends it as gzip, asked for the file as it is"):
+        fetch(site.url, tmp_path)
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:1/x", "http://[half/x", "http://127.0.0.1:port/x"])
+def test_a_redirect_to_no_http_address_is_refused(address: str, site: Site, tmp_path: Path) -> None:
+    """One error, at once, that names the file that was asked for."""
+    site.redirects = {FILE_NAME: address}
+
+    with pytest.raises(DataError, match=rf"{site.url}/{FILE_NAME} .*leads to") as caught:
+        fetch(site.url, tmp_path)
+    assert "gave up" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://[half", "http://host:port/", "ftp://host/", "http://"])
+def test_a_source_that_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
+    """At once, and not after eight tries."""
+    with pytest.raises(DataError) as caught:
+        fetch(address, tmp_path)
+    assert address.rstrip("/") in str(caught.value)
+    assert "gave up" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """Addresses stand in errors and in what is told of each try."""
+    with pytest.raises(DataError, match="holds a password; give a header") as caught:
+        fetch("https://me:hunter2@127.0.0.1/", tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_that_the_disk_cannot_hold_is_one_line_of_the_error(tmp_path: Path) -> None:
+    """As any other file that cannot be had."""
+    long = "a" * 300
+    with serve(Site(with_manifest({long: b"1", "missing": b"2"}))) as site:
+        site.files = {name: data for name, data in site.files.items() if name != "missing"}
+        with pytest.raises(DataError) as caught:
+            fetch(site.url, tmp_path)
+
+    assert [line.rpartition(": ")[2] for line in str(caught.value).splitlines()] == [
+        os.strerror(errno.ENAMETOOLONG),
+        "404 Not Found",
+    ]
+
+
 def test_a_login_page_is_no_file(site: Site, tmp_path: Path) -> None:
     """A redirect to MLCommons' login says what to give."""
     site.redirects = {FILE_NAME: "https://mlcommons.cloudflareaccess.com/cdn-cgi/access/login/x"}
@@ -471,6 +548,23 @@ def test_a_journal_cut_anywhere_claims_nothing_new(tmp_path: Path) -> None:
             assert {7} <= arriving.done <= {7, 10, 117, 5}
 
 
+def test_zeros_in_a_journal_claim_nothing(tmp_path: Path) -> None:
+    """What a file system may leave of a write that a power failure cut is passed over, and so is what follows it."""
+
+    def opened() -> Partial:
+        return Partial(tmp_path / "data", tmp_path / "journal", size=9, segment_bytes=1, version="1")
+
+    with opened() as arriving:
+        arriving.complete(arriving.segments[3])
+    with (tmp_path / "journal").open("ab") as journal:
+        journal.write(b"\0\0\n\0\0\0")
+
+    for _ in range(2):
+        with opened() as arriving:
+            assert arriving.done == {3}
+            arriving.complete(arriving.segments[3])
+
+
 class Died(BaseException):
     """Stands for the end of the process."""
 
@@ -478,8 +572,8 @@ class Died(BaseException):
 IN_SEGMENTS = """
 import sys
 from pathlib import Path
-from reference_impl.data.download import Settings, download_set
-from reference_impl.data.listing import listing
+from reference_impl.data.fetch.download import Settings, download_set
+from reference_impl.data.fetch.listing import listing
 download_set(listing(sys.argv[1]), Path(sys.argv[2]), settings=Settings(segment_bytes=int(sys.argv[3])))
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -16,10 +18,13 @@ from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.utils import Split
 
 from benchmark.config import RunConfig
-from reference_impl.data import index, manifest, prebuild
+from reference_impl.data import manifest
 from reference_impl.data.__main__ import main
-from reference_impl.data.datasets import CachedGPTDataset, index_folder
 from reference_impl.data.manifest import DataError
+from reference_impl.data.read.configured import data_folder
+from reference_impl.data.read.datasets import CachedGPTDataset, index_folder
+from reference_impl.data.read.index import prebuild
+from reference_impl.data.read.order import shuffled
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(lambda lengths: sum(lengths) > 24)
 
@@ -57,8 +62,8 @@ def test_the_arrays_are_megatrons(
     """All documents or some, of any length, empty too, in one epoch or many, the last by itself or not."""
     sizes = np.repeat(np.array(lengths, dtype=np.int32), every)
     documents = np.arange(0, len(sizes), every, dtype=np.int32)
-    asked = {"sequence_length": sequence_length, "sequences": sequences, "seed": seed}
-    expected, found = megatrons(sizes, documents, **asked), index.shuffled(sizes, documents, **asked)
+    expected = megatrons(sizes, documents, sequence_length=sequence_length, sequences=sequences, seed=seed)
+    found = shuffled(sizes, documents, sequence_length=sequence_length, sequences=sequences, seed=seed)
 
     for array, (name, ours) in zip(expected, found.items(), strict=True):
         assert array.dtype == ours.dtype, name
@@ -68,7 +73,7 @@ def test_the_arrays_are_megatrons(
 @pytest.fixture
 def run(tiny: Callable[..., RunConfig]) -> Callable[..., list[str]]:
     """Prebuilds the index of a run of the built-in corpus, changed by the variables given."""
-    return lambda **variables: list(prebuild.prebuild(tiny(**variables)))
+    return lambda **variables: list(prebuild(tiny(**variables)))
 
 
 def test_an_index_is_built_once(run: Callable[..., list[str]]) -> None:
@@ -103,13 +108,39 @@ def test_other_data_in_the_same_place_builds_its_own(tiny: Callable[..., RunConf
 def test_a_build_that_was_killed_is_no_index(tiny: Callable[..., RunConfig], run: Callable[..., list[str]]) -> None:
     """Without the file that is written last, the others are made anew."""
     run()
-    folder = index_folder(tiny(), manifest.load(prebuild.data_folder(tiny())))
+    folder = index_folder(tiny(), manifest.load(data_folder(tiny())))
     expected = {path.name: path.read_bytes() for path in folder.iterdir()}
     for path in folder.glob(f"*{CachedGPTDataset.__name__}*"):
         path.unlink() if path.suffix == ".txt" else path.write_bytes(path.read_bytes()[:50])
     run()
 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+def test_an_index_that_is_open_is_never_written_to(
+    tiny: Callable[..., RunConfig], run: Callable[..., list[str]]
+) -> None:
+    """Two runs may build the same index at once; what the first maps is not changed by the second."""
+    run()
+    folder = index_folder(tiny(), manifest.load(data_folder(tiny())))
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(path.open("rb")) for path in folder.glob(f"*{CachedGPTDataset.__name__}*_index.npy")
+        ]
+        before = [os.fstat(file.fileno()).st_mtime_ns for file in files]
+        next(folder.glob(f"*{CachedGPTDataset.__name__}*.txt")).unlink()
+        run()
+
+        assert len(files) == 3
+        assert [os.fstat(file.fileno()).st_mtime_ns for file in files] == before
+
+
+def test_an_index_folder_that_cannot_be_made_is_one_error(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    """It names the path."""
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DataError, match=r"file/\w+: Not a directory$"):
+        run(NPY_INDEX_DIR=tmp_path / "file")
 
 
 def test_an_index_without_a_seed_is_refused(run: Callable[..., list[str]]) -> None:

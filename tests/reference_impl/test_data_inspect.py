@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from reference_impl.data.__main__ import main
-from reference_impl.data.indexed import open_pair, write_idx
 from reference_impl.data.inspect import expected_counts, prefixes
 from reference_impl.data.manifest import DataError
+from reference_impl.data.pair import open_pair, write_idx
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer
 
@@ -57,6 +57,14 @@ def test_other_counts_fail(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert done.exit_code == 1
     assert f"{prefix} has 91,204 documents, expected 91,205" in done.output
     assert done.output.count("is missing") == 2
+
+
+def test_only_a_dataset_can_be_expected(tmp_path: Path) -> None:
+    """A published tokenizer has no documents: the choices are named, exit 2."""
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path), "--expect", "llama31_405b-tokenizer"])
+
+    assert done.exit_code == 2
+    assert "'llama31_405b', 'llama31_8b'" in done.output
 
 
 def test_another_type_is_a_fault(tmp_path: Path, data_dir: Path, tokenizer: Tokenizer) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,13 +17,13 @@ from hypothesis import strategies as st
 
 from benchmark.config import RunConfig
 from benchmark.rules import find
-from reference_impl.data import source
 from reference_impl.data.__main__ import main
-from reference_impl.data.checksum import BUFFER_BYTES, digest
-from reference_impl.data.manifest import DataError, FileEntry, FolderManifest, Manifest
+from reference_impl.data.checksum import BUFFER_BYTES, digest, in_parallel
+from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, Manifest, describe_files
 from reference_impl.data.progress import describe, size
 from reference_impl.data.published import PUBLISHED
-from reference_impl.data.source import ready
+from reference_impl.data.read import configured
+from reference_impl.data.read.configured import ready
 
 FILES = {"a.bin": b"1234", "b.idx": b"12", "deep/er/.metadata": b"hidden", ".top": b"", "c": b"123"}
 
@@ -74,6 +77,62 @@ def test_every_difference_is_in_one_report(folder: Path) -> None:
         f"{folder}/c is no file, expected 3 bytes",
         f"{folder}/deep/.extra is not expected",
     }
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one line more."""
+    scan = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("/deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    (folder / "a.bin").unlink()
+    (folder / "new").touch()
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = verify(folder)
+
+    assert done.exit_code == 1
+    assert done.stdout.splitlines() == [
+        f"{folder}/a.bin: No such file or directory, expected 4 bytes",
+        f"{folder}/deep: Permission denied",
+        f"{folder}/new is not expected",
+    ]
+
+
+def test_a_manifest_that_was_being_written_is_no_file_of_the_folder(folder: Path) -> None:
+    """After a kill, --init describes what is there and the folder passes."""
+    (folder / FILE_NAME).rename(folder / f"{FILE_NAME}.new")
+
+    assert verify("--init", folder).exit_code == 0
+    assert set(FolderManifest.load(folder).files) == set(FILES)
+    assert verify(folder).exit_code == 0
+
+
+def test_the_first_error_stops_the_rest() -> None:
+    """It is not kept back until what was begun before it is done."""
+    stop, told = Event(), list[bool]()
+
+    def work(item: str) -> None:
+        if item == "fails":
+            raise DataError(item)
+        told.append(stop.wait(60))
+
+    with pytest.raises(DataError):
+        in_parallel(work, ["goes on", "fails"], 2, stop)
+    assert told == [True]
+
+
+def test_one_files_trouble_ends_the_reading_of_the_others(tmp_path: Path) -> None:
+    """An error, or the user's interrupt, is not kept back until the longest file has been read."""
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(64 << 30)
+    counted: list[int] = []
+
+    with pytest.raises(DataError, match="missing: No such file"):
+        describe_files(tmp_path, ["missing", "long"], counted.append)
+    assert sum(counted) < 64 << 30
 
 
 def test_quick_compares_sizes_and_nothing_else(folder: Path) -> None:
@@ -273,7 +332,7 @@ def test_a_small_dataset_is_hashed_before_each_run(
     """The built-in corpus is compared byte for byte, one above the limit by its sizes."""
     assert ready(tiny()).compared == "bytes"
 
-    monkeypatch.setattr(source, "HASHED_BYTES", 1000)
+    monkeypatch.setattr(configured, "HASHED_BYTES", 1000)
     assert ready(tiny()).compared == "sizes"
 
 

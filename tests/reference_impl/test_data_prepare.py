@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -24,12 +25,12 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from reference_impl import encoders
-from reference_impl.data import c4, corpus
 from reference_impl.data.__main__ import main
-from reference_impl.data.documents import C4Shard, Fault, document
-from reference_impl.data.indexed import open_pair, write_idx
 from reference_impl.data.manifest import DataError, load
-from reference_impl.data.prepare import Counts, Output, Plan, prepare
+from reference_impl.data.pair import open_pair, write_idx
+from reference_impl.data.prepare import built_in, c4
+from reference_impl.data.prepare.dataset import Counts, Output, Plan, prepare
+from reference_impl.data.prepare.documents import C4Shard, Fault, document
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
@@ -101,7 +102,7 @@ def test_hostile_documents_become_megatrons_bytes(tmp_path: Path, tokenizer: Tok
 
 def test_the_built_in_corpus_becomes_megatrons_bytes(data_dir: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     """Each address ends with the end-of-document token, in Megatron-Core's own bytes."""
-    sides = dict(zip((corpus.TRAIN, corpus.VALIDATION), corpus.split(corpus.addresses()), strict=True))
+    sides = dict(zip((built_in.TRAIN, built_in.VALIDATION), built_in.split(built_in.addresses()), strict=True))
     for prefix, texts in sides.items():
         documents = [[*tokenizer.encode(text), tokenizer.eod] for text in texts]
         assert contents(data_dir, prefix) == megatron(tmp_path / prefix, documents)
@@ -161,17 +162,52 @@ def test_skipped_lines_are_counted_by_fault(tmp_path: Path, tokenizer: Tokenizer
 
 @pytest.mark.parametrize(
     ("damage", "skip_faulty", "workers"),
-    [("cut off", False, 1), ("cut off", True, 2), ("flipped", True, 1), ("no gzip", True, 1)],
+    [("cut off", False, 1), ("cut off", True, 2), ("flipped", True, 1), ("no gzip", True, 1), ("empty", True, 1)],
 )
 def test_a_damaged_shard_is_always_refused(tmp_path: Path, damage: str, skip_faulty: bool, workers: int) -> None:
     """A shard that does not end with its checksum has lost nobody knows what."""
     path = shard(tmp_path / "0.json.gz", lines_of(["some text"] * 50)).path
     whole = path.read_bytes()
     broken = {"cut off": whole[:-9], "flipped": whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], "no gzip": b"plain"}
+    broken["empty"] = b""
     path.write_bytes(broken[damage])
 
     with pytest.raises(DataError, match=r"0\.json\.gz is cut off or damaged"):
         prepare(tmp_path / "out", plan(C4Shard(path)), skip_faulty=skip_faulty, workers=workers)
+
+
+def test_a_shard_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    """The system's reason is the error."""
+    (tmp_path / "0.json.gz").mkdir()
+
+    with pytest.raises(DataError, match=r"0\.json\.gz: Is a directory$"):
+        prepare(tmp_path / "out", plan(C4Shard(tmp_path / "0.json.gz")))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path: Path, workers: int) -> None:
+    """It names the unfinished folder; with room again the bytes are those of a call that never stopped."""
+    text = "".join(chr(0x4E00 + index) for index in range(20_000))
+    what, folder = plan(*(shard(tmp_path / f"{n}.json.gz", lines_of([text])) for n in range(2))), tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"\.out\.unfinished: File too large$"):
+            prepare(folder, what, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    prepare(folder, what, workers=workers)
+    prepare(tmp_path / "quiet", what)
+
+    assert load(folder) == load(tmp_path / "quiet")
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    """It names the path."""
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DataError, match=r"file/\.out\.unfinished: Not a directory$"):
+        prepare(tmp_path / "file" / "out", plan(shard(tmp_path / "0.json.gz", lines_of(["text"]))))
 
 
 @given(st.binary(max_size=60) | st.text().map(lambda text: json.dumps({"text": text}).encode()))
@@ -206,7 +242,7 @@ def test_too_few_lines_are_refused(tmp_path: Path) -> None:
 
 def test_other_shards_do_not_continue_an_unfinished_folder(tmp_path: Path) -> None:
     """What a killed call left is used by the same plan alone."""
-    path = shard(tmp_path / "0.json.gz", FAULTY.values()).path
+    path = shard(tmp_path / "0.json.gz", list(FAULTY.values())).path
     with pytest.raises(DataError):
         prepare(tmp_path / "out", plan(C4Shard(path)))
     shard(path, lines_of(["another text"]))
@@ -228,6 +264,17 @@ def test_the_benchmarks_files_are_the_references_shards(tmp_path: Path) -> None:
     assert [shard.name[9:14] for shard in (*six.shards, *seven.shards)] == [f"{n:05}" for n in range(768, 1024)]
     assert (validation.lines, len(validation.shards)) == (91_205, 8)
     assert not made.append_eod
+
+
+def test_a_tokenizer_of_another_benchmark_is_refused_before_hours_of_work(tmp_path: Path) -> None:
+    """8B's dataset is of 128,256 pieces, the 405B's tokenizer has 32,000."""
+    for number in range(768, 896):
+        (tmp_path / f"c4-train.{number:05}-of-01024.json.gz").touch()
+    for number in range(8):
+        (tmp_path / f"c4-validation.{number:05}-of-00008.json.gz").touch()
+
+    with pytest.raises(DataError, match="has 32000 pieces, the dataset of llama31_8b is of 128256"):
+        c4.plan("llama31_8b", tmp_path, benchmark_tokenizer())
 
 
 def test_missing_shards_are_listed(tmp_path: Path) -> None:
@@ -311,7 +358,7 @@ KILLS = 20
 @pytest.mark.slow
 def test_after_any_kill_the_bytes_are_the_same(tmp_path: Path) -> None:
     """SIGKILL at 20 random moments, every fifth time with workers, and the dataset is that of a quiet call."""
-    texts = [text[start : start + 400] for text in corpus.addresses() for start in range(0, len(text), 400)]
+    texts = [text[start : start + 400] for text in built_in.addresses() for start in range(0, len(text), 400)]
     what = plan(*(shard(tmp_path / f"{n:02}.json.gz", lines_of(texts[n::12])) for n in range(12)), lines=100)
     quiet, folder = tmp_path / "quiet", tmp_path / "killed"
     prepare(quiet, what)

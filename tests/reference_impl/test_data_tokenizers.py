@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perf.tokenize import CONTROL, hugging_face
 from reference_impl import encoders
-from reference_impl.data import corpus
+from reference_impl.data.prepare import built_in
 from reference_impl.encoders import Mixtral, SentencePiece
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
@@ -54,7 +54,7 @@ def test_fast_ids_are_sentencepieces(texts: list[str], fast: Mixtral, plain: Sen
 @pytest.mark.slow
 def test_every_document_of_the_corpus_has_sentencepieces_ids(fast: Mixtral, plain: SentencePiece) -> None:
     """2.6 million tokens; perf/tokenize.py compares more."""
-    assert np.array_equal(fast.encode(corpus.addresses()).tokens, plain.encode(corpus.addresses()).tokens)
+    assert np.array_equal(fast.encode(built_in.addresses()).tokens, plain.encode(built_in.addresses()).tokens)
 
 
 @settings(max_examples=300)
@@ -98,7 +98,7 @@ def test_a_hugging_face_file_opens(tmp_path: Path, peer: Any, tokenizer: Tokeniz
     peer.save(str(path))
     opened = Tokenizer(path)
 
-    assert (opened.vocab_size, opened.eod, opened.dtype) == (tokenizer.vocab_size, tokenizer.eod, np.uint16)
+    assert (opened.vocab_size, opened.eod, opened.dtype) == (tokenizer.vocab_size, tokenizer.eod, np.dtype(np.uint16))
     assert opened.encode("Hello world") == tokenizer.encode("Hello world")
     assert opened.sha256 != tokenizer.sha256
 

@@ -10,28 +10,25 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
 
 from benchmark.files import locked
-from reference_impl.data.checksum import BUFFER_BYTES, Advance, Algorithm, digest, in_parallel, new, silent
-from reference_impl.data.listing import Listing, Wanted
+from reference_impl.data.checksum import BUFFER_BYTES, Advance, Algorithm, Stopped, digest, in_parallel, new
+from reference_impl.data.fetch.listing import Listing, Wanted
+from reference_impl.data.fetch.partial import Partial, Segment, bytes_on_disk
+from reference_impl.data.fetch.sources import PATIENCE, READ_BYTES, Interruption, Patience, Remote, Source
 from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
-from reference_impl.data.partial import Partial, Segment, bytes_on_disk
-from reference_impl.data.progress import size
+from reference_impl.data.progress import Show, size, unseen
 from reference_impl.data.published import Published
-from reference_impl.data.remote import PATIENCE, READ_BYTES, Interruption, Patience, Remote, Source
 
 WORK = ".download"
 """Folder of the unfinished files, below the one that they go to."""
-
-Show = Callable[[str, int], AbstractContextManager[Advance]]
-"""Shows how far work on so many bytes is; see progress.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +68,8 @@ class Planned:
         return self.target.is_file() and self.target.stat().st_size == self.remote.bytes
 
 
-class Stopped(Exception):
-    """Another file's trouble, or the user, ended the download."""
-
-
-def _quiet(_what: str, _total: int) -> AbstractContextManager[Advance]:
-    return nullcontext(silent)
-
-
 def download(
-    source: Source, files: Sequence[Wanted], folder: Path, settings: Settings = SETTINGS, show: Show = _quiet
+    source: Source, files: Sequence[Wanted], folder: Path, settings: Settings = SETTINGS, show: Show = unseen
 ) -> dict[str, FileEntry]:
     """Bring the files into the folder, and describe them as they are there.
 
@@ -105,7 +94,7 @@ def download_set(
     folder: Path,
     published: Published | None = None,
     settings: Settings = SETTINGS,
-    show: Show = _quiet,
+    show: Show = unseen,
 ) -> FolderManifest:
     """Download what is listed, and leave its manifest beside it.
 
@@ -149,6 +138,8 @@ def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Setti
                 raise DataError(f"{source.where(wanted.name)} has {remote.bytes} bytes there, expected {wanted.bytes}")
         except DataError as fault:
             return fault
+        except OSError as error:
+            return DataError(f"{folder / wanted.local}: {error.strerror}")
         return Planned(wanted, remote, folder)
 
     found = in_parallel(look, files, settings.connections)

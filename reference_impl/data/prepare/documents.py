@@ -6,7 +6,7 @@ What a line may hold, and what becomes of it:
 - a line that is no UTF-8, no JSON object, has no `text`, or whose text has a lone surrogate, which no encoding can
   express, is faulty. The reference's preprocessing dies of it. So does ours, naming shard, line and fault, unless it is
   told to leave faulty lines out; then each is counted by its fault, and the first of each named.
-A shard that ends before its checksum, or fails it, is refused either way: nobody can tell what is missing.
+A shard that has no byte, ends before its checksum, or fails it, is refused either way: nobody can tell what is missing.
 """
 
 from __future__ import annotations
@@ -76,11 +76,16 @@ class C4Shard:
 
     def lines(self) -> Iterator[str | Fault]:
         try:
+            # gzip takes no bytes at all for no lines.
+            if self.size == 0:
+                raise EOFError("it is empty")
             with gzip.open(self.path, "rb") as file:
                 for number, line in enumerate(file, start=1):
                     yield document(number, line)
-        except (OSError, EOFError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{self.path} is cut off or damaged, get it again: {error}") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}") from None
 
 
 def document(number: int, line: bytes) -> str | Fault:

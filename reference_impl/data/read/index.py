@@ -12,12 +12,11 @@ import psutil
 import torch
 
 from benchmark.config import RunConfig
-from reference_impl.data.datasets import index_folder, open_train, train_sequences
-from reference_impl.data.indexed import open_pair
 from reference_impl.data.manifest import DataError, Manifest
+from reference_impl.data.pair import open_pair
 from reference_impl.data.progress import size
-from reference_impl.data.source import data_folder, dataset_of, tokenizer_of
-from reference_impl.pretrain import quieten_libraries
+from reference_impl.data.read.configured import data_folder, dataset_of, tokenizer_of
+from reference_impl.data.read.datasets import index_folder, open_train, train_sequences
 
 # Bytes of an entry in the arrays of one file, and in those of the blend.
 DOCUMENT_BYTES = 4
@@ -35,11 +34,13 @@ def prebuild(config: RunConfig) -> Iterator[str]:
         raise DataError("SEED or SEED_BASE is not set; an index is of one seed")
     data, manifest, tokenizer = data_folder(config), dataset_of(config), tokenizer_of(config)
     folder = index_folder(config, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from None
     before = _bytes_in(folder)
     _refuse_without_room(config, data, manifest, folder)
-    quieten_libraries()
-    with _one_process():
+    with one_process():
         for seed in config.seeds:
             start = time.perf_counter()
             train = open_train(config.model_copy(update={"seed": seed}), data, manifest, tokenizer)
@@ -50,7 +51,7 @@ def prebuild(config: RunConfig) -> Iterator[str]:
 
 
 @contextmanager
-def _one_process() -> Iterator[None]:
+def one_process() -> Iterator[None]:
     """Megatron-Core's blend asks which rank it is on."""
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +19,8 @@ from megatron.core.datasets.utils import Split
 
 from benchmark.config import RunConfig
 from benchmark.files import write_at_once
-from reference_impl.data import index as documents_index
 from reference_impl.data.manifest import DataError, Manifest
+from reference_impl.data.read.order import shuffled
 from reference_impl.tokenizer import Tokenizer
 
 
@@ -60,7 +61,7 @@ class CachedGPTDataset(GPTDataset):
 
     def _build(self, cache: Path, base: str) -> None:
         lengths = np.array(self.dataset.sequence_lengths)
-        shuffled = documents_index.shuffled(
+        arrays = shuffled(
             lengths,
             np.asarray(self.indices, dtype=np.int32),
             sequence_length=self.config.sequence_length,
@@ -68,8 +69,11 @@ class CachedGPTDataset(GPTDataset):
             seed=self.config.random_seed,
         )
         cache.mkdir(parents=True, exist_ok=True)
-        for name, array in shuffled.items():
-            np.save(cache / f"{base}-{name}.npy", array)
+        # Another run may build the same index, or read it already: what it has open must keep its bytes.
+        with TemporaryDirectory(dir=cache, prefix=".unfinished-") as unfinished:
+            for name, array in arrays.items():
+                np.save(f"{unfinished}/{name}.npy", array)
+                Path(unfinished, f"{name}.npy").rename(cache / f"{base}-{name}.npy")
         write_at_once(cache / f"{base}-description.txt", self.unique_description)
 
 

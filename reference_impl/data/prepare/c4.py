@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reference_impl.data.documents import C4Shard
 from reference_impl.data.manifest import DataError
-from reference_impl.data.prepare import Output, Plan
+from reference_impl.data.prepare.dataset import Output, Plan
+from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.data.published import PUBLISHED, Dataset
+from reference_impl.tokenizer import Tokenizer
 
 TRAIN_SHARDS, VALIDATION_SHARDS = 1024, 8
 SHARDS_PER_FILE = 128
@@ -23,7 +24,8 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
     """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`.
 
     Raises:
-        DataError: the benchmark has no dataset of C4, or a shard is missing; lists every one.
+        DataError: the benchmark has no dataset of C4, or one of another vocabulary than the tokenizer's; or shards are
+            missing: lists every one.
     """
     published = PUBLISHED.get(benchmark)
     if published is None or published.dataset is None:
@@ -32,6 +34,11 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
     paths = [folder / shard.name for output in outputs for shard in output.shards]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError("\n".join(f"{path} does not exist" for path in missing))
+    if (pieces := Tokenizer(tokenizer).vocab_size) != published.dataset.vocabulary:
+        raise DataError(
+            f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {published.dataset.vocabulary}; "
+            "--tokenizer names another"
+        )
     return Plan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
 
 

@@ -91,10 +91,10 @@ def _make_built_in(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent):
         if not folder.exists():
-            from reference_impl.data import corpus
+            from reference_impl.data.prepare import built_in
 
             # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
-            corpus.prepare(folder, Tokenizer(benchmark_tokenizer()))
+            built_in.prepare(folder, Tokenizer(benchmark_tokenizer()))
 
 
 def _not_the_benchmarks(config: RunConfig, folder: Path, manifest: Manifest) -> Iterator[str]:

@@ -103,7 +103,8 @@ class Partial:
         if lines and not lines[-1].endswith(b"\n"):
             # It was being written; left there, it would be the start of the next one.
             os.ftruncate(self._journal, os.fstat(self._journal).st_size - len(lines.pop()))
-        return {int(line) for line in lines}
+        # After a power failure there may be zeros where a line was to be.
+        return {int(line) for line in lines if line.strip().isdigit()}
 
 
 def bytes_on_disk(path: Path) -> int:

@@ -7,15 +7,14 @@ which `md5sum -c` reads. Ours have `manifest.json` beside the files.
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reference_impl.data.checksum import Algorithm
+from reference_impl.data.fetch.sources import PATIENCE, Missing, Patience, Source, open_source, parse_url
 from reference_impl.data.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
 from reference_impl.data.published import Published, repaired_name
-from reference_impl.data.remote import PATIENCE, Missing, Patience, Source, open_source
 
 LIST_BYTES = 256 << 20
 """The longest list that is read: a million files."""
@@ -95,7 +94,7 @@ def _mlcommons(
     if re.fullmatch(r"https?://\S+|file://\S+", text) is None:
         raise DataError(f"{location} holds {text[:60]!r}, expected the base address of the files")
     # The headers may be a secret, which the text must not be able to send elsewhere.
-    same_host = urllib.parse.urlsplit(text)[:2] == urllib.parse.urlsplit(location)[:2]
+    same_host = parse_url(text)[:2] == parse_url(location)[:2]
     md5 = name.removesuffix(".uri") + ".md5"
     sums = parse_md5sums(patience.call(lambda: beside.text(md5, LIST_BYTES)), beside.where(md5))
     files = [Wanted(name, repaired_name(name), checksum=("md5", digest)) for name, digest in sums.items()]
@@ -122,6 +121,8 @@ def parse_md5sums(text: bytes, origin: str) -> dict[str, str]:
                 raise ValueError(f"{match[2]} is listed twice")
         except ValueError as error:
             faults.append(f"{origin}, line {number}: {error}")
+    if not sums:
+        raise DataError(f"{origin} is no MD5 list: it starts with {text[:60]!r}")
     if faults:
         raise DataError("\n".join(faults))
     return sums

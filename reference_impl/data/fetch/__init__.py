@@ -1,0 +1,1 @@
+"""Files from a server or a folder, whole and as they were listed."""
