@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import click
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.optimizer import get_megatron_optimizer
@@ -36,7 +35,7 @@ from reference_impl import parallel
 from reference_impl.layers import block_spec
 from reference_impl.model import ddp_config, transformer_config
 from reference_impl.optimizer import optimizer_config, use_fused_kernel
-from reference_impl.pretrain import quieten_libraries
+from reference_impl.quiet import quieten_libraries
 
 SMOKE = ModelSize(name="smoke", layers=1, hidden=128, ffn_hidden=256, heads=16, query_groups=8)
 
@@ -214,9 +213,7 @@ def main(layers: int, microbatches: int, rounds: int, spec: str, cpu_smoke: bool
     quieten_libraries()
     size, length = (SMOKE, 64) if cpu_smoke else (SIZES["405b"], 8192)
     config = run_config(spec)
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
-    )
+    parallel.alone()
     parallel.initialize(config)
     chosen = layer_spec(config, parallel.machine())
     print(

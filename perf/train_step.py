@@ -13,14 +13,14 @@ from collections.abc import Callable
 
 import click
 import torch
-import torch.distributed as dist
 
 from benchmark.config import VOCABULARY, RunConfig
 from benchmark.rules import AdamW
 from perf.measure import in_turns
 from reference_impl import parallel
+from reference_impl.checkpoint.huggingface import config_json
 from reference_impl.data.manifest import Manifest
-from reference_impl.pretrain import quieten_libraries
+from reference_impl.quiet import quieten_libraries
 from reference_impl.step import MegatronStep, synthetic_batches
 
 SEQUENCES = 8
@@ -43,7 +43,7 @@ def configuration() -> RunConfig:
 def ours(config: RunConfig) -> Callable[[], object]:
     """One step of the reference implementation, on synthetic batches."""
     quieten_libraries()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel.alone()
     parallel.initialize(config)
     empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})
     step = MegatronStep(config, empty)
@@ -55,30 +55,9 @@ def hugging_face(config: RunConfig, *, fused: bool) -> Callable[[], object]:
     """The same step with transformers and torch alone; `fused` is AdamW's."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    size, adamw = config.size, config.rules.optimizer
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=size.hidden,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.query_groups,
-            intermediate_size=size.ffn_hidden,
-            vocab_size=VOCABULARY,
-            rms_norm_eps=size.norm_epsilon,
-            max_position_embeddings=131_072,
-            rope_parameters={
-                "rope_type": "llama3",
-                "rope_theta": float(size.rotary_base),
-                "factor": size.rotary_scaling_factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
-            tie_word_embeddings=False,
-            attn_implementation="sdpa",
-            use_cache=False,
-        )
-    ).train()
+    adamw = config.rules.optimizer
+    llama = LlamaConfig(**config_json(config.size, VOCABULARY, "float32"), attn_implementation="sdpa", use_cache=False)
+    model = LlamaForCausalLM(llama).train()
     optimizer = torch_adamw(model, adamw, fused=fused)
     batches = synthetic_batches(config)
 

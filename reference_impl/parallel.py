@@ -49,6 +49,12 @@ def initialize(config: RunConfig) -> None:
     seed_everything(config)
 
 
+def alone() -> None:
+    """Be a process group of one; for programs that no launcher has started."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
+
+
 def seed_everything(config: RunConfig) -> None:
     """Start every generator from the run's one seed; the default one is the same on all ranks."""
     if config.seed is None:

@@ -11,7 +11,6 @@ import faulthandler
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,7 +21,8 @@ from benchmark.config import ConfigError, RunConfig
 from benchmark.events import EventLog
 from benchmark.loop import Outcome, run
 from reference_impl.data.manifest import DataError, Manifest
-from reference_impl.data.source import data_folder, dataset_of
+from reference_impl.data.read.configured import data_folder, dataset_of
+from reference_impl.quiet import quieten_libraries
 from reference_impl.ready import require_initial_weights
 from reference_impl.tokenizer import TokenizerError
 
@@ -139,12 +139,6 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 def _report(outcome: Outcome) -> None:
     print(f"{outcome.status} after {outcome.samples} sequences {outcome.reason}".rstrip(), flush=True)
-
-
-def quieten_libraries() -> None:
-    """Silence what Megatron-Core and torch say about optional packages that are absent and names that will change."""
-    warnings.filterwarnings("ignore", module=r"megatron\.core")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def clear_caches(folder: Path, manifest: Manifest) -> str:

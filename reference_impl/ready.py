@@ -14,7 +14,7 @@ from benchmark.config import VOCABULARY, ConfigError, RunConfig
 from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.manifest import DataError
-from reference_impl.data.source import data_folder, ready
+from reference_impl.data.read.configured import data_folder, ready
 from reference_impl.tokenizer import TokenizerError
 
 

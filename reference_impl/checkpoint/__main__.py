@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
+from benchmark.arguments import PathArgument
 from benchmark.sizes import SIZES
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.data.manifest import DataError
 
-_source = click.argument("source", type=click.Path(path_type=Path))
-_target = click.argument("target", type=click.Path(path_type=Path))
+_source = click.argument("source", type=PathArgument())
+_target = click.argument("target", type=PathArgument())
 _vocabulary = click.option(
     "--vocabulary", type=click.IntRange(min=1), help="Keep so many rows of embedding and output; all if not given."
 )
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathArgument())
 def inspect(folder: Path) -> None:
     """Show what is in the checkpoint FOLDER: its model, tensors and sizes. No weights are read."""
     from reference_impl.checkpoint.report import describe
@@ -93,7 +94,7 @@ def _convert(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=PathArgument(exists=True, file_okay=False))
 @click.option("--size", type=click.Choice(tuple(SIZES)), help="The model that it has to be.")
 def verify(folder: Path, size: str | None) -> None:
     """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor."""

@@ -10,7 +10,6 @@ import json
 import sys
 
 import torch
-import torch.distributed as dist
 
 from benchmark.config import VOCABULARY, RunConfig
 from reference_impl import parallel
@@ -21,9 +20,7 @@ STEPS = 5
 
 
 def main() -> None:
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
-    )
+    parallel.alone()
     config = RunConfig.from_environment()
     parallel.initialize(config)
     nothing = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})

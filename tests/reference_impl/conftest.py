@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmark.config import RunConfig
-from reference_impl.data import corpus
+from reference_impl.data.prepare import built_in
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 TIMEOUT_S = 180
@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
 def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     """The built-in corpus, prepared once."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
-    corpus.prepare(folder, tokenizer)
+    built_in.prepare(folder, tokenizer)
     return folder
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["truncate", "reset", "stall", "drip", "wrong bytes", "other range", "503", "403", "200"]
+Fault = Literal["truncate", "reset", "stall", "drip", "drip headers", "wrong bytes", "other range", "503", "403", "200"]
 
 PIECE_BYTES = 16 << 10
 
@@ -30,6 +30,8 @@ class Site:
     always: bool = False
     ranges: bool = True
     etag: str = '"1"'
+    coding: str | None = None
+    """Content-Encoding that is named in the answers, though the bytes are the file's."""
     redirects: Mapping[str, str] = field(default_factory=dict)
     """Name -> where a request for it is sent."""
     bytes_per_s: float = float("inf")
@@ -91,8 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("503", "403"):
             self._answer(int(fault), {}, b"no")
             return
+        if fault == "drip headers":
+            self.close_connection = True
+            self._drip(b"HTTP/1.1 200 " + b"O" * 60)
+            return
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted or "") if site.ranges and fault != "200" else None
-        headers = {"ETag": site.etag}
+        headers = {"ETag": site.etag} | ({} if site.coding is None else {"Content-Encoding": site.coding})
         if match is None:
             self._send(200, headers, content, fault)
             return
@@ -135,9 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "stall":
             time.sleep(3)
         elif fault == "drip":
-            for byte in body[len(sent) : len(sent) + 60]:
-                self.wfile.write(bytes([byte]))
-                time.sleep(0.05)
+            self._drip(body[len(sent) : len(sent) + 60])
+
+    def _drip(self, data: bytes) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.05)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -155,9 +157,8 @@ def convert_until(source: Path, target: Path, write: Callable[..., None], kill_a
         if kill_after is not None and seen > kill_after:
             kill()
 
-    if kill_after is None:
-        FolderManifest.save = kill  # type: ignore[method-assign]
-    write(open_checkpoint(source), target, advance=advance)
+    with patch.object(FolderManifest, "save", kill) if kill_after is None else nullcontext():
+        write(open_checkpoint(source), target, advance=advance)
 
 
 @pytest.mark.parametrize("write", [to_distributed, to_huggingface])

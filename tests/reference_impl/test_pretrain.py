@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ import pytest
 import reference_impl.step  # noqa: F401
 from benchmark.config import ConfigError, RunConfig
 from benchmark.events import TOKEN, decode
+from benchmark.loop import StepStats
 from reference_impl import pretrain
 from tests.reference_impl.conftest import run_ranks
 
@@ -38,8 +40,8 @@ def train_with_broken_weights(config: RunConfig) -> int:
         open_data(step)
         next(step.chunks[0].parameters()).fill_(float("nan"))
 
-    MegatronStep.open_data = open_and_break
-    return pretrain.train(config)
+    with patch.object(MegatronStep, "open_data", open_and_break):
+        return pretrain.train(config)
 
 
 def test_a_loss_that_is_no_number_aborts_the_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -61,15 +63,15 @@ def train_until_signalled(config: RunConfig) -> str:
     train_once = MegatronStep.train_once
     calls = iter(range(100))
 
-    def train_and_signal(step: MegatronStep, batches: Any) -> tuple[float, float]:
+    def train_and_signal(step: MegatronStep, batches: Any) -> StepStats:
         # Two steps of warm-up come first.
         if next(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_once(step, batches)
 
-    MegatronStep.train_once = train_and_signal
     try:
-        pretrain.train(config)
+        with patch.object(MegatronStep, "train_once", train_and_signal):
+            pretrain.train(config)
     except pretrain.Interrupted as interruption:
         return f"{interruption} {interruption.exit_status}"
     return "not interrupted"

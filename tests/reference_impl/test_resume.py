@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -75,8 +76,8 @@ def told_to_stop_in(step: int, config: RunConfig) -> int:
             os.kill(os.getpid(), signal.SIGUSR1)
         return train_once(self, batches)
 
-    MegatronStep.train_once = signalled
-    return pretrain.train(config)
+    with patch.object(MegatronStep, "train_once", signalled):
+        return pretrain.train(config)
 
 
 def in_a_group_of_its_own(config: RunConfig) -> int:
@@ -114,7 +115,7 @@ def checkpoints_of(config: RunConfig) -> Path:
 def told(config: RunConfig) -> list[tuple[object, ...]]:
     """What the log says of training and evaluations, without times and what only one of two runs can have."""
     assert config.result_file is not None
-    said = []
+    said: list[tuple[object, ...]] = []
     for event in read_events(config.result_file):
         value = event.value
         if isinstance(value, dict):

@@ -16,7 +16,7 @@ from benchmark.config import RunConfig
 from benchmark.stragglers import SLOW
 from reference_impl import parallel
 from reference_impl.data.manifest import load
-from reference_impl.data.source import data_folder
+from reference_impl.data.read.configured import data_folder
 from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep
 from tests.reference_impl.conftest import run_ranks
@@ -94,7 +94,9 @@ def fingerprint(step: MegatronStep) -> dict[str, str]:
     """A digest of every part of a Step's state that outlives a step; gradients are zeroed at the start of each."""
     weights = [p.detach() for chunk in step.chunks for p in chunk.parameters()]
     shards = [p.detach() for o in torch_optimizers(step.optimizer) for g in o.param_groups for p in g["params"]]
-    moments = [value for o in torch_optimizers(step.optimizer) for s in o.state.values() for value in s.values()]
+    moments = [
+        value for o in torch_optimizers(step.optimizer) for s in o.state.values() for _, value in sorted(s.items())
+    ]
     groups = [
         {name: value for name, value in g.items() if name != "params"}
         for o in torch_optimizers(step.optimizer)

@@ -1,0 +1,128 @@
+"""Host memory and time of saving and loading the training state: ours beside Megatron-Core's forms for any layout.
+
+A model of 69 million parameters on four data-parallel ranks of this machine's CPU, bf16 with an fp32 optimizer. Memory
+is what all ranks and their writers have above what they had before, at its highest, shared pages counted once (PSS).
+Imports nothing large at the top: each rank that saves starts a process that imports this program again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import click
+import psutil
+
+from benchmark.config import VOCABULARY
+
+if TYPE_CHECKING:
+    from perf.state_forms import Work
+
+RANKS = 4
+SAMPLE_EVERY_S = 0.02
+
+
+def as_rank(rank: int, port: int, work: Work, folder: Path, launcher: Connection, go: Event) -> None:
+    """Build a trainer, say so, wait for the word, work, and tell how long that took; the first rank speaks."""
+    import torch.distributed as dist
+
+    from perf.state_forms import configuration, trainer
+
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    step = trainer(configuration(RANKS).model_copy(update={"rank": rank}))
+    dist.barrier()
+    if rank == 0:
+        launcher.send(0.0)
+    go.wait()
+    began = time.perf_counter()
+    work(step, folder)
+    dist.barrier()
+    if rank == 0:
+        launcher.send(time.perf_counter() - began)
+
+
+def memory() -> int:
+    """Bytes of this process's children and theirs, shared pages counted once."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total
+
+
+def measured(work: Work, folder: Path) -> tuple[float, float]:
+    """Of all ranks together: bytes above what they had before, at the highest; seconds."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    answers, rank_0 = context.Pipe(duplex=False)
+    go = context.Event()
+    ranks = [context.Process(target=as_rank, args=(rank, port, work, folder, rank_0, go)) for rank in range(RANKS)]
+    for process in ranks:
+        process.start()
+    sentinels = [process.sentinel for process in ranks]
+    wait([answers, *sentinels])
+    heard(answers)
+    before = highest = memory()
+    go.set()
+    while not wait([answers, *sentinels], SAMPLE_EVERY_S):
+        highest = max(highest, memory())
+    seconds = heard(answers)
+    for process in ranks:
+        process.join()
+    return float(highest - before), seconds
+
+
+def heard(answers: Connection) -> float:
+    """What rank 0 has said; nothing means that a rank has died, and said why."""
+    if not answers.poll():
+        raise SystemExit(1)
+    return float(answers.recv())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@click.command()
+@click.option("--rounds", default=3)
+def main(rounds: int) -> None:
+    """Measure each form, in turns, and print the medians.
+
+    \b
+    python -m perf.save_state
+    """
+    # Before the ranks are forked.
+    from perf.state_forms import BYTES_A_PARAMETER, FORMS, SIZE
+
+    measurements: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(rounds):
+        for form, (save, load) in FORMS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                for action, work in (("save", save), ("load", load)):
+                    measurements[form, action].append(measured(work, Path(folder) / "state"))
+    parameters = SIZE.parameters(VOCABULARY)
+    state = parameters * BYTES_A_PARAMETER
+    print(
+        f"{parameters:,} parameters, {state / 2**20:,.0f} MiB of weights and optimizer, {RANKS} ranks, "
+        f"median of {rounds} rounds"
+    )
+    for (form, action), taken in measurements.items():
+        most, seconds = (median(values) for values in zip(*taken, strict=True))
+        print(f"{form:28} {action}   {most / 2**20:7,.0f} MiB {most / state:6.2f} x the state {seconds:7.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The optimizer's state on disk: each rank writes what it holds and reads what it will hold, under any layout.
+
+The distributed optimizer cuts the flat buffers of the gradients into one piece for each data-parallel rank. Of a weight
+matrix, such a piece is a range that begins and ends in the middle of a row: the end of a row, whole rows, the beginning
+of a row. Each of the three is a rectangle with its place in the tensor of the whole model, and that is how it is
+stored. Reading takes whatever overlaps, so it does not matter which layout wrote.
+
+Nothing is gathered. Megatron-Core's own form for any layout, `fully_reshardable`, gathers the state of all
+data-parallel ranks in the host memory of each: 145 GB a rank for 405B at TP4 PP8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_factories
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.transformer.module import MegatronModule
+
+from reference_impl.model import unwrap
+
+STATES = ("param", "exp_avg", "exp_avg_sq")
+"""What AdamW holds of a weight: its fp32 copy and its two moments."""
+
+
+class OptimizerShards:
+    """This rank's part of the optimizer's state, in the tensors that the optimizer works with."""
+
+    def __init__(self, chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> None:
+        self._optimizers: list[DistributedOptimizer] = getattr(optimizer, "chained_optimizers", [optimizer])
+        self._states = [one.get_parameter_state_dp_reshardable() for one in self._optimizers]
+        parts = dict(_parts(chunks))
+        self.tensors = [
+            tensor
+            for one, states in zip(self._optimizers, self._states, strict=True)
+            for parameter, begin, state in _held(one, states)
+            for name in STATES
+            for tensor in _rectangles_of(state[name].detach(), begin, parts[parameter], name)
+        ]
+        """For Megatron-Core to write, or to read into."""
+
+    @torch.no_grad()
+    def take(self, loaded: list[torch.Tensor]) -> None:
+        """Make what was read for `tensors`, in their order, the optimizer's state."""
+        for tensor, read in zip(self.tensors, loaded, strict=True):
+            tensor.data.copy_(read.view_as(tensor.data))
+        for one, states in zip(self._optimizers, self._states, strict=True):
+            for _, _, state in _held(one, states):
+                state["padding"] = False
+            one.load_parameter_state_from_dp_reshardable(states)
+
+
+def _held(
+    optimizer: DistributedOptimizer, states: dict[Any, Any]
+) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, Any]]]:
+    """Each parameter that this rank holds state of: the first of its elements that it does, and the state of those."""
+    for buffer, dtypes in enumerate(optimizer.gbuf_ranges):
+        for dtype, buckets in dtypes.items():
+            for bucket, held in zip(buckets, states[buffer][dtype], strict=True):
+                for (parameter, ranges), state in zip(bucket["param_map"].items(), held, strict=True):
+                    yield parameter, ranges["param"].start, state
+
+
+def _parts(chunks: list[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, list[ShardedTensor]]]:
+    """Each parameter of this rank with its place in the whole model; gate and up projection have two, in this order.
+
+    Each layer has tensors of its own here, while the weights of all layers share one: planning compares a tensor's
+    rectangles with one another, and of all layers there would be a hundred thousand.
+    """
+    for chunk in chunks:
+        state = unwrap(chunk).sharded_state_dict(metadata={"non_homogeneous_layers": True})
+        places, _ = extract_sharded_tensors_and_factories(state)
+        for place in nested_values(places):
+            yield place.data, place.build() if isinstance(place, ShardedTensorFactory) else [place]
+
+
+def _rectangles_of(state: torch.Tensor, begin: int, parts: list[ShardedTensor], name: str) -> Iterator[ShardedTensor]:
+    """The elements of a parameter from `begin` on, [elements], as rectangles of the model's tensors."""
+    for part in parts:
+        size = part.data.numel()
+        first, last = max(begin, 0), min(begin + len(state), size)
+        width = part.local_shape[-1] if len(part.local_shape) > 1 else 1
+        for row, column, rows, columns in rectangles(first, last, width):
+            start = row * width + column - begin
+            shape = (rows, columns)[: len(part.local_shape)]
+            yield ShardedTensor(
+                key=f"optimizer.state.{name}.{part.key}",
+                data=state[start : start + rows * columns].view(shape),
+                dtype=state.dtype,
+                local_shape=shape,
+                global_shape=part.global_shape,
+                global_offset=tuple(
+                    whole + here for whole, here in zip(part.global_offset, (row, column), strict=False)
+                ),
+                axis_fragmentations=None,
+                # Of the ranks with the same weights, one holds this; those of other tensor-parallel ranks are copies.
+                replica_id=(*part.replica_id[:2], 0),
+            )
+        begin -= size
+
+
+def rectangles(first: int, last: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """Elements `first` to before `last` of a matrix with rows of `width`, in order, as (row, column, rows, columns)."""
+    while first < last:
+        row, column = divmod(first, width)
+        rows = 1 if column else max(1, (last - first) // width)
+        columns = min(width - column, last - first)
+        yield row, column, rows, columns
+        first += rows * columns
