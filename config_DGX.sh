@@ -28,7 +28,8 @@ export GRAD_REDUCE_IN_FP32=False
 export RECOMPUTE_GRANULARITY=selective RECOMPUTE_MODULES=layernorm
 
 # Minutes of the job, all its runs together: python -m benchmark plan config_DGX.sh knows better than a guess.
-export WALLTIME=${WALLTIME:-480}
+export WALLTIME=${WALLTIME:-490}
 
 # What a site sets beforehand rather than here: DATADIR, LOAD_CHECKPOINT, LOGDIR, CONT and CONTAINER_RUNTIME (docs/slurm.md),
-# NEXP=3 for the three runs of a result, SAVE_CHECKPOINT and NPAR to go on after a node has died.
+# NEXP=3 for the three runs of a result, SAVE_CHECKPOINT and NPAR to go on after a node has died,
+# TELEMETRY_INTERVAL=10 to sample the nodes.

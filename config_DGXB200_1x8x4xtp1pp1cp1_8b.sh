@@ -3,4 +3,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/config_common.sh"
 export BENCHMARK=llama31_8b
 export DGXNNODES=1 DGXNGPU=8
 export MINIBS=4 MICRO_BATCH_SIZE=1
-export WALLTIME=${WALLTIME:-240}
+export WALLTIME=${WALLTIME:-430}

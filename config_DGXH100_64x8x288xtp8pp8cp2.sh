@@ -8,4 +8,4 @@ export PRECISION=fp8
 export RECOMPUTE_GRANULARITY=selective
 export RECOMPUTE_MODULES=layernorm
 export GRAD_REDUCE_IN_FP32=False
-export WALLTIME=${WALLTIME:-310}
+export WALLTIME=${WALLTIME:-330}

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from benchmark.arguments import PathArgument
 from benchmark.config import ConfigError
 from benchmark.plan.command import plan
 from benchmark.plan.hardware import GPUS
 from benchmark.resolve import describe, resolve
 
-_FILE = click.argument("file", required=False, type=click.Path(path_type=Path))
+_FILE = click.argument("file", required=False, type=PathArgument())
 
 
 @click.group()
@@ -54,9 +55,7 @@ def job(number: str, node_list: str, restarts: int) -> None:
 
 @main.command()
 @_FILE
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the logs, instead of LOGDIR/<DGXSYSTEM>/<time>."
-)
+@click.option("--out", type=PathArgument(), help="Folder for the logs, instead of LOGDIR/<DGXSYSTEM>/<time>.")
 @click.option("--step-seconds", type=click.FloatRange(min=0, min_open=True), help="What a step is said to take.")
 def simulate(file: Path | None, out: Path | None, step_seconds: float | None) -> None:
     """Rehearse the configuration of FILE, or of the environment: the real loop in virtual time, training nothing."""
@@ -76,24 +75,34 @@ def config() -> None:
 @config.command("new")
 @click.option("--gpu", required=True, type=click.Choice(list(GPUS)))
 @click.option("--nodes", required=True, type=click.IntRange(1))
-@click.option("--global-batch-size", default=1152, show_default=True, help="The nearest possible one is taken.")
+@click.option(
+    "--global-batch-size",
+    default=1152,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The nearest possible one is taken.",
+)
 @click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
-@click.option("--out", default=".", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Its folder.")
+@click.option("--out", default=".", type=PathArgument(file_okay=False, exists=True), help="Its folder.")
 def config_new(gpu: str, nodes: int, global_batch_size: int, system: str | None, out: Path) -> None:
-    """Write the config of a 405B run on NODES nodes, with the constraints solved.
+    """Write the config of a 405B run on NODES nodes, with the constraints solved, memory among them.
 
     For example: python -m benchmark config new --gpu H200 --nodes 96
     """
     from benchmark.config_file import file_name, render
-    from benchmark.config_new import new_config
+    from benchmark.config_new import new_config, variables
 
-    values = new_config(gpu, nodes, global_batch_size=global_batch_size)
+    if system is not None and "/" in system:
+        raise ConfigError([f"--system {system}: expected the first part of a file's name, without a slash"])
+    made = new_config(gpu, nodes, global_batch_size=global_batch_size)
+    values = variables(made)
     path = out / file_name(system or GPUS[gpu].system, values)
+    comment = f"{made.job.gpus} {gpu}: a draft that nobody has run, planned at {made.pace.step:.2f} s a step."
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(render(values, f"{nodes} nodes of {GPUS[gpu].gpus_per_node} {gpu}; a draft: nobody has run it."))
-    except FileExistsError:
-        raise ConfigError([f"{path} is there already"]) from None
+            file.write(render(values, comment))
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be written: {error.strerror}"]) from None
     click.echo(path)
 
 

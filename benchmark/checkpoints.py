@@ -210,6 +210,8 @@ def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
         last_ms = max(last_ms, event.time_ms)
         if event.key == "run_stop" and event.metadata.get("status") == "success":
             raise ConfigError([f"RESULT_FILE={log}: this run has reached its target; there is nothing to go on with"])
+        if event.key == "seed" and event.value != run["SEED"]:
+            raise ConfigError([f"RESULT_FILE={log} is the log of seed {event.value}, not of {run['SEED']}"])
         if event.key == "tracked_stats" and isinstance(event.value, dict) and "train_step_time" in event.value:
             last_step = max(last_step, int(event.metadata["step"]))
     return Resumption(

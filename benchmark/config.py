@@ -159,6 +159,8 @@ class RunConfig(BaseModel):
     """Refuse a job whose all-reduce over all ranks has a smaller bus bandwidth, in GB/s; not measured if unset."""
     hang_monitor_timeout: float = Field(30, alias="HANG_MONITOR_TIMEOUT", ge=0, allow_inf_nan=False)
     """Minutes without a line in the log after which a run is asked where it hangs, and ended; 0 waits for ever."""
+    telemetry_interval: int = Field(0, alias="TELEMETRY_INTERVAL", ge=0, le=3600)
+    """Seconds between two samples of each node's GPUs, memory and processors, beside the log; 0 takes none."""
     allocations: Count = Field(1, alias="NPAR")
     """Allocations that a job may use, one after the other: it requeues itself and goes on from its checkpoint."""
     resume: Path | None = Field(None, alias="RESUME")
@@ -373,6 +375,8 @@ class RunConfig(BaseModel):
             )
 
     def _name_faults(self) -> Iterator[str]:
+        if self.system in ("", ".", "..") or "/" in self.system:
+            yield f"DGXSYSTEM={self.system!r} names the folder of the results below LOGDIR: expected a name, no path"
         match = _NAME_PATTERN.search(self.system)
         if match is None:
             return
@@ -450,6 +454,24 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     Raises:
         ConfigError: the file is missing, fails, ends the shell, or exports a name that nothing reads.
     """
+    exported = exports_of(path, environment)
+    unknown = unknown_exports(path, exported)
+    if unknown:
+        raise ConfigError(unknown)
+    return exported
+
+
+def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
+    """A fault for each name that a config file exports and nothing reads."""
+    return [f"{path.name}: {fault}" for fault in _unknown_names(exported, complete=True)]
+
+
+def exports_of(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """As source_config, whatever the names.
+
+    Raises:
+        ConfigError: the file is missing, fails, or ends the shell.
+    """
     if not path.is_file():
         known = ", ".join(config.name for config in config_files())
         raise ConfigError([f"config file {path} does not exist; in {ROOT}: {known}"])
@@ -460,6 +482,7 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     done = subprocess.run(
         ["bash", "-c", f"exec 3>&1 1>&2; {script} >&3", "bash", str(path.resolve())],
         env=before,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
@@ -471,8 +494,4 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
         raise ConfigError([f"{path} ends the shell that sources it; a config file only exports"])
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
-    exported = {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
-    unknown = list(_unknown_names(exported, complete=True))
-    if unknown:
-        raise ConfigError([f"{path.name}: {fault}" for fault in unknown])
-    return exported
+    return {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}

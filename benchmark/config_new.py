@@ -1,7 +1,7 @@
 """A config for a system that nobody has written one for: the layout that worked on such GPUs, fitted to their number.
 
-Every candidate is judged by RunConfig itself, so that what is written down can run. Whether it fits into memory and how
-fast it is, is the planner's business (`python -m benchmark plan`).
+Every candidate is judged by RunConfig itself and by the planner, so that what is written down can run and fits. The
+fastest layout there is, is the search's to find (`python -m benchmark plan --gpu ... --gpus ...`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.plan import calibration
 from benchmark.plan.hardware import GPUS, Gpu
+from benchmark.plan.planner import BF16_GRADIENTS, Plan, plan
 from benchmark.rules import find
 
 
@@ -36,6 +38,8 @@ class Published:
     precision: str
 
 
+BENCHMARK = "llama31_405b"
+
 _TP8, _TP4, _TP2 = (Layout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
 
 PUBLISHED: dict[str, Published] = {
@@ -45,28 +49,36 @@ PUBLISHED: dict[str, Published] = {
     "GB200": Published(_TP4, "nvfp4"),
     "GB300": Published(_TP2, "nvfp4"),
 }
-"""GPU -> what llama31_405b was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
+"""GPU -> what BENCHMARK was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
 
 
-def new_config(gpu: str, nodes: int, *, global_batch_size: int, benchmark: str = "llama31_405b") -> dict[str, str]:
-    """The variables of a config: shell name -> value, with a batch size as near to the wanted one as can be had.
+def new_config(gpu: str, nodes: int, *, global_batch_size: int) -> Plan:
+    """The plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
 
     The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes.
+    Gradients are in bf16, as in every published run. Where that does not fit, the fastest change that the planner knows
+    to make it fit.
 
     Raises:
-        ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do.
+        ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do; or none fits.
     """
     published, each = PUBLISHED[gpu], GPUS[gpu].gpus_per_node
+    cut = False
     for layout in _layouts(published.layout):
-        possible = list(_candidates(GPUS[gpu], nodes, layout, published.precision, benchmark))
+        possible = list(_candidates(GPUS[gpu], nodes, layout, published.precision))
         if possible:
-            chosen = min(possible, key=lambda config: abs(config.global_batch_size - global_batch_size))
-            return _variables(chosen)
-    unit = published.layout.ranks // each
+            cut = True
+            chosen = _fitting(min(possible, key=lambda config: abs(config.global_batch_size - global_batch_size)))
+            if chosen is not None:
+                return chosen
+    asked, near = f"--nodes {nodes}: {nodes} x {each} {gpu}", "no layout near the published one"
+    if cut:
+        search = f"python -m benchmark plan --gpu {gpu} --gpus {nodes * each}"
+        raise ConfigError([f"{asked} hold {near} in their memory; `{search}` looks for others"])
     raise ConfigError(
         [
-            f"--nodes {nodes}: {nodes} x {each} {gpu} can be cut by no layout near the published one "
-            f"({published.layout.ranks} GPUs a copy); numbers of nodes that can: multiples of {unit}"
+            f"{asked} can be cut by {near} ({published.layout.ranks} GPUs a copy); numbers of nodes that can: "
+            f"multiples of {published.layout.ranks // each}"
         ]
     )
 
@@ -81,16 +93,27 @@ def _layouts(published: Layout) -> Iterator[Layout]:
                 yield layout
 
 
-def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str, benchmark: str) -> Iterator[RunConfig]:
+def _fitting(config: RunConfig) -> Plan | None:
+    """A configuration as it is, or with one change that makes it fit; None if none does."""
+    known = calibration.load()
+    made = plan(config, known)
+    if made.fits:
+        return made
+    if not made.remedies:
+        return None
+    return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
+
+
+def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str) -> Iterator[RunConfig]:
     """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
         return
     replicas = ranks // layout.ranks
-    largest = find(benchmark, None).max_global_batch_size or 0
+    largest = find(BENCHMARK).max_global_batch_size or 0
     for minibatch in range(layout.pipeline, largest // replicas + 1, layout.pipeline):
         values = {
-            "BENCHMARK": benchmark,
+            "BENCHMARK": BENCHMARK,
             "DGXSYSTEM": gpu.system,
             "DGXNNODES": nodes,
             "DGXNGPU": gpu.gpus_per_node,
@@ -100,6 +123,7 @@ def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str, benchmark:
             "CONTEXT_PARALLEL": layout.context,
             "MINIBS": minibatch,
             "PRECISION": precision,
+            **BF16_GRADIENTS,
         }
         try:
             yield RunConfig.from_environment({name: str(value) for name, value in values.items()})
@@ -107,7 +131,8 @@ def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str, benchmark:
             continue
 
 
-def _variables(config: RunConfig) -> dict[str, str]:
+def variables(made: Plan) -> dict[str, str]:
+    """What a config file of this plan exports: shell name -> value."""
     names = (
         "BENCHMARK",
         "DGXNNODES",
@@ -119,6 +144,11 @@ def _variables(config: RunConfig) -> dict[str, str]:
         "MINIBS",
         "MICRO_BATCH_SIZE",
         "PRECISION",
+        "RECOMPUTE_GRANULARITY",
+        "RECOMPUTE_MODULES",
+        "RECOMPUTE_METHOD",
+        "RECOMPUTE_NUM_LAYERS",
+        "GRAD_REDUCE_IN_FP32",
     )
-    values = config.to_environment()
-    return {name: values[name] for name in names}
+    values = made.config.to_environment()
+    return {name: values[name] for name in names if name in values} | {"WALLTIME": str(made.walltime)}

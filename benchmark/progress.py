@@ -63,13 +63,20 @@ PHASES = {
 
 
 def advance(progress: Progress, event: Event) -> Progress:
-    """The progress after one more event."""
+    """The progress after one more event; one that no run of ours writes is passed over, like a broken line."""
+    try:
+        return _after(progress, event)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return progress
+
+
+def _after(progress: Progress, event: Event) -> Progress:
     progress = replace(progress, phase=PHASES.get(event.key, progress.phase))
     match event.key:
         case "run_start":
             return replace(progress, started_ms=event.time_ms)
         case "eval_accuracy":
-            return replace(progress, log_perplexity=event.value)
+            return replace(progress, log_perplexity=float(event.value))
         case "run_stop":
             status, reason = str(event.metadata.get("status", "")), str(event.metadata.get("reason", ""))
             error = str(event.metadata.get("error", ""))

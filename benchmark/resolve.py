@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import NAMES, VOCABULARY, RunConfig, source_config
+from benchmark.config import NAMES, VOCABULARY, ConfigError, RunConfig, exports_of, unknown_exports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,21 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
     """The run of a config file on top of the environment, or of the environment alone (a config sourced by hand).
 
     Raises:
-        ConfigError: the file cannot be sourced or the run is impossible.
+        ConfigError: the file cannot be sourced, or everything by which it and the run are impossible.
     """
-    exported = {} if file is None else {**source_config(file, environment), "CONFIG_FILENAME": file.name}
+    exported: dict[str, str] = {}
+    unknown: list[str] = []
+    if file is not None:
+        everything = exports_of(file, environment)
+        unknown = unknown_exports(file, everything)
+        exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
     merged = {**environment, **exported}
-    config = RunConfig.from_environment(merged)
+    try:
+        config = RunConfig.from_environment(merged)
+    except ConfigError as error:
+        raise ConfigError([*unknown, *error.faults]) from None
+    if unknown:
+        raise ConfigError(unknown)
 
     def origin(name: str) -> str:
         if file is not None and name in exported:

@@ -271,8 +271,12 @@ def search_table(data: Data) -> None:
         cut = "TP {} PP {} CP {}".format(*published)
         line = f"  {job.gpus:5} {row.group:17} {cut}: rank {rank} of {len(cuts)}"
         if rank is not None and rank > 1:
-            behind = found[rank - 1].minutes / first.minutes - 1
-            line += ", {:.1%} behind TP {} PP {} CP {}".format(behind, *cuts[0])
+            mine = found[rank - 1]
+            behind = mine.minutes / first.minutes - 1
+            line += ", {:.1%} behind TP {} PP {} CP {}: ".format(behind, *cuts[0])
+            line += ", ".join(
+                f"{kind} {(minutes - first.kinds[kind]) / first.minutes:+.1%}" for kind, minutes in mine.kinds.items()
+            )
         print(line)
 
 

@@ -119,22 +119,48 @@ def _columns(config: RunConfig) -> tuple[str, ...]:
     return (str(config.world_size), *layout, str(config.global_batch_size), config.precision)
 
 
-@pytest.mark.parametrize(("gpu", "nodes"), [("H200", 96), ("H100", 72), ("GB300", 1000), ("B200", 32)])
+@pytest.mark.parametrize(
+    ("gpu", "nodes"), [("H200", 96), ("H200", 64), ("H100", 72), ("H100", 16), ("GB300", 1000), ("B200", 32)]
+)
 def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) -> None:
-    """`config new` writes a file that sources, has the name of its content and describes a possible run."""
+    """`config new` writes a file that sources, has the name of its content and describes a possible run that fits."""
     done = CliRunner().invoke(main, ["config", "new", "--gpu", gpu, "--nodes", str(nodes), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     path = Path(done.output.strip())
     (tmp_path / "config_common.sh").write_bytes((ROOT / "config_common.sh").read_bytes())
     config = RunConfig.from_environment(source_config(path), complete=True)
     assert (config.nodes, path.name) == (nodes, f"config_{config.system}.sh")
+    planned = CliRunner().invoke(main, ["plan", str(path)])
+    assert planned.exit_code == 0, planned.output
+    assert f"Ask for WALLTIME={config.walltime}:" in planned.output
     assert abs(config.global_batch_size - 1152) <= config.data_parallel * config.pipeline_model_parallel
 
 
-def test_a_system_that_nothing_fits_is_refused() -> None:
-    """With the numbers of nodes that would do."""
-    with pytest.raises(ConfigError, match=r"17 x 8 H200 can be cut by no layout near .* multiples of 8"):
-        new_config("H200", 17, global_batch_size=1152)
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (17, r"17 x 8 H100 can be cut by no layout near .* multiples of 16"),
+        (8, r"8 x 8 H100 hold no layout near .* `python -m benchmark plan --gpu H100 --gpus 64`"),
+    ],
+)
+def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None:
+    """With the numbers of nodes that would do, or where to look for other layouts."""
+    with pytest.raises(ConfigError, match=message):
+        new_config("H100", nodes, global_batch_size=1152)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--system", "a/b"], "--system a/b: expected the first part of a file's name"),
+        (["--system", "long" * 80], "cannot be written: File name too long"),
+    ],
+)
+def test_a_new_config_that_cannot_be_written_is_an_error(arguments: list[str], message: str, tmp_path: Path) -> None:
+    """One line, no traceback."""
+    command = ["config", "new", "--gpu", "H100", "--nodes", "64", "--out", str(tmp_path)]
+    with pytest.raises(ConfigError, match=message):
+        main([*command, *arguments], standalone_mode=False)
 
 
 def test_one_config_has_more_than_ten_thousand_gpus() -> None:

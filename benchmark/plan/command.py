@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from benchmark.arguments import PathArgument
 from benchmark.config import ROOT, ConfigError, RunConfig
 from benchmark.plan.hardware import GPUS, PRECISIONS
 from benchmark.resolve import resolve
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from benchmark.plan.calibration import Calibration, Measured
     from benchmark.plan.search import Candidate, Found
 
-_PATH = click.Path(path_type=Path)
+_PATH = PathArgument()
 
 
 class _PlanByDefault(click.Group):
@@ -85,6 +86,9 @@ def layout(
     _refuse(
         {
             "--write needs a search (--gpus or --search)": write is not None and not searching,
+            "--write makes a config of this trainer, whose weights stay in bf16: leave --quantised-weights out": (
+                write is not None and quantised_weights
+            ),
             "--picture draws one configuration; a search has many": picture is not None and searching,
             "--gpus says what FILE says too": gpus is not None and file is not None,
             "--gpus needs --gpu": gpus is not None and gpu is None,
@@ -132,7 +136,7 @@ def _plan(
     if picture is not None:
         from benchmark.plan.picture import svg
 
-        picture.write_text(svg(made), encoding="utf-8")
+        _save(picture, svg(made))
     if not made.fits:
         raise SystemExit(1)
 
@@ -200,12 +204,16 @@ def _write(found: Found, best: Candidate, calibration: Calibration, folder: Path
         f"{best.minutes:.0f} minutes to the target."
     )
     values = {**best.values, "WALLTIME": str(made.walltime)}
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(render(values, comment))
-    except FileExistsError:
-        raise ConfigError([f"{path} exists; it is not overwritten"]) from None
+    _save(path, render(values, comment), mode="x")
     return path
+
+
+def _save(path: Path, text: str, mode: Literal["w", "x"] = "w") -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be written: {error.strerror}"]) from None
 
 
 @plan.command()
@@ -240,7 +248,7 @@ def calibrate(
     if out is None:
         click.echo(calibration.dump(fitted), nl=False)
     else:
-        out.write_text(calibration.dump(fitted), encoding="utf-8")
+        _save(out, calibration.dump(fitted))
 
 
 def _read(path: Path, config: RunConfig | None, gpu: str | None) -> list[Measured]:

@@ -40,8 +40,11 @@ def read_table(path: Path) -> list[Measured]:
     Raises:
         Unreadable: a column is missing, or a value is not what its column holds.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Unreadable(f"{path}: expected a table: {error}") from None
     missing = [name for name in COLUMNS if rows and name not in rows[0]]
     if not rows or missing:
         raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; missing {', '.join(missing)}")
@@ -94,6 +97,9 @@ def _check(job: Job) -> None:
         raise ValueError("a count is below 1")
     if job.gpus % ranks:
         raise ValueError(f"{job.gpus} GPUs are no multiple of tp x pp x cp = {ranks}")
+    layers, stages = job.size.layers, job.pipeline * job.chunks
+    if layers % stages and (layers + 2) % stages:
+        raise ValueError(f"pp x vp = {stages} divides neither {layers} layers nor {layers} + 2")
     if job.precision not in PRECISIONS or job.gpu.peak(job.precision) is None:
         raise ValueError(f"{job.gpu.name} has no matrix products in {job.precision!r}")
 

@@ -9,6 +9,7 @@ from benchmark.plan import memory
 from benchmark.plan.calibration import Calibration
 from benchmark.plan.planner import Plan, Remedy
 from benchmark.plan.search import Candidate, Found
+from benchmark.plan.step_time import KINDS
 from benchmark.plan.time_to_target import LONGEST_INIT_MINUTES
 
 WIDTH = 48
@@ -122,22 +123,31 @@ def table(found: Found, top: int) -> str:
     title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target"
     basis = "" if found.measured else "UNCALIBRATED: never measured; "
     title += f" ({basis}a step may be {found.spread:.0%} off)"
-    header = "    TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   minutes   GPU-hours"
-    rows = [_candidate(rank, candidate) for rank, candidate in enumerate(found.candidates[:top], start=1)]
+    header = "    TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes = "
+    header += " + ".join(f"{kind:>9}" for kind in KINDS)
+    listed = found.candidates[:top]
+    rows = [_candidate(rank, candidate) for rank, candidate in enumerate(listed, start=1)]
     refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
     empty = [] if rows else ["No layout fits."]
-    note = (
-        "One row a (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an interval."
-    )
-    return "\n".join([title, header, *rows, *empty, note, *refused])
+    note = [
+        "One row a (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an interval.",
+        "What they are spent on, opening data apart, says why a row is better: compute by how stages share work,",
+        "transfers by what TP, CP and PP do not hide, bubble by waiting in the pipeline, once by the end of each step.",
+    ]
+    close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
+    if close > 1:
+        note.append(f"Rows 1 to {close} differ by less than a step may be off: measure before choosing among them.")
+    return "\n".join([title, header, *rows, *empty, *note, *refused])
 
 
 def _candidate(rank: int, candidate: Candidate) -> str:
     job = candidate.job
     cut = f"{job.tensor:2}  {job.pipeline:2}  {job.chunks:2}  {job.context:2}  {job.data:4}"
     batch = f"{job.micro_batch:3}  {candidate.config.minibatch:6}  {job.global_batch_size:5}"
-    cost = f"{candidate.step:8.3f}  {_gib(candidate.memory):>6}  {candidate.minutes:8.1f}"
-    return f"{rank:2}. {cut}  {batch}  {cost}  {job.gpus * candidate.minutes / 60:10,.0f}"
+    hours = f"{job.gpus * candidate.minutes / 60:10,.0f}"
+    cost = f"{candidate.step:8.3f}  {_gib(candidate.memory):>6}  {hours}  {candidate.minutes:8.1f}"
+    why = "   ".join(f"{minutes:9.2f}" for minutes in candidate.kinds.values())
+    return f"{rank:2}. {cut}  {batch}  {cost}   {why}"
 
 
 # For programs.
@@ -204,6 +214,7 @@ def search_values(found: Found, top: int) -> dict[str, Any]:
                 "step_seconds": candidate.step,
                 "memory": candidate.memory,
                 "minutes": candidate.minutes,
+                "minutes_by_kind": dict(candidate.kinds),
             }
             for candidate in found.candidates[:top]
         ],

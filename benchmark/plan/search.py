@@ -52,6 +52,8 @@ class Candidate:
     """Bytes on the worst stage."""
     minutes: float
     """Expected, from run_start to run_stop."""
+    kinds: Mapping[str, float]
+    """What the minutes are spent on, by step_time.KINDS; evaluations in proportion, opening the data left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,7 @@ def search(
         precision=job.precision,
         measured=calibration.measured(job),
         spread=calibration.spread(job),
-        candidates=list(_accepted(shapes, options, values, calibration.start, listed, refusals)),
+        candidates=list(_accepted(shapes, options, values, calibration, listed, refusals)),
         refusals=refusals.listed(),
     )
 
@@ -248,7 +250,7 @@ def _accepted(
     shapes: Sequence[_Shape],
     options: Sequence[list[_Option]],
     base: Mapping[str, str],
-    start: float,
+    calibration: Calibration,
     listed: int,
     refusals: _Refusals,
 ) -> Iterator[Candidate]:
@@ -274,11 +276,14 @@ def _accepted(
             continue
         seen.add(cut)
         job = replace(shape.job, microbatches=config.gradient_accumulation_steps)
+        parts = step_time.breakdown(job, calibration.constants)
+        steps = seconds / shape.step(minibatch)
         yield Candidate(
             config=config,
             values=values,
             job=job,
             step=shape.step(minibatch),
             memory=memory.worst(job).total,
-            minutes=(start + seconds) / 60,
+            minutes=(calibration.start + seconds) / 60,
+            kinds={kind: steps * sum(parts[part] for part in of) / 60 for kind, of in step_time.KINDS.items()},
         )

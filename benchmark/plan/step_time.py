@@ -35,6 +35,14 @@ PARTS = (
 )
 """Where the time of a step goes, in the order they are shown."""
 
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "compute": ("matrix products", "attention", "elementwise", "weights and gradients"),
+    "transfers": ("latency", "tensor parallel", "context parallel", "pipeline"),
+    "bubble": ("bubble",),
+    "once": ("data parallel", "optimizer", "fixed"),
+}
+"""PARTS by what a layout changes: work, transfers of each microbatch, waiting, and what is paid once a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -125,42 +133,51 @@ def _computation(job: Job) -> Iterator[Term]:
     tokens = job.tokens / job.tensor
 
     # Two operations a weight and token forward, four backward; what is recomputed comes again.
-    passes = 3 + (1 if "full" in job.recompute else job.mlp_share if "mlp" in job.recompute else 0)
-    products = layers * 2 * passes * job.layer_matrices * tokens
+    again = _recomputed(job)
+    products = layers * 2 * (3 + again) * job.layer_matrices * tokens
     yield Term("matrix products", products / peak, (f"matmul.{generation}.{job.precision}", *software))
     if with_head:
         head = 6 * size.hidden * job.vocabulary * tokens
         yield Term("matrix products", head / bf16_peak, (f"matmul.{generation}.bf16", *software))
 
     # Of every token to every token, forward; the flash kernel's backward pass does two and a half times as much.
-    passes = 3.5 + ("full" in job.recompute)
-    attention = layers * passes * 4 * job.sequence_length * size.hidden * tokens
+    attention = layers * (3.5 + ("full" in job.recompute)) * 4 * job.sequence_length * size.hidden * tokens
     yield Term("attention", attention / bf16_peak, ("attention", *software))
 
-    # Norms, SwiGLU, residuals, casts: about 210 bytes a token and hidden value, forward and backward.
-    elementwise = layers * 210 * size.hidden * tokens
+    # Norms, SwiGLU, residuals, casts: about 70 bytes a token and hidden value forward, twice as many backward.
+    elementwise = layers * 70 * (3 + again) * size.hidden * tokens
     yield Term("elementwise", elementwise / bandwidth, (f"elementwise.{generation}", *software))
 
     # Each microbatch reads the weights twice and adds to the gradients, however few tokens it has.
-    traffic = layers * (2 * memory.product_bytes(job) + 2 * job.gradient_bytes) * job.layer_matrices / job.tensor
+    touched = (2 + again) * memory.product_bytes(job) + 2 * job.gradient_bytes
+    traffic = layers * touched * job.layer_matrices / job.tensor
     yield Term("weights and gradients", traffic / bandwidth, ("traffic",))
+
+
+def _recomputed(job: Job) -> float:
+    """The part of a layer's forward pass that the backward pass does again, by its weights."""
+    return 1.0 if "full" in job.recompute else job.mlp_share if "mlp" in job.recompute else 0.0
 
 
 def _communication(job: Job) -> Iterator[Term]:
     size, gpu, layers = job.size, job.gpu, _busiest(job)[0]
+    full = "full" in job.recompute
     nvlink, nic = gpu.nvlink * 1e9, gpu.nic * 1e9
     # bf16 bytes of one layer's output, over all tensor-parallel ranks.
     output, messages = 2 * job.tokens * size.hidden, 0
     if job.tensor > 1:
-        # All-gather and reduce-scatter around attention and MLP, forward and backward, and two gathers again.
-        messages += 10
-        yield Term("tensor parallel", layers * 10 * output * (1 - 1 / job.tensor) / nvlink, ("tensor",))
+        # All-gather and reduce-scatter around attention and MLP, forward and backward, and two gathers again; those
+        # around what is recomputed once more.
+        collectives = 10 + (4 if full else 2 if "mlp" in job.recompute else 0)
+        messages += collectives
+        yield Term("tensor parallel", layers * collectives * output * (1 - 1 / job.tensor) / nvlink, ("tensor",))
     if job.context > 1:
         # Keys and values go round forward; they and their gradients backward.
         keys_and_values = 2 * 2 * size.query_groups * size.head_dim * job.tokens / job.tensor
-        messages += 3 * (job.context - 1)
+        rounds = (3 + full) * (job.context - 1)
+        messages += rounds
         link = nvlink if job.tensor * job.context <= gpu.nvlink_domain else nic
-        yield Term("context parallel", layers * 3 * (job.context - 1) * keys_and_values / link, ("context",))
+        yield Term("context parallel", layers * rounds * keys_and_values / link, ("context",))
     if messages:
         yield Term("latency", layers * messages * MESSAGE_SECONDS, ("latency",))
     if job.pipeline > 1:

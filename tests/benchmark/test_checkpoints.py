@@ -32,6 +32,7 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.folder = folder_of(config) or Path()
+        self.seed = config.seed or 0
         assert config.result_file is not None
         config.result_file.parent.mkdir(parents=True, exist_ok=True)
         self.clock = FakeClock()
@@ -214,6 +215,17 @@ def test_a_run_that_has_reached_its_target_is_refused(config: Callable[..., RunC
     run.save(10)
     run.log.end("run_stop", status="success")
     assert "has reached its target" in refusal(config())
+
+
+def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) -> None:
+    """A log of the same length in its place, line for line, is still another run."""
+    run = Run(config())
+    run.log.event("seed", run.seed)
+    run.save(10)
+    assert run.log.path is not None
+    said, other = f'"value": {run.seed}', f'"value": {run.seed + 1}'
+    run.log.path.write_text(run.log.path.read_text().replace(said, other))
+    assert f"is the log of seed {run.seed + 1}, not of {run.seed}" in refusal(config())
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"step": 1, "log_bytes": "x", "run": {}}'])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +17,8 @@ from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, source_config
 from benchmark.seeds import SEED_LIMIT
 from tests.fakes import configured, environment
 
+TINY = ROOT / "config_tiny.sh"
+
 
 def faults(**overrides: str | int) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -21,7 +27,7 @@ def faults(**overrides: str | int) -> list[str]:
 
 
 # Each refusal: variables, and the start of its text with the numbers put in.
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "an interval without a folder": (
         {"SAVE_INTERVAL": 16},
         "SAVE_INTERVAL(16) needs SAVE_CHECKPOINT, the folder to save to",
@@ -126,6 +132,14 @@ REFUSALS = {
         "BENCHMARK=llama31_405b RULESET=6.1.0: llama31_405b is not in ruleset '6.1.0'; it is in: 5.0.0, 5.1.0, 6.0.0",
     ),
     "unset": ({"MINIBS": ""}, "MINIBS is not set; a config file exports it (source config_<SYSTEM>.sh)"),
+    "a path for a name": (
+        {"DGXSYSTEM": "../other"},
+        "DGXSYSTEM='../other' names the folder of the results below LOGDIR: expected a name, no path",
+    ),
+    "white space for a name": (
+        {"DGXSYSTEM": " "},
+        "DGXSYSTEM='' names the folder of the results below LOGDIR: expected a name, no path",
+    ),
     "misspelt": (
         {"TENSOR_MODEL_PARALEL": 2},
         "TENSOR_MODEL_PARALEL is not a variable of the harness; did you mean TENSOR_MODEL_PARALLEL? "
@@ -313,7 +327,7 @@ def test_learning_rate_survives_the_environment_bit_for_bit(rate: float) -> None
 def test_a_run_cannot_be_changed() -> None:
     """Configurations are values."""
     with pytest.raises(ValueError, match="frozen"):
-        configured().nodes = 2  # type: ignore[misc]
+        configured().nodes = 2
 
 
 # Config files.
@@ -350,6 +364,15 @@ def test_hostile_environment_does_not_leak_into_the_exports(tmp_path: Path, valu
 def test_sourced_file_may_print(tmp_path: Path) -> None:
     """Output of a config file, NULs and assignments in it too, is not taken for exports."""
     assert sourced(tmp_path, "printf 'NEXP=9\\0'; echo NEXP=8; export SEED=1\n") == {"SEED": "1"}
+
+
+def test_sourced_file_cannot_ask(tmp_path: Path) -> None:
+    """A config file reads nothing from the terminal, where it would wait for ever."""
+    path = tmp_path / "config_TEST.sh"
+    path.write_text(f"source {TINY}; SEED=$(head -n 1); export SEED=${{SEED:-1}}\n", encoding="utf-8")
+    show = [sys.executable, "-m", "benchmark", "show", str(path)]
+    shown = subprocess.run(show, cwd=ROOT, input="7\n", capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^SEED +1 +config_TEST\.sh$", shown, re.MULTILINE)
 
 
 def test_sourced_file_may_compute(tmp_path: Path) -> None:

@@ -99,16 +99,16 @@ def test_decode_refuses_a_missing_field(field: str) -> None:
         decode(changed(**{field: ...}))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("key", value) for value in (None, 1, "", [], {})),
-        *(("event_type", value) for value in (None, 1, "POINT", [], {})),
-        *(("time_ms", value) for value in (None, "1", True, -1, [], {})),
-        *(("metadata", value) for value in (None, 1, "x", [])),
-        *(("namespace", value) for value in (None, 1, [], {})),
-    ],
-)
+WRONG: dict[str, tuple[Any, ...]] = {
+    "key": (None, 1, "", [], {}),
+    "event_type": (None, 1, "POINT", [], {}),
+    "time_ms": (None, "1", True, -1, [], {}),
+    "metadata": (None, 1, "x", []),
+    "namespace": (None, 1, [], {}),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
 def test_decode_refuses_a_field_of_the_wrong_type(field: str, value: Any) -> None:
     """A field of another type is refused with its name and what was read."""
     with pytest.raises(MalformedEvent, match=f"expected {field}"):

@@ -250,7 +250,9 @@ def test_step_that_is_not_finite_aborts(ran: Callable[..., Run], field: str, wor
     """A loss or gradient that is no number ends the run at that step, which the reason names; none of it is logged."""
 
     def stats(step: int) -> StepStats:
-        values = {"loss": 6.0, "grad_norm": 1.0, "learning_rate": 1e-5} | ({field: number} if step == 3 else {})
+        values: dict[str, Any] = {"loss": 6.0, "grad_norm": 1.0, "learning_rate": 1e-5}
+        if step == 3:
+            values[field] = number
         return StepStats(**values)
 
     finished = ran(stats=stats)
@@ -329,8 +331,8 @@ def saving(tmp_path: Path, interval: int | None, **given: Any) -> tuple[Run, Sav
     checkpoints = Saved(tmp_path / "state", interval)
     run_of = Run(step, path)
     log = EventLog(path, FakeClock())
-    arguments = {"clear_caches": lambda: "not needed", "barrier": step.barrier, "checkpoints": checkpoints}
-    run_of.outcome = run(config(), step.build, log, **arguments, **given)
+    given |= {"clear_caches": lambda: "not needed", "barrier": step.barrier, "checkpoints": checkpoints}
+    run_of.outcome = run(config(), step.build, log, **given)
     return run_of, checkpoints
 
 

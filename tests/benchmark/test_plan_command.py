@@ -44,11 +44,12 @@ def values(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", [p for p in config_files() if gpu_of_system(p.stem)], ids=lambda path: path.stem)
 def test_every_config_with_a_gpu_fits(path: Path) -> None:
-    """Memory, step and outcomes of each config of the repository; a config that does not fit is no config."""
+    """Memory, step and outcomes of each config of the repository; and its job is given the time that it may take."""
     done = invoke(path)
     assert done.exit_code == 0, done.output
     assert "give or take" in done.stdout
-    assert "Ask for WALLTIME=" in done.stdout
+    (asked,) = re.findall(r"Ask for WALLTIME=(\d+):", done.stdout)
+    assert (resolve(path).config.walltime or 0) >= int(asked)
 
 
 def test_text_and_values_say_the_same() -> None:
@@ -100,8 +101,20 @@ def test_a_search_writes_a_config_that_is_planned_alike(tmp_path: Path) -> None:
     assert values(path)["step"]["seconds"] == pytest.approx(first["step_seconds"])
     made = plan(resolve(path).config, _shipped())
     assert made.config.walltime == made.walltime
-    with pytest.raises(ConfigError, match="it is not overwritten"):
+    with pytest.raises(ConfigError, match="cannot be written: File exists"):
         main(["plan", *search, "--write", str(tmp_path)], standalone_mode=False)
+
+
+def test_a_search_says_why_each_row_is_where_it_is() -> None:
+    """Memory and what the minutes are spent on, in the text as in the values, and which rows are too close to call."""
+    search = ["--gpu", "GB200", "--gpus", "1536", "--precision", "fp8"]
+    lines, found = invoke(*search).stdout.splitlines(), values(*search)
+    assert lines[1].split()[-8:] == ["=", "compute", "+", "transfers", "+", "bubble", "+", "once"]
+    for line, layout in zip(lines[2:], found["layouts"], strict=False):
+        assert line.split()[-4:] == [f"{minutes:.2f}" for minutes in layout["minutes_by_kind"].values()]
+    first = found["layouts"][0]["minutes"]
+    close = sum(layout["minutes"] <= first * (1 + found["spread"]) for layout in found["layouts"])
+    assert any(line.startswith(f"Rows 1 to {close} differ by less than") for line in lines)
 
 
 def _shipped() -> Any:
@@ -153,9 +166,12 @@ def test_own_logs_make_own_constants(tmp_path: Path) -> None:
         (["--gpus", "8"], "--gpus needs --gpu"),
         ([str(GB200), "--gpus", "8", "--gpu", "H100"], "--gpus says what FILE says too"),
         ([str(GB200), "--write"], "--write needs a search"),
+        (["--gpu", "H100", "--gpus", "512", "--write", ".", "--quantised-weights"], "leave --quantised-weights out"),
         ([str(GB200), "--precision", "fp6"], "'fp6' is not one of 'bf16', 'fp8', 'mxfp8', 'nvfp4'"),
         ([str(H100), "--precision", "nvfp4"], "H100 has no matrix products in nvfp4; it has: bf16, fp8"),
         ([str(ROOT / "config_tiny.sh")], "DGXSYSTEM=tiny names no GPU"),
+        ([str(GB200), "--picture", "/nowhere/plan.svg"], "/nowhere/plan.svg cannot be written: No such file"),
+        (["--gpu", "GB200", "--gpus", "512", "--write", "/nowhere"], "cannot be written: No such file"),
         (["calibrate", "no.csv"], "No such file"),
         (["calibrate", str(ROOT / "docs")], "holds no result_*.txt"),
     ],
@@ -182,6 +198,7 @@ def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
     [
         ("Z80,8,bf16,1,1,1,1,1,1,2,x", "KeyError: 'Z80'"),
         ("H100,8,bf16,4,4,1,1,1,1,2,x", "8 GPUs are no multiple of tp x pp x cp = 16"),
+        ("H100,40,bf16,8,5,5,1,1,5,2,x", "pp x vp = 25 divides neither 126 layers nor 126 + 2"),
         ("H100,8,nvfp4,8,1,1,1,1,1,2,x", "H100 has no matrix products in 'nvfp4'"),
         ("H100,8,bf16,8,1,1,1,0,1,2,x", "a count is below 1"),
         ("H100,8,bf16,8,1,1,1,1,1,nan,x", "expected seconds above 0, read 'nan'"),
@@ -193,6 +210,14 @@ def test_a_broken_table_is_refused(row: str, message: str, tmp_path: Path) -> No
     table = tmp_path / "steps.csv"
     table.write_text(f"gpu,gpus,precision,tp,pp,vp,cp,mbs,microbatches,step_s,source\n{row}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=re.escape("steps.csv, line 2: ") + ".*" + re.escape(message)):
+        main(["plan", "calibrate", str(table)], standalone_mode=False)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """By its name."""
+    table = tmp_path / "steps.csv"
+    table.write_bytes(b"gpu,\xff")
+    with pytest.raises(ConfigError, match=r"steps\.csv: expected a table: 'utf-8' codec can't decode"):
         main(["plan", "calibrate", str(table)], standalone_mode=False)
 
 

@@ -49,6 +49,7 @@ def test_candidates_can_run_and_are_what_they_say(gpu: str, gpus: int, precision
         pace = pace_of(config, job, shipped)
         expected = pace.start + pace.step * expected_steps(config.rules, config.schedule, shipped.evaluation)
         assert candidate.minutes == pytest.approx(expected / 60)
+        assert sum(candidate.kinds.values()) == pytest.approx((expected - pace.start) / 60)
 
 
 @SEARCHES

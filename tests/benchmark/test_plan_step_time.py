@@ -15,7 +15,7 @@ from benchmark.plan import calibration
 from benchmark.plan.calibration import Constants, Measured, calibrate, fit, solve
 from benchmark.plan.hardware import GPUS
 from benchmark.plan.job import Job
-from benchmark.plan.step_time import PARTS, breakdown, seconds, step, terms, total
+from benchmark.plan.step_time import KINDS, PARTS, breakdown, seconds, step, terms, total
 from perf.plan_accuracy import constant_rate, errors, fitted
 from tests.benchmark.plan_data import GB200, jobs, needs_published, published
 
@@ -37,6 +37,43 @@ def test_the_parts_make_the_step(job: Job) -> None:
     assert tuple(parts) == PARTS
     assert sum(parts.values()) == pytest.approx(seconds(job, ONE))
     assert min(parts.values()) >= 0
+
+
+def test_every_part_is_of_one_kind() -> None:
+    """The kinds that a search shows hold all parts, each once."""
+    assert sorted(part for parts in KINDS.values() for part in parts) == sorted(PARTS)
+
+
+@given(jobs(), st.sampled_from(["bf16", "memory_bandwidth", "nvlink", "nic", "nvlink_domain"]), st.integers(1, 4))
+def test_a_better_gpu_is_never_slower(job: Job, what: str, times: int) -> None:
+    """Whatever part of a GPU or of its links gets faster, no step gets longer."""
+    better = replace(job.gpu, **{what: times * getattr(job.gpu, what)})
+    assert seconds(replace(job, gpu=better), ONE) <= seconds(job, ONE)
+
+
+@given(jobs(), st.integers(1, 8))
+def test_more_gpus_are_never_more_than_so_much_faster(job: Job, times: int) -> None:
+    """The same batch over so many times the replicas: a step costs as many GPU-seconds as before, or more."""
+    few = replace(job, microbatches=times * job.microbatches)
+    many = replace(job, gpus=times * job.gpus)
+    assert many.global_batch_size == few.global_batch_size
+    assert times * seconds(many, ONE) >= seconds(few, ONE) * (1 - 1e-12)
+
+
+@given(jobs())
+def test_recomputing_more_takes_longer(job: Job) -> None:
+    """Nothing, the MLPs, whole layers: each step takes longer than the one before, the last by less than half."""
+    each = [seconds(replace(job, recompute=frozenset(what)), ONE) for what in ((), ("mlp",), ("full",))]
+    assert each[0] < each[1] < each[2] < 1.5 * each[0]
+
+
+@given(jobs())
+def test_recomputing_layers_repeats_their_forward_pass(job: Job) -> None:
+    """A third of the matrix products and elementwise work, on stages without the output layer."""
+    job = replace(job, vocabulary=1)
+    kept, again = (breakdown(replace(job, recompute=frozenset(what)), ONE) for what in ((), ("full",)))
+    for part in ("matrix products", "elementwise"):
+        assert again[part] == pytest.approx(kept[part] * 4 / 3, rel=1e-4)
 
 
 def test_matrix_products_are_those_of_the_model() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.events import EventLog
+from benchmark.events import Event, EventLog
 from benchmark.progress import LogFollower, PlainDisplay, Progress, advance, expected_samples, line
 from benchmark.rules import find
 from tests.fakes import FakeClock, configured, read_events
@@ -75,6 +75,24 @@ def test_a_follower_yields_each_complete_line_once(tmp_path: Path) -> None:
     growing.write_bytes(content)
     seen += list(follower.poll())
     assert seen == read_events(whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("eval_accuracy", "x"),
+        ("eval_accuracy", None),
+        ("tracked_stats", {"train_step_time": "x"}),
+        ("tracked_stats", {"train_step_time": 1.0}),
+        ("tracked_stats", {"train_step_time": 10**400}),
+        ("tracked_stats", {"slowest_ranks": 5}),
+        ("tracked_stats", {"slowest_ranks": [{}]}),
+    ],
+)
+def test_an_event_that_is_not_ours_ends_no_run(key: str, value: object) -> None:
+    """The display watches a run that has cost hours: what it cannot read, it passes over."""
+    before = Progress(step=7, log_perplexity=6.0)
+    assert advance(before, Event(key, value, "POINT_IN_TIME", 1, "", {})) == before
 
 
 def test_the_expected_end_is_the_first_evaluation_past_the_references_mean() -> None:

@@ -24,6 +24,16 @@ def test_each_variable_has_its_origin() -> None:
     assert origins["MINIBS"] == "environment"
 
 
+def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+    """Names that nothing reads, beside all that makes the run impossible."""
+    path = tmp_path / "config_TEST.sh"
+    path.write_text(f"source {TINY}\nexport MICRO_BATCH=4 WALLTIME=soon NEXP=0\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        resolve(path, SHELL)
+    beginnings = [fault.split(" ")[0] for fault in caught.value.faults]
+    assert beginnings == ["config_TEST.sh:", "WALLTIME=soon:", "NEXP=0:"]
+
+
 def test_an_environment_that_was_sourced_by_hand_is_enough() -> None:
     """Without a file, the environment is the configuration, and the log names no file."""
     resolved = resolve(None, environment())

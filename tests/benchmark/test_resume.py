@@ -89,7 +89,7 @@ def rehearse(config: RunConfig, clock: VirtualClock, at: int | None = None, how:
 
 def told(path: Path, interval: int) -> list[tuple[object, ...]]:
     """What a log says, but for times, marks of a resumption, and saves that only a signal asked for."""
-    said = []
+    said: list[tuple[object, ...]] = []
     for event in read_events(path):
         value = event.value
         if isinstance(value, dict):
@@ -117,7 +117,7 @@ def test_an_interrupted_run_is_the_run_that_was_not(
     with TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name / "result_0.txt" for name in ("whole", "interrupted")}
         runs = {
-            name: config(SAVE_CHECKPOINT=Path(folder) / "state", SAVE_INTERVAL=interval, RESULT_FILE=path)
+            name: config(SAVE_CHECKPOINT=f"{folder}/state", SAVE_INTERVAL=interval, RESULT_FILE=str(path))
             for name, path in paths.items()
         }
         for path in paths.values():
@@ -143,7 +143,7 @@ def test_checkers_accept_a_run_that_was_interrupted(tmp_path: Path) -> None:
     """Ours finds nothing in its log, the official one accepts it, and the outages are in its time."""
     log = tmp_path / "logs" / "result_0.txt"
     log.parent.mkdir()
-    state = {"SAVE_CHECKPOINT": str(tmp_path / "state"), "SAVE_INTERVAL": 10}
+    state: dict[str, str | int] = {"SAVE_CHECKPOINT": str(tmp_path / "state"), "SAVE_INTERVAL": 10}
     one = config(MINIBS=4608, RESULT_FILE=str(log), CONFIG_FILENAME="config_TEST.sh", **state)
     clock = VirtualClock(EPOCH)
     for at, how in ((45, "killed"), (71, "terminated"), (72, "preempted")):

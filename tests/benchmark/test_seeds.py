@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 
 import pytest
 
-from benchmark import seeds
 from benchmark.seeds import SEED_LIMIT, draw_seeds
 from tests.fakes import configured
 
@@ -31,7 +31,7 @@ def test_drawn_seeds_are_distinct_and_in_range() -> None:
 def test_a_seed_drawn_twice_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should the system's entropy repeat itself, the runs still have different seeds."""
     numbers = itertools.chain([7, 7, 7, 8], itertools.repeat(9))
-    monkeypatch.setattr(seeds.secrets, "randbelow", lambda limit: next(numbers))
+    monkeypatch.setattr(secrets, "randbelow", lambda limit: next(numbers))
     assert draw_seeds(3) == (7, 8, 9)
 
 
