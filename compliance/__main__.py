@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from benchmark.arguments import PathArgument
 from compliance.check import NoLogs, Report, check_paths, find_logs, open_result
 from compliance.findings import Finding, Severity, count
 from compliance.formats import details, junit, printable, sarif
@@ -26,12 +28,18 @@ JSON_FORMAT = 1
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
-_paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
-_path = click.Path(path_type=Path)
-_file = click.Path(path_type=Path, exists=True, dir_okay=False)
-_folder = click.Path(path_type=Path, exists=True, file_okay=False)
+_paths = click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
+_path = PathArgument()
+_file = PathArgument(exists=True, dir_okay=False)
+_folder = PathArgument(exists=True, file_okay=False)
 _ruleset = click.option("--ruleset", metavar="V", help="Judge by this ruleset, such as 6.0.0.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Refused(click.ClickException):
+    """Nothing that can be judged; one line, without the usage."""
+
+    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -123,7 +131,7 @@ def package_command(
 
 
 @main.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
 @click.option("--step-seconds", type=click.FloatRange(min=0, min_open=True), help="To judge WALLTIME by.")
 @_as_json
 @click.pass_context
@@ -138,7 +146,7 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
 
 
 @main.command()
-@click.argument("log", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("log", type=PathArgument(dir_okay=False))
 @_ruleset
 @click.option("--once", is_flag=True, help="Show where it stands, and end.")
 @click.pass_context
@@ -153,6 +161,8 @@ def watch(context: click.Context, log: Path, ruleset: str | None, once: bool) ->
         fine = watch_log(log, ruleset, once=once)
     except NoLogs as error:
         _refuse(error)
+    except KeyboardInterrupt:
+        context.exit(128 + signal.SIGINT)
     context.exit(int(not fine))
 
 
@@ -202,7 +212,7 @@ def _show(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
 
 
 def _refuse(error: Exception) -> NoReturn:
-    raise click.UsageError(printable(str(error)))
+    raise _Refused(printable(str(error)))
 
 
 def _report_json(report: Report) -> str:

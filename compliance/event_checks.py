@@ -116,6 +116,24 @@ def long_line(run: Run) -> Iterator[Breach]:
     yield from _defects(run, DefectKind.LONG_LINE)
 
 
+@rule(
+    "log.official_line",
+    source=LOG_FORMAT,
+    severity=Severity.WARNING,
+    example="two events on one line, text after an event, `:::MLLOG` without a space",
+)
+def official_line(run: Run) -> Iterator[Breach]:
+    """The official parser takes a line from its last :::MLLOG to its end for one event; it loses or rejects others."""
+    lines = run.log.crowded
+    if lines:
+        yield Breach(
+            message="an event that the official parser does not read where it stands",
+            line=lines[0],
+            expected="one event a line, after `:::MLLOG ` and with nothing behind it",
+            actual=f"{len(lines)} such events",
+        )
+
+
 @rule("log.flood", source=HARNESS, example="a log that every rank wrote all of its events to")
 def flood(run: Run) -> Iterator[Breach]:
     """A log holds no more events than one run can have."""
@@ -248,6 +266,7 @@ def order(run: Run) -> Iterator[Breach]:
 )
 def official_order(run: Run) -> Iterator[Breach]:
     """The official checker judges a value by those logged before it, and rejects a right one that comes too early."""
+    yield from _disorder(run, "submission_division", "init_stop")
     yield from _disorder(run, "global_batch_size", "opt_base_learning_rate")
     yield from _disorder(run, "global_batch_size", "opt_learning_rate_warmup_steps")
     yield from _disorder(run, "opt_learning_rate_warmup_steps", "opt_learning_rate_decay_steps")
@@ -283,14 +302,31 @@ def outside_run(run: Run) -> Iterator[Breach]:
 def after_stop(run: Run) -> Iterator[Breach]:
     """A run ends with run_stop."""
     stop = run.first("run_stop")
-    late = [mark for mark in islice(run.log.marks, stop.index + 1, None) if mark.key not in _AFTER_STOP]
+    marks = islice(run.log.marks, stop.index + 1, None)
+    late = [(mark.line, show(mark.key)) for mark in marks if mark.key not in _AFTER_STOP]
+    late += [(step.line, "a training step") for step in run.log.steps if step.line > stop.line]
     if late:
+        line, what = min(late)
         yield Breach(
-            message=f"{show(late[0].key)} after the run stopped",
-            line=late[0].line,
-            expected=f"nothing after run_stop but {' and '.join(sorted(_AFTER_STOP))}",
+            message=f"{what} after the run stopped",
+            line=line,
+            expected=f"nothing after run_stop but {' and '.join(sorted(_AFTER_STOP))} of no step",
             actual=f"{len(late)} events after run_stop in line {stop.line}",
         )
+
+
+@rule("event.samples_count", source=LOGGING, example="`eval_stop` without `samples_count`")
+def placed(run: Run) -> Iterator[Breach]:
+    """Blocks and evaluations say in their metadata after how many sequences they start and stop."""
+    for event in run.in_order(CYCLE):
+        # eval.position is about eval_accuracy.
+        if event.event.key != "eval_accuracy" and samples_count(event) is None:
+            yield Breach(
+                message=f"{event.event.key} does not say where it is",
+                line=event.line,
+                expected="samples_count as a whole number >= 0",
+                actual=show(event.event.metadata.get("samples_count")),
+            )
 
 
 @rule(

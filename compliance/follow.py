@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,7 +76,7 @@ class Screen(Protocol):
 
     def __enter__(self) -> Screen: ...
     def __exit__(self, *error: object) -> None: ...
-    def show(self, run: Run, view: View) -> None: ...
+    def show(self, run: Run, view: View, *, last: bool = False) -> None: ...
 
 
 class PlainScreen:
@@ -92,9 +93,9 @@ class PlainScreen:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def show(self, run: Run, view: View) -> None:
+    def show(self, run: Run, view: View, *, last: bool = False) -> None:
         evaluations, now = run.log.counts["eval_accuracy"], self._clock()
-        if view.final:
+        if last:
             click.echo(printable("\n".join(lines(run, view))))
         elif evaluations != self._evaluations or now - self._shown_at >= LINE_EVERY_S:
             self._evaluations, self._shown_at = evaluations, now
@@ -108,7 +109,7 @@ class DrawnScreen:
         from rich.live import Live
 
         self._clock = clock
-        self._text, self._shown_at, self._final = "", clock(), False
+        self._text, self._shown_at, self._last = "", clock(), False
         self._live = Live(get_renderable=self._renderable, refresh_per_second=1)
 
     def __enter__(self) -> DrawnScreen:
@@ -118,14 +119,15 @@ class DrawnScreen:
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
-    def show(self, run: Run, view: View) -> None:
-        self._text, self._shown_at, self._final = printable("\n".join(lines(run, view))), self._clock(), view.final
+    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+        view = replace(view, width=self._live.console.width)
+        self._text, self._shown_at, self._last = printable("\n".join(lines(run, view))), self._clock(), last
         self._live.refresh()
 
     def _renderable(self) -> Text:
         from rich.text import Text
 
-        quiet = "" if self._final else f"\n{'last line':12} {self._clock() - self._shown_at:.0f} s ago"
+        quiet = "" if self._last else f"\n{'last line':12} {self._clock() - self._shown_at:.0f} s ago"
         return Text(self._text + quiet)
 
 
@@ -133,10 +135,11 @@ def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> 
     """Show a log until its run is over; whether nothing is wrong with it by then.
 
     Raises:
-        NoLogs: there is nothing to show once.
+        NoLogs: the path is no file.
     """
-    if once and not path.exists():
-        raise NoLogs(f"{path} does not exist")
+    if not path.is_file():
+        # Opening a pipe would wait for a writer.
+        raise NoLogs(f"{path} is not a regular file" if path.exists() else f"{path} does not exist")
     screen: Screen = DrawnScreen() if sys.stdout.isatty() and not once else PlainScreen()
     others = other_samples(path)
     findings: list[Finding] = []
@@ -144,7 +147,7 @@ def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> 
     with screen:
         for run, last in follow(path, ruleset, once=once):
             over = last and run.has("run_stop")
-            screen.show(run, View(blocks=blocks, others=others, final=over))
+            screen.show(run, View(blocks=blocks, others=others, final=over), last=last)
             if last:
                 findings = certain(run, final=over)
     return count(findings, Severity.ERROR) == 0

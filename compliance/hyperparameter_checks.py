@@ -90,6 +90,25 @@ def division(run: Run) -> Iterator[Breach]:
         yield _wrong(run, "submission_division", " or ".join(DIVISIONS_WITH_LIMIT))
 
 
+@rule(
+    "run.official_open",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`submission_division` open in a log of llama31_8b",
+)
+def official_open(run: Run) -> Iterator[Breach]:
+    """The official checker has rules for the open division that a log of the benchmark can keep."""
+    # Since 6.0.0 those of llama31_405b are of its own; the others ask for epochs, or a log perplexity below 1.
+    unfit = run.rules.benchmark == "llama31_8b" or (run.rules.submittable and in_force(run.rules, until="5.1.0"))
+    if run.value("submission_division") == "open" and unfit:
+        yield Breach(
+            message="the official rules of the open division do not fit this benchmark, so its checker rejects the log",
+            line=run.first("submission_division").line,
+            expected="closed, until they are completed",
+            actual="open",
+        )
+
+
 @rule("run.submission", source=LOGGING, example="an empty `submission_org`")
 def submission(run: Run) -> Iterator[Breach]:
     """The submission names its organisation, platform and status."""
@@ -107,12 +126,15 @@ def config_filename(run: Run) -> Iterator[Breach]:
         yield _wrong(run, "config_filename", "a file name")
 
 
-@rule("run.seed", source=RANDOM_NUMBERS, example='`seed` "20", a text')
+@rule("run.seed", source=RANDOM_NUMBERS, example='`seed` "20", a text; or without the `file` and `lineno` of mllog')
 def seed(run: Run) -> Iterator[Breach]:
-    """The seed of a run is one whole number."""
-    value = run.value("seed")
+    """The seed of a run is one whole number, and says in which line of which file it was logged."""
+    value, metadata = run.value("seed"), run.first("seed").event.metadata
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         yield _wrong(run, "seed", "a whole number >= 0")
+    elif not {"file", "lineno"} <= metadata.keys():
+        # The official checker of seeds rejects it.
+        yield _wrong(run, "seed", "metadata with file and lineno, as mllog writes them")
 
 
 # Hyperparameters that the batch size does not touch.

@@ -10,6 +10,7 @@ import enum
 import io
 import math
 import os
+import re
 import stat
 import sys
 from array import array
@@ -52,7 +53,13 @@ MAX_KNOWN_LINE = 4096
 PER_RANK = frozenset({"cache_clear", "init_start"})
 """Keys that every rank may log, thousands of times; the first and the last event are kept."""
 
+NOT_A_RUN = frozenset({"simulated", "proxy", "mock_data", "forced_success"})
+"""Names in the value of a tracked_stats event by which a log says that it is not of a run that counts."""
+
 _TOKEN_BYTES = TOKEN.encode()
+_OFFICIAL_TOKEN = TOKEN + " "
+_SPACES = re.compile(r" [ \t]*\{")
+_NOTHING = re.compile(r"[ \t\n\v\f\x1c-\x1f]*(\r|\Z)")
 _BUFFER = 1 << 16
 _SHOWN = 100
 """Characters of a malformed event that its defect is told."""
@@ -127,6 +134,10 @@ class Log:
         """Defects by kind, kept or not."""
         self.dropped = 0
         """Events beyond MAX_KEPT or MAX_KEPT_TEXT that no rule sees; no tracked_stats, of which a run may have many."""
+        self.not_a_run: set[str] = set()
+        """Which of NOT_A_RUN some tracked_stats event says, kept or not."""
+        self.crowded = array("q")
+        """Lines, one for each event that the official parser does not read where it stands."""
         self._kept = self._kept_text = 0
         # Columns, because a log may hold a million of each.
         self._keys: list[str] = []
@@ -153,6 +164,8 @@ class Log:
         self._lines.append(line)
         self._times.append(event.time_ms)
         self.counts[key] += 1
+        if key == "tracked_stats" and isinstance(event.value, dict) and not NOT_A_RUN.isdisjoint(event.value):
+            self.not_a_run.update(name for name in NOT_A_RUN if event.value.get(name))
         if key == "tracked_stats" and _is_step(event):
             self._add_step(line, event)
         elif key in PER_RANK and key in self.events:
@@ -305,4 +318,20 @@ def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
             log.add_defect(DefectKind.MALFORMED, error, line=number, actual=text[start : start + _SHOWN].strip())
         else:
             log.add(number, event, end - start)
-            ranks.learn(line, event)
+            if _stands_alone(text, start, end):
+                ranks.learn(line, event)
+            else:
+                log.crowded.append(number)
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    """Whether the official parser reads an event where it stands in a line.
+
+    It takes what follows the last token of a line, and one space, for the event, and ends a line at a carriage return.
+    """
+    # Without a copy of the event: this is called a million times.
+    begins = text.startswith(" {", start) or _SPACES.match(text, start)
+    if not begins or text.find("\r", start, end) >= 0 or text.find(_OFFICIAL_TOKEN, start, end) >= 0:
+        return False
+    rest = text[end:]
+    return rest == "\n" or _NOTHING.match(rest) is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.rules import BENCHMARKS, TABLE, Rules
+from benchmark.rules import TABLE, Rules
 from compliance.findings import Finding, Severity, show
 from compliance.rcp import compare
 from compliance.result_checks import Result
@@ -24,8 +24,7 @@ from compliance.system_checks import SUBMISSION_STRUCTURE
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
-NOT_A_RUN = ("simulated", "proxy", "mock_data", "forced_success")
-"""Names in the value of a tracked_stats event by which a log says that it is not of a run that counts."""
+SUBMITTABLE = tuple(dict.fromkeys(row.benchmark for row in TABLE if row.submittable))
 
 LARGEST_FILE = 50 << 20
 """Bytes; a larger one is refused by the repository that submissions go to."""
@@ -69,8 +68,7 @@ def check_package(package: Package) -> tuple[Finding, ...]:
 
 def disqualifications(run: Run) -> list[str]:
     """Why a run, by what its own log says, does not count; empty if the log says nothing like that."""
-    values = [event.event.value for event in run.all("tracked_stats")]
-    return [mark for mark in NOT_A_RUN if any(isinstance(value, dict) and value.get(mark) for value in values)]
+    return sorted(run.log.not_a_run)
 
 
 @rule("package.real_runs", source=HARNESS, example='`tracked_stats` with the value `{"simulated": true}`')
@@ -87,14 +85,14 @@ def real_runs(package: Package) -> Iterator[Breach]:
                 )
 
 
-@rule("package.benchmark", source=PACKAGE_CHECKER, example="results/A/llama3_405b/")
+@rule("package.benchmark", source=PACKAGE_CHECKER, example="results/A/llama3_405b/, results/A/llama31_tiny/")
 def benchmark(package: Package) -> Iterator[Breach]:
-    """A folder with logs has the name of a benchmark."""
+    """A folder with logs has the name of a benchmark of MLPerf."""
     for folder, logs in package.folders.items():
-        if logs and folder.name not in BENCHMARKS:
+        if logs and folder.name not in SUBMITTABLE:
             yield Breach(
                 message=f"{_place(package, folder)} is named after no benchmark",
-                expected=f"one of {', '.join(BENCHMARKS)}",
+                expected=f"one of {', '.join(SUBMITTABLE)}",
                 actual=show(folder.name),
             )
 
@@ -110,6 +108,15 @@ def file_count(package: Package) -> Iterator[Breach]:
                 expected=f"{needed[folder.name]} files result_*.txt",
                 actual=str(logs),
             )
+
+
+@rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")
+def links(package: Package) -> Iterator[Breach]:
+    """The folders of results are no links: no log is looked for behind one."""
+    for here, folders, _ in os.walk(package.directory / "results"):
+        for path in (Path(here, name) for name in folders):
+            if path.is_symlink():
+                yield Breach(message="a folder of results is a link", actual=show(_place(package, path)))
 
 
 @rule("package.names", source=REPOSITORY_CHECKER, example="a folder `.git`, a file `my log.txt`")

@@ -55,6 +55,9 @@ class Plan:
         return self.possible
 
 
+_PLACE = {"file": announce.__module__, "lineno": 1}
+"""What mllog adds to every event; one that is only announced was logged nowhere yet."""
+
 PREFLIGHT_RULES: Rulebook[Plan] = Rulebook()
 rule = PREFLIGHT_RULES.rule
 
@@ -86,7 +89,7 @@ def announced_runs(config: RunConfig, path: Path) -> tuple[Run, ...]:
 def _announced(config: RunConfig, seed: int, path: Path) -> Run:
     log = Log(path)
     for key, value in announce(config.model_copy(update={"seed": seed})):
-        log.add(1, Event(key, value, POINT, 0, "", {}), 0)
+        log.add(1, Event(key, value, POINT, 0, "", _PLACE), 0)
     return Run(log, config.rules.ruleset)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,9 @@ def check_result(result: Result) -> tuple[Finding, ...]:
 @rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")
 def seeds(result: Result) -> Iterator[Breach]:
     """Every run has a seed of its own."""
-    for value, runs in _equal(result.runs, lambda run: show(run.value("seed")) if run.has("seed") else None):
-        yield Breach(message="runs share a seed", expected="one seed a run", actual=f"seed {value} in {_names(runs)}")
+    for _, runs in _equal(result.runs, lambda run: json.dumps(run.value("seed")) if run.has("seed") else None):
+        actual = f"seed {show(runs[0].value('seed'))} in {_names(runs)}"
+        yield Breach(message="runs share a seed", expected="one seed a run", actual=actual)
 
 
 @rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")
@@ -87,12 +89,12 @@ def _equal(runs: Sequence[Run], of: Callable[[Run], Hashable]) -> list[tuple[Has
 def same_configuration(result: Result) -> Iterator[Breach]:
     """The runs of a result announce the same hyperparameters, system and submission."""
     for key in ANNOUNCED:
-        values = {show(run.value(key)): run for run in result.runs if run.has(key)}
-        if len(values) > 1 and key not in _MAY_DIFFER:
+        runs = {json.dumps(run.value(key)): run for run in result.runs if run.has(key)}
+        if len(runs) > 1 and key not in _MAY_DIFFER:
             yield Breach(
                 message=f"runs differ in {key}",
                 expected="one value in all runs",
-                actual="; ".join(f"{value} in {_names([run])}" for value, run in values.items()),
+                actual="; ".join(f"{show(run.value(key))} in {_names([run])}" for run in runs.values()),
             )
 
 

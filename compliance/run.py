@@ -5,10 +5,9 @@ A property raises Absent where the log does not hold what it is made of; see com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule, UnknownRules, find
 from compliance.findings import as_count, as_number
@@ -159,9 +158,7 @@ class Run:
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
         """The evaluations in file order; events without a usable samples_count belong to none."""
-        placed = [(position, event) for event in self.in_order(EVALUATION) if (position := samples_count(event))]
-        groups = groupby(placed, key=lambda pair: pair[0])
-        return tuple(_evaluation(position, (event for _, event in pairs)) for position, pairs in groups)
+        return tuple(_evaluations(self.in_order(EVALUATION)))
 
     @property
     def last_evaluation(self) -> Evaluation:
@@ -190,9 +187,25 @@ def samples_count(event: Located) -> int | None:
     return as_count(event.event.metadata.get("samples_count"))
 
 
-def _evaluation(position: int, events: Iterator[Located]) -> Evaluation:
-    by_key = {event.event.key: event for event in events}
-    start, accuracy, stop = (by_key.get(key) for key in EVALUATION)
+def _evaluations(events: Iterable[Located]) -> Iterator[Evaluation]:
+    """A position with an event of each kind at most: what comes again is another evaluation."""
+    position = 0
+    found: dict[str, Located] = {}
+    for event in events:
+        here, key = samples_count(event), event.event.key
+        if not here:
+            continue
+        if found and (here != position or key in found):
+            yield _evaluation(position, found)
+            found = {}
+        position = here
+        found[key] = event
+    if found:
+        yield _evaluation(position, found)
+
+
+def _evaluation(position: int, found: Mapping[str, Located]) -> Evaluation:
+    start, accuracy, stop = map(found.get, EVALUATION)
     return Evaluation(position=position, start=start, accuracy=accuracy, stop=stop)
 
 

@@ -27,7 +27,8 @@ _OF_DIVISION = "hyperparameter."
 
 CERTAIN = frozenset(
     {
-        *("log.malformed", "event.repeated", "event.type", "event.order", "event.official_order", "event.outside_run"),
+        *("log.malformed", "log.official_line", "event.samples_count"),
+        *("event.repeated", "event.type", "event.order", "event.official_order", "event.outside_run"),
         *("event.sequence", "event.after_stop", "clock.init_limit", "clock.gap", "clock.monotone", "clock.run"),
         *("eval.position", "eval.value", "eval.cadence", "eval.stop_at_target", "train.loss", "train.initial_loss"),
         *("run.benchmark", "run.division", "run.submission", "run.seed", "run.config_filename", "run.status"),
@@ -112,15 +113,15 @@ def lines(run: Run, view: View) -> Iterator[str]:
 def line(run: Run, view: View) -> str:
     """The same in one line, for a terminal that cannot be drawn on."""
     facts = RunFacts(run)
-    parts = [f"{phase(run):12}"]
+    parts: list[str] = []
     for said in (_progress, _arrival, _margin):
         try:
             parts += [text[13:] for text in said(facts, view)]
         except Absent:
             continue
     if facts.evaluations:
-        parts.insert(2, f"log perplexity {facts.evaluations[-1][1]:.4f}")
-    return "; ".join(parts)
+        parts.insert(1, f"log perplexity {facts.evaluations[-1][1]:.4f}")
+    return f"{phase(run):12} {'; '.join(parts)}".rstrip()
 
 
 def phase(run: Run) -> str:

@@ -122,7 +122,7 @@ def test_a_removed_event_is_one_finding_that_names_it(
     assert key in done.stdout
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
     "a malformed number": ({"MINIBS": "many"}, "MINIBS=many"),
     "a misspelt variable": ({"MINBS": 4}, "did you mean MINIBS"),
     "an indivisible batch": ({"MINIBS": 6, "MICRO_BATCH_SIZE": 4}, "MINIBS(6) is no multiple of MICRO_BATCH_SIZE(4)"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,23 +48,38 @@ class CurveStep:
         self.clock.seconds += EVALUATION_SECONDS
         return next(self.log_perplexities)
 
+    def save(self, folder: Path, complete: Callable[[], None]) -> None: ...
     def finish_saving(self) -> None: ...
+    def load(self, folder: Path) -> None: ...
 
 
 def tiny(**overrides: str | int) -> RunConfig:
     """The harness's own benchmark, at the batch size that its rules start from."""
     rate = find("llama31_tiny").learning_rate
     assert isinstance(rate, ScaledLearningRate)
-    here = {"BENCHMARK": "llama31_tiny", "RULESET": "", "DGXNGPU": 1, "MINIBS": rate.batch, "SEED": 20}
+    here: dict[str, str | int] = {
+        "BENCHMARK": "llama31_tiny",
+        "RULESET": "",
+        "DGXNGPU": 1,
+        "MINIBS": rate.batch,
+        "SEED": 20,
+    }
     return configured(**(here | overrides))
 
 
 def llama31_405b(**overrides: str | int) -> RunConfig:
-    return configured(**({"RULESET": "", "SEED": 405} | overrides))
+    here: dict[str, str | int] = {"RULESET": "", "SEED": 405}
+    return configured(**(here | overrides))
 
 
 def llama31_8b(**overrides: str | int) -> RunConfig:
-    here = {"BENCHMARK": "llama31_8b", "RULESET": "", "SEED": 8, "MINIBS": 16, "CONFIG_FILENAME": "config_TEST.sh"}
+    here: dict[str, str | int] = {
+        "BENCHMARK": "llama31_8b",
+        "RULESET": "",
+        "SEED": 8,
+        "MINIBS": 16,
+        "CONFIG_FILENAME": "config_TEST.sh",
+    }
     return configured(**(here | overrides))
 
 

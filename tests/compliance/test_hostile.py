@@ -273,6 +273,13 @@ def test_strange_path_is_refused(path: str) -> None:
     assert isinstance(result.exception, SystemExit)
 
 
+def test_an_empty_path_is_not_the_folder_one_stands_in(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check "$LOGS"` without LOGS is refused, also where there are logs below."""
+    monkeypatch.chdir(log.path.parent)
+    assert CliRunner().invoke(main, ["check", "."]).exit_code == 0
+    assert CliRunner().invoke(main, ["check", ""]).exit_code == 2
+
+
 @pytest.mark.parametrize("make", [_fifo, _loop, _endless, _broken_link])
 def test_tree_with_what_is_no_log_exits_2(log: LogFile, make: Callable[[Path], None]) -> None:
     """One log of a tree that cannot be read fails the tree, and the others are judged."""

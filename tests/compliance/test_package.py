@@ -20,13 +20,14 @@ from compliance import package_checks
 from compliance.__main__ import main
 from compliance.check import PROVENANCE, find_logs, open_result
 from compliance.findings import Severity
+from compliance.log import NOT_A_RUN
 from compliance.olympic import olympic_mean
 from compliance.package import build as building
 from compliance.package import runs as choosing
 from compliance.package import system as describing
 from compliance.package.build import Submission, build
 from compliance.package.runs import NotPackageable, choose, median_window
-from compliance.package_checks import NOT_A_RUN, PACKAGE_RULES, Package, check_package
+from compliance.package_checks import PACKAGE_RULES, Package, check_package
 from compliance.system_checks import FIELDS, STATUSES
 from tests.compliance.launches import CONFIG, launch, llama31_405b, stop_all_after
 from tests.compliance.logs import LogFile, tiny
@@ -320,7 +321,7 @@ def test_refusal_says_why_and_writes_nothing(attempt: Attempt, fault: str, arran
     assert sorted(attempt.out.rglob("*")) == before
 
 
-@pytest.mark.parametrize("mark", NOT_A_RUN)
+@pytest.mark.parametrize("mark", sorted(NOT_A_RUN))
 def test_log_that_disowns_itself_is_refused(attempt: Attempt, mark: str) -> None:
     """A log that says simulated, proxy, mock data or forced success is refused, whichever run has it."""
     attempt.allow_simulated = False
@@ -368,7 +369,7 @@ def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.Monkey
     """`package` lists the chosen runs and where the submission is."""
     monkeypatch.setattr(building, "choose", lambda folders, **_: choose(folders, allow_simulated=True))
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
-    monkeypatch.setattr(package_checks, "NOT_A_RUN", ())
+    monkeypatch.setattr("compliance.log.NOT_A_RUN", frozenset())
     monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
     done = command(attempt, "--submitter", "Other")
     assert done.exit_code == 0, done.output
@@ -410,6 +411,22 @@ def _misspelt(tree: Path) -> None:
     (tree / "benchmarks/llama31_405b").rename(tree / "benchmarks/llama3_405b")
 
 
+def _a_linked_result(tree: Path) -> None:
+    (tree / "results/OTHER").mkdir()
+    (tree / "results/OTHER/llama31_405b").symlink_to(_result(tree))
+
+
+def _our_own_benchmark(tree: Path) -> None:
+    for folder in (_result(tree), tree / "benchmarks/llama31_405b"):
+        folder.rename(folder.with_name("llama31_tiny"))
+
+
+def _a_mark_among_the_losses(tree: Path) -> None:
+    log = LogFile(_result(tree) / "result_0.txt")
+    log.get("tracked_stats")["value"]["simulated"] = True
+    log.save()
+
+
 def _a_broken_link(tree: Path) -> None:
     (tree / "link").symlink_to("nowhere")
 
@@ -421,7 +438,10 @@ def _a_large_file(tree: Path) -> None:
 
 BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.real_runs", Severity.ERROR, _a_mark),
+    ("package.real_runs", Severity.ERROR, _a_mark_among_the_losses),
     ("package.benchmark", Severity.ERROR, _misspelt),
+    ("package.benchmark", Severity.ERROR, _our_own_benchmark),
+    ("package.links", Severity.ERROR, _a_linked_result),
     ("package.file_count", Severity.ERROR, lambda tree: (_result(tree) / "result_2.txt").unlink()),
     ("package.names", Severity.ERROR, lambda tree: (tree / ".hidden").touch()),
     ("package.names", Severity.ERROR, lambda tree: (tree / "a file").touch()),

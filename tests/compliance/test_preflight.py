@@ -14,7 +14,7 @@ from compliance.findings import Severity
 from compliance.preflight import PREFLIGHT_RULES, check_plan, expected_minutes, make_plan
 from tests.fakes import EPOCH, configured, environment
 
-VALID = {
+VALID: dict[str, str | int] = {
     "DGXSYSTEM": "TEST_8x8x18xtp1pp1cp1",
     "DGXNNODES": 8,
     "MINIBS": 18,
@@ -31,7 +31,7 @@ def config_file(tmp_path: Path) -> Path:
 
 def write(folder: Path, **overrides: str | int) -> Path:
     """A valid config file in `folder`, changed by `overrides`; the data and the results are in that folder."""
-    values = environment(**(VALID | {"DATADIR": str(folder), "LOGDIR": str(folder / "logs")} | overrides))
+    values = environment(**{**VALID, "DATADIR": str(folder), "LOGDIR": str(folder / "logs"), **overrides})
     path = folder / f"config_{VALID['DGXSYSTEM']}.sh"
     path.write_text("".join(f"export {name}='{value}'\n" for name, value in values.items()), encoding="utf-8")
     return path

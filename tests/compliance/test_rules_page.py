@@ -152,6 +152,11 @@ def other(name: str, value: Any) -> object:
     return special.get(name, 2 if value == 1 else 1)
 
 
+def with_field(instance: Any, name: str, value: object) -> Any:
+    """A dataclass in which one field has another value."""
+    return replace(instance, **{name: value})
+
+
 def changed(row: Rules) -> Iterator[tuple[str, Rules]]:
     """Each field of a row, and of what it holds, with the row in which only that field has another value."""
     for field in fields(row):
@@ -160,10 +165,10 @@ def changed(row: Rules) -> Iterator[tuple[str, Rules]]:
             continue
         if is_dataclass(value) and not isinstance(value, type):
             for inner in fields(value):
-                part = replace(value, **{inner.name: other(inner.name, getattr(value, inner.name))})
-                yield f"{field.name}.{inner.name}", replace(row, **{field.name: part})
+                part = with_field(value, inner.name, other(inner.name, getattr(value, inner.name)))
+                yield f"{field.name}.{inner.name}", with_field(row, field.name, part)
         else:
-            yield field.name, replace(row, **{field.name: other(field.name, value)})
+            yield field.name, with_field(row, field.name, other(field.name, value))
 
 
 def verdict(paths: list[Path], row: Rules) -> list[tuple[Finding, ...]]:
@@ -179,7 +184,12 @@ def verdict(paths: list[Path], row: Rules) -> list[tuple[Finding, ...]]:
 def test_every_field_of_the_rules_decides_something(tmp_path: Path, benchmark: str, subtests: pytest.Subtests) -> None:
     """Another value in any field of a row changes the verdict on valid logs of both divisions."""
     row = find(benchmark)
-    common = {"BENCHMARK": benchmark, "RULESET": row.ruleset, "SEED": 1, "CONFIG_FILENAME": "config_TEST.sh"}
+    common: dict[str, str | int] = {
+        "BENCHMARK": benchmark,
+        "RULESET": row.ruleset,
+        "SEED": 1,
+        "CONFIG_FILENAME": "config_TEST.sh",
+    }
     paths = []
     for division in ("closed", "open"):
         size = row.reference_points[-1].global_batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmark.announce import announce
+from benchmark.events import TOKEN
 from benchmark.rules import ScaledLearningRate, find
 from compliance.check import PROVENANCE
 from compliance.clock_checks import AT_ONCE_MS
 from compliance.event_checks import ANNOUNCED, required
 from compliance.findings import Severity
 from compliance.log import MAX_KEPT, MAX_LINE
-from compliance.run import RUN_RULES
+from compliance.run import CYCLE, RUN_RULES
 from tests.compliance.conftest import BASES
 from tests.compliance.logs import LogFile, errors, llama31_405b, make_log, reaching, tiny
 
@@ -124,8 +126,8 @@ def test_run_without_a_loss_is_one_error_with_its_reason(tmp_path: Path) -> None
 
 
 def _failing(reason: str) -> Iterable[float]:
+    yield from ()
     raise ValueError(reason)
-    yield 0.0
 
 
 # Each rule, broken alone.
@@ -192,6 +194,15 @@ def _ended_by_max_steps(log: LogFile) -> None:
     log.drop("tracked_stats", -1)
 
 
+def _tried_again(log: LogFile) -> None:
+    """After the first evaluation, a block of no step and another evaluation of the same weights."""
+    first = [log.get(key) for key in CYCLE]
+    at = log.indices("eval_stop")[0]
+    place = {"samples_count": first[-1]["metadata"]["samples_count"]}
+    again = [event | {"time_ms": first[-1]["time_ms"], "metadata": event["metadata"] | place} for event in first]
+    log.events[at + 1 : at + 1] = again
+
+
 def _passed_before(log: LogFile) -> None:
     log.set("eval_accuracy", log.get("eval_accuracy", -1)["value"])
 
@@ -215,6 +226,7 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("log.empty", "tiny", lambda log: log.events.clear()),
     ("log.malformed", "tiny", lambda log: log.append(":::MLLOG {broken}\n")),
     ("log.long_line", "tiny", _long_line),
+    ("log.official_line", "tiny", lambda log: log.append(f"{TOKEN}{json.dumps(log.get('tracked_stats'))}\n")),
     ("log.flood", "tiny", _flood),
     ("event.missing", "tiny", lambda log: log.drop("seed")),
     ("event.repeated", "tiny", lambda log: log.repeat("seed")),
@@ -223,9 +235,13 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("event.order", "tiny", lambda log: log.move("init_start", before="cache_clear")),
     ("event.order", "tiny", lambda log: log.move("run_start", before="seed")),
     ("event.official_order", "tiny", lambda log: log.move("opt_base_learning_rate", before="global_batch_size")),
+    ("event.official_order", "tiny", lambda log: log.move("submission_division", before="run_start")),
     ("event.outside_run", "tiny", lambda log: log.move("block_start", before="run_start")),
     ("event.outside_run", "tiny", lambda log: log.move("tracked_stats", before="run_start")),
     ("event.after_stop", "tiny", lambda log: log.move("run_stop", before="eval_accuracy")),
+    ("event.after_stop", "tiny", lambda log: log.events.append(log.get("tracked_stats", -1))),
+    ("event.samples_count", "tiny", lambda log: log.get("eval_stop")["metadata"].pop("samples_count")),
+    ("event.samples_count", "tiny", _metadata("block_start", samples_count=-1)),
     ("event.sequence", "tiny", lambda log: log.drop("eval_stop", 1)),
     ("event.sequence", "tiny", lambda log: log.repeat("eval_accuracy")),
     ("run.benchmark", "tiny", _set("submission_benchmark", "bert")),
@@ -236,6 +252,8 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("run.config_filename", "8b", _set("config_filename", "")),
     ("run.seed", "tiny", _set("seed", "20")),
     ("run.seed", "tiny", _set("seed", True)),
+    ("run.seed", "tiny", lambda log: log.get("seed")["metadata"].clear()),
+    ("run.official_open", "8b", _set("submission_division", "open")),
     ("run.status", "tiny", _metadata("run_stop", status="aborted")),
     ("run.samples", "tiny", _metadata("run_stop", samples_count=1)),
     ("hyperparameter.positive", "tiny", _set("gradient_accumulation_steps", 0)),
@@ -277,6 +295,7 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("eval.value", "tiny", _set("eval_accuracy", "low")),
     ("eval.value", "tiny", _set("eval_accuracy", 10**400)),
     ("eval.cadence", "tiny", _off_schedule),
+    ("eval.cadence", "tiny", _tried_again),
     ("eval.max_steps", "tiny", _ended_by_max_steps),
     ("eval.target", "tiny", _missed),
     ("eval.stop_at_target", "tiny", _passed_before),
@@ -293,7 +312,7 @@ def test_rule_finds_what_breaks_it(valid: Valid, rule: str, base: str, break_it:
     log = valid(base)
     log.save()
     break_it(log)
-    if log.path.is_file() and rule not in ("log.malformed", "log.long_line"):
+    if log.path.is_file() and rule not in ("log.malformed", "log.long_line", "log.official_line"):
         log.save()
     found = log.findings()
     assert rule in {finding.rule for finding in found}

@@ -112,6 +112,11 @@ def test_valid_tree_has_no_finding(tree: Tree) -> None:
     assert tree.found() == []
 
 
+def _a_pipe(tree: Tree) -> None:
+    tree.description.unlink()
+    os.mkfifo(tree.description)
+
+
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 BREAKS: list[tuple[str, Severity, Callable[[Tree], object]]] = [
     ("system.missing", ERROR, lambda tree: tree.description.unlink()),
@@ -121,7 +126,7 @@ BREAKS: list[tuple[str, Severity, Callable[[Tree], object]]] = [
     ("system.unreadable", ERROR, lambda tree: tree.description.write_text(" " * (MAX_DESCRIPTION + 1))),
     ("system.unreadable", ERROR, lambda tree: tree.description.write_text("[]")),
     ("system.unreadable", ERROR, lambda tree: tree.description.write_bytes(b'{"cooling": "\xff"}')),
-    ("system.unreadable", ERROR, lambda tree: (tree.description.unlink(), os.mkfifo(tree.description))),
+    ("system.unreadable", ERROR, _a_pipe),
     ("system.fields", ERROR, lambda tree: tree.describe(cooling=..., framework=...)),
     ("system.text", WARNING, lambda tree: tree.describe(accelerators_per_node=8)),
     ("system.counts", ERROR, lambda tree: tree.describe(number_of_nodes="one")),

@@ -179,7 +179,7 @@ def test_findings_of_published_logs_stay(path: Path) -> None:
 
 
 SAMPLES = st.sampled_from([0, 17, 4096, 10**15, 10**300, 10**400, 1e308])
-VALUES = st.sampled_from(
+VALUES: st.SearchStrategy[object] = st.sampled_from(
     [None, -1, 0, 1.5, 5.0, 1e300, 10**400, "", "open", "llama31_405b", True, [], {"reduced_train_loss": -1}]
 )
 
@@ -324,8 +324,10 @@ def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture
         evaluations = watch.run.log.counts["eval_accuracy"]
     printed = capsys.readouterr().out.splitlines()
     assert evaluations <= len(printed) <= evaluations + 2 + now / 10
-    screen.show(watch.run, View(final=True, blocks=PLAIN_BLOCKS))
-    assert capsys.readouterr().out.isascii()
+    screen.show(watch.run, View(final=True, blocks=PLAIN_BLOCKS), last=True)
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert said.startswith("success      llama31_405b 6.0.0")
 
 
 def test_command(rehearsed: Path) -> None:
@@ -359,7 +361,35 @@ def test_command_fails_on_a_broken_log(log: LogFile) -> None:
     log.set("opt_gradient_clip_norm", 0.5)
     done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
     assert (done.exit_code, "opt_gradient_clip_norm" in done.output) == (1, True)
-    assert CliRunner().invoke(main, ["watch", "--once", str(log.path) + "x"]).exit_code == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--once"]])
+def test_command_refuses_what_is_no_file(file: Path, options: list[str]) -> None:
+    """A log that is not there, a pipe and a device are exit 2 and one line, not a wait for ever."""
+    os.mkfifo(file)
+    for path in (file, file.with_name("missing"), "/dev/zero"):
+        done = CliRunner().invoke(main, ["watch", *options, str(path)])
+        assert (done.exit_code, done.output.count("\n")) == (2, 1)
+
+
+def test_command_says_what_is_wrong_with_a_run_that_is_on(log: LogFile) -> None:
+    """`watch --once` says all there is to say before the run is over, too."""
+    log.set("opt_gradient_clip_norm", 0.5)
+    del log.events[log.indices("run_stop")[0] :]
+    done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
+    assert (done.exit_code, "opt_gradient_clip_norm" in done.output) == (1, True)
+    assert "event.missing" not in done.output
+
+
+def test_command_ends_quietly_when_interrupted(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends it with the status of an interrupt and no word."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compliance.follow.follow", interrupted)
+    done = CliRunner().invoke(main, ["watch", str(log.path)])
+    assert (done.exit_code, done.output) == (130, "")
 
 
 def test_hostile_log_reaches_no_terminal(log: LogFile) -> None:
