@@ -28,6 +28,22 @@ def accepts_log(log: Path, ruleset: str) -> bool:
     return done.returncode == 0 and "SUCCESS" in done.stderr
 
 
+def rejections(log: Path, ruleset: str) -> list[str]:
+    """What compliance_checker has against a log; asked in this process, because that takes milliseconds.
+
+    Only for logs whose division and benchmark are known ones: it executes the files that they name.
+    """
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    mlp_compliance.enqueued_configs.clear()
+    checker = mlp_compliance.make_checker("training", ruleset, quiet=False, werror=False)
+    try:
+        checker.check_file(str(log), f"training_{ruleset}/common.yaml")
+    except Exception as error:  # noqa: BLE001 - a crash is a rejection
+        return [f"crashed: {error!r}"]
+    return [*checker.overwritable.values(), *checker.not_overwritable]
+
+
 def accepts_seeds(logs: Sequence[Path], ruleset: str) -> bool:
     """Whether package_checker's seed checker passes the logs of one result."""
     return _run("-c", _SEEDS, ruleset, *map(str, logs)).returncode == 0

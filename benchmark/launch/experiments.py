@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from benchmark.events import EventLog
 from benchmark.files import beside
 from benchmark.launch.hang import Silence
 from benchmark.launch.runs import CUT_OFF, RUNNING, RunSet
+from benchmark.launch.telemetry import sampled, sampler
 from benchmark.progress import LogFollower, Progress, advance, display
 from benchmark.resolve import Resolved
 
@@ -83,6 +84,10 @@ class Launcher(Protocol):
 
     def kill(self, process: Process) -> None:
         """End ranks that may no longer listen."""
+
+    def on_each_node(self, command: Sequence[str]) -> list[str]:
+        """Starts a command once a node, outside any container, and hands on the end of standard input."""
+        ...
 
     def is_requeued(self) -> bool:
         """Asked after a SIGTERM: whether this job will be run again, so that what it leaves is no end."""
@@ -156,7 +161,7 @@ def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Recei
     """The runs that are not over, in order, as far as they come; how each ended, by its number."""
     endings: dict[int, Ending] = {}
     for index in runs.unfinished():
-        if received.save:
+        if received.save or received.stop:
             break
         endings[index] = ending = run_experiment(config, runs, index, launcher, received)
         if ending.cut_off:
@@ -193,7 +198,12 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
     follower, progress = LogFollower(config.result_file), Progress()
     silence = Silence(limit=config.hang_monitor_timeout * 60, since=time.monotonic())
     hang: list[str] = []
-    with console.open("ab") as output, display() as shown, started(config, launcher, output) as process:
+    with (
+        console.open("ab") as output,
+        display() as shown,
+        telemetry(config, launcher),
+        started(config, launcher, output) as process,
+    ):
         received.running = running = True
         while running:
             running = process.poll() is None
@@ -216,6 +226,13 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
     cause = "; ".join(hang[:2] or filter(None, words)) if status else ""
     cut_off = bool(hang) or was_cut_off(status, progress, console)
     return Ending(status=status, progress=progress, cause=cause, cut_off=cut_off)
+
+
+def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:
+    """Samples of every node, where they are asked for."""
+    if not config.telemetry_interval or config.result_file is None:
+        return nullcontext()
+    return sampled(launcher.on_each_node(sampler(config.result_file, config.telemetry_interval)))
 
 
 @contextmanager
@@ -334,15 +351,24 @@ def child_environment(config: RunConfig, environment: Mapping[str, str] = os.env
 
 def conclude(config: RunConfig, folder: Path, statuses: list[int], causes: Sequence[str] = ()) -> int:
     """Check what was written, say where it is, and return the verdict."""
+    if not any(folder.glob("result_*.txt")):
+        refused = "no run has left a log"
+    else:
+        refused = "" if judge(config, folder) else "compliance check refuses the logs, see above"
+    if refused:
+        causes = [*causes, refused]
+    worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in statuses))
+    print("".join(f"cause     {cause}\n" for cause in causes), end="")
+    print(f"results   {folder}")
+    print(f"verdict   {'PASS' if worst == 0 else 'FAIL'}", flush=True)
+    return worst
+
+
+def judge(config: RunConfig, folder: Path) -> bool:
+    """Print what the checks and the score say of the logs, and write the report; whether the checks pass."""
     ruleset = ["--ruleset", config.rules.ruleset]
     check = subprocess.run([sys.executable, "-m", "compliance", "check", *ruleset, folder], check=False).returncode
     subprocess.run([sys.executable, "-m", "compliance", "score", folder], check=False)
     page = folder / "report.html"
     subprocess.run([sys.executable, "-m", "compliance", "report", *ruleset, folder, "-o", page], check=False)
-    if check:
-        causes = [*causes, "compliance check refuses the logs, see above"]
-    worst = max(check, *(min(status, 1) if status < 128 else status for status in statuses))
-    print("".join(f"cause     {cause}\n" for cause in causes), end="")
-    print(f"results   {folder}")
-    print(f"verdict   {'PASS' if worst == 0 else 'FAIL'}", flush=True)
-    return worst
+    return check == 0

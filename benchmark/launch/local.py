@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ class Local:
 
     def kill(self, process: Process) -> None:
         process.terminate()
+
+    def on_each_node(self, command: Sequence[str]) -> list[str]:
+        return list(command)
 
     def is_requeued(self) -> bool:
         return False

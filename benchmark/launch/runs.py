@@ -102,6 +102,11 @@ def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
     if job.get("restarts", "0") == "0":
         return None
     for path in sorted(config.log_dir.absolute().glob(f"{config.system}/*/{FILE_NAME}"), reverse=True):
-        if any(one.get("id") == job["id"] for one in json.loads(path.read_text(encoding="utf-8")).get("jobs", [])):
+        try:
+            jobs = [one["id"] for one in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            # Of no job, or broken: what this one began was written at once.
+            continue
+        if job["id"] in jobs:
             return path.parent
     return None

@@ -46,6 +46,9 @@ fi
 echo "caches    $(hostname): $how"
 """
 
+_RANKS = "ranks"
+"""Name of the step that signals are for."""
+
 _STACKS_WAIT_S = 5.0
 """For ranks that are asked where they are."""
 
@@ -118,7 +121,11 @@ class Slurm:
 
     def __exit__(self, *error: object) -> None:
         if self._config.index_dir is None:
-            shutil.rmtree(self._index)
+            try:
+                shutil.rmtree(self._index)
+            except OSError as fault:
+                # A file system that still shows what ended ranks had open costs no run its verdict.
+                print(f"left behind {self._index}: {fault.strerror}", flush=True)
         if self._runtime == "pyxis":
             step = pyxis_stop(self._container)
             subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
@@ -149,7 +156,7 @@ class Slurm:
 
     def command(self) -> list[str]:
         ranks = self._as_ranks("bash", "run_and_time.sh")
-        options = ("--label", "--kill-on-bad-exit=1")
+        options = ("--label", "--kill-on-bad-exit=1", f"--job-name={_RANKS}")
         return [*srun(self._job.nodes, self._ranks_per_node, *options, *ranks.srun), *ranks.command]
 
     def variables(self) -> dict[str, str]:
@@ -166,6 +173,11 @@ class Slurm:
         if self._runtime == "docker":
             subprocess.run(docker_kill(self._container), check=False)
         self._signal_ranks(signal.SIGKILL)
+
+    def on_each_node(self, command: Sequence[str]) -> list[str]:
+        # Beside the ranks, which take all there is of a node; one node's failure is not the others'.
+        options = ("--overlap", "--kill-on-bad-exit=0", "--wait=0", "--job-name=telemetry")
+        return [*srun(self._job.nodes, 1, *options), *command]
 
     def stacks(self, console: Path) -> list[str]:
         before = console.stat().st_size
@@ -222,11 +234,11 @@ class Slurm:
         return done.stdout
 
     def _signal_ranks(self, number: int) -> None:
-        for step in _output(["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i"]).split():
-            if step.split(".")[1].isdigit():
-                name = signal.Signals(number).name.removeprefix("SIG")
-                # It may have ended by itself in the meantime.
-                subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
+        name = signal.Signals(number).name.removeprefix("SIG")
+        steps = _output(["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"])
+        for step in (line.split()[0] for line in steps.splitlines() if line.split()[1:] == [_RANKS]):
+            # It may have ended by itself in the meantime.
+            subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
 
 
 def variables_to_pass(config: RunConfig) -> tuple[str, ...]:

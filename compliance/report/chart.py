@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from compliance.report.markup import Markup, join, tag
-from compliance.report.series import MOST_POINTS, Bin, Point, binned, histogram, log_ticks, short, ticks
+from compliance.report.series import Bin, Point, binned, histogram, log_ticks, short, spread, ticks
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 44
@@ -27,7 +28,7 @@ _MANY = 60
 """Points of a line up to which each is marked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """Points that belong together."""
 
@@ -36,6 +37,12 @@ class Line:
     points: Sequence[Point]
     joined: bool = True
     """Whether a line goes through them."""
+    parts: int | None = None
+    """Of the x axis, each drawn as mean and range: for points of many at about the same places."""
+
+    @cached_property
+    def bins(self) -> list[Bin]:
+        return binned(self.points) if self.parts is None else spread(self.points, self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +109,10 @@ def line_chart(
     Raises:
         ValueError: no line has a point.
     """
-    drawn = [(line, binned(line.points)) for line in lines if line.points]
+    drawn = [line for line in lines if line.points]
     if not drawn:
         raise ValueError(f"no points to draw: {title}")
-    bins = [bin_ for _, found in drawn for bin_ in found]
+    bins = [bin_ for line in drawn for bin_ in line.bins]
     xs = [bin_.x for bin_ in bins] + [value for zone in zones for value in (zone.low, zone.high)]
     ys = [value for bin_ in bins for value in (bin_.low, bin_.high)] + [level.value for level in levels]
     x = _axis(xs, LEFT, WIDTH - RIGHT, logarithmic=logarithmic)
@@ -113,10 +120,10 @@ def line_chart(
     parts = [*_axes(x, y, x_label, y_label)]
     parts += [part for zone in zones for part in _zone(zone, x)]
     parts += [part for level in levels for part in _level(level, y)]
-    parts += [part for line, found in drawn for part in _line(line, found, x, y, x_label, y_label)]
+    parts += [part for line in drawn for part in _line(line, x, y, x_label, y_label)]
     said = [
-        f"{line.label}: {len(line.points)} points, {y_label} {short(found[0].mean)} to {short(found[-1].mean)}"
-        for line, found in drawn[:_MANY]
+        f"{line.label}: {len(line.points)} points, {y_label} {short(line.bins[0].mean)} to {short(line.bins[-1].mean)}"
+        for line in drawn[:_MANY]
     ]
     said += [f"{level.label}: {short(level.value)}" for level in levels]
     return _drawing(title, "; ".join(said), HEIGHT, parts)
@@ -185,10 +192,10 @@ def _columns(label: str, colour: int, values: Sequence[float], x: Axis, y: Axis)
 # Parts of charts.
 
 
-def _line(line: Line, bins: Sequence[Bin], x: Axis, y: Axis, x_label: str, y_label: str) -> Iterator[Markup]:
-    style = f"c{line.colour % COLOURS}"
+def _line(line: Line, x: Axis, y: Axis, x_label: str, y_label: str) -> Iterator[Markup]:
+    style, bins = f"c{line.colour % COLOURS}", line.bins
     places = [(x.at(bin_.x), y.at(bin_.mean)) for bin_ in bins]
-    if len(line.points) > MOST_POINTS:
+    if len(line.points) > len(bins):
         above = [f"{x.at(bin_.x):.1f} {y.at(bin_.high):.1f}" for bin_ in bins]
         below = [f"{x.at(bin_.x):.1f} {y.at(bin_.low):.1f}" for bin_ in reversed(bins)]
         yield tag("path", d=f"M{'L'.join(above + below)}Z", class_=f"range {style}")
@@ -197,7 +204,7 @@ def _line(line: Line, bins: Sequence[Bin], x: Axis, y: Axis, x_label: str, y_lab
         yield tag("path", tag("title", line.label), d=f"M{path}", class_=f"line {style}")
     if len(bins) <= _MANY or not line.joined:
         for bin_, (place, height) in zip(bins, places, strict=True):
-            said = f"{line.label}: {bin_.mean:.6g} {y_label} at {bin_.x:,.0f} {x_label}"
+            said = f"{line.label}: {bin_.mean:.6g} {y_label} at {round(bin_.x, 2):,.10g} {x_label}"
             yield tag("circle", tag("title", said), cx=place, cy=height, r=3, class_=f"mark {style}")
 
 

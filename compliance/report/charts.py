@@ -9,12 +9,16 @@ from compliance.report.chart import Bar, Level, Line, Zone, bar_chart, histogram
 from compliance.report.facts import SLOW, ResultFacts, RunFacts
 from compliance.report.markup import Markup
 from compliance.report.series import MOST_POINTS
+from compliance.report.telemetry import OF_GPUS, OF_NODE
 
 MOST_RUNS = 24
 """Runs that are drawn; all are in the tables."""
 
 MOST_SPANS = 200
 """Spans of a run that are drawn one by one; of more, the sums."""
+
+MOST_NODES = 16
+"""Nodes of all runs that have a line each; of more, the range of each run's is drawn."""
 
 _SPAN_STYLES = {"initialisation": "bar c5", "training": "bar c0", "evaluation": "bar c1", "other": "bar c4"}
 
@@ -190,6 +194,52 @@ def _part(kind: str, start: float, end: float, said: str) -> tuple[str, float, f
 def _share(run: RunFacts) -> str:
     total = run.timed
     return f"{run.shares['training'] / total:.1%} training" if total > 0 else "not stopped"
+
+
+def node_charts(runs: Sequence[RunFacts]) -> Iterator[Chart]:
+    """What the nodes of a result's runs measured: a line for each node, or the range of all where they are many."""
+    measured = [run for run in runs[:MOST_RUNS] if run.telemetry.nodes]
+    number = sum(len(run.telemetry.nodes) for run in measured)
+    zones = _evaluated(measured[0]) if len(measured) == 1 else []
+    for quantity in (*OF_GPUS, *OF_NODE):
+        lines = _of_nodes(quantity.title, measured) if number <= MOST_NODES else _of_runs(quantity.title, measured)
+        if not any(line.points for line in lines):
+            continue
+        drawing = line_chart(
+            quantity.title, lines, x_label="minutes from run_start", y_label=quantity.unit, zones=zones
+        )
+        note = [quantity.which, "The line is the mean of the nodes, the shade their range." * (number > MOST_NODES)]
+        note += ["The stripes are evaluations." * bool(zones)]
+        legend = tuple((f"c{line.colour % 8}", line.label) for line in lines if line.points)
+        yield Chart(title=quantity.title, drawing=drawing, note=" ".join(filter(None, note)), legend=legend)
+
+
+def _of_nodes(title: str, runs: Sequence[RunFacts]) -> list[Line]:
+    nodes = [(run, node) for run in runs for node in run.telemetry.nodes]
+    return [
+        Line(
+            label=node.node if len(runs) == 1 else f"{run.name} {node.node}",
+            colour=index,
+            points=node.curves.get(title, []),
+        )
+        for index, (run, node) in enumerate(nodes)
+    ]
+
+
+def _of_runs(title: str, runs: Sequence[RunFacts]) -> list[Line]:
+    found = []
+    for index, run in enumerate(runs):
+        curves = [node.curves.get(title, []) for node in run.telemetry.nodes]
+        longest = max(map(len, curves))
+        points = [point for curve in curves for point in curve]
+        label = f"{run.name}, {len(curves)} nodes"
+        found.append(Line(label=label, colour=index, points=points, parts=min(longest, MOST_POINTS)))
+    return found
+
+
+def _evaluated(run: RunFacts) -> list[Zone]:
+    spans = [span for span in run.spans if span.kind == "evaluation"]
+    return [Zone(span.start / 60, span.end / 60, "evaluation") for span in spans[:MOST_SPANS]]
 
 
 def comparison(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) -> Chart | None:

@@ -25,6 +25,7 @@ from compliance.findings import Finding, Severity, as_count, as_number, count, s
 from compliance.package_checks import disqualifications
 from compliance.rcp import Convergence, Record, compare, find_record, samples_to_target
 from compliance.report.series import LARGEST, Point, drawable, quantile
+from compliance.report.telemetry import Telemetry, read_telemetry
 from compliance.result_checks import Result
 from compliance.rule import Absent
 from compliance.run import Run
@@ -85,6 +86,18 @@ class Measure:
     count: int
     low: float
     median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowRank:
+    """A rank that a run named among its slowest, once or several times."""
+
+    rank: int
+    node: str
+    count: int
+    median: float
+    """Of its ratios to the median rank of its pipeline stage."""
     high: float
 
 
@@ -191,6 +204,28 @@ class RunFacts:
             Measure(name=name, count=len(values), low=min(values), median=median(values), high=max(values))
             for name, values in found.items()
         ]
+
+    @cached_property
+    def slow_ranks(self) -> list[SlowRank]:
+        """The ranks that it named, the slowest first; see benchmark.stragglers."""
+        found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+        for event in self.run.all("tracked_stats"):
+            value = event.event.value
+            named = value.get("slowest_ranks") if isinstance(value, dict) else None
+            for one in named if isinstance(named, list) else ():
+                match one:
+                    case {"rank": int(rank), "node": str(node), "ratio": float(ratio)} if 0 <= rank <= LARGEST >= ratio:
+                        found[rank, node[:40]].append(ratio)
+        ranks = [
+            SlowRank(rank=rank, node=node, count=len(ratios), median=median(ratios), high=max(ratios))
+            for (rank, node), ratios in found.items()
+        ]
+        return sorted(ranks, key=lambda one: one.median, reverse=True)
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        """Of its nodes, by the files beside the log."""
+        return read_telemetry(self.run.log.path, self._time("run_start"))
 
     def _logged(self) -> Iterator[tuple[str, float]]:
         for event in self.run.all("tracked_stats"):

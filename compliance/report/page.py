@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest, nsmallest
 from pathlib import Path
 
 from compliance.findings import Finding, Severity, count
 from compliance.rcp import Limit
-from compliance.report.charts import MOST_RUNS, Chart, charts, comparison
+from compliance.report.charts import MOST_RUNS, Chart, charts, comparison, node_charts
 from compliance.report.facts import ResultFacts
 from compliance.report.markup import Markup, tag
-from compliance.report.table import PUBLISHED_COLUMNS, RESULT_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column, Row, RunRow
+from compliance.report.table import (
+    NODE_COLUMNS,
+    PUBLISHED_COLUMNS,
+    RESULT_COLUMNS,
+    RUN_COLUMNS,
+    SLOW_COLUMNS,
+    STEP_COLUMNS,
+    Column,
+    NodeRow,
+    Row,
+    RunRow,
+    SlowRow,
+    slowest_clock,
+)
+from compliance.report.telemetry import MOST_OF_FILE, Telemetry
 
 MOST_FINDINGS = 200
 """Of a result, that are listed."""
 
 MOST_RESULTS = 100
 """That have a section of their own; the first table and the CSV have all."""
+
+MOST_ROWS = 32
+"""Nodes, and slow ranks, of a result that are listed."""
 
 MOST_TEXT = 2000
 """Characters of a value of run.json or of a system's description that are shown."""
@@ -133,14 +152,25 @@ def _result(result: ResultFacts) -> Iterator[Markup]:
     yield _table(f"Runs of {result.name}", RUN_COLUMNS, rows)
     yield tag("h3", "Step times")
     yield _table(f"Step times of {result.name}", STEP_COLUMNS, rows)
+    yield from _slow_ranks(result)
     yield tag("h3", "Findings")
     yield from _findings(result.findings)
     yield tag("h3", "Convergence")
     yield from (tag("p", text) for text in _convergence(result))
     yield from _speed(result)
     yield from _measures(result)
+    yield from _nodes(result)
     yield from _values("System", result.system)
     yield from _values("Provenance (run.json)", result.provenance)
+
+
+def _slow_ranks(result: ResultFacts) -> Iterator[Markup]:
+    rows = [SlowRow(run, slow) for run in result.runs[:MOST_RUNS] for slow in run.slow_ranks]
+    if rows:
+        yield tag("h3", "Slowest ranks")
+        yield tag("p", "By the time of a rank's own forward pass over that of the median rank of its pipeline stage.")
+        slowest = nlargest(MOST_ROWS, rows, key=lambda row: row.slow.median)
+        yield _table(f"Slowest ranks of {result.name}", SLOW_COLUMNS, slowest)
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[Markup]:
@@ -222,6 +252,31 @@ def _measures(result: ResultFacts) -> Iterator[Markup]:
         yield tag("h3", "Other measurements in the logs")
         table = _scrolled("Other measurements", ("log", "name", "times", "smallest", "median", "largest"), rows)
         yield tag("details", tag("summary", "Memory, throughput and times, as the logs name them"), table)
+
+
+def _nodes(result: ResultFacts) -> Iterator[Markup]:
+    runs = result.runs[:MOST_RUNS]
+    rows = [NodeRow(run, node) for run in runs for node in run.telemetry.nodes]
+    if not rows:
+        return
+    yield tag("h3", "Nodes")
+    yield from (tag("p", f"{run.name}: {said}.") for run in runs if (said := "; ".join(_left_out(run.telemetry))))
+    yield tag("div", *(_figure(chart) for chart in node_charts(runs)), class_="charts")
+    if len(rows) > MOST_ROWS:
+        yield tag("p", f"Of {len(rows)} rows the {MOST_ROWS} are listed whose slowest GPU was slowest.")
+        rows = nsmallest(MOST_ROWS, rows, key=lambda row: slowest_clock(row) or math.inf)
+    yield _table(f"Nodes of {result.name}", NODE_COLUMNS, rows)
+
+
+def _left_out(telemetry: Telemetry) -> Iterator[str]:
+    read, refused = len(telemetry.nodes), sum(node.refused for node in telemetry.nodes)
+    cut = sum(node.cut for node in telemetry.nodes)
+    if read < telemetry.files:
+        yield f"of {telemetry.files} nodes' files {read} are read, evenly chosen"
+    if cut:
+        yield f"of {cut} files the first {MOST_OF_FILE >> 20} MiB are read"
+    if refused:
+        yield f"{refused} lines are no samples"
 
 
 def _values(title: str, values: Mapping[str, object]) -> Iterator[Markup]:

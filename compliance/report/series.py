@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,17 @@ def binned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Bin]:
     """The points in at most `most` bins of as many neighbours each, the last one of fewer."""
     size = max(1, -(-len(points) // most))
     return [_bin(points[start : start + size]) for start in range(0, len(points), size)]
+
+
+def spread(points: Iterable[Point], parts: int) -> list[Bin]:
+    """Points of many at about the same times, in so many equal parts of their time."""
+    found = list(points)
+    low, high = min(found)[0], max(found)[0]
+    width = (high - low) / parts or 1.0
+    filled: defaultdict[int, list[Point]] = defaultdict(list)
+    for point in found:
+        filled[min(parts - 1, int((point[0] - low) / width))].append(point)
+    return [_bin(filled[part]) for part in sorted(filled)]
 
 
 def _bin(points: Sequence[Point]) -> Bin:

@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Generic, TypeVar
 
 from compliance.formats import printable
-from compliance.report.facts import SLOW, ResultFacts, RunFacts
+from compliance.report.facts import SLOW, ResultFacts, RunFacts, SlowRank
+from compliance.report.telemetry import REASONS, NodeFacts
 
 Row = TypeVar("Row")
 Value = str | int | float | None
@@ -90,6 +92,65 @@ STEP_COLUMNS: tuple[Column[RunRow], ...] = (
     ),
 )
 """How long its steps took."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRow:
+    """A rank and the run that named it."""
+
+    run: RunFacts
+    slow: SlowRank
+
+
+SLOW_COLUMNS: tuple[Column[SlowRow], ...] = (
+    Column("rank", lambda row: row.slow.rank),
+    Column("node", lambda row: row.slow.node),
+    Column("log", lambda row: row.run.name),
+    Column("times named", lambda row: row.slow.count),
+    Column("median ratio", lambda row: row.slow.median, ".3f"),
+    Column("largest ratio", lambda row: row.slow.high, ".3f"),
+)
+"""The slowest of its ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node and the run that it took part in."""
+
+    run: RunFacts
+    node: NodeFacts
+
+
+def _of_curve(title: str, over: Callable[[list[float]], float]) -> Callable[[NodeRow], float | None]:
+    def value(row: NodeRow) -> float | None:
+        points = row.node.curves.get(title)
+        return over([number for _, number in points]) if points else None
+
+    return value
+
+
+def _slowed(reason: str) -> Callable[[NodeRow], float | None]:
+    return lambda row: row.node.throttled.get(reason)
+
+
+slowest_clock = _of_curve("SM clock", fmean)
+
+
+NODE_COLUMNS: tuple[Column[NodeRow], ...] = (
+    Column("node", lambda row: row.node.node),
+    Column("log", lambda row: row.run.name),
+    Column("GPUs", lambda row: row.node.gpus),
+    Column("samples", lambda row: row.node.samples),
+    Column("GPUs busy, %", _of_curve("GPUs busy", fmean), ".1f"),
+    Column("power, W each", _of_curve("GPU power", fmean), ".0f"),
+    Column("hottest, °C", _of_curve("GPU temperature", max), ".0f"),
+    Column("SM clock of the slowest, MHz", slowest_clock, ".0f"),
+    *(Column(f"slowed by {reason}", _slowed(reason), ".0%") for reason in REASONS),
+    Column("GPU memory, GiB", _of_curve("GPU memory", max), ".1f"),
+    Column("processors busy, %", _of_curve("Processors busy", fmean), ".1f"),
+    Column("memory, GiB", _of_curve("Memory of the node", max), ".1f"),
+)
+"""What its nodes measured: means, but the most of memory and temperature."""
 
 
 def _steps(row: RunRow, name: str) -> int | float | None:

@@ -5,19 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from benchmark.config import ConfigError
 from benchmark.launch.bind import Topology, choose, read_topology
-from benchmark.launch.experiments import Ending, close_log, last_words, set_aside, was_cut_off
+from benchmark.launch.experiments import (
+    Ending,
+    Received,
+    close_log,
+    conclude,
+    last_words,
+    run_all,
+    set_aside,
+    was_cut_off,
+)
 from benchmark.launch.hang import Place, Silence, explain, stacks_in
+from benchmark.launch.local import Local
 from benchmark.launch.node import faults
 from benchmark.launch.runs import RUNNING, RunSet
+from benchmark.launch.slurm import Job, Slurm
 from benchmark.progress import Progress
 from benchmark.resolve import resolve
-from tests.fakes import environment, read_events
+from tests.fakes import configured, environment, read_events
 
 CONSOLE = """\
 0: Current thread 0x00007f1 (most recent call first):
@@ -27,7 +39,7 @@ CONSOLE = """\
 2: Thread 0x00007f9 (most recent call first):
 2:   File "/opt/python/threading.py", line 320 in wait
 2: Current thread 0x00007f2 (most recent call first):
-2:   File "/checkout/reference_impl/data/datasets.py", line 40 in training
+2:   File "/checkout/reference_impl/data/read/datasets.py", line 40 in training
 srun: error: a line of srun's own
 """
 
@@ -37,7 +49,7 @@ def test_ranks_are_found_where_they_hang() -> None:
     places = stacks_in(CONSOLE) | {3: stacks_in(CONSOLE)[0]}
     assert explain(places, ["n1", "n2"], 2) == [
         "rank 1 on n1 does not answer: stopped or gone",
-        "rank 2 on n2 in training (data/datasets.py:40)",
+        "rank 2 on n2 in training (read/datasets.py:40)",
         "ranks 0 on n1, 3 on n2 in all_reduce (distributed/distributed_c10d.py:2501), "
         "called from train_once (reference_impl/step.py:88)",
     ]
@@ -206,6 +218,51 @@ def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
     assert again.experiments == first.experiments
     assert again.unfinished() == [1, 2]
     assert [job["restarts"] for job in json.loads((again.folder / "run.json").read_text())["jobs"]] == ["0", "1"]
+
+
+@pytest.mark.parametrize("other", ["", "[]", '{"jobs": 1}', '{"jobs": [{}]}'])
+def test_a_requeued_job_passes_over_other_records(tmp_path: Path, other: str) -> None:
+    """A run.json beside its own that is none, or of no job, is nothing to stop at."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
+    first = RunSet.open(resolved, {}, JOB)
+    later = first.folder.with_name("later") / "run.json"
+    later.parent.mkdir()
+    later.write_text(other)
+    assert RunSet.open(resolved, {}, JOB | {"restarts": "1"}).folder == first.folder
+
+
+def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> None:
+    """However the one that it stops ends: srun's complaint of a rank that obeyed looks like a refusal's."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
+    runs, received = RunSet.open(resolved, {}, {}), Received()
+
+    class Obeying(Local):
+        def command(self) -> list[str]:
+            received.stop = signal.SIGTERM
+            return ["bash", "-c", "echo 'srun: error: n1: task 0: Exited with exit code 143'; exit 143"]
+
+    assert list(run_all(resolved.config, runs, Obeying(resolved.config), received)) == [0]
+    assert [one.status for one in runs.experiments[1:]] == ["waiting", "waiting"]
+
+
+def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """There is nothing to check, and nothing is said to have been refused."""
+    assert conclude(configured(), tmp_path, [1], ["run 0: it printed nothing"]) == 1
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines() == [
+        "cause     run 0: it printed nothing",
+        "cause     no run has left a log",
+        f"results   {tmp_path}",
+        "verdict   FAIL",
+    ]
+
+
+def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job's end is not lost over what it leaves behind."""
+    with Slurm(configured(LOGDIR=str(tmp_path)), Job(number="42", nodes=("n1",))):
+        (tmp_path / ".index_42").rmdir()
+    assert capsys.readouterr().out == f"left behind {tmp_path}/.index_42: No such file or directory\n"
 
 
 def test_another_job_begins_a_new_set(tmp_path: Path) -> None:

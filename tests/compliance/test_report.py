@@ -87,6 +87,27 @@ def test_slow_steps_are_found(log: LogFile) -> None:
     assert run.step_times.slow == ((place, 1.2 * STEP_SECONDS),)
 
 
+def test_slow_ranks_are_told(log: LogFile) -> None:
+    """The slowest first, with how often they were named; what is none is passed over."""
+    first, second = {"rank": 9, "node": "n2", "ratio": 1.5}, {"rank": 3, "node": "n1", "ratio": 1.1}
+    more = [
+        5,
+        {},
+        {"rank": 10**400, "node": "n1", "ratio": 1.0},
+        {"rank": 1, "node": 2, "ratio": 1.0},
+        {"rank": 1, "node": "n1", "ratio": 1e300},
+    ]
+    at = log.events.index(log.get("eval_start"))
+    for named in ([first, second], [second | {"ratio": 1.2}, *more], 5):
+        log.events.insert(at, log.get("tracked_stats", 0) | {"value": {"slowest_ranks": named}})
+    result = one(log.save())
+    (run,) = result.runs
+    assert [(slow.rank, slow.count, slow.high) for slow in run.slow_ranks] == [(9, 1, 1.5), (3, 2, 1.2)]
+    row = re.search(r'<tr><th scope="row">3</th>.*?</tr>', to_html([result]))
+    assert row is not None
+    assert re.findall(r">([^<>]+)</(?:td|data)>", row[0]) == ["n1", "result_0.txt", "2", "1.150", "1.200"]
+
+
 @needs_published
 def test_speed_of_a_published_result() -> None:
     """512 H100 at 55.13 s a step: 874.5 TFLOP/s each; the submitter's formula, with a larger vocabulary, says 877.7."""

@@ -12,16 +12,19 @@ import pytest
 from click.testing import CliRunner
 
 from compliance.__main__ import main
+from compliance.report.telemetry import OF_GPUS, OF_NODE
 from tests.browser import Page, browser, find_browser
 from tests.compliance.launches import launch
 from tests.compliance.logs import tiny
 from tests.compliance.test_against_official import PUBLISHED
+from tests.compliance.test_report_telemetry import write_samples
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium; as root: bash tests/install_browser.sh")
 
 SYSTEMS = ("theia_ngpu512_ngc25.09_nemo", "tyche_ngpu512_ngc25.09_nemo", "hsg_ngpu2560_ngc25.09_nemo")
 CHARTS = 6
+CHARTS_OF_NODES = len((*OF_GPUS, *OF_NODE))
 WIDTHS = (1280, 390)
 PAPER = 718
 """Pixels of an A4 page between its margins, at the 96 to an inch that CSS has."""
@@ -83,7 +86,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def paths_of(name: str, folder: Path) -> list[str]:
     """What each report is of."""
     if name == "tiny":
-        return [str(launch(folder / "runs", tiny()))]
+        runs = launch(folder / "runs", tiny())
+        for node in ("n1", "n2"):
+            write_samples(runs / "result_0.txt", node)
+        return [str(runs)]
     if not PUBLISHED.is_dir():
         pytest.skip("the published logs are not beside this checkout")
     results = PUBLISHED / "v5.1" / "NVIDIA" / "results"
@@ -116,7 +122,8 @@ def test_page_is_whole_and_legible(page: Page, report: tuple[Path, list[str]], w
     assert page.complaints == []
     assert set(page.requests) == {file.resolve().as_uri()}
     charts: list[dict[str, Any]] = page.evaluate(DRAWN)
-    assert len(charts) == CHARTS + (1 if len(arguments) > 3 else 0)
+    more = {1: CHARTS_OF_NODES, len(SYSTEMS) + 2: 1}
+    assert len(charts) == CHARTS + more.get(len(arguments), 0)
     for chart in charts:
         assert chart["marks"] > 0
         assert chart["width"] > 250

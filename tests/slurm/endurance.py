@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,8 @@ def main() -> int:
     given = parser.parse_args()
     if why_not():
         sys.exit(why_not())
+    # Slurm's daemons outlive a process that nobody lets clean up.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     dice, ways, worst = random.Random(given.seed), cycle(WAYS), 0
     with tempfile.TemporaryDirectory(prefix="endurance_") as name, Cluster(Path(name) / "cluster", 2) as cluster:
         (Path(name) / "undisturbed").mkdir()

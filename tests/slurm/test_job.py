@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from benchmark.config import ROOT, RunConfig
+from benchmark.launch.telemetry import files_of
 from benchmark.simulate import MARK, Pace, VirtualClock, simulate
 from tests.fakes import read_events
 from tests.slurm.cluster import wait_for
@@ -30,7 +31,8 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
     """Two runs on two nodes, in a container or not: both logs pass the checks and Slurm calls the job COMPLETED."""
     container = {"CONT": request.getfixturevalue("pyxis") and IMAGE} if runtime == "pyxis" else {}
 
-    state = jobs.run({"NEXP": 2, "SEED_BASE": 5, "PLANTED_SECRET": "hunter2-hunter2", **container})
+    variables = {"NEXP": 2, "SEED_BASE": 5, "TELEMETRY_INTERVAL": 1, "PLANTED_SECRET": "hunter2-hunter2"}
+    state = jobs.run({**variables, **container})
     assert state == "COMPLETED", jobs.output()
     record = json.loads((jobs.results() / "run.json").read_text())
     assert [(one["seed"], one["status"]) for one in record["experiments"]] == [(5, "success"), (6, "success")]
@@ -40,6 +42,10 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
     left = [path for path in (*jobs.logs.rglob("*"), *jobs.folder.glob("job-*")) if path.is_file()]
     assert not [path for path in left if b"hunter2" in path.read_bytes()]
     assert {path.name for path in jobs.logs.iterdir()} == {"python", "tiny"}
+    # Each node was sampled during each run, by what ended with it.
+    for number in range(2):
+        assert set(files_of(jobs.results() / f"result_{number}.txt")) == {"n1", "n2"}
+    assert "telemetry ended" not in jobs.output()
 
 
 def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
