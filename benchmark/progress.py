@@ -70,6 +70,11 @@ def advance(progress: Progress, event: Event) -> Progress:
         return progress
 
 
+def going_on(progress: Progress) -> Progress:
+    """The progress of a run that was interrupted, when its next processes start."""
+    return replace(progress, phase="resuming", status="", reason="", error="", stopped_ms=None)
+
+
 def _after(progress: Progress, event: Event) -> Progress:
     progress = replace(progress, phase=PHASES.get(event.key, progress.phase))
     match event.key:
@@ -82,7 +87,7 @@ def _after(progress: Progress, event: Event) -> Progress:
             error = str(event.metadata.get("error", ""))
             return replace(progress, stopped_ms=event.time_ms, status=status, reason=reason, error=error)
         case "tracked_stats" if isinstance(event.value, dict) and "resumed" in event.value:
-            return replace(progress, phase="resuming", status="", reason="", error="", stopped_ms=None)
+            return going_on(progress)
         case "tracked_stats" if isinstance(event.value, dict) and "slowest_ranks" in event.value:
             return replace(progress, slow=_slow(event.value["slowest_ranks"]))
         case "tracked_stats" if isinstance(event.value, dict) and "train_step_time" in event.value:

@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from benchmark.files import beside
 from benchmark.launch.hang import Silence
 from benchmark.launch.runs import CUT_OFF, RUNNING, RunSet
 from benchmark.launch.telemetry import sampled, sampler
-from benchmark.progress import LogFollower, Progress, advance, display
+from benchmark.progress import LogFollower, Progress, advance, display, going_on
 from benchmark.resolve import Resolved
 
 POLL_S = 0.2
@@ -195,7 +196,11 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
 def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Received) -> Ending:
     """The processes of one run, from their start to their end."""
     assert config.result_file is not None
-    follower, progress = LogFollower(config.result_file), Progress()
+    follower = LogFollower(config.result_file)
+    # Of a run that goes on, what its console and log say is of the processes before these.
+    said_before = console.stat().st_size if console.exists() else 0
+    before = reduce(advance, follower.poll(), Progress())
+    progress = resuming = before if before == Progress() else going_on(before)
     silence = Silence(limit=config.hang_monitor_timeout * 60, since=time.monotonic())
     hang: list[str] = []
     with (
@@ -221,10 +226,17 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
             if running:
                 time.sleep(POLL_S)
         received.running = False
-    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    words = [progress.reason, last_words(console) if progress.error or not progress.reason else ""]
-    cause = "; ".join(hang[:2] or filter(None, words)) if status else ""
-    cut_off = bool(hang) or was_cut_off(status, progress, console)
+    ending = how_it_ended(process.returncode, progress, last_words(console, said_before), hang)
+    # Where these processes logged nothing, the log is as those before had left it.
+    return replace(ending, progress=before) if progress is resuming else ending
+
+
+def how_it_ended(returncode: int, progress: Progress, words: str, hang: Sequence[str]) -> Ending:
+    """By the processes' status (-n for signal n), log and last words, and where they hung."""
+    status = returncode if returncode >= 0 else 128 - returncode
+    said = [progress.reason, words if progress.error or not progress.reason else ""]
+    cause = "; ".join(hang[:2] or filter(None, said)) if status else ""
+    cut_off = bool(hang) or was_cut_off(status, progress, words)
     return Ending(status=status, progress=progress, cause=cause, cut_off=cut_off)
 
 
@@ -281,16 +293,16 @@ def listening() -> Iterator[Received]:
             signal.signal(number, handler)
 
 
-def was_cut_off(status: int, progress: Progress, console: Path) -> bool:
+def was_cut_off(status: int, progress: Progress, words: str) -> bool:
     """Whether a run ended on its way: after its clock had started, or by a signal that nobody here had sent.
 
-    srun ends the other ranks when one fails, so its own status tells little.
+    srun ends the other ranks when one fails, so its own status tells little; `words` are the run's last ones.
     """
     if status in (0, os.EX_TEMPFAIL):
         return status == os.EX_TEMPFAIL
     if progress.status == "success" or (progress.status == "aborted" and not progress.error):
         return False
-    return progress.started_ms is not None or "Exited with exit code" not in last_words(console)
+    return progress.started_ms is not None or "Exited with exit code" not in words
 
 
 def has_checkpoint(config: RunConfig) -> bool:
@@ -320,9 +332,9 @@ def close_log(log: Path, ending: Ending) -> None:
     events.event("train_samples", progress.samples)
 
 
-def last_words(console: Path) -> str:
-    """What a run's processes said last, or srun's complaint about the rank that ended first."""
-    lines = console.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def last_words(console: Path, start: int = 0) -> str:
+    """What a run's processes said last, from byte `start` on, or srun's complaint about the rank that ended first."""
+    lines = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
     complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
     return (sorted(complaints, key=_after_the_cause)[:1] or lines[-1:] or ["it printed nothing"])[0]
 

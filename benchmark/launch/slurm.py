@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -161,7 +162,7 @@ class Slurm:
 
     def variables(self) -> dict[str, str]:
         """Where the ranks meet; another port each time, since the last one may still be held by what was killed."""
-        port = str(_FIRST_PORT + secrets.randbelow(_PORTS))
+        port = str(_free_port())
         return {"MASTER_ADDR": self._job.nodes[0], "MASTER_PORT": port, "NPY_INDEX_DIR": str(self._index)}
 
     def send(self, process: Process, number: int) -> None:
@@ -239,6 +240,18 @@ class Slurm:
         for step in (line.split()[0] for line in steps.splitlines() if line.split()[1:] == [_RANKS]):
             # It may have ended by itself in the meantime.
             subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
+
+
+def _free_port() -> int:
+    """One that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will be."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
 
 
 def variables_to_pass(config: RunConfig) -> tuple[str, ...]:

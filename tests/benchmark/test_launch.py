@@ -6,11 +6,14 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from benchmark.clock import SystemClock
 from benchmark.config import ConfigError
+from benchmark.events import EventLog
 from benchmark.launch.bind import Topology, choose, read_topology
 from benchmark.launch.experiments import (
     Ending,
@@ -19,6 +22,7 @@ from benchmark.launch.experiments import (
     conclude,
     last_words,
     run_all,
+    run_once,
     set_aside,
     was_cut_off,
 )
@@ -155,12 +159,10 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
-    status: int, progress: Progress, said: str, expected: bool, tmp_path: Path
+    status: int, progress: Progress, said: str, expected: bool
 ) -> None:
     """A missed target and a refusal are ends; a killed rank, and whatever fails because of it, is none."""
-    console = tmp_path / "console.log"
-    console.write_text(said)
-    assert was_cut_off(status, progress, console) is expected
+    assert was_cut_off(status, progress, said) is expected
 
 
 def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
@@ -171,6 +173,27 @@ def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
     assert last_words(console) == "srun: error: n2: task 3: Killed"
     console.write_text("\n".join(ended))
     assert last_words(console) == "srun: error: n2: task 2: Exited with exit code 1"
+
+
+def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Path) -> None:
+    """What its log and console say of the processes before is not why these ended, and is left as it was."""
+    console, log = tmp_path / "console_0.log", tmp_path / "result_0.txt"
+    console.write_text("srun: error: n1: task 1: Killed\n")
+    events = EventLog(log, SystemClock())
+    events.start("run_start")
+    events.end("run_stop", status="aborted", reason="RuntimeError: a rank is gone", error="RuntimeError")
+
+    class Refused(Local):
+        def command(self) -> list[str]:
+            return ["bash", "-c", "echo OSError: the address is in use; exit 1"]
+
+    config = configured().for_experiment(seed=1, result_file=log)
+    ending = run_once(config, console, Refused(config), Received())
+
+    assert (ending.status, ending.cause, ending.cut_off) == (1, "OSError: the address is in use", True)
+    before = log.read_text()
+    close_log(log, ending)
+    assert log.read_text() == before
 
 
 def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
@@ -199,6 +222,21 @@ def test_a_log_without_a_checkpoint_is_kept_beside_the_new_one(tmp_path: Path) -
         "result_0.txt.lost-1": "first",
         "result_0.txt.lost-2": "second",
     }
+
+
+def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What another program of the node listens at is passed over."""
+    config = configured(LOGDIR=str(tmp_path))
+    slurm = Slurm(config, Job(number="42", nodes=("n1",)))
+    with socket.socket() as held:
+        with socket.socket() as free:
+            held.bind(("", 0))
+            free.bind(("", 0))
+            drawn = [free.getsockname()[1], held.getsockname()[1]]
+        expected = str(drawn[0])
+        monkeypatch.setattr("benchmark.launch.slurm._FIRST_PORT", 0)
+        monkeypatch.setattr("benchmark.launch.slurm.secrets.randbelow", lambda _: drawn.pop())
+        assert slurm.variables()["MASTER_PORT"] == expected
 
 
 # Sets of runs.
