@@ -1,1 +1,6 @@
-"""Measurements beside a peer, in one run."""
+"""Programs that measure, beside a peer in the same run: python -m perf.<name>."""
+
+from reference_impl.quiet import quieten_libraries
+
+# Before any of them imports Megatron-Core.
+quieten_libraries()

@@ -99,6 +99,8 @@ def configuration() -> RunConfig:
         "TENSOR_MODEL_PARALLEL": "8",
         "PIPELINE_MODEL_PARALLEL": "8",
         "MINIBS": "16",
+        # Later than any run gives up by itself.
+        "MAX_STEPS": "1000000",
         "SEED": "1",
     }
     return RunConfig.from_environment(variables)

@@ -35,7 +35,6 @@ from reference_impl import parallel
 from reference_impl.layers import block_spec
 from reference_impl.model import ddp_config, transformer_config
 from reference_impl.optimizer import optimizer_config, use_fused_kernel
-from reference_impl.quiet import quieten_libraries
 
 SMOKE = ModelSize(name="smoke", layers=1, hidden=128, ffn_hidden=256, heads=16, query_groups=8)
 
@@ -210,7 +209,6 @@ def main(layers: int, microbatches: int, rounds: int, spec: str, cpu_smoke: bool
     if not (cpu_smoke or torch.cuda.is_available()):
         print("error: needs a CUDA GPU, and torch sees none; --cpu-smoke shows the program on a CPU", file=sys.stderr)
         raise SystemExit(2)
-    quieten_libraries()
     size, length = (SMOKE, 64) if cpu_smoke else (SIZES["405b"], 8192)
     config = run_config(spec)
     parallel.alone()

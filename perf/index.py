@@ -50,10 +50,6 @@ def make_dataset(folder: Path, scale: float) -> None:
 
 def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
     """Open the training blend; its index is built unless `cache` has it. Seconds, and bytes at the peak."""
-    from reference_impl.quiet import quieten_libraries
-
-    # Before they are imported.
-    quieten_libraries()
     from megatron.core.datasets.gpt_dataset import GPTDataset
 
     from reference_impl.data.read import datasets

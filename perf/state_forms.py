@@ -29,7 +29,6 @@ from reference_impl import parallel
 from reference_impl.checkpoint import training
 from reference_impl.data.manifest import Manifest
 from reference_impl.model import unwrap
-from reference_impl.quiet import quieten_libraries
 from reference_impl.step import MegatronStep
 
 SIZE = replace(SIZES["tiny"], name="perf", layers=12, hidden=512, ffn_hidden=1536)
@@ -57,7 +56,6 @@ def configuration(ranks: int) -> RunConfig:
 
 def trainer(config: RunConfig) -> MegatronStep:
     """After an optimizer step on gradients of zero: all state is there."""
-    quieten_libraries()
     torch.set_num_threads(1)
     parallel.initialize(config)
     empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})

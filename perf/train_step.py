@@ -20,7 +20,6 @@ from perf.measure import in_turns
 from reference_impl import parallel
 from reference_impl.checkpoint.huggingface import config_json
 from reference_impl.data.manifest import Manifest
-from reference_impl.quiet import quieten_libraries
 from reference_impl.step import MegatronStep, synthetic_batches
 
 SEQUENCES = 8
@@ -42,7 +41,6 @@ def configuration() -> RunConfig:
 
 def ours(config: RunConfig) -> Callable[[], object]:
     """One step of the reference implementation, on synthetic batches."""
-    quieten_libraries()
     parallel.alone()
     parallel.initialize(config)
     empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})

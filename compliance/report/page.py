@@ -265,7 +265,8 @@ def _nodes(result: ResultFacts) -> Iterator[Markup]:
     if len(rows) > MOST_ROWS:
         yield tag("p", f"Of {len(rows)} rows the {MOST_ROWS} are listed whose slowest GPU was slowest.")
         rows = nsmallest(MOST_ROWS, rows, key=lambda row: slowest_clock(row) or math.inf)
-    yield _table(f"Nodes of {result.name}", NODE_COLUMNS, rows)
+    measured = [column for column in NODE_COLUMNS if any(column.value(row) is not None for row in rows)]
+    yield _table(f"Nodes of {result.name}", measured, rows)
 
 
 def _left_out(telemetry: Telemetry) -> Iterator[str]:
