@@ -27,5 +27,6 @@ find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -
   xargs -0 shellcheck --shell=bash --external-sources
 
 stage "pytest"
-# Two at a time, a file by itself, in the order of tests/conftest.py: fixtures are made once a file.
-"$PYTHON" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+# Three at a time, a file by itself, in the order of tests/conftest.py: fixtures are made once a file, and much waits for
+# other processes, so that two cores are busy with three.
+"$PYTHON" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
