@@ -206,7 +206,8 @@ def _fitting(jobs: Iterable[Job], refusals: _Refusals, calibration: Calibration)
             once = step_time.total(parts.once, calibration.constants)
             yield _Shape(job=job, each=each, once=once + each * job.bubble)
         else:
-            example = f"{_name(job)}: {worst.total / memory.GIB:.1f} of {job.gpu.memory / memory.GIB:.1f} GiB"
+            needed, there = (f"{size / memory.GIB:.1f}" for size in (worst.total, job.gpu.memory))
+            example = f"{_name(job)}: {needed} (the count may be {memory.SPREAD:.0%} low) of {there} GiB"
             refusals.add("does not fit", example, miss=worst.total)
 
 
