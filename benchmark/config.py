@@ -452,24 +452,6 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     """The variables that `source path` exports on top of `environment`: new ones and changed ones.
 
     Raises:
-        ConfigError: the file is missing, fails, ends the shell, or exports a name that nothing reads.
-    """
-    exported = exports_of(path, environment)
-    unknown = unknown_exports(path, exported)
-    if unknown:
-        raise ConfigError(unknown)
-    return exported
-
-
-def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
-    """A fault for each name that a config file exports and nothing reads."""
-    return [f"{path.name}: {fault}" for fault in _unknown_names(exported, complete=True)]
-
-
-def exports_of(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """As source_config, whatever the names.
-
-    Raises:
         ConfigError: the file is missing, fails, or ends the shell.
     """
     if not path.is_file():
@@ -495,3 +477,8 @@ def exports_of(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
     return {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
+
+
+def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
+    """A fault for each name that a config file exports and nothing reads."""
+    return [f"{path.name}: {fault}" for fault in _unknown_names(exported, complete=True)]

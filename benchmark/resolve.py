@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import NAMES, VOCABULARY, ConfigError, RunConfig, exports_of, unknown_exports
+from benchmark.config import NAMES, VOCABULARY, ConfigError, RunConfig, source_config, unknown_exports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
     exported: dict[str, str] = {}
     unknown: list[str] = []
     if file is not None:
-        everything = exports_of(file, environment)
+        everything = source_config(file, environment)
         unknown = unknown_exports(file, everything)
         exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
     merged = {**environment, **exported}

@@ -49,10 +49,10 @@ def initialize(config: RunConfig) -> None:
     seed_everything(config)
 
 
-def alone() -> None:
-    """Be a process group of one; for programs that no launcher has started."""
-    store = dist.HashStore()  # type: ignore[attr-defined]
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=store, rank=0, world_size=1)
+def alone(backend: str | None = None) -> None:
+    """Be a process group of one; for programs that no launcher has started. `backend` is the machine's if None."""
+    backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def seed_everything(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, source_config
+from benchmark.resolve import resolve
 from benchmark.seeds import SEED_LIMIT
 from tests.fakes import configured, environment
 
@@ -425,5 +426,7 @@ def test_missing_file_lists_those_there_are(tmp_path: Path) -> None:
 
 def test_unknown_export_names_the_file(tmp_path: Path) -> None:
     """A name that nothing reads is refused together with the file that exports it."""
+    path = tmp_path / "config_TEST.sh"
+    path.write_text("export HIDDEN=1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config_TEST\.sh: HIDDEN is not a variable of the harness"):
-        sourced(tmp_path, "export HIDDEN=1\n")
+        resolve(path)

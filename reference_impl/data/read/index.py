@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from benchmark.config import RunConfig
+from reference_impl import parallel
 from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.data.pair import open_pair
 from reference_impl.data.progress import size
@@ -52,9 +53,8 @@ def prebuild(config: RunConfig) -> Iterator[str]:
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """Megatron-Core's blend asks which rank it is on."""
-    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    """Megatron-Core's blend asks which rank it is on; an index needs no GPU to be told."""
+    parallel.alone("gloo")
     try:
         yield
     finally:
