@@ -34,7 +34,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> 
 
 @pytest.fixture(scope="session")
 def make_tiny(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
-    """Makes a configuration of the tiny model at global batch size 16, changed by the variables given."""
+    """Makes a configuration of the tiny model at global batch size 8, changed by the variables given."""
 
     def make(**variables: object) -> RunConfig:
         defaults = {
@@ -42,8 +42,8 @@ def make_tiny(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             "DGXSYSTEM": "test",
             "DGXNNODES": 1,
             "DGXNGPU": 1,
-            "MINIBS": 16,
-            "MICRO_BATCH_SIZE": 4,
+            "MINIBS": 8,
+            "MICRO_BATCH_SIZE": 2,
             "PRECISION": "fp32",
             "SEED": 7,
             "DATADIR": data_dir,

@@ -139,7 +139,7 @@ def test_preparing_into_an_existing_folder_is_refused(data_dir: Path, tokenizer:
 
 def test_a_benchmark_without_its_own_data_needs_datadir(tiny: Callable[..., RunConfig]) -> None:
     """llama31_8b without DATADIR is refused by the variable's name."""
-    config = tiny(BENCHMARK="llama31_8b", DATADIR="")
+    config = tiny(BENCHMARK="llama31_8b", MINIBS=16, DATADIR="")
 
     with pytest.raises(DataError, match="DATADIR is not set"):
         data_folder(config)

@@ -275,7 +275,7 @@ def test_a_folder_takes_one_download_at_a_time(site: Site, tmp_path: Path) -> No
             time.sleep(0.01)
         with pytest.raises(DataError, match=r"another download into .* is running"):
             fetch(site.url, tmp_path)
-        first.communicate(timeout=60)
+        first.communicate(timeout=250)
     assert first.returncode == 0
 
 

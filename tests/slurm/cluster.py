@@ -81,7 +81,7 @@ class Cluster:
             self._start("slurmctld", ["slurmctld", "-D", "-c", "-f", str(self.conf)])
             for node in self.nodes:
                 self.start_node(node)
-            wait_for(lambda: self._idle_nodes() == len(self.nodes), 30, "the nodes are not idle", self._logs)
+            wait_for(lambda: self._idle_nodes() == len(self.nodes), 120, "the nodes are not idle", self._logs)
         except BaseException:
             self.__exit__()
             raise
@@ -89,7 +89,7 @@ class Cluster:
 
     def __exit__(self, *error: object) -> None:
         subprocess.run(
-            ["scancel", "--quiet", "--user", str(os.getuid())], env=self.environment(), check=False, timeout=9
+            ["scancel", "--quiet", "--user", str(os.getuid())], env=self.environment(), check=False, timeout=60
         )
         # A step that cannot report its end to slurmctld stays for a minute.
         deadline = time.monotonic() + 10
@@ -114,7 +114,7 @@ class Cluster:
 
     def command(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's commands prints."""
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False, timeout=120)
         if check and done.returncode:
             raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
@@ -141,7 +141,7 @@ class Cluster:
     def state(self, number: int) -> str:
         return self.job(number)["JobState"]
 
-    def wait(self, number: int, timeout: float = 120) -> str:
+    def wait(self, number: int, timeout: float = 400) -> str:
         """The state in which a job ends."""
         wait_for(lambda: self.state(number) in ENDED, timeout, f"job {number} does not end", self._logs)
         return self.state(number)
@@ -212,7 +212,7 @@ class Cluster:
             "seed-file": munge / "seed",
         }
         self._start("munged", ["munged", "--foreground", "--force", *(f"--{key}={at}" for key, at in options.items())])
-        wait_for((run / "munge.sock").exists, 10, "munged does not start", self._logs)
+        wait_for((run / "munge.sock").exists, 60, "munged does not start", self._logs)
 
     def _idle_nodes(self) -> int:
         return self.command("sinfo", "--noheader", "--Node", "--format=%T", check=False).split().count("idle")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmark.config import ROOT
 from benchmark.events import Event
 from tests.fakes import read_events
 from tests.slurm.cluster import ENDED, PACKAGES, Cluster, install, wait_for, why_not
+from tests.slurm.stub_trainer import HOLD
 
 HERE = Path(__file__).parent
 
@@ -94,7 +96,7 @@ class Jobs:
         self.numbers.append(self.cluster.submit(*arguments, cwd=ROOT, variables=given))
         return self.numbers[-1]
 
-    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = 60) -> str:
+    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = 400) -> str:
         """The state in which a job ends."""
         return self.cluster.wait(self.submit(variables, *options), timeout)
 
@@ -114,14 +116,24 @@ class Jobs:
     def events(self, index: int = 0) -> list[Event]:
         return read_events(self.results() / f"result_{index}.txt")
 
-    def wait_for_step(self, step: int, index: int = 0) -> None:
-        """Return when a run has taken so many steps."""
-        steps, logs = f'"step": {step}', f"tiny/*/result_{index}.txt"
+    @contextmanager
+    def held_after(self, step: int, variables: Mapping[str, object] | None = None) -> Iterator[int]:
+        """The number of a new job of the stand-in whose run has taken so many steps, and waits until this is left."""
+        self.logs.mkdir(exist_ok=True)
+        hold = self.logs / HOLD
+        hold.write_text(str(step))
+        number = self.submit(variables)
+        self._wait_for_step(step)
+        try:
+            yield number
+        finally:
+            hold.unlink(missing_ok=True)
 
+    def _wait_for_step(self, step: int) -> None:
         def taken() -> bool:
             if self.cluster.state(self.numbers[-1]) in ENDED:
                 raise AssertionError(f"the job ended before step {step}\n{self.output()}")
-            return any(steps in path.read_text() for path in self.logs.glob(logs))
+            return any(f'"step": {step}' in path.read_text() for path in self.logs.glob("tiny/*/result_0.txt"))
 
         wait_for(taken, 300, f"no step {step}", self.output)
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from benchmark.checkpoints import Checkpoints, find_resumption, folder_of, identity, make_ready
 from benchmark.clock import SystemClock
@@ -23,6 +24,9 @@ from benchmark.loop import StepStats, run
 from benchmark.simulate import Pace, SimulatedStep
 
 STEP_S = 0.02
+HOLD = "hold"
+"""In LOGDIR: the number of the step after which a run waits that was not resumed."""
+
 EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
 
@@ -74,13 +78,17 @@ def _connect(address: tuple[str, int]) -> socket.socket:
 
 
 class SteppedStep(SimulatedStep):
-    """Takes each step with the other ranks."""
+    """Takes each step with the other ranks; stops after one where the test wants to act."""
 
     together: InStep
     preempted: Callable[[], bool]
+    hold: Path | None
+    taken = 0
 
     def train(self, steps: int) -> Iterator[StepStats]:
         for stats in super().train(steps):
+            self._wait_for_test()
+            self.taken += 1
             self.together.wait_for_all()
             yield StepStats(
                 loss=stats.loss,
@@ -88,6 +96,17 @@ class SteppedStep(SimulatedStep):
                 learning_rate=stats.learning_rate,
                 preempted=self.preempted(),
             )
+
+    def _wait_for_test(self) -> None:
+        """While the file that names the last step is there, or until the run is told to stop."""
+        while self._is_held() and not self.preempted():
+            time.sleep(STEP_S)
+
+    def _is_held(self) -> bool:
+        try:
+            return self.hold is not None and self.taken == int(self.hold.read_text())
+        except FileNotFoundError:
+            return False
 
 
 def main() -> int:
@@ -97,9 +116,11 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR2)
     config = RunConfig.from_environment()
     assert config.rank is not None
+    assert config.result_file is not None
     together = InStep(config.rank, config.world_size)
     if config.rank:
         return together.follow()
+    hold = config.result_file.parents[2] / HOLD
     this_run = identity(config, "simulated")
     resumption = find_resumption(config, this_run)
     folder = folder_of(config)
@@ -112,6 +133,7 @@ def main() -> int:
     def build() -> SteppedStep:
         step = SteppedStep(config, clock, log, pace)  # type: ignore[arg-type] # a clock whose time really passes
         step.together, step.preempted = together, lambda: bool(told)
+        step.hold = None if resumption else hold
         return step
 
     outcome = run(

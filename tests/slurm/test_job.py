@@ -21,7 +21,9 @@ from tests.fakes import read_events
 from tests.slurm.cluster import wait_for
 from tests.slurm.conftest import IMAGE, TINY, Jobs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+TIMEOUT_S = 60
 
 SAVING = {"SAVE_INTERVAL": 8, "SEED": 3}
 
@@ -81,11 +83,10 @@ def test_a_missed_target_fails_the_job(jobs: Jobs) -> None:
 
 def test_a_failing_check_fails_the_job(jobs: Jobs) -> None:
     """A run that reaches its target and leaves a log that breaks a rule is no result."""
-    number = jobs.submit()
-    jobs.wait_for_step(5)
-    (log,) = jobs.logs.glob("tiny/*/result_0.txt")
-    with log.open("a") as file:
-        file.write(":::MLLOG no event\n")
+    with jobs.held_after(5) as number:
+        (log,) = jobs.logs.glob("tiny/*/result_0.txt")
+        with log.open("a") as file:
+            file.write(":::MLLOG no event\n")
 
     assert jobs.cluster.wait(number) == "FAILED"
     assert '"status": "success"' in log.read_text()
@@ -122,9 +123,8 @@ def test_a_job_of_another_size_is_refused(jobs: Jobs) -> None:
 
 def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
     """Where nothing was saved: the rank and its node are named, and the log says aborted."""
-    number = jobs.submit()
-    jobs.wait_for_step(20)
-    rank(jobs, 3).kill()
+    with jobs.held_after(20) as number:
+        rank(jobs, 3).kill()
 
     assert jobs.cluster.wait(number) == "FAILED"
     assert "n2: task 3: Killed" in jobs.last_lines()
@@ -133,28 +133,30 @@ def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
 
 def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
     """Nothing in the log for too long: the ranks are asked, and the one that cannot answer is named."""
-    number = jobs.submit({"HANG_MONITOR_TIMEOUT": 0.05})
-    jobs.wait_for_step(20)
-    rank(jobs, 2).send_signal(signal.SIGSTOP)
+    with jobs.held_after(20, {"HANG_MONITOR_TIMEOUT": 0.2}) as number:
+        rank(jobs, 2).send_signal(signal.SIGSTOP)
 
     assert jobs.cluster.wait(number) == "FAILED"
-    assert "cause     run 0: no line in the log for 3 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
+    assert (
+        "cause     run 0: no line in the log for 12 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
+    )
     assert "ranks 1 on n1, 3 on n2 in follow (slurm/stub_trainer.py:" in jobs.output()
 
 
 def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
     """scancel: the log is closed."""
-    number = jobs.submit()
-    jobs.wait_for_step(20)
-    jobs.cluster.command("scancel", str(number))
+    with jobs.held_after(20) as number:
+        rank_0 = rank(jobs, 0)
+        jobs.cluster.command("scancel", str(number))
+        rank_0.wait(TIMEOUT_S)
 
     assert jobs.cluster.wait(number) == "CANCELLED"
-    wait_for(lambda: jobs.events()[-1].key == "train_samples", 10, "the log is not closed", jobs.output)
+    wait_for(lambda: jobs.events()[-1].key == "train_samples", TIMEOUT_S, "the log is not closed", jobs.output)
 
 
 def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
     """An all-reduce over all ranks is measured, by PyTorch, and the threshold refuses."""
-    assert jobs.run({"NCCL_TEST_MIN_GBPS": 1_000_000}, timeout=150) == "FAILED"
+    assert jobs.run({"NCCL_TEST_MIN_GBPS": 1_000_000}) == "FAILED"
     assert "less than NCCL_TEST_MIN_GBPS=1e+06" in jobs.last_lines(12)
 
 
@@ -166,15 +168,17 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str
     """A rank is killed, a node dies, the job is requeued: one log, one clock, the same evaluations to the last bit."""
     unsaved = how == "before a checkpoint"
     saving = SAVING | ({"SAVE_INTERVAL": 100} if unsaved else {})
-    number = jobs.submit({**saving, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
-    jobs.wait_for_step(3 if unsaved else 60)
-    if how == "requeue":
-        jobs.cluster.command("scontrol", "requeue", str(number))
-    elif how == "node":
-        jobs.cluster.kill_node("n2")
-        jobs.cluster.start_node("n2")
-    else:
-        rank(jobs, 1).kill()
+    variables = {**saving, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2}
+    with jobs.held_after(3 if unsaved else 60, variables) as number:
+        if how == "requeue":
+            rank_0 = rank(jobs, 0)
+            jobs.cluster.command("scontrol", "requeue", str(number))
+            rank_0.wait(TIMEOUT_S)
+        elif how == "node":
+            jobs.cluster.kill_node("n2")
+            jobs.cluster.start_node("n2")
+        else:
+            rank(jobs, 1).kill()
 
     assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
     assert evaluations(jobs) == undisturbed(jobs.folder)
@@ -190,22 +194,20 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str
 
 def test_a_job_out_of_time_is_finished_by_its_next_allocation(jobs: Jobs) -> None:
     """SIGUSR1, which Slurm sends before the time is over: saved, requeued and finished."""
-    number = jobs.submit({"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2})
-    jobs.wait_for_step(30)
-    jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
+    with jobs.held_after(30, {"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2}) as number:
+        jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
 
-    assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
+        assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
     assert evaluations(jobs) == undisturbed(jobs.folder)
 
 
 def test_a_job_out_of_time_is_finished_by_another_job(jobs: Jobs) -> None:
     """Where it may not requeue itself, it says how to go on."""
     variables = {"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved"}
-    number = jobs.submit(variables)
-    jobs.wait_for_step(30)
-    jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
+    with jobs.held_after(30, variables) as number:
+        jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))
 
-    assert jobs.cluster.wait(number) == "FAILED"
+        assert jobs.cluster.wait(number) == "FAILED"
     assert jobs.cluster.job(number)["ExitCode"] == "75:0"
     folder = jobs.results()
     assert jobs.last_lines(1) == f"to be continued: set RESUME={folder}"
