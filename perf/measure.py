@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from statistics import median
 
 
@@ -29,3 +32,31 @@ def in_turns(work: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
                 wall[name].append(time.perf_counter() - wall_start)
                 cpu[name].append(time.process_time() - cpu_start)
     return {name: Timing(wall=median(wall[name]), cpu=median(cpu[name])) for name in work}
+
+
+@contextmanager
+def in_a_process_of_its_own(build: Callable[[], Callable[[], object]]) -> Iterator[Callable[[], None]]:
+    """Work that a forked process builds and does whenever it is called here: what it sets, no other work has."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(build, there), daemon=True)
+    process.start()
+    there.close()
+
+    def call() -> None:
+        here.send(None)
+        here.recv()
+
+    try:
+        yield call
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(build: Callable[[], Callable[[], object]], requests: Connection) -> None:
+    work = build()
+    while True:
+        requests.recv()
+        work()
+        requests.send(None)
