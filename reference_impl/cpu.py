@@ -3,6 +3,8 @@
 Only what raises without CUDA (or, for seeding, is queued for ever) is redirected, so nothing else in the process can
 depend on it. The one exception, `Tensor.type()`, answers differently only to callers inside megatron.core. No file of
 Megatron-Core is changed. Written against 0.16.1; `docs/decisions.md` lists the ways that were tried.
+
+`keep_freed_memory()` makes it faster, and nothing depends on it.
 """
 
 from __future__ import annotations
