@@ -46,8 +46,10 @@ def keep_freed_memory() -> None:
     """Let this process use again what it frees, rather than give it back and be given zeroed pages for the next tensor.
 
     glibc maps each large tensor by itself and unmaps it when it is freed: the page faults are a seventh of the tiny
-    model's time (docs/performance.md). Another C library is left as it is.
+    model's time (docs/performance.md). Does nothing where CUDA is available, nor to another C library.
     """
+    if torch.cuda.is_available():
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)

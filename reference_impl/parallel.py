@@ -34,8 +34,7 @@ def initialize(config: RunConfig) -> None:
     if faults := kernels.lacking(config, machine()):
         raise ConfigError(faults)
     cpu.install()
-    if not torch.cuda.is_available():
-        cpu.keep_freed_memory()
+    cpu.keep_freed_memory()
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     # Nothing reads memory that it has not written; filling it first takes a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ Small = Callable[..., RunConfig]
 @pytest.fixture(scope="module")
 def small(make_tiny: Callable[..., RunConfig]) -> Small:
     """Makes a configuration of the tiny model at global batch size 4, changed by the variables given."""
-    return lambda **variables: make_tiny(**{"MINIBS": 4, "MICRO_BATCH_SIZE": 2, **variables})
+    return lambda **variables: make_tiny(**{"MINIBS": 4, **variables})
 
 
 def long_curve(config: RunConfig) -> dict[str, Any]:

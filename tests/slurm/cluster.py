@@ -23,6 +23,7 @@ import psutil
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "CANCELLED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+JOB_TIMEOUT_S = 400.0
 
 
 def why_not() -> str:
@@ -141,7 +142,7 @@ class Cluster:
     def state(self, number: int) -> str:
         return self.job(number)["JobState"]
 
-    def wait(self, number: int, timeout: float = 400) -> str:
+    def wait(self, number: int, timeout: float = JOB_TIMEOUT_S) -> str:
         """The state in which a job ends."""
         wait_for(lambda: self.state(number) in ENDED, timeout, f"job {number} does not end", self._logs)
         return self.state(number)

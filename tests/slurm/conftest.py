@@ -15,7 +15,7 @@ import pytest
 from benchmark.config import ROOT
 from benchmark.events import Event
 from tests.fakes import read_events
-from tests.slurm.cluster import ENDED, PACKAGES, Cluster, install, wait_for, why_not
+from tests.slurm.cluster import ENDED, JOB_TIMEOUT_S, PACKAGES, Cluster, install, wait_for, why_not
 from tests.slurm.stub_trainer import HOLD
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ class Jobs:
         self.numbers.append(self.cluster.submit(*arguments, cwd=ROOT, variables=given))
         return self.numbers[-1]
 
-    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = 400) -> str:
+    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = JOB_TIMEOUT_S) -> str:
         """The state in which a job ends."""
         return self.cluster.wait(self.submit(variables, *options), timeout)
 

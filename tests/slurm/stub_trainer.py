@@ -83,12 +83,10 @@ class SteppedStep(SimulatedStep):
     together: InStep
     preempted: Callable[[], bool]
     hold: Path | None
-    taken = 0
 
     def train(self, steps: int) -> Iterator[StepStats]:
         for stats in super().train(steps):
             self._wait_for_test()
-            self.taken += 1
             self.together.wait_for_all()
             yield StepStats(
                 loss=stats.loss,
@@ -104,7 +102,8 @@ class SteppedStep(SimulatedStep):
 
     def _is_held(self) -> bool:
         try:
-            return self.hold is not None and self.taken == int(self.hold.read_text())
+            # The step that is being taken comes after the last one.
+            return self.hold is not None and self._taken - 1 == int(self.hold.read_text())
         except FileNotFoundError:
             return False
 

@@ -146,9 +146,7 @@ def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
 def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
     """scancel: the log is closed."""
     with jobs.held_after(20) as number:
-        rank_0 = rank(jobs, 0)
-        jobs.cluster.command("scancel", str(number))
-        rank_0.wait(TIMEOUT_S)
+        end_ranks(jobs, "scancel", str(number))
 
     assert jobs.cluster.wait(number) == "CANCELLED"
     wait_for(lambda: jobs.events()[-1].key == "train_samples", TIMEOUT_S, "the log is not closed", jobs.output)
@@ -171,9 +169,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str
     variables = {**saving, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2}
     with jobs.held_after(3 if unsaved else 60, variables) as number:
         if how == "requeue":
-            rank_0 = rank(jobs, 0)
-            jobs.cluster.command("scontrol", "requeue", str(number))
-            rank_0.wait(TIMEOUT_S)
+            end_ranks(jobs, "scontrol", "requeue", str(number))
         elif how == "node":
             jobs.cluster.kill_node("n2")
             jobs.cluster.start_node("n2")
@@ -224,6 +220,13 @@ def rank(jobs: Jobs, number: int) -> psutil.Process:
         if process.environ().get("RANK") == str(number)
     )
     return min(found, key=psutil.Process.create_time)
+
+
+def end_ranks(jobs: Jobs, *command: str) -> None:
+    """Return when the first rank has ended by a command of Slurm's, which does not wait for that itself."""
+    rank_0 = rank(jobs, 0)
+    jobs.cluster.command(*command)
+    rank_0.wait(TIMEOUT_S)
 
 
 def evaluations(jobs: Jobs) -> list[tuple[int, float]]:
