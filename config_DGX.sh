@@ -6,7 +6,7 @@
 #   python -m compliance preflight config_DGX.sh    would its logs be valid?
 #   source config_DGX.sh && sbatch -N "$DGXNNODES" -t "$WALLTIME" run.sub
 source "$(dirname "${BASH_SOURCE[0]}")/config_common.sh"
-export BENCHMARK=llama31_405b
+export BENCHMARK=llama31_405b RULESET=6.0.0
 
 # Nodes, and GPUs of each.
 export DGXNNODES=64 DGXNGPU=8

@@ -1,7 +1,7 @@
 # The default: a tiny Llama 3.1 on a bare CPU machine, in minutes. Set any of these variables beforehand to change it.
 DGXSYSTEM=$(basename "${BASH_SOURCE[0]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
-export BENCHMARK=llama31_tiny
+export BENCHMARK=llama31_tiny RULESET=6.0.0
 export PRECISION=${PRECISION:-fp32}
 
 export DGXNNODES=${DGXNNODES:-1}

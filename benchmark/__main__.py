@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from benchmark.arguments import PathArgument
+from benchmark.arguments import BENCHMARK_OPTION, PathArgument
+from benchmark.benchmarks import BENCHMARKS
 from benchmark.config import ConfigError
 from benchmark.plan.command import plan
 from benchmark.plan.hardware import GPUS
@@ -75,17 +76,18 @@ def config() -> None:
 @config.command("new")
 @click.option("--gpu", required=True, type=click.Choice(list(GPUS)))
 @click.option("--nodes", required=True, type=click.IntRange(1))
+@BENCHMARK_OPTION
 @click.option(
     "--global-batch-size",
-    default=1152,
-    show_default=True,
     type=click.IntRange(1),
-    help="The nearest possible one is taken.",
+    help="The nearest possible one is taken; the smallest that the reference's convergence is known at if not given.",
 )
 @click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
 @click.option("--out", default=".", type=PathArgument(file_okay=False, exists=True), help="Its folder.")
-def config_new(gpu: str, nodes: int, global_batch_size: int, system: str | None, out: Path) -> None:
-    """Write the config of a 405B run on NODES nodes, with the constraints solved, memory among them.
+def config_new(
+    gpu: str, nodes: int, benchmark: str, global_batch_size: int | None, system: str | None, out: Path
+) -> None:
+    """Write the config of a run on NODES nodes, with the constraints solved, memory among them.
 
     For example: python -m benchmark config new --gpu H200 --nodes 96
     """
@@ -94,7 +96,7 @@ def config_new(gpu: str, nodes: int, global_batch_size: int, system: str | None,
 
     if system is not None and "/" in system:
         raise ConfigError([f"--system {system}: expected the first part of a file's name, without a slash"])
-    made = new_config(gpu, nodes, global_batch_size=global_batch_size)
+    made = new_config(gpu, nodes, benchmark=BENCHMARKS[benchmark], global_batch_size=global_batch_size)
     values = variables(made)
     path = out / file_name(system or GPUS[gpu].system, values)
     comment = f"{made.job.gpus} {gpu}: a draft that nobody has run, planned at {made.pace.step:.2f} s a step."

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from benchmark.benchmarks import BENCHMARKS, DEFAULT
+
 
 class PathArgument(click.Path):
     """A path that is not empty: `check "$LOGS"` with LOGS unset must not mean the folder one stands in."""
@@ -18,3 +20,12 @@ class PathArgument(click.Path):
         if value == "":
             self.fail("the path is empty (an unset variable?); write . for this folder", param, ctx)
         return super().convert(value, param, ctx)
+
+
+BENCHMARK_OPTION = click.option(
+    "--benchmark",
+    type=click.Choice(list(BENCHMARKS)),
+    default=DEFAULT.name,
+    show_default=True,
+    help="Whose model and rules.",
+)

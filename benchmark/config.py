@@ -19,14 +19,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from benchmark import kernels
-from benchmark.rules import Rules, RuleViolation, ScaledLearningRate, Schedule, UnknownRules, find
+from benchmark.benchmarks import Benchmark, UnknownRules, benchmark_named, find
+from benchmark.rules import Rules, RuleViolation, ScaledLearningRate, Schedule
 from benchmark.seeds import SEED_LIMIT, draw_seeds
-from benchmark.sizes import SIZES, ModelSize
+from benchmark.sizes import ModelSize
 
 ROOT = Path(__file__).resolve().parent.parent
-
-VOCABULARY = 32_000
-"""Tokens of the benchmark's SentencePiece model (Mixtral 8x22B), the same for all its sizes."""
 
 _NAME_PATTERN = re.compile(
     r"_(?P<DGXNNODES>\d+)x(?P<DGXNGPU>\d+)x(?P<MINIBS>\d+)"
@@ -60,9 +58,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     benchmark: str = Field(alias="BENCHMARK")
-    """The rules' name of the benchmark: llama31_405b, llama31_8b or llama31_tiny."""
+    """One of benchmark.benchmarks, by its name."""
     ruleset: str | None = Field(None, alias="RULESET")
-    """Version of the rules; the latest that has the benchmark if unset."""
+    """Version of the rules, which a benchmark that can be submitted has to be told; otherwise the latest if unset."""
     system: str = Field(alias="DGXSYSTEM")
     """Name of the configuration, which its file's name gives: config_<DGXSYSTEM>.sh."""
 
@@ -117,9 +115,9 @@ class RunConfig(BaseModel):
     """Keep AdamW's moments in bf16."""
 
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
-    """Peak learning rate, only where the rules leave it to the submitter (llama31_8b)."""
+    """Peak learning rate, only where the rules leave it to the submitter."""
     warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
-    """Warm-up, only where the rules leave it to the submitter (llama31_8b)."""
+    """Warm-up, only where the rules leave it to the submitter."""
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
     """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
 
@@ -133,9 +131,9 @@ class RunConfig(BaseModel):
     """Seed of the first of several runs; run i uses SEED_BASE + i."""
 
     data_dir: Path | None = Field(None, alias="DATADIR")
-    """Folder of the tokenised dataset; only llama31_tiny has one of its own."""
+    """Folder of the tokenised dataset, of which the harness brings the tiny benchmark's."""
     tokenizer: Path | None = Field(None, alias="TOKENIZER")
-    """SentencePiece model file; the benchmark's own, from the mistral-common package, if unset."""
+    """File of the benchmark's tokenizer; if unset the installed one, where setup.sh installs it."""
     load_checkpoint: Path | None = Field(None, alias="LOAD_CHECKPOINT")
     """Folder of the weights that training starts from, NeMo's or Hugging Face's; drawn at random if unset."""
     initial_loss_gate: bool = Field(True, alias="INITIAL_LOSS_GATE")
@@ -225,12 +223,22 @@ class RunConfig(BaseModel):
     # What follows from the fields.
 
     @cached_property
+    def benchmark_row(self) -> Benchmark:
+        """What the benchmark is."""
+        return benchmark_named(self.benchmark)
+
+    @cached_property
     def rules(self) -> Rules:
         return find(self.benchmark, self.ruleset)
 
-    @cached_property
+    @property
     def size(self) -> ModelSize:
-        return SIZES[self.rules.model_size]
+        return self.benchmark_row.size
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the model's embedding and output layer."""
+        return self.benchmark_row.vocabulary
 
     @property
     def world_size(self) -> int:
@@ -268,7 +276,7 @@ class RunConfig(BaseModel):
     @property
     def step_limit(self) -> int:
         """Steps that the run takes at most: MAX_STEPS, or where the benchmark gives up, within the schedule."""
-        patience, end = self.rules.give_up_sequences, self.schedule.max_steps
+        patience, end = self.benchmark_row.give_up_samples, self.schedule.max_steps
         return min(self.max_steps or (end if patience is None else patience // self.global_batch_size), end)
 
     @property
@@ -284,6 +292,7 @@ class RunConfig(BaseModel):
         except UnknownRules as error:
             return [f"BENCHMARK={self.benchmark} RULESET={self.ruleset}: {error}"]
         faults = [
+            *self._ruleset_faults(),
             *self._layout_faults(),
             *kernels.contradictions(self),
             *self._name_faults(),
@@ -292,6 +301,14 @@ class RunConfig(BaseModel):
         ]
         # The schedule divides by the batch size, which only a possible layout has.
         return faults or [*self._batch_faults(), *self._schedule_faults()]
+
+    def _ruleset_faults(self) -> Iterator[str]:
+        row = self.benchmark_row
+        if row.submittable and self.ruleset is None:
+            yield (
+                f"RULESET is not set: a run of {row.name} is of one round, and a config file exports which; "
+                f"valid: {', '.join(row.rulesets)}"
+            )
 
     def _layout_faults(self) -> Iterator[str]:
         tp, pp, vp, cp = (
@@ -315,7 +332,7 @@ class RunConfig(BaseModel):
         for what, number in (
             ("query groups", size.query_groups),
             ("attention heads", size.heads),
-            ("vocabulary entries", VOCABULARY),
+            ("vocabulary entries", self.vocabulary),
         ):
             if number % tp:
                 valid = _divisors(size.query_groups)

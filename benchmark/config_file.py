@@ -12,7 +12,7 @@ from benchmark.config import NAMES, ConfigError
 
 # Variables that are read together stand on one line; each other one has a line of its own.
 _LINES = (
-    ("BENCHMARK",),
+    ("BENCHMARK", "RULESET"),
     ("DGXNNODES", "DGXNGPU"),
     ("TENSOR_MODEL_PARALLEL", "PIPELINE_MODEL_PARALLEL", "INTERLEAVED_PIPELINE", "CONTEXT_PARALLEL"),
     ("MINIBS", "MICRO_BATCH_SIZE"),

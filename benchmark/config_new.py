@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmark.benchmarks import DEFAULT, Benchmark
 from benchmark.config import ConfigError, RunConfig
 from benchmark.plan import calibration
 from benchmark.plan.hardware import GPUS, Gpu
-from benchmark.plan.planner import BF16_GRADIENTS, Plan, plan
-from benchmark.rules import find
+from benchmark.plan.planner import Plan, plan
+from benchmark.plan.search import bare_values, search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,52 +39,73 @@ class Published:
     precision: str
 
 
-BENCHMARK = "llama31_405b"
-
 _TP8, _TP4, _TP2 = (Layout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
 
-PUBLISHED: dict[str, Published] = {
-    "H100": Published(_TP8, "fp8"),
-    "H200": Published(_TP4, "fp8"),
-    "B200": Published(_TP4, "fp8"),
-    "GB200": Published(_TP4, "nvfp4"),
-    "GB300": Published(_TP2, "nvfp4"),
+PUBLISHED: dict[str, dict[str, Published]] = {
+    DEFAULT.name: {
+        "H100": Published(_TP8, "fp8"),
+        "H200": Published(_TP4, "fp8"),
+        "B200": Published(_TP4, "fp8"),
+        "GB200": Published(_TP4, "nvfp4"),
+        "GB300": Published(_TP2, "nvfp4"),
+    }
 }
-"""GPU -> what BENCHMARK was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
+"""Benchmark -> GPU -> what it was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
 
 
-def new_config(gpu: str, nodes: int, *, global_batch_size: int) -> Plan:
+def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_batch_size: int | None = None) -> Plan:
     """The plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
 
-    The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes.
-    Gradients are in bf16, as in every published run. Where that does not fit, the fastest change that the planner knows
-    to make it fit.
+    The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes. For
+    a benchmark of which none is published, the layouts of a search in bf16, the fastest first. Gradients are in bf16,
+    as in every published run. Where that does not fit, the fastest change that the planner knows to make it fit.
+
+    Args:
+        global_batch_size: that of the smallest reference point if None.
 
     Raises:
         ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do; or none fits.
     """
-    published, each = PUBLISHED[gpu], GPUS[gpu].gpus_per_node
+    published, points = PUBLISHED.get(benchmark.name, {}).get(gpu), benchmark.rules[-1].reference_points
+    wanted = global_batch_size or (points[0].global_batch_size if points else 1)
+    precision = "bf16" if published is None else published.precision
+    layouts = _searched(benchmark, gpu, nodes) if published is None else _neighbours(published.layout)
     cut = False
-    for layout in _layouts(published.layout):
-        possible = list(_candidates(GPUS[gpu], nodes, layout, published.precision))
+    for layout in layouts:
+        possible = list(_candidates(benchmark, GPUS[gpu], nodes, layout, precision))
         if possible:
             cut = True
-            chosen = _fitting(min(possible, key=lambda config: abs(config.global_batch_size - global_batch_size)))
+            chosen = _fitting(min(possible, key=lambda config: abs(config.global_batch_size - wanted)))
             if chosen is not None:
                 return chosen
-    asked, near = f"--nodes {nodes}: {nodes} x {each} {gpu}", "no layout near the published one"
+    raise ConfigError([_refusal(gpu, nodes, None if published is None else published.layout, cut)])
+
+
+def _refusal(gpu: str, nodes: int, published: Layout | None, cut: bool) -> str:
+    """Why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
+    each = GPUS[gpu].gpus_per_node
+    asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
+    if published is None:
+        return f"{asked} have no layout that divides and fits them"
+    near = "no layout near the published one"
     if cut:
-        search = f"python -m benchmark plan --gpu {gpu} --gpus {nodes * each}"
-        raise ConfigError([f"{asked} hold {near} in their memory; `{search}` looks for others"])
-    raise ConfigError(
-        [
-            f"{asked} can be cut by {near} ({published.layout.ranks} GPUs a copy); numbers of nodes that can: "
-            f"multiples of {published.layout.ranks // each}"
-        ]
+        command = f"python -m benchmark plan --gpu {gpu} --gpus {nodes * each}"
+        return f"{asked} hold {near} in their memory; `{command}` looks for others"
+    return (
+        f"{asked} can be cut by {near} ({published.ranks} GPUs a copy); numbers of nodes that can: "
+        f"multiples of {published.ranks // each}"
     )
 
 
-def _layouts(published: Layout) -> Iterator[Layout]:
+def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[Layout]:
+    """The layouts that a search lists, the fastest first."""
+    base = bare_values(benchmark, GPUS[gpu], nodes, GPUS[gpu].gpus_per_node)
+    for candidate in search(base, calibration.load(), gpu).candidates:
+        job = candidate.job
+        yield Layout(tensor=job.tensor, pipeline=job.pipeline, interleaved=job.chunks, context=job.context)
+
+
+def _neighbours(published: Layout) -> Iterator[Layout]:
     """The published one first, then its neighbours, the least changed first."""
     yield published
     for context in (published.context, 1, 2 * published.context):
@@ -104,26 +126,22 @@ def _fitting(config: RunConfig) -> Plan | None:
     return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
 
 
-def _candidates(gpu: Gpu, nodes: int, layout: Layout, precision: str) -> Iterator[RunConfig]:
+def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: Layout, precision: str) -> Iterator[RunConfig]:
     """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
         return
     replicas = ranks // layout.ranks
-    largest = find(BENCHMARK).max_global_batch_size or 0
+    largest = benchmark.rules[-1].largest_batch
     for minibatch in range(layout.pipeline, largest // replicas + 1, layout.pipeline):
         values = {
-            "BENCHMARK": BENCHMARK,
-            "DGXSYSTEM": gpu.system,
-            "DGXNNODES": nodes,
-            "DGXNGPU": gpu.gpus_per_node,
+            **bare_values(benchmark, gpu, nodes, gpu.gpus_per_node),
             "TENSOR_MODEL_PARALLEL": layout.tensor,
             "PIPELINE_MODEL_PARALLEL": layout.pipeline,
             "INTERLEAVED_PIPELINE": layout.interleaved,
             "CONTEXT_PARALLEL": layout.context,
             "MINIBS": minibatch,
             "PRECISION": precision,
-            **BF16_GRADIENTS,
         }
         try:
             yield RunConfig.from_environment({name: str(value) for name, value in values.items()})
@@ -135,6 +153,7 @@ def variables(made: Plan) -> dict[str, str]:
     """What a config file of this plan exports: shell name -> value."""
     names = (
         "BENCHMARK",
+        "RULESET",
         "DGXNNODES",
         "DGXNGPU",
         "TENSOR_MODEL_PARALLEL",

@@ -1,4 +1,4 @@
-"""The first training loss of a run that starts from a checkpoint: the cheapest proof that it is the right one.
+"""The first training loss: the cheapest proof that a run starts from the right weights, with the right tokenizer.
 
 A wrong tokenizer, RoPE scaling or set of weights trains without an error, for hours, towards a target that it does not
 reach in time. The first loss shows it after one step.
@@ -10,25 +10,27 @@ from benchmark.config import RunConfig
 
 
 class WrongInitialLoss(ArithmeticError):
-    """A first training loss that right initial weights do not give; ends the run."""
+    """A first training loss that a right start does not give; ends the run."""
 
 
 def require_initial_loss(config: RunConfig, loss: float) -> None:
     """Judge the loss of a run's first step, in nats.
 
-    A run that draws its weights at random is not judged, nor one with INITIAL_LOSS_GATE=0, which its run.json says.
+    A run with INITIAL_LOSS_GATE=0, which its run.json says, is not judged; nor is one that starts from random weights
+    where the benchmark starts from a checkpoint, or the other way round: the range is of the benchmark's own start.
 
     Raises:
         WrongInitialLoss: with the numbers and the likely causes.
     """
-    if config.load_checkpoint is None or not config.initial_loss_gate:
+    row, loaded = config.benchmark_row, config.load_checkpoint is not None
+    low, high = row.initial_train_loss
+    if low <= loss <= high or not config.initial_loss_gate or loaded != (row.initial_weights is not None):
         return
-    low, high = config.rules.initial_train_loss
-    if low <= loss <= high:
-        return
+    start = f"LOAD_CHECKPOINT={config.load_checkpoint}" if loaded else "random weights"
+    likely = _LIKELY[loss > high] if loaded else _LIKELY_FROM_RANDOM
     raise WrongInitialLoss(
-        f"first training loss {loss:.4f} from LOAD_CHECKPOINT={config.load_checkpoint}, expected {low} to {high} for "
-        f"{config.benchmark}; likely causes: {_LIKELY[loss > high]}; INITIAL_LOSS_GATE=0 trains all the same"
+        f"first training loss {loss:.4f} from {start}, expected {low} to {high} for {config.benchmark}; likely causes: "
+        f"{likely}; INITIAL_LOSS_GATE=0 trains all the same"
     )
 
 
@@ -42,4 +44,9 @@ _LIKELY = {
         "averaged over padding"
     ),
 }
-"""By whether the loss is too high."""
+"""From a checkpoint, by whether the loss is too high."""
+
+_LIKELY_FROM_RANDOM = (
+    "another vocabulary than the benchmark's, weights drawn with another deviation, "
+    "a loss that is averaged over padding"
+)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.config import RunConfig
+from benchmark.convergence import mean_samples
 from benchmark.events import Event, events_in
 from benchmark.stragglers import SLOW
 
@@ -181,7 +182,7 @@ class LogFollower:
 def expected_samples(config: RunConfig, samples: int) -> int:
     """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
     gbs = config.global_batch_size
-    least = max(samples, config.rules.reference_samples(gbs) or 0)
+    least = max(samples, mean_samples(config.rules, gbs) or 0)
     return min(config.schedule.evaluation_from(least), config.step_limit * gbs)
 
 

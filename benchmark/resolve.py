@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.config import NAMES, VOCABULARY, ConfigError, RunConfig, source_config, unknown_exports
+from benchmark.config import NAMES, ConfigError, RunConfig, source_config, unknown_exports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +83,5 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
     yield "eval_sequences", str(rules.eval_sequences), source
     yield "last_step", str(config.step_limit), "MAX_STEPS" if config.max_steps else "MAX_STEPS is not set"
-    parameters = config.size.parameters(VOCABULARY)
-    yield "parameters", f"{parameters:,}", f"{config.size.name}, vocabulary {VOCABULARY:,}"
+    row = config.benchmark_row
+    yield "parameters", f"{row.parameters:,}", f"{row.size.name}, vocabulary {row.vocabulary:,}"

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
+from benchmark.benchmarks import benchmark_named
 from benchmark.config import ConfigError, RunConfig
+from benchmark.convergence import expected_samples
 from benchmark.events import EventLog
 from benchmark.launch.experiments import conclude
 from benchmark.launch.runs import make_folder
@@ -24,9 +26,6 @@ from benchmark.rules import Rules, Schedule
 
 MARK = {"simulated": True}
 """The value of the tracked_stats event by which a reader knows that nothing was trained."""
-
-EVALUATIONS_WITHOUT_REFERENCE = 4
-"""Evaluations of a run whose ruleset has no reference convergence points."""
 
 # How far below the target the curve levels off, in units of initial loss - target. With it, evaluations around the
 # target are within 0.01 of the published v5.1 curves.
@@ -150,16 +149,10 @@ def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> Curve:
     interval = schedule.eval_interval_steps * schedule.global_batch_size
     mean = expected_samples(rules, schedule)
     return Curve(
-        initial=sum(rules.initial_train_loss) / 2,
+        initial=sum(benchmark_named(rules.benchmark).initial_train_loss) / 2,
         target=rules.target_log_perplexity,
         crossing=mean + interval * random.uniform(-0.5, 0.5),
     )
-
-
-def expected_samples(rules: Rules, schedule: Schedule) -> float:
-    """Sequences that the reference needs at a batch size; a few evaluations' worth without reference points."""
-    last = schedule.first_eval_step + (EVALUATIONS_WITHOUT_REFERENCE - 1) * schedule.eval_interval_steps
-    return rules.reference_samples(schedule.global_batch_size) or last * schedule.global_batch_size
 
 
 def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:

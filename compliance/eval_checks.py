@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Iterator
 
+from benchmark.benchmarks import benchmark_named
 from compliance.findings import Severity, as_count, as_number, show
 from compliance.rule import Absent, Breach
 from compliance.run import Evaluation, Run, rule, samples_count
@@ -218,7 +219,7 @@ def loss(run: Run) -> Iterator[Breach]:
 )
 def initial_loss(run: Run) -> Iterator[Breach]:
     """The first training loss is what the benchmark's initial weights, tokenizer and model give."""
-    low, high = run.rules.initial_train_loss
+    low, high = benchmark_named(run.rules.benchmark).initial_train_loss
     first = next(run.log.steps, None)
     if first is None or first.samples != run.global_batch_size or math.isnan(first.loss):
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, repeat
 
+from benchmark.benchmarks import benchmark_named
 from benchmark.events import END, POINT, START
 from benchmark.rules import Rules
 from compliance.findings import Severity, show
@@ -162,7 +163,7 @@ def required(row: Rules | None, *, aborted: bool = False) -> tuple[str, ...]:
 def _required_by(row: Rules | None) -> tuple[str, ...]:
     if row is None:
         return ()
-    if not row.submittable:
+    if not benchmark_named(row.benchmark).submittable:
         # A benchmark of this harness alone: its logs hold all that the harness logs.
         return (*DESCRIPTION, "max_steps", "target_accuracy")
     description = DESCRIPTION if in_force(row, since="6.1.0") else ()

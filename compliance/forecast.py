@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from benchmark.convergence import accepted_from, find_record, mean_samples
 from benchmark.rules import Rules
 from compliance.olympic import olympic_mean
-from compliance.rcp import accepted_from, find_record
 from compliance.report.facts import RunFacts
 from compliance.report.series import LARGEST
 from compliance.rule import Absent
@@ -102,7 +102,7 @@ def expected(run: Run) -> tuple[int, str]:
     rules, size, coming = run.rules, run.global_batch_size, next_evaluation(run)
     crossing = _crossing(run, rules.target_log_perplexity)
     record = find_record(rules, size)[1]
-    mean = rules.reference_samples(size) if record is None else record.mean
+    mean = mean_samples(rules, size) if record is None else record.mean
     if crossing is not None and (crossing <= coming or mean is None or crossing > mean):
         return _evaluation_from(run, max(crossing, coming)), "its last evaluations"
     if mean is None:

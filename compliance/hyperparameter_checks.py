@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from benchmark.rules import TABLE, FreeLearningRate, Rules, ScaledLearningRate
+from benchmark.benchmarks import benchmark_named, every_rules
+from benchmark.rules import FreeLearningRate, Rules, ScaledLearningRate
 from compliance.clock_checks import DIVISIONS_WITH_LIMIT
 from compliance.event_checks import PARALLELISM, PRECISION
 from compliance.findings import Severity, as_count, as_number, show
@@ -61,7 +62,7 @@ def benchmark(run: Run) -> Iterator[Breach]:
     """The benchmark is one that the ruleset has; without its rules nothing else can be judged."""
     name = run.value("submission_benchmark")
     if run.row is None:
-        known = ", ".join(f"{row.benchmark} {row.ruleset}" for row in TABLE)
+        known = ", ".join(f"{row.benchmark} {row.ruleset}" for row in every_rules())
         yield Breach(
             message="no rules for this benchmark in this ruleset, so the run is not judged",
             line=run.first("submission_benchmark").line,
@@ -98,8 +99,7 @@ def division(run: Run) -> Iterator[Breach]:
 )
 def official_open(run: Run) -> Iterator[Breach]:
     """The official checker has rules for the open division that a log of the benchmark can keep."""
-    # Since 6.0.0 those of llama31_405b are of its own; the others ask for epochs, or a log perplexity below 1.
-    unfit = run.rules.benchmark == "llama31_8b" or (run.rules.submittable and in_force(run.rules, until="5.1.0"))
+    unfit = benchmark_named(run.rules.benchmark).submittable and not run.rules.official_open_division
     if run.value("submission_division") == "open" and unfit:
         yield Breach(
             message="the official rules of the open division do not fit this benchmark, so its checker rejects the log",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from benchmark.rules import BENCHMARKS, UnknownRules, find
+from benchmark.benchmarks import BENCHMARKS, UnknownRules, benchmark_named, find
 from compliance.check import PROVENANCE, find_logs, open_result
 from compliance.clock_checks import DIVISIONS_WITH_LIMIT
 from compliance.findings import Finding, Severity, count, show
@@ -235,7 +235,7 @@ def _hostile(run: Run) -> str:
 
 def _known(benchmark: object, ruleset: str | None) -> bool:
     try:
-        return isinstance(benchmark, str) and find(benchmark, ruleset).submittable
+        return isinstance(benchmark, str) and benchmark_named(find(benchmark, ruleset).benchmark).submittable
     except UnknownRules:
         return False
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.rules import TABLE, Rules
+from benchmark.benchmarks import BENCHMARKS
+from benchmark.rules import Rules
 from compliance.findings import Finding, Severity, show
 from compliance.rcp import compare
 from compliance.result_checks import Result
@@ -24,7 +25,7 @@ from compliance.system_checks import SUBMISSION_STRUCTURE
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
-SUBMITTABLE = tuple(dict.fromkeys(row.benchmark for row in TABLE if row.submittable))
+SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
 
 LARGEST_FILE = 50 << 20
 """Bytes; a larger one is refused by the repository that submissions go to."""
@@ -100,7 +101,7 @@ def benchmark(package: Package) -> Iterator[Breach]:
 @rule("package.file_count", source=PACKAGE_CHECKER, example="four logs of llama31_405b")
 def file_count(package: Package) -> Iterator[Breach]:
     """A result has exactly as many logs as the rules ask for."""
-    needed = {row.benchmark: row.runs for row in TABLE}
+    needed = {row.name: row.rules[-1].runs for row in BENCHMARKS.values()}
     for folder, logs in package.folders.items():
         if logs != needed.get(folder.name, logs):
             yield Breach(

@@ -146,7 +146,7 @@ def output(plan: Plan) -> Iterator[Breach]:
 def data(plan: Plan) -> Iterator[Breach]:
     """The dataset is there; only the harness's own benchmark brings one."""
     folder = plan.config.data_dir
-    if folder is None and plan.config.rules.submittable:
+    if folder is None and plan.config.benchmark_row.dataset.files is not None:
         yield Breach(message="DATADIR is not set", expected=f"the folder of the dataset of {plan.config.benchmark}")
     elif folder is not None and not folder.is_dir():
         yield Breach(message=f"DATADIR={folder} is no folder", expected="the folder of the dataset")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.benchmarks import benchmark_named
 from benchmark.rules import Rules
 from compliance.event_checks import ANNOUNCED
 from compliance.findings import Finding, Severity, show
@@ -102,7 +103,7 @@ def same_configuration(result: Result) -> Iterator[Breach]:
 def count(result: Result) -> Iterator[Breach]:
     """A result that can be submitted has as many runs as the rules ask for."""
     row = result.row
-    if row is not None and row.submittable and len(result.runs) < row.runs:
+    if row is not None and benchmark_named(row.benchmark).submittable and len(result.runs) < row.runs:
         yield Breach(
             message="too few runs for a result",
             expected=f"{row.runs} runs of {row.benchmark}",

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule, UnknownRules, find
+from benchmark.benchmarks import UnknownRules, find
+from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule
 from compliance.findings import as_count, as_number
 from compliance.log import Located, Log
 from compliance.rule import Absent, Rulebook

@@ -13,8 +13,9 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 
+from benchmark.benchmarks import BENCHMARKS
 from benchmark.events import STRICT_JSON
-from benchmark.rules import BENCHMARKS, Rules
+from benchmark.rules import Rules
 from compliance.clock_checks import DIVISIONS_WITH_LIMIT
 from compliance.findings import Finding, Severity, as_count, show
 from compliance.result_checks import Result

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from benchmark.benchmarks import LLAMA31_405B
 from benchmark.config import ROOT, RunConfig
 from benchmark.events import TOKEN, EventLog
 from benchmark.loop import StepStats, run
@@ -91,7 +92,7 @@ class LongStep:
 def configuration() -> RunConfig:
     """A 405B run of a batch so small that evaluations are rare among its steps, as in a log of a long run."""
     variables = {
-        "BENCHMARK": "llama31_405b",
+        "BENCHMARK": LLAMA31_405B.name,
         "RULESET": GENERATED_RULESET,
         "DGXSYSTEM": "perf",
         "DGXNNODES": "8",

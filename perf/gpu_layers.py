@@ -26,9 +26,10 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from benchmark.benchmarks import LLAMA31_405B
 from benchmark.config import RunConfig
 from benchmark.kernels import layer_spec
-from benchmark.sizes import SIZES, ModelSize
+from benchmark.sizes import ModelSize
 from perf.measure import Timing, in_turns
 from perf.train_step import torch_adamw
 from reference_impl import parallel
@@ -60,7 +61,8 @@ class Shape:
 def run_config(spec: str) -> RunConfig:
     """One GPU's worth of a 405B run; the layers' shape comes from elsewhere."""
     variables = {
-        "BENCHMARK": "llama31_405b",
+        "BENCHMARK": LLAMA31_405B.name,
+        "RULESET": LLAMA31_405B.rulesets[-1],
         "DGXSYSTEM": "perf",
         "DGXNNODES": "1",
         "DGXNGPU": "1",
@@ -209,7 +211,7 @@ def main(layers: int, microbatches: int, rounds: int, spec: str, cpu_smoke: bool
     if not (cpu_smoke or torch.cuda.is_available()):
         print("error: needs a CUDA GPU, and torch sees none; --cpu-smoke shows the program on a CPU", file=sys.stderr)
         raise SystemExit(2)
-    size, length = (SMOKE, 64) if cpu_smoke else (SIZES["405b"], 8192)
+    size, length = (SMOKE, 64) if cpu_smoke else (LLAMA31_405B.size, 8192)
     config = run_config(spec)
     parallel.alone()
     parallel.initialize(config)

@@ -20,15 +20,14 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmark.benchmarks import LLAMA31_405B
 from benchmark.config import ROOT, RunConfig
 from reference_impl.data.inspect import expected_counts
 from reference_impl.data.pair import write_idx
-from reference_impl.data.published import PUBLISHED
+from reference_impl.data.published import PUBLISHED, manifest_of
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
-PUBLISHED_SET = PUBLISHED["llama31_405b"]
-assert PUBLISHED_SET.dataset is not None
-SIZES, DATASET = PUBLISHED_SET.sizes, PUBLISHED_SET.dataset
+SIZES, DATASET = PUBLISHED[LLAMA31_405B.name].sizes, LLAMA31_405B.dataset
 MAX_STEPS = 500
 """As NVIDIA's published configurations have it."""
 
@@ -58,7 +57,8 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
     if which == "Megatron-Core":
         datasets.CachedGPTDataset = GPTDataset  # type: ignore[misc]
     variables = {
-        "BENCHMARK": "llama31_405b",
+        "BENCHMARK": LLAMA31_405B.name,
+        "RULESET": LLAMA31_405B.rulesets[-1],
         "DGXSYSTEM": "perf",
         "DGXNNODES": "1",
         "DGXNGPU": "1",
@@ -71,7 +71,7 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
     tokenizer = Tokenizer(benchmark_tokenizer())
     with one_process():
         wall, cpu = time.perf_counter(), time.process_time()
-        train = datasets.open_train(config, folder, DATASET.manifest({}), tokenizer)
+        train = datasets.open_train(config, folder, manifest_of(LLAMA31_405B, {}), tokenizer)
         train[0]
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"wall": wall, "cpu": cpu, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

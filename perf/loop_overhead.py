@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from mlperf_logging.mllog.mllog import MLLogger
 
+from benchmark.benchmarks import LLAMA31_405B
 from benchmark.checkpoints import Checkpoints
 from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
@@ -44,7 +45,8 @@ class NoWork:
 
 def configuration(steps: int) -> RunConfig:
     variables = {
-        "BENCHMARK": "llama31_405b",
+        "BENCHMARK": LLAMA31_405B.name,
+        "RULESET": LLAMA31_405B.rulesets[-1],
         "DGXSYSTEM": "perf",
         "DGXNNODES": "288",
         "DGXNGPU": "8",

@@ -19,14 +19,14 @@ from statistics import fmean, median
 
 import click
 
+from benchmark.benchmarks import LLAMA31_405B, find
 from benchmark.config import ROOT
 from benchmark.plan import calibration, memory, step_time
 from benchmark.plan.calibration import Calibration, Measured, Prior
 from benchmark.plan.job import precision_values
 from benchmark.plan.measured import read_table
-from benchmark.plan.search import search
+from benchmark.plan.search import bare_values, search
 from benchmark.plan.time_to_target import Pace, evaluation_steps, outcome, outcomes
-from benchmark.rules import find
 
 PUBLISHED = ROOT.parent / "shared" / "published"
 RUNS, LAYOUTS = PUBLISHED / "llama31_405b_runs.csv", PUBLISHED / "llama31_405b_layouts.csv"
@@ -194,7 +194,7 @@ class End:
 
 def target_outcomes(row: Measured, columns: dict[str, str], known: Calibration) -> Iterator[End]:
     """The runs of one system."""
-    rules = find("llama31_405b", columns["round"].removeprefix("v") + ".0")
+    rules = find(LLAMA31_405B.name, columns["round"].removeprefix("v") + ".0")
     gbs = int(columns["gbs"])
     step = step_time.seconds(row.job, known.constants)
     evaluation = step * evaluation_steps(rules, gbs, known.evaluation)
@@ -256,11 +256,7 @@ def search_table(data: Data) -> None:
         seen.add((job.gpu.name, job.gpus, job.precision))
         per_node = job.gpu.gpus_per_node
         base = {
-            "BENCHMARK": "llama31_405b",
-            "DGXSYSTEM": job.gpu.system,
-            "DGXNNODES": str(job.gpus // per_node),
-            "DGXNGPU": str(per_node),
-            "GRAD_REDUCE_IN_FP32": "False",
+            **bare_values(LLAMA31_405B, job.gpu, job.gpus // per_node, per_node),
             **precision_values(job.precision),
         }
         found = search(base, shipped, quantised_weights=True, listed=60).candidates

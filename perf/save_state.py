@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING
 import click
 import psutil
 
-from benchmark.config import VOCABULARY
-
 if TYPE_CHECKING:
     from perf.state_forms import Work
 
@@ -105,7 +103,7 @@ def main(rounds: int) -> None:
     python -m perf.save_state
     """
     # Before the ranks are forked.
-    from perf.state_forms import BYTES_A_PARAMETER, FORMS, SIZE
+    from perf.state_forms import BENCHMARK, BYTES_A_PARAMETER, FORMS
 
     measurements: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for _ in range(rounds):
@@ -113,7 +111,7 @@ def main(rounds: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 for action, work in (("save", save), ("load", load)):
                     measurements[form, action].append(measured(work, Path(folder) / "state"))
-    parameters = SIZE.parameters(VOCABULARY)
+    parameters = BENCHMARK.parameters
     state = parameters * BYTES_A_PARAMETER
     print(
         f"{parameters:,} parameters, {state / 2**20:,.0f} MiB of weights and optimizer, {RANKS} ranks, "

@@ -23,15 +23,16 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 
-from benchmark.config import VOCABULARY, RunConfig
-from benchmark.sizes import SIZES
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_TINY
+from benchmark.config import RunConfig
 from reference_impl import parallel
 from reference_impl.checkpoint import training
-from reference_impl.data.manifest import Manifest
+from reference_impl.data.published import manifest_of
 from reference_impl.model import unwrap
 from reference_impl.step import MegatronStep
 
-SIZE = replace(SIZES["tiny"], name="perf", layers=12, hidden=512, ffn_hidden=1536)
+SIZE = replace(LLAMA31_TINY.size, name="perf", layers=12, hidden=512, ffn_hidden=1536)
+BENCHMARK = replace(LLAMA31_TINY, size=SIZE)
 BYTES_A_PARAMETER = 2 + 12
 """The bf16 weight; its fp32 copy and two moments."""
 
@@ -40,7 +41,7 @@ Work = Callable[[MegatronStep, Path], None]
 
 def configuration(ranks: int) -> RunConfig:
     variables = {
-        "BENCHMARK": "llama31_tiny",
+        "BENCHMARK": BENCHMARK.name,
         "DGXSYSTEM": "perf",
         "DGXNNODES": "1",
         "DGXNGPU": str(ranks),
@@ -49,17 +50,15 @@ def configuration(ranks: int) -> RunConfig:
         "PRECISION": "bf16",
         "SEED": "1",
     }
-    config = RunConfig.from_environment(variables)
-    config.__dict__["size"] = SIZE
-    return config
+    BENCHMARKS[BENCHMARK.name] = BENCHMARK
+    return RunConfig.from_environment(variables)
 
 
 def trainer(config: RunConfig) -> MegatronStep:
     """After an optimizer step on gradients of zero: all state is there."""
     torch.set_num_threads(1)
     parallel.initialize(config)
-    empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})
-    step = MegatronStep(config, empty)
+    step = MegatronStep(config, manifest_of(BENCHMARK, {}))
     for chunk in step.chunks:
         chunk.zero_grad_buffer()
     step.optimizer.step()

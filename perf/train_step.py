@@ -16,12 +16,13 @@ from functools import partial
 import click
 import torch
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.benchmarks import LLAMA31_TINY
+from benchmark.config import RunConfig
 from benchmark.rules import AdamW
 from perf.measure import in_a_process_of_its_own, in_turns
 from reference_impl import cpu, parallel
 from reference_impl.checkpoint.huggingface import config_json
-from reference_impl.data.manifest import Manifest
+from reference_impl.data.published import manifest_of
 from reference_impl.step import MegatronStep, synthetic_batches
 
 OURS = "Megatron-Core (ours)"
@@ -30,7 +31,7 @@ SEQUENCES = 8
 
 def configuration() -> RunConfig:
     variables = {
-        "BENCHMARK": "llama31_tiny",
+        "BENCHMARK": LLAMA31_TINY.name,
         "DGXSYSTEM": "perf",
         "DGXNNODES": "1",
         "DGXNGPU": "1",
@@ -46,8 +47,7 @@ def ours(config: RunConfig) -> Callable[[], object]:
     """One step of the reference implementation, on synthetic batches."""
     parallel.alone()
     parallel.initialize(config)
-    empty = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})
-    step = MegatronStep(config, empty)
+    step = MegatronStep(config, manifest_of(LLAMA31_TINY, {}))
     batches = synthetic_batches(config)
     return lambda: step.train_once(batches)
 
@@ -59,7 +59,9 @@ def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Calla
     if keep:
         cpu.keep_freed_memory()
     adamw = config.rules.optimizer
-    llama = LlamaConfig(**config_json(config.size, VOCABULARY, "float32"), attn_implementation="sdpa", use_cache=False)
+    llama = LlamaConfig(
+        **config_json(config.size, config.vocabulary, "float32"), attn_implementation="sdpa", use_cache=False
+    )
     model = LlamaForCausalLM(llama).train()
     optimizer = torch_adamw(model, adamw, fused=fused)
     batches = synthetic_batches(config)

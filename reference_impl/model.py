@@ -15,7 +15,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.config import RunConfig
 from benchmark.kernels import LayerSpec, Machine, layer_spec
 from benchmark.sizes import ModelSize
 from reference_impl import parallel
@@ -158,20 +158,17 @@ def virtual_stages(config: RunConfig) -> list[int | None]:
     return [None] if config.interleaved_pipeline == 1 else list(range(config.interleaved_pipeline))
 
 
-def gpt_chunk(
-    config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec, vocabulary: int = VOCABULARY
-) -> GPTModel:
+def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec) -> GPTModel:
     """One model chunk of this rank, with Megatron-Core's initial weights.
 
-    Args:
-        vocabulary: rows of the embedding and of the output layer. Not padded, so that no padded column takes part in
-            the loss: every tensor-parallel size that is allowed divides the benchmark's own.
+    The vocabulary is not padded, so that no padded column takes part in the loss: every tensor-parallel size that is
+    allowed divides the benchmark's own.
     """
     where = {} if stage is None else {"ignore_virtual": False, "vp_stage": stage}
     return GPTModel(
         transformer,
         block_spec(transformer, stage, spec),
-        vocab_size=vocabulary,
+        vocab_size=config.vocabulary,
         max_sequence_length=config.rules.sequence_length,
         pre_process=parallel_state.is_pipeline_first_stage(**where),
         post_process=parallel_state.is_pipeline_last_stage(**where),

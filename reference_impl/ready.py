@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
-from benchmark.config import VOCABULARY, ConfigError, RunConfig
+from benchmark.config import ConfigError, RunConfig
 from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.manifest import DataError
@@ -28,15 +28,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if weights is not None:
-        print(f"weights   {summary(weights, VOCABULARY)}", file=sys.stderr)
+        print(f"weights   {summary(weights, config.vocabulary)}", file=sys.stderr)
     print(f"data      {data_folder(config)}, {data.compared} of its files compared", file=sys.stderr)
     print(json.dumps({"compared": data.compared, **data.manifest.model_dump(mode="json", exclude_none=True)}))
     return 0
 
 
 def require_initial_weights(config: RunConfig) -> None:
-    """Raise ConfigError for a run whose rules start it from a checkpoint, and that has none."""
-    if config.rules.init_checkpoint_step is not None and config.load_checkpoint is None:
+    """Raise ConfigError for a run whose benchmark starts from a checkpoint, and that has none."""
+    if config.benchmark_row.initial_weights is not None and config.load_checkpoint is None:
         raise ConfigError(
             [
                 f"BENCHMARK={config.benchmark} starts from a checkpoint: set LOAD_CHECKPOINT to the folder of its "

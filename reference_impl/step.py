@@ -17,7 +17,7 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import get_model_config
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.config import RunConfig
 from benchmark.loop import StepStats
 from benchmark.stragglers import SlowRank, slowest
 from reference_impl.checkpoint import training
@@ -214,5 +214,5 @@ def synthetic_batches(config: RunConfig) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(0)
     shape = (config.micro_batch_size, config.rules.sequence_length // config.context_parallel)
     while True:
-        tokens = torch.randint(0, VOCABULARY, shape, generator=generator)
+        tokens = torch.randint(0, config.vocabulary, shape, generator=generator)
         yield Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape))

@@ -9,14 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.benchmarks import DEFAULT, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
+
 if TYPE_CHECKING:
     import numpy as np
 
     from reference_impl.encoders import Encoded, Encoder
-
-# Mixtral's `tokenizer.model.v1` (493,443 bytes, the size that MLCommons publishes), as the mistral-common package
-# ships it.
-BENCHMARK_TOKENIZER_SHA256 = "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055"
 
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
@@ -25,12 +23,17 @@ class TokenizerError(ValueError):
     """A tokenizer file that is missing, unreadable, or not the one expected."""
 
 
-def benchmark_tokenizer() -> Path:
-    """The tokenizer file in the installed mistral-common, found without importing that package.
+def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
+    """The file of a benchmark's tokenizer in the installed mistral-common, found without importing that package.
 
     Raises:
-        TokenizerError: it is not installed, or its content is another.
+        TokenizerError: no package has this tokenizer, it is not installed, or its content is another.
     """
+    if not wanted.installed:
+        raise TokenizerError(
+            f"TOKENIZER is not set: {wanted.about} tokenizer comes with no package; set it to the file "
+            f"({' or '.join(sorted(wanted.kinds))}, {wanted.vocabulary:,} pieces)"
+        )
     spec = find_spec("mistral_common")
     if spec is None or spec.origin is None:
         raise TokenizerError(
@@ -38,8 +41,8 @@ def benchmark_tokenizer() -> Path:
         )
     path = Path(spec.origin).parent / "data" / "tokenizer.model.v1"
     digest = sha256(path)
-    if digest != BENCHMARK_TOKENIZER_SHA256:
-        raise TokenizerError(f"{path}: sha256 is {digest}, expected {BENCHMARK_TOKENIZER_SHA256}")
+    if digest != wanted.sha256:
+        raise TokenizerError(f"{path}: sha256 is {digest}, expected {wanted.sha256}")
     return path
 
 
@@ -64,22 +67,21 @@ class Tokenizer:
     def _load(self) -> Encoder:
         from reference_impl import encoders
 
-        kind: str
         load: Callable[[Path], Encoder]
         with self.path.open("rb") as file:
             start = file.read(1024)
         if start.lstrip().startswith(b"{"):
-            kind, load = "Hugging Face tokenizer", encoders.HuggingFace
+            self.kind, load = TokenizerKind.HUGGING_FACE, encoders.HuggingFace
         elif _TIKTOKEN_LINE.match(start):
-            kind, load = "list of tiktoken ranks", encoders.Llama3
-        elif self.sha256 == BENCHMARK_TOKENIZER_SHA256:
-            kind, load = "SentencePiece model", encoders.Mixtral
+            self.kind, load = TokenizerKind.TIKTOKEN, encoders.Llama3
+        elif self.sha256 == MIXTRAL_8X22B.sha256:
+            self.kind, load = TokenizerKind.SENTENCEPIECE, encoders.Mixtral
         else:
-            kind, load = "SentencePiece model", encoders.SentencePiece
+            self.kind, load = TokenizerKind.SENTENCEPIECE, encoders.SentencePiece
         try:
             return load(self.path)
         except encoders.Unreadable as error:
-            raise TokenizerError(f"{self.path} is no {kind}: {error}") from None
+            raise TokenizerError(f"{self.path} is no {self.kind}: {error}") from None
 
     @property
     def vocab_size(self) -> int:

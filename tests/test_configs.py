@@ -22,7 +22,7 @@ from tests.fakes import EPOCH
 from tests.official import accepts_directories, accepts_log, accepts_seeds
 
 ALL = pytest.mark.parametrize("path", config_files(), ids=lambda path: path.stem)
-OFFICIAL = [path for path in config_files() if resolve(path).config.rules.submittable]
+OFFICIAL = [path for path in config_files() if resolve(path).config.benchmark_row.submittable]
 SHAPED = [path for path in OFFICIAL if path.name != "config_DGX.sh"]
 """All but the template, whose name has no content to state."""
 ONE_OF_EACH_BATCH_SIZE = list(

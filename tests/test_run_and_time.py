@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.benchmarks import find
 from benchmark.config import ROOT
-from benchmark.rules import find
 from tests.fakes import read_events
 
 RULES = find("llama31_tiny")
@@ -122,7 +122,15 @@ REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
         "the ranks of one node are started here",
     ),
     "a benchmark that starts from a checkpoint": (
-        {"DGXSYSTEM": "X", "BENCHMARK": "llama31_405b", "DGXNNODES": 1, "DGXNGPU": 8, "MINIBS": 144, "DATADIR": "/tmp"},
+        {
+            "DGXSYSTEM": "X",
+            "BENCHMARK": "llama31_405b",
+            "RULESET": "6.0.0",
+            "DGXNNODES": 1,
+            "DGXNGPU": 8,
+            "MINIBS": 144,
+            "DATADIR": "/tmp",
+        },
         "starts from a checkpoint: set LOAD_CHECKPOINT",
     ),
     "a folder without a dataset": ({"DATADIR": "/"}, "/manifest.json does not exist"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from benchmark.arguments import PathArgument
+from benchmark.arguments import BENCHMARK_OPTION, PathArgument
+from benchmark.benchmarks import BENCHMARKS, Benchmark
 from benchmark.config import ROOT, ConfigError, RunConfig
 from benchmark.plan.hardware import GPUS, PRECISIONS
 from benchmark.resolve import resolve
@@ -47,6 +48,7 @@ def plan() -> None:
 @click.argument("file", required=False, type=_PATH)
 @click.option("--gpu", type=click.Choice(list(GPUS)), help="The one in the system's name if not given.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Search the layouts of so many GPUs; needs no FILE.")
+@BENCHMARK_OPTION
 @click.option(
     "--search", "searching", is_flag=True, help="Search the layouts of FILE's GPUs instead of planning its own."
 )
@@ -69,6 +71,7 @@ def layout(
     file: Path | None,
     gpu: str | None,
     gpus: int | None,
+    benchmark: str,
     searching: bool,
     precision: str | None,
     quantised_weights: bool,
@@ -96,7 +99,7 @@ def layout(
     )
     calibration = _calibration(calibration_file)
     if searching:
-        base = _bare(gpu, gpus) if gpu is not None and gpus is not None else _values(file)
+        base = _bare(BENCHMARKS[benchmark], gpu, gpus) if gpu is not None and gpus is not None else _values(file)
         _search(base | _precision(precision), calibration, gpu, quantised_weights, top, as_json, write)
     else:
         config = resolve(file).config
@@ -161,18 +164,14 @@ def _search(
         click.echo(f"written: {_write(found, found.candidates[0], calibration, write)}", err=True)
 
 
-def _bare(gpu: str, gpus: int) -> dict[str, str]:
-    """A 405B run without a layout, gradients in bf16 as all published runs have them."""
+def _bare(benchmark: Benchmark, gpu: str, gpus: int) -> dict[str, str]:
+    """A run on some GPUs, before it has a layout."""
+    from benchmark.plan.search import bare_values
+
     per_node = min(GPUS[gpu].gpus_per_node, gpus)
     if gpus % per_node:
         raise ConfigError([f"--gpus {gpus} is no multiple of the {per_node} GPUs of a {gpu} node"])
-    return {
-        "BENCHMARK": "llama31_405b",
-        "DGXSYSTEM": GPUS[gpu].system,
-        "DGXNNODES": str(gpus // per_node),
-        "DGXNGPU": str(per_node),
-        "GRAD_REDUCE_IN_FP32": "False",
-    }
+    return bare_values(benchmark, GPUS[gpu], gpus // per_node, per_node)
 
 
 def _values(file: Path | None) -> dict[str, str]:

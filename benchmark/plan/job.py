@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmark.config import VOCABULARY, ConfigError, RunConfig
+from benchmark.config import ConfigError, RunConfig
 from benchmark.plan.hardware import GPUS, PRECISIONS, Gpu, gpu_of_system
 from benchmark.sizes import ModelSize
 
@@ -129,7 +129,7 @@ def from_config(
         raise ConfigError([f"{found.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
     return Job(
         size=config.size,
-        vocabulary=VOCABULARY,
+        vocabulary=config.vocabulary,
         sequence_length=config.rules.sequence_length,
         gpu=found,
         gpus=config.world_size,

@@ -14,17 +14,18 @@ from math import inf
 from pathlib import Path
 from statistics import median
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.benchmarks import DEFAULT, benchmark_named, find
+from benchmark.config import RunConfig
 from benchmark.events import TOKEN, Event, MalformedEvent, decode
 from benchmark.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
 from benchmark.plan.hardware import GPUS, PRECISIONS
 from benchmark.plan.job import Job, from_config
-from benchmark.rules import Rules, find
-from benchmark.sizes import SIZES
+from benchmark.rules import Rules
 
 COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "vp", "cp", "mbs", "microbatches")
-"""A table has these, `step_median_s` or `step_s`, and `round` (of MLPerf) or `source`; `layers` and `vocab` where they
-differ from 405B's. With `eval_s_median`, `run_minutes` and `steps` the pace of whole runs is learnt too."""
+"""A table has these, `step_median_s` or `step_s`, and `round` (of MLPerf) or `source`; `benchmark` where it is another
+than benchmarks.DEFAULT, `layers` and `vocab` where they differ from the benchmark's. With `eval_s_median`,
+`run_minutes` and `steps` the pace of whole runs is learnt too."""
 
 SKIPPED_STEPS = 3
 """Steps at the start of a run that are slower than the rest."""
@@ -58,11 +59,11 @@ def read_table(path: Path) -> list[Measured]:
 
 
 def _of_row(row: Mapping[str, str]) -> Measured:
-    size = SIZES["405b"]
+    benchmark = benchmark_named(row.get("benchmark") or DEFAULT.name)
     job = Job(
-        size=replace(size, layers=int(row.get("layers") or size.layers)),
-        vocabulary=int(row.get("vocab") or VOCABULARY),
-        sequence_length=8192,
+        size=replace(benchmark.size, layers=int(row.get("layers") or benchmark.size.layers)),
+        vocabulary=int(row.get("vocab") or benchmark.vocabulary),
+        sequence_length=benchmark.rules[-1].sequence_length,
         gpu=GPUS[row["gpu"]],
         gpus=int(row["gpus"]),
         tensor=int(row["tp"]),
@@ -82,7 +83,7 @@ def _of_row(row: Mapping[str, str]) -> Measured:
         spread = LOGGED_SPREAD if job.stack == "mlperf" else TABLED_SPREAD
         return Measured(job=job, seconds=step, source=source, spread=spread)
     evaluation = _positive(row["eval_s_median"])
-    rules = find("llama31_405b", row["round"].removeprefix("v") + ".0")
+    rules = find(benchmark.name, row["round"].removeprefix("v") + ".0")
     batches = -(-rules.eval_sequences // job.global_batch_size)
     starts = [
         60 * float(minutes) - int(steps) * step - _evaluations(rules, job, int(steps)) * evaluation

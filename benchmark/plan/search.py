@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import product
 
+from benchmark.benchmarks import Benchmark, UnknownRules, find
 from benchmark.config import ConfigError, RunConfig
 from benchmark.plan import memory, step_time
 from benchmark.plan.calibration import Calibration
 from benchmark.plan.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.plan.job import Job
-from benchmark.plan.planner import job_of
+from benchmark.plan.planner import BF16_GRADIENTS, job_of
 from benchmark.plan.time_to_target import expected_steps
-from benchmark.rules import Rules, RuleViolation, UnknownRules, find
+from benchmark.rules import Rules, RuleViolation
 
 TENSOR = CONTEXT = (1, 2, 4, 8)
 MICRO_BATCH = (1, 2, 4)
@@ -130,6 +131,18 @@ class _Refusals:
         ]
 
 
+def bare_values(benchmark: Benchmark, gpu: Gpu, nodes: int, gpus_per_node: int) -> dict[str, str]:
+    """The variables of a run by the benchmark's latest rules, without a layout; gradients in bf16, as published."""
+    return {
+        "BENCHMARK": benchmark.name,
+        "RULESET": benchmark.rulesets[-1],
+        "DGXSYSTEM": gpu.system,
+        "DGXNNODES": str(nodes),
+        "DGXNGPU": str(gpus_per_node),
+        **BF16_GRADIENTS,
+    }
+
+
 def search(
     base: Mapping[str, str],
     calibration: Calibration,
@@ -230,7 +243,7 @@ class _Lengths:
     def largest_batch(self) -> int:
         """Beyond the largest reference point a submitter has to bring one."""
         points = self._rules.reference_points
-        return points[-1].global_batch_size if points else self._rules.max_global_batch_size or 0
+        return points[-1].global_batch_size if points else self._rules.largest_batch
 
 
 _Option = tuple[float, int, int]

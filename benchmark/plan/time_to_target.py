@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from benchmark.convergence import accepted_from, find_record, likely_samples, mean_samples, score_factor
 from benchmark.rules import Rules, Schedule
 
 FEW = 4
@@ -41,13 +42,10 @@ class Outcome:
     """Done by then, the last one included."""
     minutes: float
     margin: float | None
-    """Samples over the reference's mean less what the rules allow; None without reference points.
-
-    Below zero, three such runs converge faster than the reference, and `compliance rcp` has to say whether its test
-    still accepts them.
-    """
+    """Samples over the fewest that a result of such runs may have needed, as `compliance rcp` has it; below zero it is
+    refused. None without a reference point at or above the batch size."""
     factor: float
-    """By which a result of such runs is multiplied: none is scored as converging faster than the reference's mean."""
+    """By which the score of such runs is multiplied, as `compliance rcp` has it."""
 
 
 def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[Outcome]:
@@ -69,26 +67,17 @@ def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None 
 
 def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> Outcome:
     """A run that ends after `steps` steps."""
-    samples, mean = steps * schedule.global_batch_size, rules.reference_samples(schedule.global_batch_size)
+    samples, record = steps * schedule.global_batch_size, find_record(rules, schedule.global_batch_size)[1]
+    fewest = None if record is None else accepted_from(record, rules.runs, rules.convergence_allowance)
     evaluations = sum(1 for _ in schedule.evaluation_steps(steps))
     return Outcome(
         samples=samples,
         steps=steps,
         evaluations=evaluations,
         minutes=(pace.start + steps * pace.step + evaluations * pace.evaluation) / 60,
-        margin=None if mean is None else samples - (mean - rules.convergence_allowance),
-        factor=1.0 if mean is None else max(1.0, mean / samples),
+        margin=None if fewest is None else samples - fewest,
+        factor=score_factor(record, samples),
     )
-
-
-def likely_samples(rules: Rules, gbs: int) -> tuple[float, float]:
-    """What the reference's fastest and slowest seeds need at a batch size, the former less what the rules allow."""
-    mean = rules.reference_samples(gbs)
-    if mean is None:
-        return 0.0, 0.0
-    fastest = min(min(point.samples) / point.mean for point in rules.reference_points)
-    slowest = max(max(point.samples) / point.mean for point in rules.reference_points)
-    return mean * fastest - rules.convergence_allowance, mean * slowest
 
 
 def evaluation_steps(rules: Rules, gbs: int, ratio: float) -> float:
@@ -102,7 +91,7 @@ def expected_steps(rules: Rules, schedule: Schedule, ratio: float) -> float:
     Smooth in the batch size, so that configurations can be ranked by it: where the nearest evaluation lies is luck.
     """
     gbs, interval, first = schedule.global_batch_size, schedule.eval_interval_steps, schedule.first_eval_step
-    mean = rules.reference_samples(gbs)
+    mean = mean_samples(rules, gbs)
     steps = max(first, 0.0 if mean is None else mean / gbs + interval / 2)
     return steps + ((steps - first) / interval + 1) * evaluation_steps(rules, gbs, ratio)
 

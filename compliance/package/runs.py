@@ -20,8 +20,9 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from benchmark.announce import announce
+from benchmark.benchmarks import UnknownRules, benchmark_named, find
 from benchmark.config import ConfigError, RunConfig
-from benchmark.rules import Rules, UnknownRules, find
+from benchmark.rules import Rules
 from compliance.check import PROVENANCE, open_run
 from compliance.findings import show
 from compliance.log import DefectKind
@@ -193,7 +194,7 @@ def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
     except (UnknownRules, ConfigError) as error:
         yield f"{batch.folder}: {error}"
         return
-    if not rules.submittable:
+    if not benchmark_named(rules.benchmark).submittable:
         yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
     for run in batch.runs:
         if not allow_simulated:

@@ -16,14 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, pstdev
 
-from benchmark.config import VOCABULARY
+from benchmark.benchmarks import BENCHMARKS, benchmark_named, every_rules
+from benchmark.convergence import Record, find_record
 from benchmark.plan.hardware import Gpu, gpu_of_system
-from benchmark.rules import BENCHMARKS, TABLE, Rules
-from benchmark.sizes import SIZES
+from benchmark.rules import Rules
 from compliance.check import PROVENANCE, LogGroup, check_paths, find_logs, open_result
 from compliance.findings import Finding, Severity, as_count, as_number, count, show
 from compliance.package_checks import disqualifications
-from compliance.rcp import Convergence, Record, compare, find_record, samples_to_target
+from compliance.rcp import Convergence, compare, samples_to_target
 from compliance.report.series import LARGEST, Point, drawable, quantile
 from compliance.report.telemetry import Telemetry, read_telemetry
 from compliance.result_checks import Result
@@ -370,7 +370,7 @@ class ResultFacts:
         """Of the model, forward and backward; see benchmark.sizes."""
         if self.rules is None:
             return None
-        return SIZES[self.rules.model_size].flops_per_sample(self.rules.sequence_length, VOCABULARY)
+        return benchmark_named(self.rules.benchmark).flops_per_sample(self.rules.sequence_length)
 
     @property
     def teraflops(self) -> float | None:
@@ -417,7 +417,7 @@ def published(folder: Path) -> list[ResultFacts]:
 
 def round_of(path: Path) -> str | None:
     """The ruleset of the round that a folder of the path names: .../training_results_v5.1/... is of 5.1.0."""
-    rounds = {row.ruleset for row in TABLE}
+    rounds = {row.ruleset for row in every_rules()}
     found = [f"{match[1]}.0" for part in path.resolve().parts if (match := _ROUND.search(part))]
     return next((ruleset for ruleset in reversed(found) if ruleset in rounds), None)
 

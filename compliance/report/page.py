@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from pathlib import Path
 
+from benchmark.benchmarks import benchmark_named
 from compliance.findings import Finding, Severity, count
 from compliance.rcp import Limit
 from compliance.report.charts import MOST_RUNS, Chart, charts, comparison, node_charts
@@ -118,12 +119,15 @@ def _formulas(results: Sequence[ResultFacts]) -> Iterator[Markup]:
     sizes = {}
     for result in results:
         if result.rules is not None and result.flops_per_sequence is not None:
-            sizes[result.rules.model_size] = (result.flops_per_sequence, result.rules.sequence_length)
-    for size, (flops, length) in sizes.items():
+            sizes[benchmark_named(result.rules.benchmark).size.name] = (
+                result.flops_per_sequence,
+                result.rules.sequence_length,
+            )
+    for name, (flops, length) in sizes.items():
         yield tag(
             "p",
             f"TFLOP/s each = batch size × FLOP of a sequence / median step / GPUs / 10¹², with {flops:.5g} FLOP to "
-            f"train Llama 3.1 {size} on a sequence of {length} tokens: six for each weight and token, attention in "
+            f"train Llama 3.1 {name} on a sequence of {length} tokens: six for each weight and token, attention in "
             "full, nothing computed twice. Model FLOPs utilisation (MFU) is that over the dense peak of the GPU; over "
             "its bf16 peak it may exceed 100 % where layers compute in fewer bits.",
             class_="quiet",

@@ -12,14 +12,16 @@ from pathlib import Path
 import click
 
 from benchmark.arguments import PathArgument
-from benchmark.sizes import SIZES
+from benchmark.benchmarks import BENCHMARKS
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.data.manifest import DataError
 
 _source = click.argument("source", type=PathArgument())
 _target = click.argument("target", type=PathArgument())
-_vocabulary = click.option(
-    "--vocabulary", type=click.IntRange(min=1), help="Keep so many rows of embedding and output; all if not given."
+_benchmark = click.option(
+    "--benchmark",
+    type=click.Choice(list(BENCHMARKS)),
+    help="Refuse another model than this benchmark's, and keep its vocabulary's rows; all rows if not given.",
 )
 _jobs = click.option(
     "--jobs", type=click.IntRange(min=1), help="Files to write at once; as many as cores if not given."
@@ -33,7 +35,7 @@ def main() -> None:
     \b
     Examples:
       python -m reference_impl.checkpoint inspect 405b
-      python -m reference_impl.checkpoint convert Meta-Llama-3.1-405B 405b --vocabulary 32000
+      python -m reference_impl.checkpoint convert Meta-Llama-3.1-405B 405b --benchmark llama31_405b
       python -m reference_impl.checkpoint verify 405b
     """
 
@@ -51,42 +53,47 @@ def inspect(folder: Path) -> None:
 @main.command()
 @_source
 @_target
-@_vocabulary
+@_benchmark
 @_jobs
-def convert(source: Path, target: Path, vocabulary: int | None, jobs: int | None) -> None:
+def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None) -> None:
     """Write the checkpoint SOURCE, of any format, into TARGET in the format that training loads.
 
     Killed and called again it goes on, and ends with the same bytes.
     """
     from reference_impl.checkpoint.convert import to_distributed
 
-    _convert("convert", to_distributed, source, target, vocabulary, jobs)
+    _convert("convert", to_distributed, source, target, benchmark, jobs)
 
 
 @main.command()
 @_source
 @_target
-@_vocabulary
+@_benchmark
 @_jobs
-def export(source: Path, target: Path, vocabulary: int | None, jobs: int | None) -> None:
+def export(source: Path, target: Path, benchmark: str | None, jobs: int | None) -> None:
     """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it.
 
     Killed and called again it goes on, and ends with the same bytes.
     """
     from reference_impl.checkpoint.convert import to_huggingface
 
-    _convert("export", to_huggingface, source, target, vocabulary, jobs)
+    _convert("export", to_huggingface, source, target, benchmark, jobs)
 
 
 def _convert(
-    what: str, write: Callable[..., None], source: Path, target: Path, vocabulary: int | None, jobs: int | None
+    what: str, write: Callable[..., None], source: Path, target: Path, benchmark: str | None, jobs: int | None
 ) -> None:
     from reference_impl.checkpoint.convert import converted_bytes
     from reference_impl.checkpoint.parts import complete_bytes
-    from reference_impl.checkpoint.source import open_checkpoint
+    from reference_impl.checkpoint.source import faults_for, open_checkpoint
     from reference_impl.data.progress import progress
 
-    checkpoint = open_checkpoint(source)
+    checkpoint, vocabulary = open_checkpoint(source), None
+    if benchmark is not None:
+        row = BENCHMARKS[benchmark]
+        if faults := faults_for(checkpoint, row.size, row.vocabulary, checkpoint.dtype):
+            raise CheckpointError(faults)
+        vocabulary = row.vocabulary
     total = converted_bytes(checkpoint, vocabulary)
     with progress(what, total, done=complete_bytes(target)) as advance:
         write(checkpoint, target, vocabulary, advance, jobs)
@@ -95,15 +102,15 @@ def _convert(
 
 @main.command()
 @click.argument("folder", type=PathArgument(exists=True, file_okay=False))
-@click.option("--size", type=click.Choice(tuple(SIZES)), help="The model that it has to be.")
-def verify(folder: Path, size: str | None) -> None:
+@click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="Whose model it has to be.")
+def verify(folder: Path, benchmark: str | None) -> None:
     """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor."""
     from reference_impl.checkpoint.report import find_faults, read_manifest
     from reference_impl.data.progress import progress
 
     manifest = read_manifest(folder)
     with progress("verify", manifest.total_bytes) as advance:
-        faults = find_faults(folder, manifest, SIZES[size] if size else None, advance)
+        faults = find_faults(folder, manifest, BENCHMARKS[benchmark].size if benchmark else None, advance)
     click.echo("".join(f"error: {fault}\n" for fault in faults), err=True, nl=False)
     if faults:
         sys.exit(1)

@@ -15,7 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.config import RunConfig
 from reference_impl.checkpoint.arrays import Box, CheckpointError, read
 from reference_impl.checkpoint.names import fused
 from reference_impl.checkpoint.report import summary
@@ -42,7 +42,7 @@ def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -
     _require_all(chunks, boxes)
     _read_shared(checkpoint, boxes)
     if dist.get_rank() == 0:
-        _log.warning("started from %s", summary(checkpoint, VOCABULARY))
+        _log.warning("started from %s", summary(checkpoint, config.vocabulary))
 
 
 def _refuse(faults: list[str]) -> None:

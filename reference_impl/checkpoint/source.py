@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.config import RunConfig
 from benchmark.sizes import ModelSize
 from reference_impl.checkpoint import huggingface, nemo
 from reference_impl.checkpoint.arrays import CheckpointError, Tensor
@@ -176,7 +176,7 @@ def usable_checkpoint(config: RunConfig) -> Checkpoint:
     checkpoint = open_checkpoint(config.load_checkpoint)
     # FP8 and FP4 are types of what goes into matrix products; the weights are bf16.
     dtype = "float32" if config.precision == "fp32" else "bfloat16"
-    faults = faults_for(checkpoint, config.size, VOCABULARY, dtype)
+    faults = faults_for(checkpoint, config.size, config.vocabulary, dtype)
     if faults:
         raise CheckpointError(faults)
     return checkpoint

@@ -12,7 +12,8 @@ from typing import TextIO
 
 import click
 
-from benchmark.arguments import PathArgument
+from benchmark.arguments import BENCHMARK_OPTION, PathArgument
+from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
 from reference_impl.data.manifest import DataError
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
@@ -20,7 +21,7 @@ from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokeni
 _folder = click.argument("folder", type=PathArgument())
 _existing = PathArgument(exists=True)
 _tokenizer = click.option("--tokenizer", type=_existing, help="Tokenizer file; the benchmark's own if not given.")
-_dataset = click.Choice([name for name, published in PUBLISHED.items() if published.dataset])
+_dataset = click.Choice([name for name, published in PUBLISHED.items() if published.benchmark])
 _expect = click.option("--expect", type=click.Choice(list(PUBLISHED)), help="What FOLDER is to hold, as published.")
 
 
@@ -32,7 +33,7 @@ def main() -> None:
 @main.command()
 @_folder
 @click.option("--c4", type=_existing, help="Folder of C4's c4-*.json.gz; the built-in corpus if not given.")
-@click.option("--benchmark", type=_dataset, default="llama31_405b", show_default=True, help="Whose dataset to make.")
+@BENCHMARK_OPTION
 @_tokenizer
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as cores if not given.")
 @click.option("--skip-faulty", is_flag=True, help="Leave faulty lines out, counted, instead of refusing the shard.")
@@ -52,7 +53,7 @@ def prepare(
     from reference_impl.data.prepare import c4 as shards
     from reference_impl.data.progress import progress
 
-    path = tokenizer or benchmark_tokenizer()
+    path = tokenizer or benchmark_tokenizer((LLAMA31_TINY if c4 is None else BENCHMARKS[benchmark]).tokenizer)
     plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
     with progress("prepare", plan.size) as advance:
         counts = dataset.prepare(folder, plan, workers=workers or cores(), skip_faulty=skip_faulty, advance=advance)
@@ -101,12 +102,12 @@ def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: i
     \b
     python -m reference_impl.data inspect /data/c4 --expect llama31_405b
     """
-    from benchmark.rules import find
     from reference_impl.data import inspect as inspection
 
-    length = find(expect or "llama31_405b").sequence_length
+    row = BENCHMARKS[expect] if expect else DEFAULT
+    length = row.rules[-1].sequence_length
     sizes = PUBLISHED[expect].sizes if expect else {}
-    opened = Tokenizer(tokenizer or benchmark_tokenizer())
+    opened = Tokenizer(tokenizer or benchmark_tokenizer(row.tokenizer))
     found = [
         inspection.contents(folder, prefix, opened, sequence_length=length, samples=samples)
         for prefix in inspection.prefixes(folder)

@@ -141,7 +141,7 @@ class Manifest(FolderManifest):
 
     corpus: str
     """Where the text is from, for people."""
-    tokenizer_sha256: str | None
+    tokenizer_sha256: str | None = None
     """None where nobody says it."""
     vocabulary: int
     train: tuple[Part, ...]

@@ -70,11 +70,40 @@ def open_pair(prefix: Path) -> Pair:
     Raises:
         DataError: a file is missing, is none of the format, or the two do not belong together.
     """
-    idx, binary = prefix.parent / f"{prefix.name}.idx", prefix.parent / f"{prefix.name}.bin"
+    idx, binary = _idx(prefix), prefix.parent / f"{prefix.name}.bin"
+    documents, dtype = _read_header(idx)
+    try:
+        size, tokens_size = idx.stat().st_size, binary.stat().st_size
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+    expected = _HEADER.size + 4 * documents + 8 * documents + 8 * (documents + 1)
+    if size != expected:
+        raise DataError(f"{idx} has {size} bytes; a header and {documents} documents take {expected}")
+    lengths = _map(idx, np.dtype(np.int32), _HEADER.size, documents)
+    total = int(lengths.sum(dtype=np.int64))
+    if tokens_size != total * dtype.itemsize:
+        raise DataError(f"{binary} has {tokens_size} bytes; {total} tokens of {dtype} take {total * dtype.itemsize}")
+    return Pair(lengths=lengths, tokens=_map(binary, dtype, 0, total))
+
+
+def stored_type(prefix: Path) -> np.dtype[Any]:
+    """The type of a pair's tokens, by the header of its `.idx` alone.
+
+    Raises:
+        DataError: the `.idx` is missing or none.
+    """
+    return _read_header(_idx(prefix))[1]
+
+
+def _idx(prefix: Path) -> Path:
+    return prefix.parent / f"{prefix.name}.idx"
+
+
+def _read_header(idx: Path) -> tuple[int, np.dtype[Any]]:
+    """(documents, type of the tokens)"""
     try:
         with idx.open("rb") as file:
             header = file.read(_HEADER.size)
-        size, tokens_size = idx.stat().st_size, binary.stat().st_size
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
@@ -85,14 +114,7 @@ def open_pair(prefix: Path) -> Pair:
             f"{idx}: version {version}, type {code}, {documents} sequences in {ends} - 1 documents; expected version "
             f"{_VERSION}, type {' or '.join(map(str, _CODES))}, one sequence a document"
         )
-    expected = _HEADER.size + 4 * documents + 8 * documents + 8 * ends
-    if size != expected:
-        raise DataError(f"{idx} has {size} bytes; a header and {documents} documents take {expected}")
-    lengths = _map(idx, np.dtype(np.int32), _HEADER.size, documents)
-    total, dtype = int(lengths.sum(dtype=np.int64)), _CODES[code]
-    if tokens_size != total * dtype.itemsize:
-        raise DataError(f"{binary} has {tokens_size} bytes; {total} tokens of {dtype} take {total * dtype.itemsize}")
-    return Pair(lengths=lengths, tokens=_map(binary, dtype, 0, total))
+    return documents, _CODES[code]
 
 
 def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> np.ndarray[Any, Any]:

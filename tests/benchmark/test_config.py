@@ -244,9 +244,16 @@ def test_empty_variable_is_an_unset_one(name: str) -> None:
     assert configured(**{name: ""}) == configured()
 
 
-def test_ruleset_defaults_to_the_latest() -> None:
-    """A run without RULESET follows the newest rules that have its benchmark."""
-    assert configured(RULESET="").rules.ruleset == "6.0.0"
+def test_a_run_that_can_be_submitted_says_its_round() -> None:
+    """Without RULESET it is refused with the choices: the next ruleset must not change a run that exists."""
+    with pytest.raises(ConfigError, match=r"RULESET is not set.* llama31_405b .*valid: 5\.0\.0, 5\.1\.0, 6\.0\.0"):
+        configured(RULESET="")
+
+
+def test_a_benchmark_of_ours_follows_its_latest_rules() -> None:
+    """A tiny run can do without RULESET."""
+    tiny = configured(BENCHMARK="llama31_tiny", RULESET="", DGXNGPU=1, MINIBS=16)
+    assert tiny.rules is tiny.benchmark_row.rules[-1]
 
 
 # What follows from the variables.

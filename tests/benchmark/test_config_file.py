@@ -37,6 +37,7 @@ def test_a_rendered_file_is_the_run_it_was_rendered_from(tmp_path: Path) -> None
     """Sourced, a rendered file gives every value back, and its name for a system."""
     values = {
         "BENCHMARK": "llama31_405b",
+        "RULESET": "6.0.0",
         "DGXNNODES": "64",
         "DGXNGPU": "8",
         "TENSOR_MODEL_PARALLEL": "8",

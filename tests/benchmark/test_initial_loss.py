@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import RunConfig
+from benchmark.benchmarks import LLAMA31_8B, LLAMA31_TINY, Benchmark, random_first_loss
 from benchmark.events import EventLog
 from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
 from benchmark.loop import Outcome, StepStats, run
@@ -49,8 +49,8 @@ def test_a_wrong_start_ends_after_one_step(loss: float, cause: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("variables", [{}, {"LOAD_CHECKPOINT": "/data/405b", "INITIAL_LOSS_GATE": "0"}])
-def test_the_gate_is_for_loaded_weights_and_can_be_opened(variables: dict[str, str], tmp_path: Path) -> None:
-    """Without a checkpoint, or with INITIAL_LOSS_GATE=0, the first loss is not judged."""
+def test_the_gate_is_for_the_benchmarks_own_start_and_can_be_opened(variables: dict[str, str], tmp_path: Path) -> None:
+    """405B without its checkpoint, or with INITIAL_LOSS_GATE=0, is not judged."""
     assert ran(tmp_path, 11.9, **variables)[0].status == "success"
 
 
@@ -59,19 +59,21 @@ def test_later_losses_are_not_judged(tmp_path: Path) -> None:
     assert ran(tmp_path, 7.7, 9.0, LOAD_CHECKPOINT="/data/405b")[0].status == "success"
 
 
-def test_the_range_is_that_of_the_benchmark() -> None:
-    """A tiny model's weights that were exported before training have the loss of a uniform guess."""
-    config = RunConfig.from_environment(
-        {
-            "BENCHMARK": "llama31_tiny",
-            "DGXSYSTEM": "T",
-            "DGXNNODES": "1",
-            "DGXNGPU": "1",
-            "MINIBS": "16",
-            "LOAD_CHECKPOINT": "weights",
-        }
-    )
-
-    require_initial_loss(config, 10.4)
-    with pytest.raises(WrongInitialLoss, match=r"expected 10\.0 to 11\.0 for llama31_tiny"):
-        require_initial_loss(config, 7.7)
+@pytest.mark.parametrize(
+    ("benchmark", "expected", "published"), [(LLAMA31_8B, 12.58, (12.55, 12.58)), (LLAMA31_TINY, 10.40, ())]
+)
+def test_random_weights_start_at_the_loss_of_their_vocabulary(
+    benchmark: Benchmark, expected: float, published: tuple[float, ...]
+) -> None:
+    """ln(V) + hidden x init_std^2 / 2, which published 8B logs have at step 1; 32,000 rows for 128,256 end the run."""
+    low, high = benchmark.initial_train_loss
+    assert (low + high) / 2 == pytest.approx(expected, abs=0.01)
+    sizes = {"DGXNGPU": 1, "MINIBS": 16}
+    config = configured(BENCHMARK=benchmark.name, RULESET=benchmark.rulesets[-1], **sizes)
+    for loss in (expected, *published):
+        require_initial_loss(config, loss)
+    for wrong in (7.7, random_first_loss(benchmark.size, 160_256 - benchmark.vocabulary)[0]):
+        with pytest.raises(
+            WrongInitialLoss, match=rf"from random weights, expected {low} to {high} for {benchmark.name}"
+        ):
+            require_initial_loss(config, wrong)

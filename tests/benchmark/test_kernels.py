@@ -19,6 +19,7 @@ def config(**variables: object) -> RunConfig:
     """512 GPUs with the published layout, changed by the variables given."""
     defaults = {
         "BENCHMARK": "llama31_405b",
+        "RULESET": "6.0.0",
         "DGXSYSTEM": "test",
         "DGXNNODES": 64,
         "DGXNGPU": 8,

@@ -18,6 +18,7 @@ def base(gpu: str, gpus: int, precision: str = "fp8", **more: str) -> dict[str, 
     per_node = GPUS[gpu].gpus_per_node
     return {
         "BENCHMARK": "llama31_405b",
+        "RULESET": "6.0.0",
         "DGXSYSTEM": GPUS[gpu].system,
         "DGXNNODES": str(gpus // per_node),
         "DGXNGPU": str(per_node),

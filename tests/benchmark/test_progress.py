@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.benchmarks import find
+from benchmark.convergence import mean_samples
 from benchmark.events import Event, EventLog
 from benchmark.progress import LogFollower, PlainDisplay, Progress, advance, expected_samples, line
-from benchmark.rules import find
 from tests.fakes import FakeClock, configured, read_events
 
 
@@ -130,7 +131,7 @@ def test_between_the_references_batch_sizes_the_end_is_interpolated() -> None:
     rules = find("llama31_8b")
     config = configured(BENCHMARK="llama31_8b", MINIBS=10, LEARNING_RATE="1e-3", WARMUP_STEPS=10)
     interval = rules.eval_interval_steps(80) * 80
-    smaller, larger = rules.reference_samples(64), rules.reference_samples(96)
+    smaller, larger = mean_samples(rules, 64), mean_samples(rules, 96)
     assert smaller is not None
     assert larger is not None
 

@@ -10,16 +10,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmark.__main__ import main
+from benchmark.benchmarks import benchmark_named, every_rules, find
 from benchmark.config import ROOT, ConfigError, RunConfig
+from benchmark.convergence import mean_samples
 from benchmark.loop import StepStats
-from benchmark.rules import TABLE, Rules, find
+from benchmark.rules import Rules
 from benchmark.simulate import MARK, Curve, Pace, VirtualClock, simulate
 from benchmark.stragglers import SlowRank
 from compliance.check import check_paths
 from tests.fakes import EPOCH, configured, read_events
 from tests.official import accepts_directories, accepts_log, accepts_seeds
 
-ROWS = [pytest.param(rules, id=f"{rules.benchmark}-{rules.ruleset}") for rules in TABLE]
+ROWS = [pytest.param(rules, id=f"{rules.benchmark}-{rules.ruleset}") for rules in every_rules()]
 LARGE = ROOT / "config_GB200_2560x4x8xtp4pp8cp2.sh"
 
 # The evaluations of a published v5.1 run of 405B (512 GB200, run 0): sequences, log perplexity.
@@ -64,7 +66,7 @@ def test_a_log_that_names_slow_ranks_breaks_no_rule(tmp_path: Path, monkeypatch:
     assert check_paths([log], None).findings == ()
 
 
-@pytest.mark.parametrize("rules", [row for row in ROWS if row.values[0].submittable])  # type: ignore[union-attr]
+@pytest.mark.parametrize("rules", [row for row in ROWS if benchmark_named(row.values[0].benchmark).submittable])  # type: ignore[union-attr]
 def test_official_checkers_accept_a_rehearsal(tmp_path: Path, rules: Rules) -> None:
     """The official compliance, seed and RCP checkers accept three rehearsals under their ruleset."""
     logs = [rehearsed(tmp_path / f"result_{seed}.txt", run_of(rules, SEED=seed)) for seed in range(3)]
@@ -166,7 +168,7 @@ def test_reference_is_interpolated_between_its_points() -> None:
         (first.global_batch_size + second.global_batch_size) // 2,
     )
     expected = [first.mean, first.mean, (first.mean + second.mean) / 2]
-    assert [rules.reference_samples(size) for size in sizes] == expected
+    assert [mean_samples(rules, size) for size in sizes] == expected
 
 
 def test_reference_is_extended_beyond_its_points() -> None:
@@ -174,7 +176,7 @@ def test_reference_is_extended_beyond_its_points() -> None:
     rules = find("llama31_405b")
     before, last = rules.reference_points[-2:]
     size = 2 * last.global_batch_size - before.global_batch_size
-    assert rules.reference_samples(size) == 2 * last.mean - before.mean
+    assert mean_samples(rules, size) == 2 * last.mean - before.mean
 
 
 # The command.

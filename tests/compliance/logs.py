@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import loop
+from benchmark.benchmarks import LLAMA31_8B, find
 from benchmark.config import RunConfig
 from benchmark.events import TOKEN, EventLog
 from benchmark.loop import StepStats
-from benchmark.rules import ScaledLearningRate, find
+from benchmark.rules import ScaledLearningRate
 from compliance.check import open_run
 from compliance.findings import Finding, Severity
 from compliance.run_checks import check_run
@@ -59,7 +60,6 @@ def tiny(**overrides: str | int) -> RunConfig:
     assert isinstance(rate, ScaledLearningRate)
     here: dict[str, str | int] = {
         "BENCHMARK": "llama31_tiny",
-        "RULESET": "",
         "DGXNGPU": 1,
         "MINIBS": rate.batch,
         "SEED": 20,
@@ -68,14 +68,14 @@ def tiny(**overrides: str | int) -> RunConfig:
 
 
 def llama31_405b(**overrides: str | int) -> RunConfig:
-    here: dict[str, str | int] = {"RULESET": "", "SEED": 405}
+    here: dict[str, str | int] = {"SEED": 405}
     return configured(**(here | overrides))
 
 
 def llama31_8b(**overrides: str | int) -> RunConfig:
     here: dict[str, str | int] = {
         "BENCHMARK": "llama31_8b",
-        "RULESET": "",
+        "RULESET": LLAMA31_8B.rulesets[-1],
         "SEED": 8,
         "MINIBS": 16,
         "CONFIG_FILENAME": "config_TEST.sh",
@@ -95,7 +95,7 @@ def make_log(
     """Run the real loop once; the first training loss is what the rules expect unless one is given."""
     clock = FakeClock()
     if initial_loss is None:
-        initial_loss = sum(config.rules.initial_train_loss) / 2
+        initial_loss = sum(config.benchmark_row.initial_train_loss) / 2
     step = CurveStep(clock=clock, initial_loss=initial_loss, log_perplexities=iter(log_perplexities))
     loop.run(config, lambda: step, EventLog(path, clock), clear_caches=lambda: "test", barrier=lambda: None)
     return path

@@ -14,15 +14,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.rules import TABLE, Rules, find
+from benchmark.benchmarks import benchmark_named, every_rules, find
+from benchmark.convergence import Match, accepted_from, fastest_mean, find_record
+from benchmark.rules import Rules
 from compliance.__main__ import main
 from compliance.check import find_logs, open_result
 from compliance.olympic import olympic_mean
-from compliance.rcp import Convergence, Match, accepted_from, compare, fastest_mean, find_record
+from compliance.rcp import Convergence, compare
 from tests.compliance.launches import launch, llama31_405b, stop_after, stop_all_after
 from tests.compliance.logs import LogFile
 
-OFFICIAL = [rules for rules in TABLE if rules.submittable]
+OFFICIAL = [rules for rules in every_rules() if benchmark_named(rules.benchmark).submittable]
 
 
 def name_of(rules: Rules) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.rules import Rules, find
+from benchmark.benchmarks import find
+from benchmark.rules import Rules
 from compliance.findings import Severity
 from compliance.result_checks import RESULT_RULES
 from compliance.rule import MOST_BREACHES, Absent, Breach, Rule, Rulebook

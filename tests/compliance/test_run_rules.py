@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.announce import announce
+from benchmark.benchmarks import find
 from benchmark.events import TOKEN
-from benchmark.rules import ScaledLearningRate, find
+from benchmark.rules import ScaledLearningRate
 from compliance.check import PROVENANCE
 from compliance.clock_checks import AT_ONCE_MS
 from compliance.event_checks import ANNOUNCED, required

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmark.benchmarks import find
 from benchmark.config import ROOT
 from benchmark.events import TOKEN
 from benchmark.progress import LineFollower
-from benchmark.rules import find
 from compliance.__main__ import main
 from compliance.check import find_logs, open_result
 from compliance.findings import Finding

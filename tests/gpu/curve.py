@@ -11,9 +11,9 @@ import sys
 
 import torch
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.config import RunConfig
 from reference_impl import parallel
-from reference_impl.data.manifest import Manifest
+from reference_impl.data.published import manifest_of
 from reference_impl.step import MegatronStep, synthetic_batches
 
 STEPS = 5
@@ -23,8 +23,7 @@ def main() -> None:
     parallel.alone()
     config = RunConfig.from_environment()
     parallel.initialize(config)
-    nothing = Manifest(corpus="", tokenizer_sha256="", vocabulary=VOCABULARY, train=(), validation="none", files={})
-    step = MegatronStep(config, nothing)
+    step = MegatronStep(config, manifest_of(config.benchmark_row, {}))
     batches = synthetic_batches(config)
     stats = [step.train_once(batches) for _ in range(STEPS)]
     answer = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from benchmark.config import ROOT, VOCABULARY, RunConfig, source_config
+from benchmark.benchmarks import LLAMA31_405B
+from benchmark.config import ROOT, RunConfig, source_config
 
 _EXPORTS = source_config(ROOT / "config_DGXH100_64x8x288xtp8pp8cp2.sh", {"PATH": os.environ["PATH"]})
 CONFIG = RunConfig.from_environment(_EXPORTS)
@@ -54,7 +55,7 @@ TABLE = (
     Row("model.config.seq_length", RULES.sequence_length),
     Row(
         "model.config.vocab_size",
-        VOCABULARY,
+        LLAMA31_405B.vocabulary,
         why="NeMo asks the tokenizer when it builds the model; the benchmark's has 32,000 words",
     ),
     Row(

@@ -14,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from benchmark.config import VOCABULARY, RunConfig
+from benchmark.benchmarks import LLAMA31_405B
+from benchmark.config import RunConfig
 from reference_impl.checkpoint.convert import to_huggingface
 from reference_impl.checkpoint.source import open_checkpoint
 from tests.nemo.recipe import NOT_COMPARED, SCHEDULE, SCHEDULE_STEPS, TABLE
@@ -41,7 +42,7 @@ def test_a_checkpoint_of_nemos_is_loaded(tp: int, folder: Path, weights: Weights
             "LOAD_CHECKPOINT": str(folder / "nemo"),
         }
     )
-    first_rows = {name: value[:VOCABULARY] if len(value) > VOCABULARY else value for name, value in weights.items()}
+    first_rows = {name: value[: LLAMA31_405B.vocabulary] for name, value in weights.items()}
 
     answers = run_ranks(config, lambda one: wrong_parameters(one, first_rows))
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from benchmark.config import ROOT
 from reference_impl.checkpoint.__main__ import main
+from reference_impl.checkpoint.arrays import CheckpointError
 from tests.reference_impl.checkpoints import TINY, random_weights, write_huggingface, write_nemo
 
 ROWS = 1000
@@ -66,17 +67,26 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_convert_export_and_verify(nemo: Path, tmp_path: Path) -> None:
     """The three commands one after the other."""
-    assert call("export", nemo, tmp_path / "exported", "--vocabulary", "500")[0] == 0
+    assert call("export", nemo, tmp_path / "exported")[0] == 0
     assert call("convert", tmp_path / "exported", tmp_path / "converted")[0] == 0
-    status, said, _ = call("verify", tmp_path / "converted", "--size", "tiny")
+    status, said, _ = call("verify", tmp_path / "converted", "--benchmark", "llama31_tiny")
 
     assert (status, said) == (0, f"{tmp_path / 'converted'}: every tensor is there, 9 files as in the manifest\n")
+
+
+def test_only_the_benchmarks_model_is_converted_for_it(nemo: Path, tmp_path: Path) -> None:
+    """With --benchmark, another model and a smaller vocabulary are refused, and nothing is written."""
+    with pytest.raises(CheckpointError, match="it has 1,000 vocabulary rows, the model 32,000"):
+        call("convert", nemo, tmp_path / "converted", "--benchmark", "llama31_tiny")
+    with pytest.raises(CheckpointError, match="its model has layers 2, expected 32"):
+        call("export", nemo, tmp_path / "converted", "--benchmark", "llama31_8b")
+    assert not (tmp_path / "converted").exists()
 
 
 def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
     """Exit status 1, one line for each fault: another model here, and a truncated file."""
     folder = write_huggingface(tmp_path, TINY, random_weights(TINY, ROWS))
-    status, _, said = call("verify", folder, "--size", "8b")
+    status, _, said = call("verify", folder, "--benchmark", "llama31_8b")
     assert status == 1
     assert f"error: {folder}: its model has layers 2, expected 32\n" in said
 

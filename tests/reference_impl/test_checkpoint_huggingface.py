@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-import reference_impl.checkpoint.initial
-import reference_impl.checkpoint.source
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_TINY
 from benchmark.config import RunConfig
 from benchmark.sizes import SIZES, ModelSize
-from reference_impl import model
 from reference_impl.checkpoint.convert import to_huggingface
 from reference_impl.checkpoint.source import open_checkpoint
 from tests.reference_impl.checkpoints import random_weights, write_nemo
@@ -61,10 +59,8 @@ def test_logits_and_loss_are_hugging_faces(
     size: ModelSize, vocabulary: int, length: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights of a NeMo checkpoint, in our model and, exported, in transformers': equal within fp32 tolerance."""
-    monkeypatch.setitem(SIZES, "tiny", size)
-    for module in (reference_impl.checkpoint.source, reference_impl.checkpoint.initial):
-        monkeypatch.setattr(module, "VOCABULARY", vocabulary)
-    monkeypatch.setattr(model, "gpt_chunk", partial(model.gpt_chunk, vocabulary=vocabulary))
+    row = replace(LLAMA31_TINY, size=size, tokenizer=replace(LLAMA31_TINY.tokenizer, vocabulary=vocabulary))
+    monkeypatch.setitem(BENCHMARKS, LLAMA31_TINY.name, row)
     weights = write_nemo(tmp_path / "nemo", size, random_weights(size, vocabulary))
     tokens = torch.randint(0, vocabulary, (1, length + 1), generator=torch.Generator().manual_seed(1))
 

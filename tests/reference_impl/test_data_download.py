@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.benchmarks import FileSet
 from benchmark.config import ROOT
 from reference_impl.data.__main__ import main
 from reference_impl.data.fetch.download import WORK, Settings, download_set
@@ -223,7 +224,7 @@ def test_a_download_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
 
 def test_another_version_is_not_mixed_into_what_is_there(site: Site, tmp_path: Path) -> None:
     """Segments of a file that has changed at the server since are fetched anew, checksum or not."""
-    names = Published(about="test set", sizes={"large.bin": len(_CONTENT)})
+    names = Published(files=FileSet(about="test set", sizes={"large.bin": len(_CONTENT)}))
     site.files, site.faults = {"large.bin": _CONTENT}, {"large.bin": ["403"]}
     with pytest.raises(DataError, match="403"):
         fetch(site.url, tmp_path, published=names)
@@ -297,8 +298,10 @@ BUCKET = {
     "c4-train.en_6_text_document.bin": b"train",
 }
 SMALL = Published(
-    about="test set",
-    sizes={f"{VALIDATION}.bin": 6, f"{VALIDATION}.idx": None, "c4-train.en_6_text_document.bin": 5},
+    files=FileSet(
+        about="test set",
+        sizes={f"{VALIDATION}.bin": 6, f"{VALIDATION}.idx": None, "c4-train.en_6_text_document.bin": 5},
+    )
 )
 
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.benchmarks import find
 from benchmark.config import RunConfig
-from benchmark.rules import find
 from reference_impl.data.__main__ import main
 from reference_impl.data.checksum import BUFFER_BYTES, digest, in_parallel
 from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, Manifest, describe_files
@@ -281,6 +281,7 @@ def large(tmp_path: Path) -> Callable[..., RunConfig]:
     def make(folder: Path) -> RunConfig:
         variables = {
             "BENCHMARK": "llama31_405b",
+            "RULESET": "6.0.0",
             "DGXSYSTEM": "test",
             "DGXNNODES": "288",
             "DGXNGPU": "8",

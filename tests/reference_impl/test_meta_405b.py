@@ -6,6 +6,7 @@ import csv
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from megatron.core.models.gpt import GPTModel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.config import ROOT, VOCABULARY, RunConfig
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
+from benchmark.config import ROOT, RunConfig
 from benchmark.kernels import Machine
 from benchmark.sizes import SIZES
 from reference_impl import cpu
@@ -45,6 +47,7 @@ def configuration(tp: int = 1, pp: int = 1, vp: int = 1, cp: int = 1) -> RunConf
     """A run of one replica in this layout."""
     values = {
         "BENCHMARK": "llama31_405b",
+        "RULESET": "6.0.0",
         "DGXSYSTEM": "meta",
         "DGXNNODES": tp * pp * cp,
         "DGXNGPU": 1,
@@ -63,7 +66,7 @@ def in_child(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
-def chunks_of(config: RunConfig, rank: int, vocabulary: int) -> list[GPTModel]:
+def chunks_of(config: RunConfig, rank: int) -> list[GPTModel]:
     """One rank's part of the model, as the trainer builds it, on the meta device."""
     dist.init_process_group("fake", rank=rank, world_size=config.world_size, store=FakeStore())
     parallel_state.initialize_model_parallel(
@@ -75,16 +78,19 @@ def chunks_of(config: RunConfig, rank: int, vocabulary: int) -> list[GPTModel]:
     )
     transformer = transformer_config(config, Machine())
     with torch.device("meta"):
-        return [gpt_chunk(config, transformer, stage, "torch", vocabulary) for stage in virtual_stages(config)]
+        return [gpt_chunk(config, transformer, stage, "torch") for stage in virtual_stages(config)]
 
 
 def stage_counts(layout: Layout, vocabulary: int) -> list[tuple[int, int]]:
     """For each pipeline stage: parameters of its first rank, and of all its tensor-parallel ranks without repeats."""
+    BENCHMARKS[LLAMA31_405B.name] = replace(
+        LLAMA31_405B, tokenizer=replace(LLAMA31_405B.tokenizer, vocabulary=vocabulary)
+    )
     config, (tp, pp, _, cp) = configuration(*layout), layout
     cpu.install()
     counts = []
     for stage in range(pp):
-        chunks = chunks_of(config, rank=stage * tp * cp, vocabulary=vocabulary)
+        chunks = chunks_of(config, rank=stage * tp * cp)
         parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
         whole = sum(p.numel() * (tp if is_split(p) else 1) for p in parameters)
         counts.append((sum(p.numel() for p in parameters), whole))
@@ -95,7 +101,7 @@ def stage_counts(layout: Layout, vocabulary: int) -> list[tuple[int, int]]:
 
 def test_parameters_of_the_benchmarks_model() -> None:
     """402,699,272,192 parameters with the benchmark's vocabulary."""
-    assert in_child(stage_counts, (1, 1, 1, 1), VOCABULARY) == [(402_699_272_192, 402_699_272_192)]
+    assert in_child(stage_counts, (1, 1, 1, 1), LLAMA31_405B.vocabulary) == [(402_699_272_192, 402_699_272_192)]
 
 
 def test_parameters_of_a_published_rank() -> None:
@@ -118,7 +124,7 @@ def test_ranks_of_every_published_layout_make_one_model(layout: Layout) -> None:
 def counted_flops(sequence_length: int) -> int:
     """Operations that torch counts in the matrix products and attention of one forward and backward pass."""
     cpu.install()
-    (model,) = chunks_of(configuration(), rank=0, vocabulary=VOCABULARY)
+    (model,) = chunks_of(configuration(), rank=0)
     rotary = model.rotary_pos_emb
     rotary.inv_freq = rotary.inv_freq.to("meta")
     tokens = torch.zeros(1, sequence_length, dtype=torch.long, device="meta")
@@ -134,5 +140,5 @@ def test_flops_are_those_of_the_formula() -> None:
 
     counted = in_child(counted_flops, length)
 
-    assert counted == size.flops_per_sample(length, VOCABULARY) - norms
-    assert counted == pytest.approx(size.flops_per_sample(length, VOCABULARY), rel=1e-4)
+    assert counted == LLAMA31_405B.flops_per_sample(length) - norms
+    assert counted == pytest.approx(LLAMA31_405B.flops_per_sample(length), rel=1e-4)

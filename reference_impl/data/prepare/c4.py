@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmark.benchmarks import BENCHMARKS, Dataset
 from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare.dataset import Output, Plan
 from reference_impl.data.prepare.documents import C4Shard
-from reference_impl.data.published import PUBLISHED, Dataset
 from reference_impl.tokenizer import Tokenizer
 
 TRAIN_SHARDS, VALIDATION_SHARDS = 1024, 8
@@ -27,16 +27,16 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
         DataError: the benchmark has no dataset of C4, or one of another vocabulary than the tokenizer's; or shards are
             missing: lists every one.
     """
-    published = PUBLISHED.get(benchmark)
-    if published is None or published.dataset is None:
+    row = BENCHMARKS[benchmark]
+    if row.dataset.files is None:
         raise DataError(f"{benchmark} has no dataset of C4")
-    outputs = _outputs(published.dataset, folder)
+    outputs = _outputs(row.dataset, folder)
     paths = [folder / shard.name for output in outputs for shard in output.shards]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError("\n".join(f"{path} does not exist" for path in missing))
-    if (pieces := Tokenizer(tokenizer).vocab_size) != published.dataset.vocabulary:
+    if (pieces := Tokenizer(tokenizer).vocab_size) != row.vocabulary:
         raise DataError(
-            f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {published.dataset.vocabulary}; "
+            f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {row.vocabulary}; "
             "--tokenizer names another"
         )
     return Plan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmark.benchmarks import Benchmark
 from benchmark.config import ROOT, RunConfig
 from benchmark.files import locked
 from reference_impl.data.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
-from reference_impl.data.published import PUBLISHED
+from reference_impl.data.pair import stored_type
+from reference_impl.data.published import PUBLISHED, benchmark_faults
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 BUILT_IN = ROOT / "data" / "tiny"
@@ -36,7 +38,7 @@ def data_folder(config: RunConfig) -> Path:
     """
     if config.data_dir is not None:
         return config.data_dir
-    if config.rules.submittable:
+    if config.benchmark_row.dataset.files is not None:
         raise DataError(f"DATADIR is not set; {config.benchmark} trains on the dataset in that folder")
     return BUILT_IN
 
@@ -47,19 +49,30 @@ def tokenizer_of(config: RunConfig) -> Tokenizer:
     Raises:
         TokenizerError: there is none, or it cannot be read.
     """
-    return Tokenizer(config.tokenizer or benchmark_tokenizer())
+    return Tokenizer(config.tokenizer or benchmark_tokenizer(config.benchmark_row.tokenizer))
 
 
 def dataset_of(config: RunConfig) -> Manifest:
     """What the data folder holds: as its manifest says or, where it has none, as the benchmark's dataset is published.
 
     Raises:
-        DataError: neither is to be had, or files of the published dataset are missing or of another size.
+        DataError: neither is to be had, or it is another dataset than the benchmark's: of another vocabulary or
+            tokenizer, for other uses, with files that are missing or of another size than the published ones.
     """
+    manifest, faults = _described(config)
+    if faults:
+        raise DataError("\n".join(faults))
+    return manifest
+
+
+def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
+    """See dataset_of: the manifest, and how it differs from the benchmark's row."""
     folder, published = data_folder(config), PUBLISHED.get(config.benchmark)
     if published is None or (folder / FILE_NAME).exists():
-        return load(folder)
-    return published.found_in(folder)
+        manifest, faults = load(folder), [] if published is None else published.size_faults(folder)
+    else:
+        manifest, faults = published.found_in(folder), []
+    return manifest, [*faults, *benchmark_faults(config.benchmark_row, folder, manifest)]
 
 
 def ready(config: RunConfig) -> Ready:
@@ -74,16 +87,42 @@ def ready(config: RunConfig) -> Ready:
     folder, tokenizer = data_folder(config), tokenizer_of(config)
     if config.data_dir is None:
         _make_built_in(folder)
-    manifest = dataset_of(config)
+    manifest, differences = _described(config)
     quick = manifest.total_bytes > HASHED_BYTES
     faults = [
         *file_faults(folder, manifest.files, quick=quick),
+        *differences,
         *dataset_faults(folder, manifest, tokenizer),
-        *_not_the_benchmarks(config, folder, manifest),
+        *_tokenizer_faults(config.benchmark_row, tokenizer),
+        *_type_faults(folder, manifest, tokenizer),
     ]
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     return Ready(manifest, compared="sizes" if quick else "bytes")
+
+
+def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[str]:
+    """How a tokenizer file differs from the benchmark's row, whatever the data say."""
+    wanted = benchmark.tokenizer
+    this, that = f"tokenizer {tokenizer.path}", f"that of {benchmark.name}, {wanted.about},"
+    if tokenizer.vocab_size != wanted.vocabulary:
+        yield f"{this} has {tokenizer.vocab_size:,} pieces; {that} has {wanted.vocabulary:,}"
+    elif tokenizer.kind not in wanted.kinds:
+        yield f"{this} is a {tokenizer.kind}; {that} is a {' or a '.join(sorted(wanted.kinds))}"
+    elif wanted.sha256 not in (None, tokenizer.sha256):
+        yield f"{this} has sha256 {tokenizer.sha256}; {that} has {wanted.sha256}"
+
+
+def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
+    """Pairs whose tokens are not of the type that the tokenizer's vocabulary takes: another tokenizer made them."""
+    for prefix in manifest.prefixes:
+        try:
+            stored = stored_type(folder / prefix)
+        except DataError as error:
+            yield str(error)
+            continue
+        if stored != tokenizer.dtype:
+            yield f"{folder / prefix}.bin holds {stored}, tokens of {tokenizer.path.name} are {tokenizer.dtype}"
 
 
 def _make_built_in(folder: Path) -> None:
@@ -95,20 +134,3 @@ def _make_built_in(folder: Path) -> None:
 
             # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
             built_in.prepare(folder, Tokenizer(benchmark_tokenizer()))
-
-
-def _not_the_benchmarks(config: RunConfig, folder: Path, manifest: Manifest) -> Iterator[str]:
-    """How a dataset differs from the one that the rules name; a manifest alone vouches only for its own files."""
-    published = PUBLISHED.get(config.benchmark)
-    if published is None or published.dataset is None:
-        return
-    yield from published.size_faults(folder)
-    found, expected = _use(manifest), _use(published.dataset.manifest({}))
-    if found != expected:
-        yield f"{folder} is for {found}; {config.benchmark} is for {expected}"
-
-
-def _use(manifest: Manifest) -> str:
-    total = sum(part.weight for part in manifest.train)
-    blend = " + ".join(f"{part.weight / total:.3g} {part.prefix}" for part in manifest.train)
-    return f"training on {blend}, validation on {manifest.validation}"
