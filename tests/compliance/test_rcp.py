@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from benchmark.benchmarks import benchmark_named, every_rules, find
 from benchmark.convergence import Match, accepted_from, fastest_mean, find_record
+from benchmark.plan.time_to_target import Pace, outcome
 from benchmark.rules import Rules
 from compliance.__main__ import main
 from compliance.check import find_logs, open_result
@@ -144,6 +146,24 @@ def test_margin_is_in_samples(result: Path) -> None:
     assert found.policy is not None
     assert found.mean is not None
     assert found.policy.margin == found.mean - found.policy.minimum
+
+
+PACE = Pace(step=10.0, evaluation=30.0, start=60.0, spread=0.05)
+
+
+@pytest.mark.parametrize("size", [896, 1152, 1536, 2304, 4608])
+def test_the_planner_has_the_same_margin_and_factor(size: int, result: Path) -> None:
+    """What `plan` says of an outcome, at, between and below the reference points, is what `rcp` says of such runs."""
+    rules = find("llama31_405b", "6.0.0")
+    for log in map(LogFile, sorted(result.glob("result_*.txt"))):
+        log.set("global_batch_size", size)
+        log.save()
+    for steps in (ceil(280_000 / size), ceil(400_000 / size), ceil(488_448 / size)):
+        planned = outcome(rules, rules.schedule(size), PACE, steps)
+        stop_all_after(result, planned.samples)
+        found = compared(result, "6.0.0")
+        assert found.policy is not None
+        assert (planned.margin, planned.factor) == (found.policy.margin, found.factor)
 
 
 def _miss(result: Path, index: int) -> None:

@@ -6,22 +6,34 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.benchmarks import find
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_8B, LLAMA31_405B, Benchmark, find
 from benchmark.config import RunConfig
 from reference_impl.data.__main__ import main
 from reference_impl.data.checksum import BUFFER_BYTES, digest, in_parallel
-from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, Manifest, describe_files
+from reference_impl.data.manifest import (
+    FILE_NAME,
+    DataError,
+    FileEntry,
+    FolderManifest,
+    Manifest,
+    describe_files,
+    load,
+    parse_any,
+)
+from reference_impl.data.pair import write_idx
 from reference_impl.data.progress import describe, size
-from reference_impl.data.published import PUBLISHED
+from reference_impl.data.published import PUBLISHED, Published
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import ready
 
@@ -203,10 +215,14 @@ def test_a_name_that_no_terminal_shows_is_shown_escaped(folder: Path) -> None:
 
 
 def make_sparse(folder: Path, name: str, unknown: int = 42) -> Path:
-    """A folder of files with the published names and sizes, and holes for bytes."""
+    """A folder of files with the published names and sizes: an index says its type, the other bytes are holes."""
     for file, length in PUBLISHED[name].sizes.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / file).open("wb") as stream:
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".idx":
+            row = BENCHMARKS[name]
+            write_idx(path, np.dtype(np.uint16 if row.vocabulary < 65_500 else np.int32), np.empty(0, np.int32))
+        with path.open("ab") as stream:
             stream.truncate(unknown if length is None else length)
     return folder
 
@@ -337,14 +353,20 @@ def test_a_small_dataset_is_hashed_before_each_run(
     assert ready(tiny()).compared == "sizes"
 
 
-def test_a_dataset_is_described_for_its_use(tmp_path: Path) -> None:
-    """--init with a published set writes what training reads: the parts and the validation set."""
-    folder = make_sparse(tmp_path, "llama31_405b-tokenizer")
-    assert verify("--init", "--expect", "llama31_405b-tokenizer", folder).exit_code == 0
+@pytest.mark.parametrize("row", [LLAMA31_405B, LLAMA31_8B], ids=lambda row: row.name)
+def test_a_dataset_is_described_for_its_use(row: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--init with a published set writes what verify and training read: parts, validation set, vocabulary."""
+    assert row.dataset.files is not None
+    unsized = replace(row.dataset.files, sizes=dict.fromkeys(row.dataset.files.sizes))
+    monkeypatch.setitem(PUBLISHED, row.name, Published(files=unsized, benchmark=row))
+    folder = make_sparse(tmp_path, row.name)
+    assert verify("--init", "--expect", row.name, folder).exit_code == 0
+    assert verify(folder).exit_code == 0
 
-    dataset = PUBLISHED["llama31_405b"].manifest({})
-    assert isinstance(dataset, Manifest)
-    assert dataset.prefixes[-1] == "c4-validation-91205-samples.en_text_document"
+    for dataset in (load(folder), parse_any((folder / FILE_NAME).read_bytes(), "a server")):
+        assert isinstance(dataset, Manifest)
+        assert dataset.prefixes == [*row.dataset.train, row.dataset.validation]
+        assert (dataset.vocabulary, dataset.tokenizer_sha256) == (row.vocabulary, row.tokenizer.sha256)
 
 
 # What people see.

@@ -1,0 +1,138 @@
+"""llama31_8b's own vocabulary of 128,256 pieces: any layout trains it, and no other data is accepted."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_8B, LLAMA31_TINY, Benchmark, random_first_loss
+from benchmark.config import RunConfig
+from reference_impl.data.manifest import DataError, Manifest, describe_files
+from reference_impl.data.pair import write_idx
+from reference_impl.data.published import manifest_of
+from reference_impl.data.read.configured import dataset_of, ready
+from reference_impl.tokenizer import TokenizerError
+from tests.reference_impl.conftest import run_ranks
+
+STEPS = 3
+DOCUMENTS, DOCUMENT_TOKENS = 64, 256
+
+SIZE = replace(LLAMA31_8B.size, layers=2, hidden=64, ffn_hidden=128, heads=8, query_groups=2)
+"""8B cut down: two layers, narrow, all rows."""
+CUT = Benchmark(
+    name="llama31_8b_cut",
+    size=SIZE,
+    tokenizer=LLAMA31_8B.tokenizer,
+    dataset=LLAMA31_TINY.dataset,
+    initial_train_loss=random_first_loss(SIZE, LLAMA31_8B.vocabulary),
+    submittable=False,
+    rules=tuple(replace(rules, benchmark="llama31_8b_cut") for rules in LLAMA31_TINY.rules),
+)
+
+LAYOUTS = {
+    "TP=2": {"DGXNGPU": 2, "TENSOR_MODEL_PARALLEL": 2},
+    "PP=2": {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for Llama 3.1's tokenizer file: 128,000 ranks, which 256 special tokens follow."""
+    pytest.importorskip("tiktoken")
+    singles = [bytes([value]) for value in range(256)]
+    longer = (bytes([1 + index // 65536, index // 256 % 256, index % 256]) for index in range(128_000 - 256))
+    path = tmp_path_factory.mktemp("llama3") / "tokenizer.model"
+    ranks = b"".join(base64.b64encode(rank) + b" %d\n" % index for index, rank in enumerate([*singles, *longer]))
+    path.write_bytes(ranks)
+    return path
+
+
+def dataset(folder: Path, benchmark: Benchmark, dtype: type[np.uint16 | np.int32]) -> Path:
+    """Random ids of the whole vocabulary, as a dataset of the benchmark."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    lengths = np.full(DOCUMENTS, DOCUMENT_TOKENS, np.int32)
+    names = []
+    for prefix in (*benchmark.dataset.train, benchmark.dataset.validation):
+        ids = random.integers(0, min(benchmark.vocabulary, np.iinfo(dtype).max), int(lengths.sum()))
+        ids.astype(dtype).tofile(folder / f"{prefix}.bin")
+        write_idx(folder / f"{prefix}.idx", np.dtype(dtype), lengths)
+        names += [f"{prefix}.bin", f"{prefix}.idx"]
+    manifest_of(benchmark, describe_files(folder, names)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("wide") / "data", CUT, np.int32)
+
+
+@pytest.fixture
+def cut(
+    tiny: Callable[..., RunConfig], wide: Path, llama3: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., RunConfig]:
+    """Makes a configuration of the cut-down 8B at a global batch size of 4, changed by the variables given."""
+    monkeypatch.setitem(BENCHMARKS, CUT.name, CUT)
+    defaults = {"BENCHMARK": CUT.name, "DATADIR": wide, "TOKENIZER": llama3, "MINIBS": 4}
+    return lambda **variables: tiny(**{**defaults, **variables})
+
+
+def losses(config: RunConfig) -> tuple[list[float], int]:
+    """Of the first steps, and rows of the embedding that this rank holds."""
+    from reference_impl import parallel
+    from reference_impl.step import MegatronStep
+
+    parallel.initialize(config)
+    step = MegatronStep(config, dataset_of(config))
+    step.open_data()
+    rows = next(step.chunks[0].parameters()).shape[0]
+    taken = [stats.loss for stats in step.train(STEPS)]
+    parallel.shut_down()
+    return taken, rows
+
+
+def test_every_layout_trains_all_rows(cut: Callable[..., RunConfig]) -> None:
+    """One process, TP 2 and PP 2 train 128,256 rows on int32 data with equal losses, the first that of 128,256."""
+    config = cut()
+    assert ready(config).manifest.vocabulary == 128_256
+    ((expected, rows),) = run_ranks(config, losses)
+
+    low, high = CUT.initial_train_loss
+    assert rows == 128_256
+    assert low < expected[0] < high
+    for variables in LAYOUTS.values():
+        for taken, _ in run_ranks(cut(**variables), losses):
+            assert taken == pytest.approx(expected, abs=3e-6)
+
+
+def test_data_of_32_000_pieces_are_refused(
+    cut: Callable[..., RunConfig], tmp_path: Path, llama3: Path, data_dir: Path, tokenizer: object
+) -> None:
+    """Before a model is built, whether data and tokenizer agree with each other or not."""
+    message = r"was made with a vocabulary of 32,000; that of llama31_8b_cut, Llama 3\.1's, has 128,256 pieces"
+    for variables in ({"TOKENIZER": llama3}, {"TOKENIZER": ""}):
+        config = cut(DATADIR=data_dir, **variables)
+        with pytest.raises(DataError, match=message):
+            dataset_of(config)
+    with pytest.raises(DataError, match=message):
+        ready(cut(DATADIR=data_dir))
+
+
+def test_a_tokenizer_of_32_000_pieces_is_refused(cut: Callable[..., RunConfig], data_dir: Path) -> None:
+    """With data of its own, too: every difference from the benchmark's row is named at once."""
+    mixtral = cut(DATADIR=data_dir).model_copy(update={"tokenizer": None})
+    with pytest.raises(TokenizerError, match=r"TOKENIZER is not set: Llama 3\.1's tokenizer comes with no package"):
+        ready(mixtral)
+
+
+def test_tokens_of_another_type_are_refused(cut: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """A manifest that says 128,256 does not make tokens of 16 bits what the tokenizer writes."""
+    narrow = dataset(tmp_path / "narrow", CUT, np.uint16)
+    assert Manifest.load(narrow).vocabulary == 128_256
+    with pytest.raises(DataError, match=r"train_text_document\.bin holds uint16, tokens of tokenizer\.model are int32"):
+        ready(cut(DATADIR=narrow))
