@@ -98,9 +98,18 @@ class FolderManifest(BaseModel):
         Raises:
             DataError: it is missing or malformed.
         """
+        return cls.parse(cls.read(folder), str(folder / FILE_NAME))
+
+    @classmethod
+    def read(cls, folder: Path) -> bytes:
+        """The manifest of a folder as it is written.
+
+        Raises:
+            DataError: it is missing.
+        """
         path = folder / FILE_NAME
         try:
-            return cls.parse(path.read_bytes(), str(path))
+            return path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{path} does not exist; {cls._advice(folder)}") from None
         except OSError as error:
@@ -164,6 +173,15 @@ def load(folder: Path) -> Manifest:
         DataError: it is missing or malformed.
     """
     return Manifest.load(folder)
+
+
+def load_any(folder: Path) -> FolderManifest:
+    """The manifest of any folder, a `Manifest` if it is a dataset's.
+
+    Raises:
+        DataError: it is missing or malformed.
+    """
+    return parse_any(FolderManifest.read(folder), str(folder / FILE_NAME))
 
 
 def parse_any(text: bytes, origin: str) -> FolderManifest:

@@ -12,14 +12,16 @@ from reference_impl.data.manifest import (
     FILE_NAME,
     DataError,
     FolderManifest,
+    Manifest,
     describe_files,
     file_faults,
     files_below,
+    load_any,
     size_fault,
     unexpected_files,
 )
 from reference_impl.data.progress import Show, size
-from reference_impl.data.published import Published, repaired_name
+from reference_impl.data.published import Published, benchmark_faults, repaired_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int
         total = sum(known for known in published.sizes.values() if known is not None)
         counted = f"{len(published.sizes)} files, {size(total)}"
         return Verdict(faults, f"{counted}, sizes as published for the {published.about}; bytes not compared")
-    manifest = FolderManifest.load(folder)
+    manifest = load_any(folder)
+    if published is not None and published.benchmark is not None and isinstance(manifest, Manifest):
+        faults += benchmark_faults(published.benchmark, folder, manifest)
     with show("verify", 0 if quick else manifest.total_bytes) as advance:
         faults += file_faults(folder, manifest.files, quick=quick, jobs=jobs, advance=advance)
     faults += unexpected_files(folder, manifest.files)

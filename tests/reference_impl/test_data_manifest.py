@@ -33,7 +33,7 @@ from reference_impl.data.manifest import (
 )
 from reference_impl.data.pair import write_idx
 from reference_impl.data.progress import describe, size
-from reference_impl.data.published import PUBLISHED, Published
+from reference_impl.data.published import PUBLISHED, Published, manifest_of
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import ready
 
@@ -361,12 +361,23 @@ def test_a_dataset_is_described_for_its_use(row: Benchmark, tmp_path: Path, monk
     monkeypatch.setitem(PUBLISHED, row.name, Published(files=unsized, benchmark=row))
     folder = make_sparse(tmp_path, row.name)
     assert verify("--init", "--expect", row.name, folder).exit_code == 0
-    assert verify(folder).exit_code == 0
+    assert verify("--expect", row.name, folder).exit_code == 0
 
     for dataset in (load(folder), parse_any((folder / FILE_NAME).read_bytes(), "a server")):
         assert isinstance(dataset, Manifest)
         assert dataset.prefixes == [*row.dataset.train, row.dataset.validation]
         assert (dataset.vocabulary, dataset.tokenizer_sha256) == (row.vocabulary, row.tokenizer.sha256)
+
+
+def test_a_manifest_of_another_benchmark_is_a_fault(tmp_path: Path) -> None:
+    """Files of the right sizes, said to be of another vocabulary, are not what --expect asks for."""
+    folder = make_sparse(tmp_path, "llama31_8b")
+    entries = {path.name: FileEntry(bytes=path.stat().st_size) for path in folder.iterdir()}
+    manifest_of(replace(LLAMA31_8B, tokenizer=LLAMA31_405B.tokenizer), entries).save(folder)
+
+    done = verify("--quick", "--expect", "llama31_8b", folder)
+    assert done.exit_code == 1
+    assert "was made with a vocabulary of 32,000; that of llama31_8b" in done.stdout
 
 
 # What people see.
