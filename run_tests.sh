@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
-# The one test command: bash run_tests.sh [pytest arguments]. The first stage that fails ends it.
+# The one test command: bash run_tests.sh [--slow] [pytest arguments]. The first stage that fails ends it.
+# Without --slow, lint, types, shell and tests of everything, in minutes. With it, the tests that are left out then, and only
+# those: what needs an environment of its own (NeMo, Slurm, a browser, a GPU; skipped where it is not there) or trains for minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+tests="not slow"
+if [[ ${1:-} == --slow ]]; then
+  tests="slow"
+  shift
+fi
 
 stage() {
   echo "== $*" >&2
@@ -12,21 +20,23 @@ PYTHON=$(bash setup.sh --dev)
 # The shell checker is a program beside the interpreter.
 PATH=$(dirname "$PYTHON"):$PATH
 
-stage "ruff check"
-"$PYTHON" -m ruff check .
+if [[ $tests == "not slow" ]]; then
+  stage "ruff check"
+  "$PYTHON" -m ruff check .
 
-stage "ruff format --check"
-"$PYTHON" -m ruff format --check .
+  stage "ruff format --check"
+  "$PYTHON" -m ruff format --check .
 
-stage "mypy"
-"$PYTHON" -m mypy benchmark compliance reference_impl perf tests
+  stage "mypy"
+  "$PYTHON" -m mypy benchmark compliance reference_impl perf tests
 
-stage "shellcheck"
-find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
-  -type f \( -name '*.sh' -o -name run.sub -o -path ./.ci/run \) -print0 |
-  xargs -0 shellcheck --shell=bash --external-sources
+  stage "shellcheck"
+  find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
+    -type f \( -name '*.sh' -o -name run.sub -o -path ./.ci/run \) -print0 |
+    xargs -0 shellcheck --shell=bash --external-sources
+fi
 
-stage "pytest"
+stage "pytest, $tests"
 # Three at a time, a file by itself, in the order of tests/conftest.py: fixtures are made once a file, and much waits for
 # other processes, so that two cores are busy with three.
-"$PYTHON" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
+"$PYTHON" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "$tests" "$@"

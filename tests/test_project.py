@@ -102,9 +102,7 @@ for package in ("benchmark", "compliance"):
 
 def test_benchmark_and_compliance_import_without_torch() -> None:
     """Every module of the two packages imports where torch and megatron are missing: a login node, a laptop, CI."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_ELSEWHERE = {
     "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
     "bash run_tests.sh": "what runs this test",
+    "bash run_tests.sh --slow": "the same with another selection",
     ".venv/bin/python -m reference_impl.data download llama31_405b /data/c4": "run from a local server by "
     "tests/reference_impl/test_data_download.py",
     ".venv/bin/python -m reference_impl.data prepare /data/c4 --c4 /data/c4/en": "run by "

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from benchmark.benchmarks import find
 from benchmark.config import ROOT
 from tests.fakes import read_events
+from tests.waiting import wait_until
 
 RULES = find("llama31_tiny")
 
@@ -32,7 +32,6 @@ def run_and_time(**variables: object) -> subprocess.CompletedProcess[str]:
         env=command_environment(**variables),
         capture_output=True,
         text=True,
-        timeout=900,
         check=False,
     )
 
@@ -48,7 +47,6 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Compl
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_main_job_reaches_its_target_and_passes(
     good_run: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -62,7 +60,6 @@ def test_the_main_job_reaches_its_target_and_passes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_run_leaves_its_log_console_and_provenance(
     good_run: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -93,7 +90,6 @@ def checked(path: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("key", ["seed", "run_start", "global_batch_size", "train_samples"])
 def test_a_removed_event_is_one_finding_that_names_it(
     key: str, good_run: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
@@ -162,25 +158,22 @@ def started_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]
         start_new_session=True,
     )
     try:
-        yield process, wait_for_training(tmp_path)
+        wait_until(lambda: in_training(tmp_path) is not None, [process.pid], "a training step")
+        log = in_training(tmp_path)
+        assert log is not None
+        yield process, log
     finally:
         process.kill()
         process.wait()
 
 
-def wait_for_training(logs: Path) -> Path:
+def in_training(logs: Path) -> Path | None:
     """The log, once its first training step is in it."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        for log in logs.glob("tiny/*/result_0.txt"):
-            if "train_step_time" in log.read_text():
-                return log
-        time.sleep(0.2)
-    raise AssertionError("no training step within 300 s")
+    found = (log for log in logs.glob("tiny/*/result_0.txt") if "train_step_time" in log.read_text())
+    return next(found, None)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_everything_and_the_log_says_so(
     number: signal.Signals, started_run: tuple[subprocess.Popen[bytes], Path]
@@ -189,7 +182,8 @@ def test_a_signal_ends_everything_and_the_log_says_so(
     process, log = started_run
     process.send_signal(number)
 
-    assert process.wait(timeout=200) == 128 + number
+    wait_until(lambda: process.poll() is not None, [process.pid], "the end")
+    assert process.returncode == 128 + number
     stop = next(event for event in read_events(log) if event.key == "run_stop")
     assert stop.metadata["status"] == "aborted"
     assert "Interrupted" in stop.metadata["reason"]

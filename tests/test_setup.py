@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from benchmark.config import ROOT
-
-pytestmark = pytest.mark.timeout(300)
 
 MISSING = "raise ImportError('not on this machine')\n"
 
@@ -64,7 +62,7 @@ class Tree:
     def setup(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
         """Status, stdout and stderr."""
         process = self.start(*arguments, **variables)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate()
         return process.returncode, out, err
 
     def imports(self, *modules: str) -> bool:
@@ -102,6 +100,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 @pytest.fixture
+def spoilt(made: Tree) -> Iterator[Tree]:
+    """The tree whose environment was made; whatever a test does to it is undone by a copy, in a moment."""
+    venv, aside = made.folder / ".venv", made.folder / "aside"
+    originals = {path: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+    shutil.copytree(venv, aside, symlinks=True)
+    yield made
+    shutil.rmtree(venv)
+    aside.rename(venv)
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
 def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Variables under which Python finds none of the named modules."""
 
@@ -129,11 +140,12 @@ def test_second_call_says_and_does_nothing(made: Tree) -> None:
     assert log.stat().st_mtime_ns == before
 
 
-def test_dev_adds_to_what_is_there(tree: Tree) -> None:
+def test_dev_adds_to_what_is_there(spoilt: Tree) -> None:
     """--dev installs the tests' packages beside the run's, and either call is satisfied then."""
-    assert tree.setup("--dev")[:2] == (0, tree.python + "\n")
-    assert tree.imports("needed", "torch", "only_data", "only_dev")
-    assert [tree.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
+    status, out, err = spoilt.setup("--dev")
+    assert (status, out, "creating" in err) == (0, spoilt.python + "\n", False)
+    assert spoilt.imports("needed", "torch", "only_data", "only_dev")
+    assert [spoilt.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
 
 
 def test_nemo_has_an_environment_of_its_own(made: Tree) -> None:
@@ -146,36 +158,24 @@ def test_nemo_has_an_environment_of_its_own(made: Tree) -> None:
     assert not made.imports("only_nemo")
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "setup.sh"])
-def test_changed_file_is_noticed(made: Tree, name: str) -> None:
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-nodeps.lock", "setup.sh", "pyproject.toml"])
+def test_changed_file_is_noticed(spoilt: Tree, name: str) -> None:
     """A change to whatever the environment is made from makes it anew."""
-    path = made.folder / name
-    original = path.read_bytes()
-    path.write_bytes(original + b"# changed\n")
-    try:
-        process = made.start()
-        assert process.stderr is not None
-        assert "creating" in process.stderr.readline()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    finally:
-        path.write_bytes(original)
-        made.setup()
+    path = spoilt.folder / name
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("torch==1.0", "torch==2.0") + "# changed\n", encoding="utf-8")
+    process = spoilt.start()
+    assert process.stderr is not None
+    assert "creating" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
-def test_another_torch_is_noticed_and_other_settings_are_not(made: Tree) -> None:
-    """Of pyproject.toml only torch's version is installed, so only that makes the environment anew."""
-    path = made.folder / "pyproject.toml"
-    original = path.read_text(encoding="utf-8")
-    path.write_text(original + "# a tool's setting\n", encoding="utf-8")
-    assert made.setup()[2] == ""
-
-    path.write_text(original.replace("torch==1.0", "torch==2.0"), encoding="utf-8")
-    try:
-        assert "creating" in made.setup()[2]
-    finally:
-        path.write_text(original, encoding="utf-8")
-        made.setup()
+def test_another_setting_is_not_noticed(spoilt: Tree) -> None:
+    """Of pyproject.toml only torch's version is installed."""
+    with (spoilt.folder / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write("# a tool's setting\n")
+    assert spoilt.setup() == (0, spoilt.python + "\n", "")
 
 
 def test_interrupted_installation_is_done_again(tree: Tree) -> None:
@@ -198,18 +198,16 @@ def test_interrupted_installation_is_done_again(tree: Tree) -> None:
 
 
 def test_concurrent_calls_install_once(tree: Tree) -> None:
-    """Of calls at once, one installs and the others wait; all print the interpreter."""
+    """Of calls at once, one installs and the others wait; all print the interpreter.
+
+    Between making .venv and putting its lock there, a call leaves an empty folder; that is nobody else's.
+    """
+    (tree.folder / ".venv").mkdir()
     processes = [tree.start() for _ in range(4)]
-    outputs = [process.communicate(timeout=200) for process in processes]
+    outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert [out for out, _ in outputs] == [tree.python + "\n"] * 4
     assert sorted(err.count("creating") for _, err in outputs) == [0, 0, 0, 1]
-
-
-def test_environment_that_another_call_has_just_begun_is_waited_for(tree: Tree) -> None:
-    """Between making .venv and putting its lock there, a call leaves an empty folder; that is nobody else's."""
-    (tree.folder / ".venv").mkdir()
-    assert tree.setup()[:2] == (0, tree.python + "\n")
 
 
 def test_failed_installation_shows_why(tree: Tree) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,9 +16,17 @@ from benchmark.launch.experiments import Received, run_once
 from benchmark.launch.local import Local
 from benchmark.launch.telemetry import COLUMNS, HEADER, NODE, file_of, files_of, gpu_cells, sampled, sampler
 from tests.fakes import configured
+from tests.waiting import wait_until
 
 GPU_LINE = "{gpu}, 97, 71234, 9000, 688.12, 64, 1755, 0x0000000000000004"
-RUN_S = 1.5
+
+WAIT_FOR_SAMPLE = f"""
+import sys, time
+from pathlib import Path
+samples = Path(sys.argv[1])
+while not (samples.exists() and ",{NODE}," in samples.read_text()):
+    time.sleep(0.05)
+"""
 
 
 @pytest.fixture
@@ -47,17 +55,14 @@ def rows_of(result: Path) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, line.split(","), strict=True)) for line in lines]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.05)
+def sampled_by(result: Path) -> set[str]:
+    return {row["device"] for row in rows_of(result)}
 
 
 def run_sampler(result: Path, devices: set[str]) -> str:
     """Sample until each of the devices is there; what the sampler said."""
     with subprocess.Popen(sampler(result, 1), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: bool(files_of(result)) and devices <= {row["device"] for row in rows_of(result)})
+        wait_until(lambda: bool(files_of(result)) and devices <= sampled_by(result), [process.pid], "a sample of each")
         _, said = process.communicate()
     assert process.returncode == 0, said
     return said
@@ -135,14 +140,15 @@ def test_a_folder_that_cannot_be_written_is_said(result: Path) -> None:
 
 
 class Short(Local):
-    """A run of a moment, and any command as its sampler."""
+    """A run that ends at once, or with the first sample of the node, and any command as its sampler."""
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
+    def __init__(self, command: Sequence[str] | None = None, *, until_sampled: Path | None = None) -> None:
         super().__init__(configured())
         self._sampler = command
+        self._program = ["-c", WAIT_FOR_SAMPLE, str(until_sampled)] if until_sampled else ["-c", ""]
 
     def command(self) -> list[str]:
-        return [sys.executable, "-c", f"import time; time.sleep({RUN_S})"]
+        return [sys.executable, *self._program]
 
     def on_each_node(self, command: Sequence[str]) -> list[str]:
         return super().on_each_node(self._sampler or command)
@@ -157,7 +163,7 @@ def test_samples_are_taken_where_they_are_asked_for(result: Path) -> None:
     """With TELEMETRY_INTERVAL a file of this node, and no process is left; without, none."""
     assert run_short(result, Short(), interval=0) == 0
     assert files_of(result) == {}
-    assert run_short(result, Short()) == 0
+    assert run_short(result, Short(until_sampled=file_of(result, os.uname().nodename))) == 0
     assert set(files_of(result)) == {os.uname().nodename}
     assert rows_of(result)[-1]["device"] == NODE
     assert not list(samplers(result))
@@ -178,9 +184,10 @@ def test_samplers_end_with_who_started_them(result: Path) -> None:
         f"with sampled(sampler(Path({str(result)!r}), 1)):\n    time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", starter], stderr=subprocess.DEVNULL) as process:
-        until(lambda: bool(files_of(result)))
+        wait_until(lambda: bool(files_of(result)), [process.pid], "a sample")
         process.kill()
-    until(lambda: not list(samplers(result)))
+    while list(samplers(result)):
+        time.sleep(0.05)
 
 
 def test_a_sampler_that_does_not_end_is_ended(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:

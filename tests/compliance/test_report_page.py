@@ -20,7 +20,10 @@ from tests.compliance.test_against_official import PUBLISHED
 from tests.compliance.test_report_telemetry import write_samples
 
 PROGRAM = find_browser()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium; as root: bash tests/install_browser.sh")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no Chromium; as root: bash tests/install_browser.sh"),
+]
 
 SYSTEMS = ("theia_ngpu512_ngc25.09_nemo", "tyche_ngpu512_ngc25.09_nemo", "hsg_ngpu2560_ngc25.09_nemo")
 CHARTS = 6

@@ -14,7 +14,10 @@ import torch
 from benchmark.config import ROOT
 from benchmark.kernels import FP8_RECIPES, probe
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
 NEEDS_TE = pytest.mark.skipif(probe().transformer_engine is None, reason="needs Transformer Engine")
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -41,7 +44,6 @@ def curve(**variables: object) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

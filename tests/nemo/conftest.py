@@ -23,9 +23,6 @@ HERE = Path(__file__).parent
 ROWS = 32_256
 """Vocabulary of the miniature: more than the 32,000 of the benchmark, as the checkpoint of the benchmark has."""
 
-SETUP_TIMEOUT_S = 600
-NEMO_TIMEOUT_S = 300
-
 # Status of setup.sh: it cannot be tried, or no package index answers.
 CANNOT = 2
 
@@ -36,7 +33,7 @@ def nemo_python() -> str:
     if "CI" not in os.environ and not (ROOT / ".venv-nemo").exists():
         pytest.skip("NeMo has an environment of its own, 1.6 GB: bash setup.sh --nemo makes it")
     command = ["bash", str(ROOT / "setup.sh"), "--nemo"]
-    setup = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SETUP_TIMEOUT_S)
+    setup = subprocess.run(command, capture_output=True, text=True, check=False)
     if setup.returncode == CANNOT:
         pytest.skip(setup.stderr.splitlines()[-1])
     assert setup.returncode == 0, setup.stderr
@@ -69,7 +66,6 @@ def folder(nemo_python: str, weights: Weights, tmp_path_factory: pytest.TempPath
         capture_output=True,
         text=True,
         check=False,
-        timeout=NEMO_TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     return root

@@ -22,7 +22,7 @@ from tests.nemo.recipe import NOT_COMPARED, SCHEDULE, SCHEDULE_STEPS, TABLE
 from tests.reference_impl.checkpoints import TINY, Weights, wrong_parameters
 from tests.reference_impl.conftest import run_ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
+pytestmark = pytest.mark.slow
 
 # Checkpoints.
 

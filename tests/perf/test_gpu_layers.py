@@ -13,7 +13,7 @@ from benchmark.config import ROOT
 
 def gpu_layers(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "perf.gpu_layers", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Ranks for tests: forked after one import, so that a two-rank test takes a second."""
+"""Ranks for tests: forked after one import, so that a two-rank test takes a second; waited for as long as they work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ import pytest
 from benchmark.config import RunConfig
 from reference_impl.data.prepare import built_in
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
-
-TIMEOUT_S = 180
+from tests.waiting import STILL_S, Progress
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> 
 
 @pytest.fixture(scope="session")
 def make_tiny(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]:
-    """Makes a configuration of the tiny model at global batch size 8, changed by the variables given."""
+    """Makes a configuration of the tiny model at global batch size 4, changed by the variables given."""
 
     def make(**variables: object) -> RunConfig:
         defaults = {
@@ -42,7 +43,7 @@ def make_tiny(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             "DGXSYSTEM": "test",
             "DGXNNODES": 1,
             "DGXNGPU": 1,
-            "MINIBS": 8,
+            "MINIBS": 4,
             "MICRO_BATCH_SIZE": 2,
             "PRECISION": "fp32",
             "SEED": 7,
@@ -60,27 +61,52 @@ def tiny(make_tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., R
     return lambda **variables: make_tiny(**{"NPY_INDEX_DIR": tmp_path / "index", **variables})
 
 
-def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
-    """What `work` returns on each rank of the configuration, each a forked process with torchrun's variables."""
-    context = multiprocessing.get_context("fork")
-    port = _free_port()
-    pipes = [context.Pipe(duplex=False) for _ in range(config.world_size)]
-    ranks = [
-        # No daemons: saving a checkpoint starts processes. They are ended below, whatever happens.
-        context.Process(target=_as_rank, args=(rank, port, config, work, send))
-        for rank, (_, send) in enumerate(pipes)
-    ]
-    for process in ranks:
+def start_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> dict[Connection, ForkProcess]:
+    """A forked process with torchrun's variables for each rank, in their order, by where it sends what `work` returns.
+
+    No daemons: saving a checkpoint starts processes. Whoever starts ranks ends them.
+    """
+    context, port = multiprocessing.get_context("fork"), _free_port()
+    ranks = {}
+    for rank in range(config.world_size):
+        receive, send = context.Pipe(duplex=False)
+        ranks[receive] = context.Process(target=_as_rank, args=(rank, port, config, work, send))
+    for process in ranks.values():
         process.start()
+    return ranks
+
+
+def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
+    """What `work` returns on each rank of the configuration. The first rank that fails, or dies, ends the others."""
+    ranks = start_ranks(config, work)
     try:
-        answers = [receive.recv() if receive.poll(TIMEOUT_S) else ("error", "no answer") for receive, _ in pipes]
-    finally:
-        for process in ranks:
-            process.join(timeout=5)
+        answers = _answers(ranks)
+    except BaseException:
+        for process in ranks.values():
             process.kill()
-    errors = [answer for kind, answer in answers if kind == "error"]
-    assert not errors, "\n".join(errors)
-    return [answer for _, answer in answers]
+        raise
+    finally:
+        # Who has answered ends by itself, with what it has started.
+        for process in ranks.values():
+            process.join()
+    return answers
+
+
+def _answers(ranks: dict[Connection, ForkProcess]) -> list[Any]:
+    progress = Progress([pid for process in ranks.values() if (pid := process.pid) is not None])
+    answers: dict[Connection, Any] = {}
+    while pending := {receive: process for receive, process in ranks.items() if receive not in answers}:
+        wait([*pending, *(process.sentinel for process in pending.values())], timeout=1)
+        for rank, (receive, process) in enumerate(ranks.items()):
+            # In this order: a rank may answer and end.
+            alive = process.is_alive()
+            if receive in pending and receive.poll():
+                kind, answers[receive] = receive.recv()
+                assert kind == "answer", answers[receive]
+            elif receive in pending:
+                assert alive, f"rank {rank} ended with status {process.exitcode} and no answer"
+        assert not progress.stands_still(), f"no rank has worked for {STILL_S:.0f} s"
+    return [answers[receive] for receive in ranks]
 
 
 def _as_rank(rank: int, port: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:

@@ -17,6 +17,8 @@ from typing import Literal
 Fault = Literal["truncate", "reset", "stall", "drip", "drip headers", "wrong bytes", "other range", "503", "403", "200"]
 
 PIECE_BYTES = 16 << 10
+DRIPS = 600
+"""Bytes that drip, which take longer than anyone waits."""
 
 
 @dataclass
@@ -34,12 +36,23 @@ class Site:
     """Content-Encoding that is named in the answers, though the bytes are the file's."""
     redirects: Mapping[str, str] = field(default_factory=dict)
     """Name -> where a request for it is sent."""
-    bytes_per_s: float = float("inf")
+    pieces: float = float("inf")
+    """Of content, that are sent from now on; the next one waits until there are more."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(name, Range) of every request for content."""
     headers: list[dict[str, str]] = field(default_factory=list)
     """Of every request."""
     url: str = ""
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_piece(self) -> None:
+        """Wait until a piece may be sent."""
+        while True:
+            with self.sending:
+                if self.pieces > 0:
+                    self.pieces -= 1
+                    return
+            time.sleep(0.005)
 
     def next_fault(self, name: str) -> Fault | None:
         faults = self.faults.get(name, [])
@@ -95,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault == "drip headers":
             self.close_connection = True
-            self._drip(b"HTTP/1.1 200 " + b"O" * 60)
+            self._drip(b"HTTP/1.1 200 " + b"O" * DRIPS)
             return
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted or "") if site.ranges and fault != "200" else None
         headers = {"ETag": site.etag} | ({} if site.coding is None else {"Content-Encoding": site.coding})
@@ -124,13 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = bytes([body[0] ^ 1]) + body[1:]
         whole = fault not in ("truncate", "reset", "stall", "drip")
         self._answer(status, headers, b"", length=len(body))
-        begun = time.monotonic()
         sent = body if whole else body[: len(body) // 2]
         for start in range(0, len(sent), PIECE_BYTES):
+            self.site.take_piece()
             self.wfile.write(sent[start : start + PIECE_BYTES])
-            ahead = start / self.site.bytes_per_s - (time.monotonic() - begun)
-            if ahead > 0:
-                time.sleep(ahead)
         if whole:
             return
         self.close_connection = True
@@ -139,9 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         elif fault == "stall":
-            time.sleep(3)
+            self.rfile.read()
         elif fault == "drip":
-            self._drip(body[len(sent) : len(sent) + 60])
+            self._drip(body[len(sent) : len(sent) + DRIPS])
 
     def _drip(self, data: bytes) -> None:
         for byte in data:

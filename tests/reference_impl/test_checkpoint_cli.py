@@ -36,7 +36,7 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         "sys.argv = ['', *sys.argv[1:]]; runpy.run_module('reference_impl.checkpoint', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_inspect_shows_the_model_and_every_tensor(nemo: Path) -> None:

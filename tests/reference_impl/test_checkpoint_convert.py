@@ -264,7 +264,7 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
     write_zeros(tmp_path / "small", SIZE, ROWS)
     model_bytes = write_zeros(tmp_path / "large", large, 48_000)
     command = [sys.executable, "-c", MEASURE, str(piece), *(str(tmp_path / name) for name in ("small", "large", "out"))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     growths = list(map(int, done.stdout.split()))

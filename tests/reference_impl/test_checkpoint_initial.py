@@ -53,7 +53,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> dict[
 
 LAYOUTS: dict[str, dict[str, int]] = {
     "one process": {},
-    "DP=2": {"DGXNGPU": 2, "MINIBS": 4},
+    "DP=2": {"DGXNGPU": 2, "MINIBS": 2},
     "TP=2 x PP=2": {"DGXNGPU": 4, "TENSOR_MODEL_PARALLEL": 2, "PIPELINE_MODEL_PARALLEL": 2},
     "PP=2 interleaved": {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2, "INTERLEAVED_PIPELINE": 2},
 }
@@ -135,7 +135,7 @@ def test_a_file_that_breaks_while_it_is_read_ends_every_rank(
     copy = copied(folders["NeMo"], tmp_path)
     data = (copy / "weights" / "__0_0.distcp").read_bytes()
     (copy / "weights" / "__0_0.distcp").write_bytes(data[:64] + bytes(len(data) - 64))
-    config = tiny(LOAD_CHECKPOINT=copy, PRECISION="bf16", RESULT_FILE=tmp_path / "log", DGXNGPU=2, MINIBS=4)
+    config = tiny(LOAD_CHECKPOINT=copy, PRECISION="bf16", RESULT_FILE=tmp_path / "log", DGXNGPU=2, MINIBS=2)
 
     said, status = run_ranks(config, how_it_ends)
 

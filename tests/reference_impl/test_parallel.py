@@ -61,9 +61,9 @@ def test_memory_that_a_rank_frees_is_used_again(tiny: Tiny) -> None:
 def test_every_rank_knows_what_all_ranks_say(tiny: Tiny) -> None:
     """Values and nodes in the order of ranks, and the decision of rank 0, the same on both."""
     expected = {"gathered": [0.5, 1.5], "nodes": [socket.gethostname()] * 2, "decided": {"by": 0}}
-    assert run_ranks(tiny(DGXNGPU=2, MINIBS=4), told) == [expected, expected]
+    assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), told) == [expected, expected]
 
 
 def test_what_rank_0_refuses_ends_the_others_without_a_word(tiny: Tiny) -> None:
     """The error is rank 0's alone; the other exits with the status of a run that cannot start."""
-    assert run_ranks(tiny(DGXNGPU=2, MINIBS=4), refused) == ["ConfigError('no')", "SystemExit(2)"]
+    assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), refused) == ["ConfigError('no')", "SystemExit(2)"]

@@ -47,7 +47,7 @@ def train_with_broken_weights(config: RunConfig) -> int:
 def test_a_loss_that_is_no_number_aborts_the_run(tiny: Tiny, tmp_path: Path) -> None:
     """Every rank exits with 1, run_stop says aborted and why, and no line of the log holds a NaN."""
     log = tmp_path / "result_0.txt"
-    config = tiny(DGXNGPU=2, MINIBS=4, RESULT_FILE=log)
+    config = tiny(DGXNGPU=2, MINIBS=2, RESULT_FILE=log)
 
     assert run_ranks(config, train_with_broken_weights) == [1, 1]
     stop = next(event for event in events(log) if event.key == "run_stop")
@@ -84,7 +84,7 @@ def test_a_signal_ends_the_run_with_run_stop_in_the_log(tiny: Tiny, tmp_path: Pa
     assert run_ranks(tiny(RESULT_FILE=log), train_until_signalled) == ["SIGTERM 143"]
     stop = next(event for event in events(log) if event.key == "run_stop")
     assert (stop.metadata["status"], stop.metadata["reason"]) == ("aborted", "Interrupted: SIGTERM")
-    assert stop.metadata["samples_count"] == 8
+    assert stop.metadata["samples_count"] == 4
 
 
 def test_a_benchmark_that_starts_from_a_checkpoint_is_refused(tiny: Tiny) -> None:

@@ -15,7 +15,7 @@ import pytest
 from benchmark.config import ROOT
 from benchmark.events import Event
 from tests.fakes import read_events
-from tests.slurm.cluster import ENDED, JOB_TIMEOUT_S, PACKAGES, Cluster, install, wait_for, why_not
+from tests.slurm.cluster import ENDED, PACKAGES, Cluster, install, wait_for, why_not
 from tests.slurm.stub_trainer import HOLD
 
 HERE = Path(__file__).parent
@@ -92,13 +92,13 @@ class Jobs:
         python = self._stub_python() if self.stub else Path(sys.executable)
         given = TINY | {"LOGDIR": str(self.logs), "HARNESS_PYTHON": str(python)}
         given |= {name: str(value) for name, value in (variables or {}).items()}
-        arguments = ["--nodes=2", "--time=10", f"--output={self.folder}/job-%j.log", *options, "run.sub"]
+        arguments = ["--nodes=2", "--time=60", f"--output={self.folder}/job-%j.log", *options, "run.sub"]
         self.numbers.append(self.cluster.submit(*arguments, cwd=ROOT, variables=given))
         return self.numbers[-1]
 
-    def run(self, variables: Mapping[str, object] | None = None, *options: str, timeout: float = JOB_TIMEOUT_S) -> str:
+    def run(self, variables: Mapping[str, object] | None = None, *options: str) -> str:
         """The state in which a job ends."""
-        return self.cluster.wait(self.submit(variables, *options), timeout)
+        return self.cluster.wait(self.submit(variables, *options))
 
     def output(self) -> str:
         """Of the last job, all its allocations."""
@@ -135,7 +135,7 @@ class Jobs:
                 raise AssertionError(f"the job ended before step {step}\n{self.output()}")
             return any(f'"step": {step}' in path.read_text() for path in self.logs.glob("tiny/*/result_0.txt"))
 
-        wait_for(taken, 300, f"no step {step}", self.output)
+        wait_for(taken, f"no step {step}", self.output)
 
     def _stub_python(self) -> Path:
         """An interpreter that runs the stand-in where the trainer is asked for; in LOGDIR, which containers see."""

@@ -24,8 +24,6 @@ from tests.slurm.test_job import evaluations, rank
 
 WAYS = ("rank", "node", "requeue")
 
-TIMEOUT_S = 900
-
 
 def say(text: str) -> None:
     sys.stdout.write(text + "\n")
@@ -65,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="endurance_") as name, Cluster(Path(name) / "cluster", 2) as cluster:
         (Path(name) / "undisturbed").mkdir()
         undisturbed = Jobs(cluster, Path(name) / "undisturbed", stub=not given.train)
-        if undisturbed.run({"SEED": 3}, timeout=TIMEOUT_S) != "COMPLETED":
+        if undisturbed.run({"SEED": 3}) != "COMPLETED":
             sys.exit(undisturbed.output())
         expected = evaluations(undisturbed)
         last = max(int(event.metadata.get("step", 0)) for event in undisturbed.events())
@@ -91,7 +89,7 @@ def one_job(
             break
         say(f"     after step {step:3}  {interrupt(jobs, way, dice)}")
         since = time.time()
-    state = jobs.cluster.wait(number, TIMEOUT_S)
+    state = jobs.cluster.wait(number)
     events = jobs.events()
     keys, times = [event.key for event in events], [event.time_ms for event in events]
     resumed = [event.value for event in events if event.key == "tracked_stats" and "resumed" in event.value]
@@ -124,7 +122,7 @@ def wait_for_new_step(jobs: Jobs, step: int, since: float) -> bool:
     def ended() -> bool:
         return jobs.cluster.state(jobs.numbers[-1]) in ENDED
 
-    wait_for(lambda: taken() or ended(), TIMEOUT_S, f"no step {step}", jobs.output)
+    wait_for(lambda: taken() or ended(), f"no step {step}", jobs.output)
     return not ended()
 
 

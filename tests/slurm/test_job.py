@@ -18,12 +18,10 @@ from benchmark.config import ROOT, RunConfig
 from benchmark.launch.telemetry import files_of
 from benchmark.simulate import MARK, Pace, VirtualClock, simulate
 from tests.fakes import read_events
-from tests.slurm.cluster import wait_for
+from tests.slurm.cluster import PATIENCE_S, wait_for
 from tests.slurm.conftest import IMAGE, TINY, Jobs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
-
-TIMEOUT_S = 60
+pytestmark = pytest.mark.slow
 
 SAVING = {"SAVE_INTERVAL": 8, "SEED": 3}
 
@@ -62,12 +60,11 @@ def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
     assert jobs.run({**variables, "PATH": path}) == "COMPLETED", jobs.output()
 
 
-@pytest.mark.timeout(900)
 def test_the_tiny_model_trains(jobs: Jobs, pyxis: Path) -> None:
     """The trainer itself, four ranks on two nodes in a container: its log passes the checks, and is no rehearsal."""
     jobs.stub = False
     # The interpreter is in the checkout, which the container sees.
-    assert jobs.run({"CONT": IMAGE, "SEED": 1}, timeout=800) == "COMPLETED", jobs.output()
+    assert jobs.run({"CONT": IMAGE, "SEED": 1}) == "COMPLETED", jobs.output()
     assert jobs.last_lines(1) == "verdict   PASS"
     assert not [event for event in jobs.events() if event.value == MARK]
 
@@ -133,7 +130,7 @@ def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
 
 def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
     """Nothing in the log for too long: the ranks are asked, and the one that cannot answer is named."""
-    with jobs.held_after(20, {"HANG_MONITOR_TIMEOUT": 0.2}) as number:
+    with jobs.held_after(20, {"HANG_MONITOR_TIMEOUT": 0.5}) as number:
         rank(jobs, 2).send_signal(signal.SIGSTOP)
 
     assert jobs.cluster.wait(number) == "FAILED"
@@ -149,7 +146,7 @@ def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
         end_ranks(jobs, "scancel", str(number))
 
     assert jobs.cluster.wait(number) == "CANCELLED"
-    wait_for(lambda: jobs.events()[-1].key == "train_samples", TIMEOUT_S, "the log is not closed", jobs.output)
+    wait_for(lambda: jobs.events()[-1].key == "train_samples", "the log is not closed", jobs.output)
 
 
 def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
@@ -226,7 +223,7 @@ def end_ranks(jobs: Jobs, *command: str) -> None:
     """Return when the first rank has ended by a command of Slurm's, which does not wait for that itself."""
     rank_0 = rank(jobs, 0)
     jobs.cluster.command(*command)
-    rank_0.wait(TIMEOUT_S)
+    rank_0.wait(PATIENCE_S)
 
 
 def evaluations(jobs: Jobs) -> list[tuple[int, float]]:
