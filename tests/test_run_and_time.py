@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -144,17 +146,35 @@ def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Pa
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.fixture
-def started_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A run in its timed region, and its log."""
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that got a signal in its timed region, and what there was of it."""
+
+    number: signal.Signals
+    status: int
+    log: Path
+    listening: list[str]
+    """Addresses at which its processes accepted connections."""
+    left: list[str]
+    """Its processes after it."""
+
+
+@pytest.fixture(scope="module", params=[signal.SIGTERM, signal.SIGINT])
+def interrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    logs = tmp_path_factory.mktemp("interrupted")
     process = subprocess.Popen(
         ["bash", str(ROOT / "run_and_time.sh")],
-        env=command_environment(LOGDIR=tmp_path),
+        env=command_environment(LOGDIR=logs),
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        yield process, wait_for_training(tmp_path)
+        log = wait_for_training(logs)
+        listening = [address for one in processes_with(str(log)) for address in listening_at(one)]
+        process.send_signal(request.param)
+        status = process.wait(timeout=200)
+        left = [(one / "cmdline").read_text() for one in processes_with(str(log))]
+        return Interrupted(request.param, status, log, listening, left)
     finally:
         process.kill()
         process.wait()
@@ -173,28 +193,57 @@ def wait_for_training(logs: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_everything_and_the_log_says_so(
-    number: signal.Signals, started_run: tuple[subprocess.Popen[bytes], Path]
-) -> None:
+def test_a_signal_ends_everything_and_the_log_says_so(interrupted: Interrupted) -> None:
     """run_stop is aborted with the signal's name, the status is 128 + the signal's, and no process is left."""
-    process, log = started_run
-    process.send_signal(number)
-
-    assert process.wait(timeout=200) == 128 + number
-    stop = next(event for event in read_events(log) if event.key == "run_stop")
+    assert interrupted.status == 128 + interrupted.number
+    stop = next(event for event in read_events(interrupted.log) if event.key == "run_stop")
     assert stop.metadata["status"] == "aborted"
     assert "Interrupted" in stop.metadata["reason"]
-    assert processes_with(str(log)) == []
+    assert interrupted.left == []
 
 
-def processes_with(text: str) -> list[str]:
-    """Command lines and environments of live processes that mention `text`."""
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_listens_to_nobody_else(interrupted: Interrupted) -> None:
+    """Whatever its processes accept connections at is an address of the loopback device: two ranks have one each."""
+    assert len(interrupted.listening) >= 2
+    assert [address for address in interrupted.listening if not ip_address(address).is_loopback] == []
+
+
+def processes_with(text: str) -> list[Path]:
+    """Folders in /proc of the live processes whose environment mentions `text`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if text.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text())
+                found.append(folder)
         except OSError:
             continue
     return found
+
+
+LISTENING = "0A"
+"""State of a socket in /proc/net/tcp."""
+
+
+def listening_at(process: Path) -> list[str]:
+    """Addresses at which a process accepts connections; IPv4 addresses in IPv6's form are given as IPv4."""
+    sockets = set()
+    for file in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in the meantime
+            sockets.add(os.readlink(file))
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+            if state == LISTENING and f"socket:[{inode}]" in sockets:
+                addresses.append(address_of(local.partition(":")[0]))
+    return addresses
+
+
+def address_of(text: str) -> str:
+    """From the kernel's notation, which is words in the machine's order of bytes."""
+    words = bytes.fromhex(text)
+    packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    address = ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -61,13 +61,17 @@ def tiny(make_tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., R
 
 
 def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
-    """What `work` returns on each rank of the configuration, each a forked process with torchrun's variables."""
+    """What `work` returns on each rank of the configuration, each a forked process."""
+    with TemporaryDirectory(prefix="ranks_") as folder:
+        return _run_ranks(config.model_copy(update={"rendezvous_file": Path(folder, "rendezvous")}), work)
+
+
+def _run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
     context = multiprocessing.get_context("fork")
-    port = _free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(config.world_size)]
     ranks = [
         # No daemons: saving a checkpoint starts processes. They are ended below, whatever happens.
-        context.Process(target=_as_rank, args=(rank, port, config, work, send))
+        context.Process(target=_as_rank, args=(rank, config, work, send))
         for rank, (_, send) in enumerate(pipes)
     ]
     for process in ranks:
@@ -83,24 +87,12 @@ def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
     return [answer for _, answer in answers]
 
 
-def _as_rank(rank: int, port: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:
+def _as_rank(rank: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(config.world_size),
-        LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+    os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
     try:
         send.send(("answer", work(config.model_copy(update={"rank": rank}))))
     except BaseException:  # noqa: BLE001 - whatever a rank dies of is the test's answer
         send.send(("error", traceback.format_exc()))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

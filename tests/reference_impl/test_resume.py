@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -21,13 +20,12 @@ import pytest
 # So that ranks are forked after one import.
 import reference_impl.step  # noqa: F401
 from benchmark.checkpoints import complete_in, folder_of
-from benchmark.config import ROOT, ConfigError, RunConfig
+from benchmark.config import ConfigError, RunConfig
 from benchmark.events import Event
 from reference_impl import pretrain
 from tests.fakes import read_events
 from tests.reference_impl.conftest import TIMEOUT_S, run_ranks
 from tests.reference_impl.conftest import _as_rank as as_rank
-from tests.reference_impl.conftest import _free_port as free_port
 
 Tiny = Callable[..., RunConfig]
 
@@ -88,21 +86,23 @@ def in_a_group_of_its_own(config: RunConfig) -> int:
 
 def kill_ranks(config: RunConfig, *, checkpoints: int) -> None:
     """Train until there are so many complete checkpoints; then kill every rank, wherever it is."""
-    context, port = multiprocessing.get_context("fork"), free_port()
+    context = multiprocessing.get_context("fork")
     _, send = context.Pipe(duplex=False)
-    ranks = [
-        context.Process(target=as_rank, args=(rank, port, config, in_a_group_of_its_own, send))
-        for rank in range(config.world_size)
-    ]
-    for process in ranks:
-        process.start()
-    deadline = time.monotonic() + TIMEOUT_S
-    while len(complete_in(checkpoints_of(config))) < checkpoints and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for process in ranks:
-        assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    with TemporaryDirectory() as folder:
+        together = config.model_copy(update={"rendezvous_file": Path(folder, "rendezvous")})
+        ranks = [
+            context.Process(target=as_rank, args=(rank, together, in_a_group_of_its_own, send))
+            for rank in range(config.world_size)
+        ]
+        for process in ranks:
+            process.start()
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(complete_in(checkpoints_of(config))) < checkpoints and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for process in ranks:
+            assert process.pid is not None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
     assert [process.exitcode for process in ranks] == [-signal.SIGKILL] * config.world_size
 
 
@@ -234,21 +234,3 @@ def test_a_signal_without_a_folder_is_ignored_with_a_word(tiny: Tiny, capfd: pyt
     finally:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     assert "SIGUSR1 ignored: SAVE_CHECKPOINT is not set" in capfd.readouterr().err
-
-
-LAUNCHER = """
-import os, signal, subprocess, sys
-from reference_impl.launch import _pass_on
-
-RANK = "from signal import *; signal(SIGUSR1, lambda *_: exit(75)); print(flush=True); pause()"
-signal.signal(signal.SIGUSR1, _pass_on)
-rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
-rank.stdout.readline()
-os.kill(os.getpid(), signal.SIGUSR1)
-sys.exit(rank.wait())
-"""
-
-
-def test_a_launcher_that_is_told_to_stop_tells_its_ranks() -> None:
-    """And lives on to return their status."""
-    assert subprocess.run([sys.executable, "-c", LAUNCHER], cwd=ROOT, check=False, timeout=250).returncode == 75
