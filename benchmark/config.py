@@ -169,6 +169,9 @@ class RunConfig(BaseModel):
     result_file: Path | None = Field(None, alias="RESULT_FILE")
     """Set by the launcher: the log of this run."""
 
+    rendezvous_file: Path | None = Field(None, alias="RENDEZVOUS_FILE")
+    """Set by the launcher: where the ranks of one machine meet; at MASTER_ADDR, MASTER_PORT if unset."""
+
     submission_org: str = Field("reference", alias="MLPERF_SUBMISSION_ORG", min_length=1)
     submission_division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")
     submission_status: Literal["onprem", "cloud", "preview", "research"] = Field(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import tempfile
 import time
 from collections import defaultdict
@@ -30,16 +29,14 @@ RANKS = 4
 SAMPLE_EVERY_S = 0.02
 
 
-def as_rank(rank: int, port: int, work: Work, folder: Path, launcher: Connection, go: Event) -> None:
+def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connection, go: Event) -> None:
     """Build a trainer, say so, wait for the word, work, and tell how long that took; the first rank speaks."""
     import torch.distributed as dist
 
     from perf.state_forms import configuration, trainer
 
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    step = trainer(configuration(RANKS).model_copy(update={"rank": rank}))
+    os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo")
+    step = trainer(configuration(RANKS).model_copy(update={"rank": rank, "rendezvous_file": meeting}))
     dist.barrier()
     if rank == 0:
         launcher.send(0.0)
@@ -62,10 +59,15 @@ def memory() -> int:
 
 def measured(work: Work, folder: Path) -> tuple[float, float]:
     """Of all ranks together: bytes above what they had before, at the highest; seconds."""
-    context, port = multiprocessing.get_context("fork"), free_port()
+    with tempfile.TemporaryDirectory() as private:
+        return _measured(work, folder, Path(private, "rendezvous"))
+
+
+def _measured(work: Work, folder: Path, meeting: Path) -> tuple[float, float]:
+    context = multiprocessing.get_context("fork")
     answers, rank_0 = context.Pipe(duplex=False)
     go = context.Event()
-    ranks = [context.Process(target=as_rank, args=(rank, port, work, folder, rank_0, go)) for rank in range(RANKS)]
+    ranks = [context.Process(target=as_rank, args=(rank, meeting, work, folder, rank_0, go)) for rank in range(RANKS)]
     for process in ranks:
         process.start()
     sentinels = [process.sentinel for process in ranks]
@@ -86,12 +88,6 @@ def heard(answers: Connection) -> float:
     if not answers.poll():
         raise SystemExit(1)
     return float(answers.recv())
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @click.command()

@@ -22,9 +22,12 @@ from reference_impl import cpu
 
 _T = TypeVar("_T")
 
+_TIMEOUT = timedelta(minutes=30)
+"""For ranks to wait for one another."""
+
 
 def initialize(config: RunConfig) -> None:
-    """Join the process group that torchrun's variables describe and split it by the configuration's layout.
+    """Join the process group of all ranks and split it by the configuration's layout.
 
     Raises:
         ConfigError: this machine has not what the configuration's switches need.
@@ -39,7 +42,7 @@ def initialize(config: RunConfig) -> None:
     # Nothing reads memory that it has not written; filling it first takes a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(minutes=30))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT, **_meeting(config))
     interleaved = config.interleaved_pipeline if config.interleaved_pipeline > 1 else None
     parallel_state.initialize_model_parallel(
         config.tensor_model_parallel,
@@ -48,6 +51,18 @@ def initialize(config: RunConfig) -> None:
         context_parallel_size=config.context_parallel,
     )
     seed_everything(config)
+
+
+def _meeting(config: RunConfig) -> dict[str, Any]:
+    """Where ranks find each other: in RENDEZVOUS_FILE, or, where it is not set, at the address in torchrun's variables.
+
+    That is served by rank 0 to whoever reaches the port, on every interface; a file, to who may open it.
+    """
+    if config.rendezvous_file is None:
+        return {}
+    store = dist.FileStore(str(config.rendezvous_file), config.world_size)  # type: ignore[attr-defined]
+    store.set_timeout(_TIMEOUT)
+    return {"store": store, "rank": config.rank, "world_size": config.world_size}
 
 
 def alone(backend: str | None = None) -> None:

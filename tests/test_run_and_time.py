@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -178,11 +180,15 @@ def in_training(logs: Path) -> Path | None:
 def test_a_signal_ends_everything_and_the_log_says_so(
     number: signal.Signals, started_run: tuple[subprocess.Popen[bytes], Path]
 ) -> None:
-    """run_stop is aborted with the signal's name, the status is 128 + the signal's, and no process is left."""
+    """Until then it listens to nobody else; run_stop is aborted with the signal's name, and no process is left."""
     process, log = started_run
+    listening = [address for one in processes_with(str(log)) for address in listening_at(one)]
     process.send_signal(number)
 
     wait_until(lambda: process.poll() is not None, [process.pid], "the end")
+    # Two ranks have an address each at least.
+    assert len(listening) >= 2
+    assert [address for address in listening if not ip_address(address).is_loopback] == []
     assert process.returncode == 128 + number
     stop = next(event for event in read_events(log) if event.key == "run_stop")
     assert stop.metadata["status"] == "aborted"
@@ -190,13 +196,40 @@ def test_a_signal_ends_everything_and_the_log_says_so(
     assert processes_with(str(log)) == []
 
 
-def processes_with(text: str) -> list[str]:
-    """Command lines and environments of live processes that mention `text`."""
+def processes_with(text: str) -> list[Path]:
+    """Folders in /proc of the live processes whose environment mentions `text`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if text.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_text())
+                found.append(folder)
         except OSError:
             continue
     return found
+
+
+LISTENING = "0A"
+"""State of a socket in /proc/net/tcp."""
+
+
+def listening_at(process: Path) -> list[str]:
+    """Addresses at which a process accepts connections; IPv4 addresses in IPv6's form are given as IPv4."""
+    sockets = set()
+    for file in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in the meantime
+            sockets.add(os.readlink(file))
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text().splitlines()[1:]:
+            _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+            if state == LISTENING and f"socket:[{inode}]" in sockets:
+                addresses.append(address_of(local.partition(":")[0]))
+    return addresses
+
+
+def address_of(text: str) -> str:
+    """From the kernel's notation, which is words in the machine's order of bytes."""
+    words = bytes.fromhex(text)
+    packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    address = ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

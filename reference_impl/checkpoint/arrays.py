@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -172,7 +173,7 @@ def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
             saved = torch.load(window, map_location="meta", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         where = f"{span.path}, bytes {span.start} to {span.start + span.length}"
-        raise CheckpointError([f"{where}: expected a saved tensor: {_first_line(error)}"]) from None
+        raise CheckpointError([f"{where}: expected a saved tensor: {why_unread(error)}"]) from None
     found = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else (type(saved), ())
     if found != (dtype, piece.shape) or not saved.is_contiguous():
         expected = f"{dtype} {piece.shape}, one row after another"
@@ -211,7 +212,10 @@ class _File:
             buffer, position = buffer[count:], position + count
 
 
-def _first_line(error: Exception) -> str:
+def why_unread(error: Exception) -> str:
+    """What kept torch.load from reading, in a line; of a pickle that it refused, what that names, not how to allow it."""
+    if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
+        return f"it names {named[1]}, which is no part of tensors and numbers"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -45,12 +47,31 @@ def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -
         _log.warning("started from %s", summary(checkpoint, config.vocabulary))
 
 
-def _refuse(faults: list[str]) -> None:
-    """End every rank if there are faults, which all ranks have alike; the first one says why."""
-    if faults and dist.get_rank() == 0:
-        raise CheckpointError(faults)
-    if faults:
+@contextmanager
+def refused_together() -> Iterator[None]:
+    """Around what every rank reads for itself: if any of them finds faults, all ranks end here, and the first says why.
+
+    Raises:
+        CheckpointError: on rank 0, with the faults of all; on the others SystemExit with status 2.
+    """
+    faults: list[str] = []
+    try:
+        yield
+    except CheckpointError as error:
+        faults = error.faults
+    everybodys: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everybodys, faults)
+    found = list(dict.fromkeys(chain.from_iterable(everybodys)))
+    if found and dist.get_rank() == 0:
+        raise CheckpointError(found)
+    if found:
         raise SystemExit(2)
+
+
+def box_of(shard: ShardedTensor) -> Box:
+    """Where in the tensor on disk a shard is."""
+    # Axes that exist on disk only, such as the layer's, are of length one here.
+    return shard.global_offset, (*(1 for _ in range(shard.prepend_axis_num)), *shard.local_shape)
 
 
 def _boxes(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, Box, torch.Tensor]]:
@@ -60,9 +81,8 @@ def _boxes(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, Box, torch.
         apply_factories(state)
         for shard in nested_values(state):
             if isinstance(shard, ShardedTensor):
-                # Axes that exist on disk only, such as the layer's, are of length one here.
-                shape = (*(1 for _ in range(shard.prepend_axis_num)), *shard.local_shape)
-                yield fused(shard.key), (shard.global_offset, shape), shard.data.view(shape)
+                box = box_of(shard)
+                yield fused(shard.key), box, shard.data.view(box[1])
 
 
 def _require_all(chunks: Sequence[torch.nn.Module], boxes: Sequence[tuple[str, Box, torch.Tensor]]) -> None:
@@ -78,14 +98,8 @@ def _read_shared(checkpoint: Checkpoint, boxes: Sequence[tuple[str, Box, torch.T
     """Fill the boxes: each replica reads its part of them from disk and sends it to the others."""
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     replicas, mine = dist.get_world_size(group), dist.get_rank(group)
-    faults: list[str] = []
-    try:
+    with refused_together():
         for name, box, memory in boxes[mine::replicas]:
             memory.copy_(read(checkpoint.tensors[name], box))
-    except CheckpointError as error:
-        faults = error.faults
-    everybodys: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everybodys, faults)
-    _refuse(list(dict.fromkeys(fault for one in everybodys for fault in one)))
     for number, (_, _, memory) in enumerate(boxes):
         dist.broadcast(memory, src=dist.get_global_rank(group, number % replicas), group=group)

@@ -1,12 +1,15 @@
 """The training state on disk: weights, optimizer and schedule, by Megatron-Core's distributed checkpointing.
 
 Written under one layout, read under any other; no rank ever holds more of the optimizer than its own part (`shards`).
+Megatron-Core decides which rank reads what; the reading itself is ours (`nemo`, `arrays`), since torch's runs what the
+pickles in a checkpoint say.
 Writing goes on in processes of its own while training does. Data order and dropout need no state: what a step reads
 follows from its number, and nothing draws from a random generator after initialisation (a test holds both to that).
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,12 @@ from typing import Any
 import psutil  # noqa: F401
 import torch
 from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.serialization import (
-    get_default_load_sharded_strategy,
-    get_default_save_sharded_strategy,
-)
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
+from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import TemporalAsyncCaller
+from megatron.core.dist_checkpointing.strategies.base import LoadShardedStrategy
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -28,8 +32,12 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
+from reference_impl.checkpoint.arrays import CheckpointError, read, why_unread
+from reference_impl.checkpoint.initial import box_of, refused_together
+from reference_impl.checkpoint.nemo import Index, read_index
 from reference_impl.checkpoint.shards import OptimizerShards
 from reference_impl.model import unwrap
+from reference_impl.parallel import on_rank_0
 from reference_impl.preserve import torch_optimizers
 
 
@@ -95,22 +103,85 @@ def load(
     optimizer: MegatronOptimizer,
     schedule: OptimizerParamScheduler,
 ) -> int:
-    """Take over the state in `folder`, whatever layout wrote it; returns the steps taken by then."""
-    common = dist_checkpointing.load_common_state_dict(str(folder))
+    """Take over the state in `folder`, whatever layout wrote it; returns the steps taken by then.
+
+    Raises:
+        CheckpointError: on the first rank, if a file is damaged, is not what it should be, or is a pickle that names
+            more than tensors and numbers are made of. The others leave with exit status 2, without a word.
+    """
+    index, common = on_rank_0(lambda: (read_index(folder), _read_common(folder)))
     # Makes room for the moments, which there are none of before the first step.
     optimizer.load_state_dict(common["optimizer"])
     _count_steps_apart(optimizer)
     shards = OptimizerShards(chunks, optimizer)
-    strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), _replicas())
+    strategy = FullyParallelLoadStrategyWrapper(_Reading(index), _replicas())
     wanted = _models(chunks) | {"optimizer_shards": shards.tensors}
-    state = dist_checkpointing.load(wanted, str(folder), strategy)
-    for index, chunk in enumerate(chunks):
-        unwrap(chunk).load_state_dict(state[f"model{index}"])
+    state = dist_checkpointing.load(wanted, str(folder), strategy, _CommonIsRead())
+    for number, chunk in enumerate(chunks):
+        unwrap(chunk).load_state_dict(state[f"model{number}"])
     shards.take(state["optimizer_shards"])
     # Loading adds the steps of the checkpoint to those of the schedule, which has its one step of lead.
     schedule.num_steps = 0
     schedule.load_state_dict(common["schedule"])
     return int(common["step"])
+
+
+def _read_common(folder: Path) -> dict[str, Any]:
+    """What is no part of a tensor: groups of the optimizer, schedule, step."""
+    path = folder / COMMON_STATE_FNAME
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError([f"{path}: {error.strerror}"]) from None
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError([f"{path}: expected the common part of a checkpoint: {why_unread(error)}"]) from None
+
+
+class _CommonIsRead(TorchCommonLoadStrategy):
+    """In place of Megatron-Core's own reading of it."""
+
+    def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
+        del checkpoint_dir
+        return {}
+
+
+class _Reading(LoadShardedStrategy):
+    """Reads what Megatron-Core tells this rank to, box by box, from where the index has it."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__()
+        self._index = index
+
+    def load(self, sharded_state_dict: dict[Any, Any], checkpoint_dir: str | Path) -> dict[Any, Any]:
+        del checkpoint_dir
+        with refused_together():
+            values = dict_list_map_outplace(self._value, sharded_state_dict)
+        return values
+
+    def load_tensors_metadata(self, checkpoint_dir: str | Path) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @property
+    def can_handle_sharded_objects(self) -> bool:
+        return True
+
+    def check_backend_compatibility(self, loaded_version: str) -> None:
+        """There is one backend."""
+
+    def check_version_compatibility(self, loaded_version: int) -> None:
+        """And one version of it."""
+
+    def _value(self, part: ShardedTensor | ShardedObject) -> Any:
+        if isinstance(part, ShardedObject):
+            # Transformer Engine's extra states: pickles, which no recipe here puts anything into.
+            return part.data
+        expected = (part.global_shape, str(part.dtype).removeprefix("torch."))
+        stored = self._index.tensors.get(part.key)
+        found = (stored.shape, stored.dtype) if stored is not None else "nothing"
+        if stored is None or found != expected:
+            raise CheckpointError([f"{self._index.folder} has {found} for {part.key}, expected {expected}"])
+        with torch.no_grad():
+            return part.data.copy_(read(stored, box_of(part)).view(part.local_shape))
 
 
 def _replicas() -> torch.distributed.ProcessGroup:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -61,16 +61,16 @@ def tiny(make_tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., R
     return lambda **variables: make_tiny(**{"NPY_INDEX_DIR": tmp_path / "index", **variables})
 
 
-def start_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> dict[Connection, ForkProcess]:
-    """A forked process with torchrun's variables for each rank, in their order, by where it sends what `work` returns.
+def start_ranks(config: RunConfig, work: Callable[[RunConfig], Any], meeting: Path) -> dict[Connection, ForkProcess]:
+    """A forked process for each rank, in their order, by where it sends what `work` returns; they meet in a file.
 
     No daemons: saving a checkpoint starts processes. Whoever starts ranks ends them.
     """
-    context, port = multiprocessing.get_context("fork"), _free_port()
+    context, together = multiprocessing.get_context("fork"), config.model_copy(update={"rendezvous_file": meeting})
     ranks = {}
     for rank in range(config.world_size):
         receive, send = context.Pipe(duplex=False)
-        ranks[receive] = context.Process(target=_as_rank, args=(rank, port, config, work, send))
+        ranks[receive] = context.Process(target=_as_rank, args=(rank, together, work, send))
     for process in ranks.values():
         process.start()
     return ranks
@@ -78,7 +78,11 @@ def start_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> dict[Con
 
 def run_ranks(config: RunConfig, work: Callable[[RunConfig], Any]) -> list[Any]:
     """What `work` returns on each rank of the configuration. The first rank that fails, or dies, ends the others."""
-    ranks = start_ranks(config, work)
+    with TemporaryDirectory(prefix="ranks_") as folder:
+        return _run_ranks(start_ranks(config, work, Path(folder, "rendezvous")))
+
+
+def _run_ranks(ranks: dict[Connection, ForkProcess]) -> list[Any]:
     try:
         answers = _answers(ranks)
     except BaseException:
@@ -109,24 +113,12 @@ def _answers(ranks: dict[Connection, ForkProcess]) -> list[Any]:
     return [answers[receive] for receive in ranks]
 
 
-def _as_rank(rank: int, port: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:
+def _as_rank(rank: int, config: RunConfig, work: Callable[[RunConfig], Any], send: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(config.world_size),
-        LOCAL_RANK=str(rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
+    os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
     try:
         send.send(("answer", work(config.model_copy(update={"rank": rank}))))
     except BaseException:  # noqa: BLE001 - whatever a rank dies of is the test's answer
         send.send(("error", traceback.format_exc()))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

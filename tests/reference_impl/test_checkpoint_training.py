@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from benchmark.config import ROOT, RunConfig
 from reference_impl import parallel
+from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.data.read.configured import dataset_of
 from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep
@@ -179,6 +187,98 @@ def reads_of_initial_weights(config: RunConfig) -> list[int]:
 def test_a_run_that_goes_on_does_not_read_its_initial_weights(tiny: Tiny) -> None:
     """They would be overwritten at once, and the clock is running."""
     assert run_ranks(tiny(), reads_of_initial_weights) == [[1, 1]]
+
+
+# What is in a checkpoint may not be what we wrote.
+
+NORM = "decoder.final_layernorm.weight"
+
+
+class Attack:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def change_index(folder: Path, change: Callable[[Any], None]) -> None:
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def attack_index(folder: Path, marker: Path) -> None:
+    change_index(folder, lambda metadata: setattr(metadata, "planner_data", Attack(marker)))
+
+
+def attack_common(folder: Path, marker: Path) -> None:
+    torch.save({"step": Attack(marker)}, folder / "common.pt")
+
+
+def attack_tensor(folder: Path, marker: Path) -> None:
+    """Where the values of a tensor are to be."""
+    torch.save(Attack(marker), folder / "__7_7.distcp")
+
+    def change(metadata: Any) -> None:
+        (where,) = (index for index in metadata.storage_data if index.fqn == NORM)
+        size = (folder / "__7_7.distcp").stat().st_size
+        metadata.storage_data[where] = replace(
+            metadata.storage_data[where], relative_path="__7_7.distcp", offset=0, length=size
+        )
+
+    change_index(folder, change)
+
+
+def attack_object(folder: Path, marker: Path) -> None:
+    """And the index says that it is none, but an object."""
+    attack_tensor(folder, marker)
+
+    def change(metadata: Any) -> None:
+        (where,) = (index for index in metadata.storage_data if index.fqn == NORM)
+        metadata.storage_data[MetadataIndex(NORM)] = metadata.storage_data.pop(where)
+        metadata.state_dict_metadata[NORM] = BytesStorageMetadata()
+
+    change_index(folder, change)
+
+
+ATTACKS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "index": (attack_index, r"\.metadata is no index of a distributed checkpoint: UnpicklingError\('it names posix\.mkdir"),
+    "common": (attack_common, r"common\.pt: expected the common part of a checkpoint: it names posix\.mkdir"),
+    "tensor": (attack_tensor, r"__7_7\.distcp, bytes 0 to \d+: expected a saved tensor: it names posix\.mkdir"),
+    "object": (attack_object, rf"has nothing for {re.escape(NORM)}, expected"),
+}
+
+
+def refusals(config: RunConfig, *, folders: list[Path]) -> list[str]:
+    """What each rank says of each folder."""
+    step = build(config)
+    said = []
+    for folder in folders:
+        try:
+            step.load(folder)
+        except CheckpointError as error:
+            said.append(str(error))
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            said.append(repr(error))
+    return said
+
+
+def test_resuming_runs_nothing_that_a_checkpoint_says(
+    of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path
+) -> None:
+    """A pickle that calls something is refused in each of its files, by the first rank, with what it names."""
+    source, _ = of_one_process
+    for name, (attack, _) in ATTACKS.items():
+        attack(Path(shutil.copytree(source / "waited", tmp_path / name)), tmp_path / f"{name} attacked")
+
+    said, others = run_ranks(tiny(**TWO_PROCESSES), partial(refusals, folders=[tmp_path / name for name in ATTACKS]))
+    assert not list(tmp_path.glob("*attacked"))
+    for one, (_, message) in zip(said, ATTACKS.values(), strict=True):
+        assert re.search(message, one)
+    assert others == ["SystemExit(2)"] * len(ATTACKS)
 
 
 # What Megatron-Core needs to be told.

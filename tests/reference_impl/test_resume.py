@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +18,7 @@ import pytest
 # So that ranks are forked after one import.
 import reference_impl.step  # noqa: F401
 from benchmark.checkpoints import complete_in, folder_of
-from benchmark.config import ROOT, ConfigError, RunConfig
+from benchmark.config import ConfigError, RunConfig
 from benchmark.events import Event
 from reference_impl import pretrain
 from tests.fakes import read_events
@@ -85,14 +84,15 @@ def in_a_group_of_its_own(config: RunConfig) -> int:
 
 def kill_ranks(config: RunConfig, *, checkpoints: int) -> None:
     """Train until there are so many complete checkpoints; then kill every rank, wherever it is."""
-    ranks = start_ranks(config, in_a_group_of_its_own)
-    pids = [pid for process in ranks.values() if (pid := process.pid) is not None]
-    try:
-        wait_until(lambda: len(complete_in(checkpoints_of(config))) >= checkpoints, pids, "a checkpoint")
-    finally:
-        for pid, process in zip(pids, ranks.values(), strict=True):
-            os.killpg(pid, signal.SIGKILL)
-            process.join()
+    with TemporaryDirectory() as folder:
+        ranks = start_ranks(config, in_a_group_of_its_own, Path(folder, "rendezvous"))
+        pids = [pid for process in ranks.values() if (pid := process.pid) is not None]
+        try:
+            wait_until(lambda: len(complete_in(checkpoints_of(config))) >= checkpoints, pids, "a checkpoint")
+        finally:
+            for pid, process in zip(pids, ranks.values(), strict=True):
+                os.killpg(pid, signal.SIGKILL)
+                process.join()
     assert [process.exitcode for process in ranks.values()] == [-signal.SIGKILL] * config.world_size
 
 
@@ -224,21 +224,3 @@ def test_a_signal_without_a_folder_is_ignored_with_a_word(tiny: Tiny, capfd: pyt
     finally:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     assert "SIGUSR1 ignored: SAVE_CHECKPOINT is not set" in capfd.readouterr().err
-
-
-LAUNCHER = """
-import os, signal, subprocess, sys
-from reference_impl.launch import _pass_on
-
-RANK = "from signal import *; signal(SIGUSR1, lambda *_: exit(75)); print(flush=True); pause()"
-signal.signal(signal.SIGUSR1, _pass_on)
-rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
-rank.stdout.readline()
-os.kill(os.getpid(), signal.SIGUSR1)
-sys.exit(rank.wait())
-"""
-
-
-def test_a_launcher_that_is_told_to_stop_tells_its_ranks() -> None:
-    """And lives on to return their status."""
-    assert subprocess.run([sys.executable, "-c", LAUNCHER], cwd=ROOT, check=False).returncode == 75
