@@ -35,7 +35,7 @@ def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connec
 
     from perf.state_forms import configuration, trainer
 
-    os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(LOCAL_RANK=str(rank))
     step = trainer(configuration(RANKS).model_copy(update={"rank": rank, "rendezvous_file": meeting}))
     dist.barrier()
     if rank == 0:

@@ -42,11 +42,7 @@ def launch(config: RunConfig) -> int:
 
 def _environment(config: RunConfig, folder: Path, rank: int) -> dict[str, str]:
     """Of a rank: torchrun's variables as far as they have a meaning here, and our own."""
-    defaults = {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // config.gpus_per_node)),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }
+    defaults = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // config.gpus_per_node))}
     ours = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -79,7 +75,7 @@ def supervise(command: Sequence[str], environments: Iterable[Mapping[str, str]])
     try:
         for environment in environments:
             # A session of its own: Ctrl-C should reach it once, through here.
-            rank = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_rank)  # noqa: PLW1509
+            rank = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_rank)
             ranks.append(rank)
         return _watch(ranks)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def _meeting(config: RunConfig) -> dict[str, Any]:
     """
     if config.rendezvous_file is None:
         return {}
+    _stay_on_this_machine()
     store = dist.FileStore(str(config.rendezvous_file), config.world_size)  # type: ignore[attr-defined]
     store.set_timeout(_TIMEOUT)
     return {"store": store, "rank": config.rank, "world_size": config.world_size}
@@ -68,7 +70,14 @@ def _meeting(config: RunConfig) -> dict[str, Any]:
 def alone(backend: str | None = None) -> None:
     """Be a process group of one; for programs that no launcher has started. `backend` is the machine's if None."""
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    _stay_on_this_machine()
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def _stay_on_this_machine() -> None:
+    """Have gloo and NCCL listen on the loopback device alone, unless someone has said where; else on the host's own."""
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")
 
 
 def seed_everything(config: RunConfig) -> None:

@@ -1,8 +1,8 @@
 """python -m reference_impl.pretrain: one run, from the environment's variables to its log.
 
-Started without RANK it starts the ranks of this node and waits for them; started as a rank (by torchrun's variables) it
-trains. A run whose log is there goes on from its newest checkpoint. Exit status: 0 the target was reached, 1 the run
-was aborted, 2 it cannot start, 75 it was told to stop (SIGUSR1) and is to be continued.
+Started without RANK it starts the ranks of this node and waits for them; started as a rank (RANK is set) it trains. A
+run whose log is there goes on from its newest checkpoint. Exit status: 0 the target was reached, 1 the run was aborted,
+2 it cannot start, 75 it was told to stop (SIGUSR1) and is to be continued.
 """
 
 from __future__ import annotations

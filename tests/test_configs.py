@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmark.__main__ import main
+from benchmark.benchmarks import BENCHMARKS
 from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, config_files, source_config
 from benchmark.config_new import new_config
 from benchmark.resolve import resolve
@@ -18,59 +18,55 @@ from benchmark.simulate import Pace, VirtualClock, simulate
 from compliance.check import check_paths
 from compliance.findings import Severity
 from compliance.preflight import check_plan, make_plan
+from tests.benchmark.test_simulate import run_of
 from tests.fakes import EPOCH
-from tests.official import accepts_directories, accepts_log, accepts_seeds
+from tests.official import accepts_directories, accepts_seeds, needs_official, rejections
 
-ALL = pytest.mark.parametrize("path", config_files(), ids=lambda path: path.stem)
-OFFICIAL = [path for path in config_files() if resolve(path).config.benchmark_row.submittable]
-SHAPED = [path for path in OFFICIAL if path.name != "config_DGX.sh"]
+CONFIGS = {path: resolve(path).config for path in config_files()}
+OFFICIAL = {path: config for path, config in CONFIGS.items() if config.benchmark_row.submittable}
+SHAPED = {path: config for path, config in OFFICIAL.items() if path.name != "config_DGX.sh"}
 """All but the template, whose name has no content to state."""
-ONE_OF_EACH_BATCH_SIZE = list(
-    {(config.rules, config.global_batch_size): config for path in OFFICIAL if (config := resolve(path).config)}.values()
-)
 PUBLISHED = ROOT.parent / "shared" / "published" / "llama31_405b_runs.csv"
 
 
-@ALL
-def test_config_describes_a_run_of_its_name(path: Path) -> None:
-    """A config exports a possible run, nothing that is not ours, and its own name."""
-    config = RunConfig.from_environment(source_config(path), complete=True)
-    assert path.name == f"config_{config.system}.sh"
+def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
+    """A config exports a possible run, nothing that is not ours, its own name and, for the log, its file's."""
+    for path, config in CONFIGS.items():
+        with subtests.test(path.stem):
+            exported = source_config(path)
+            assert path.name == f"config_{RunConfig.from_environment(exported, complete=True).system}.sh"
+            # Ruleset 6.1.0 asks for it.
+            assert not config.benchmark_row.submittable or exported["CONFIG_FILENAME"] == path.name
 
 
-@pytest.mark.parametrize("path", SHAPED, ids=lambda path: path.stem)
-def test_name_states_the_content(path: Path) -> None:
+def test_name_states_the_content(subtests: pytest.Subtests) -> None:
     """The name of a config states nodes, GPUs, batch and layout."""
-    config = resolve(path).config
-    layout = f"tp{config.tensor_model_parallel}pp{config.pipeline_model_parallel}cp{config.context_parallel}"
-    stated = f"_{config.nodes}x{config.gpus_per_node}x{config.minibatch}x{layout}"
-    assert path.stem.endswith(stated) or f"{stated}_" in path.stem
+    for path, config in SHAPED.items():
+        layout = f"tp{config.tensor_model_parallel}pp{config.pipeline_model_parallel}cp{config.context_parallel}"
+        stated = f"_{config.nodes}x{config.gpus_per_node}x{config.minibatch}x{layout}"
+        with subtests.test(path.stem):
+            assert path.stem.endswith(stated) or f"{stated}_" in path.stem
 
 
-@ALL
-def test_config_sourced_by_hand_is_the_same_run(path: Path, tmp_path: Path) -> None:
+def test_config_sourced_by_hand_is_the_same_run(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """`source config_X.sh` in a strict shell, from any folder, gives the run that naming the file gives."""
-    script = f'set -euo pipefail; source "{path}"; exec env -0'
-    text = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    exported = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
-    ours = {name: value for name, value in exported.items() if name in NAMES}
-    by_hand, by_file = (resolve(file, environment).config for file, environment in ((None, ours), (path, os.environ)))
     unnamed = {"config_filename": ""}
-    assert by_hand.model_copy(update=unnamed) == by_file.model_copy(update=unnamed)
+    for path, by_file in CONFIGS.items():
+        script = f'set -euo pipefail; source "{path}"; exec env -0'
+        text = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        exported = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
+        by_hand = resolve(None, {name: value for name, value in exported.items() if name in NAMES}).config
+        with subtests.test(path.stem):
+            assert by_hand.model_copy(update=unnamed) == by_file.model_copy(update=unnamed)
 
 
-@pytest.mark.parametrize("path", OFFICIAL, ids=lambda path: path.stem)
-def test_config_sourced_by_hand_names_its_file(path: Path) -> None:
-    """The log names the config file, however it was read: ruleset 6.1.0 asks for it."""
-    assert source_config(path)["CONFIG_FILENAME"] == path.name
-
-
-@ALL
-def test_config_passes_preflight(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_passes_preflight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
     """With data and a place for results, no config breaks a rule."""
     monkeypatch.setenv("DATADIR", str(tmp_path))
     monkeypatch.setenv("LOGDIR", str(tmp_path))
-    assert [f for f in check_plan(make_plan(path)) if f.severity is Severity.ERROR] == []
+    for path in CONFIGS:
+        with subtests.test(path.stem):
+            assert [f for f in check_plan(make_plan(path)) if f.severity is Severity.ERROR] == []
 
 
 def rehearsed(config: RunConfig, folder: Path) -> list[Path]:
@@ -82,23 +78,38 @@ def rehearsed(config: RunConfig, folder: Path) -> list[Path]:
     return logs
 
 
-@ALL
-def test_a_rehearsal_passes(path: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[Path]]:
+    """The logs of three runs of each config."""
+    folder = tmp_path_factory.mktemp("rehearsals")
+    return {path: rehearsed(config, folder / path.stem) for path, config in CONFIGS.items()}
+
+
+def test_a_rehearsal_passes(rehearsals: dict[Path, list[Path]], subtests: pytest.Subtests) -> None:
     """Three rehearsed runs pass the checks that end a job."""
-    config = resolve(path).config
-    report = check_paths(rehearsed(config, tmp_path / "logs"), config.rules.ruleset)
-    assert report.passed, report.findings
+    for path, config in CONFIGS.items():
+        with subtests.test(path.stem):
+            report = check_paths(rehearsals[path], config.rules.ruleset)
+            assert report.passed, report.findings
 
 
-def test_the_official_checkers_accept_a_rehearsal(tmp_path: Path) -> None:
-    """Of each batch size that a config has."""
-    sets = {tmp_path / str(index): config for index, config in enumerate(ONE_OF_EACH_BATCH_SIZE)}
-    for folder, config in sets.items():
-        logs = rehearsed(config, folder)
-        assert accepts_log(logs[0], config.rules.ruleset), config.system
-        assert accepts_seeds(logs, config.rules.ruleset), config.system
-    for ruleset in {config.rules.ruleset for config in sets.values()}:
-        assert accepts_directories([folder for folder in sets if sets[folder].rules.ruleset == ruleset], ruleset)
+def test_the_official_checkers_accept_a_rehearsal(
+    rehearsals: dict[Path, list[Path]], tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """Of each batch size that a config has, and of each benchmark under each ruleset."""
+    of_configs = {(config.rules, config.global_batch_size): rehearsals[path] for path, config in OFFICIAL.items()}
+    submittable = [rules for row in BENCHMARKS.values() if row.submittable for rules in row.rules]
+    others = [rules for rules in submittable if rules not in {rules for rules, _ in of_configs}]
+    of_rules = {
+        (rules, 0): rehearsed(run_of(rules), tmp_path / f"{rules.benchmark} {rules.ruleset}") for rules in others
+    }
+    for ruleset in sorted({rules.ruleset for rules in submittable}):
+        results = [logs for (rules, _), logs in (of_configs | of_rules).items() if rules.ruleset == ruleset]
+        with subtests.test(ruleset):
+            needs_official(ruleset)
+            assert [rejections(logs[0], ruleset) for logs in results] == [[]] * len(results)
+            assert accepts_seeds(results, ruleset)
+            assert accepts_directories([logs[0].parent for logs in results], ruleset)
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
@@ -108,7 +119,7 @@ def test_published_systems_have_their_config() -> None:
         rows = list(csv.DictReader(file))
     columns = ("gpus", "tp", "pp", "vp", "cp", "mbs", "gbs", "precision")
     published = {tuple(row[column] for column in columns) for row in rows}
-    assert published - {_columns(resolve(path).config) for path in SHAPED} == set()
+    assert published - set(map(_columns, SHAPED.values())) == set()
 
 
 def _columns(config: RunConfig) -> tuple[str, ...]:
@@ -165,4 +176,4 @@ def test_a_new_config_that_cannot_be_written_is_an_error(arguments: list[str], m
 
 def test_one_config_has_more_than_ten_thousand_gpus() -> None:
     """What is shown at scale is shown on a config of that scale."""
-    assert max(resolve(path).config.world_size for path in OFFICIAL) > 10_000
+    assert max(config.world_size for config in OFFICIAL.values()) > 10_000

@@ -14,7 +14,7 @@ from benchmark.launch.experiments import CannotStart, Process, child_environment
 
 
 class Local:
-    """Starts the ranks of one node, through torchrun's own launcher.
+    """Starts the ranks of one node, through `reference_impl.pretrain` without a rank.
 
     Raises:
         ConfigError: the configuration has more nodes.

@@ -213,7 +213,7 @@ class _File:
 
 
 def why_unread(error: Exception) -> str:
-    """What kept torch.load from reading, in a line; of a pickle that it refused, what that names, not how to allow it."""
+    """What kept torch.load from reading, in a line; of a pickle that it refused, what it names, not how to allow it."""
     if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
         return f"it names {named[1]}, which is no part of tensors and numbers"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

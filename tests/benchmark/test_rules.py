@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.announce import announce
-from benchmark.benchmarks import BENCHMARKS, UnknownRules, every_rules, find
+from benchmark.benchmarks import BENCHMARKS, Benchmark, UnknownRules, every_rules, find
 from benchmark.rules import FreeLearningRate, Rules, RuleViolation, ScaledLearningRate
 from tests.fakes import configured
+from tests.official import needs_official, package
 
 # Global batch size: peak learning rate, warm-up, decay, steps between evaluations, evaluations
 # skipped, step of the first.
@@ -69,13 +68,6 @@ def name_of(rules: Rules) -> str:
 def scaled(rules: Rules) -> ScaledLearningRate:
     assert isinstance(rules.learning_rate, ScaledLearningRate)
     return rules.learning_rate
-
-
-def package() -> Path:
-    spec = importlib.util.find_spec("mlperf_logging")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
 
 
 # The schedule of llama31_405b.
@@ -199,6 +191,7 @@ def test_the_rounded_learning_rate_would_be_rejected(gbs: int) -> None:
 
 
 def official_file(rules: Rules) -> list[dict[str, Any]]:
+    needs_official(rules.ruleset)
     path = package() / "compliance_checker" / f"training_{rules.ruleset}" / f"closed_{rules.benchmark}.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return [entry["KEY"] for entry in entries]
@@ -265,6 +258,7 @@ def test_target_is_the_official_one(rules: Rules) -> None:
 
 
 def official_points(rules: Rules) -> dict[int, dict[str, Any]]:
+    needs_official(rules.ruleset)
     path = package() / "rcp_checker" / f"training_{rules.ruleset}" / f"rcps_{rules.benchmark}.json"
     return {point["BS"]: point for point in json.loads(path.read_text(encoding="utf-8")).values()}
 
@@ -324,10 +318,11 @@ def test_rows_are_found_by_their_name(rules: Rules) -> None:
     assert find(rules.benchmark, rules.ruleset) is rules
 
 
-@pytest.mark.parametrize(("benchmark", "ruleset"), [("llama31_405b", "6.0.0"), ("llama31_8b", "6.1.0")])
-def test_the_latest_ruleset_is_the_default(benchmark: str, ruleset: str) -> None:
-    """Without a ruleset, the last one that has the benchmark counts: 6.1.0 no longer has 405b."""
-    assert find(benchmark).ruleset == ruleset
+@pytest.mark.parametrize("row", BENCHMARKS.values(), ids=lambda row: row.name)
+def test_the_latest_ruleset_is_the_default(row: Benchmark) -> None:
+    """Without a ruleset, the newest one that has the benchmark counts."""
+    assert list(row.rulesets) == sorted(row.rulesets, key=lambda version: [int(part) for part in version.split(".")])
+    assert find(row.name) is row.rules[-1]
 
 
 def test_unknown_benchmark_lists_the_known_ones() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmark.__main__ import main
-from benchmark.benchmarks import benchmark_named, every_rules, find
+from benchmark.benchmarks import every_rules, find
 from benchmark.config import ROOT, ConfigError, RunConfig
 from benchmark.convergence import mean_samples
 from benchmark.loop import StepStats
@@ -19,7 +18,6 @@ from benchmark.simulate import MARK, Curve, Pace, VirtualClock, simulate
 from benchmark.stragglers import SlowRank
 from compliance.check import check_paths
 from tests.fakes import EPOCH, configured, read_events
-from tests.official import accepts_directories, accepts_log, accepts_seeds
 
 ROWS = [pytest.param(rules, id=f"{rules.benchmark}-{rules.ruleset}") for rules in every_rules()]
 LARGE = ROOT / "config_GB200_2560x4x8xtp4pp8cp2.sh"
@@ -64,28 +62,6 @@ def test_a_log_that_names_slow_ranks_breaks_no_rule(tmp_path: Path, monkeypatch:
     log = rehearsed(tmp_path / "result_0.txt", run_of(find("llama31_405b")))
     assert "slowest_ranks" in log.read_text()
     assert check_paths([log], None).findings == ()
-
-
-@pytest.mark.parametrize("rules", [row for row in ROWS if benchmark_named(row.values[0].benchmark).submittable])  # type: ignore[union-attr]
-def test_official_checkers_accept_a_rehearsal(tmp_path: Path, rules: Rules) -> None:
-    """The official compliance, seed and RCP checkers accept three rehearsals under their ruleset."""
-    logs = [rehearsed(tmp_path / f"result_{seed}.txt", run_of(rules, SEED=seed)) for seed in range(3)]
-    assert accepts_log(logs[0], rules.ruleset)
-    assert accepts_seeds(logs, rules.ruleset)
-    assert accepts_directories([tmp_path], rules.ruleset)
-
-
-def test_ten_thousand_gpus_take_seconds(tmp_path: Path) -> None:
-    """A rehearsal on more than 10,000 GPUs, with its checks, ends in less than ten seconds of processor time."""
-    began = processor_seconds()
-    result = run(LARGE, "--out", tmp_path / "logs")
-    assert result.exit_code == 0, result.output
-    assert processor_seconds() - began < 10
-
-
-def processor_seconds() -> float:
-    """Spent so far, by this process and those that it started."""
-    return sum(os.times()[:4])
 
 
 # What is in the log.

@@ -25,6 +25,7 @@ from compliance.olympic import olympic_mean
 from compliance.rcp import Convergence, compare
 from tests.compliance.launches import launch, llama31_405b, stop_after, stop_all_after
 from tests.compliance.logs import LogFile
+from tests.official import needs_official
 
 OFFICIAL = [rules for rules in every_rules() if benchmark_named(rules.benchmark).submittable]
 
@@ -39,6 +40,7 @@ def official(request: pytest.FixtureRequest) -> tuple[Rules, Any]:
     from mlperf_logging.rcp_checker.rcp_checker import RCP_Checker
 
     rules: Rules = request.param
+    needs_official(rules.ruleset)
     return rules, RCP_Checker("training", rules.ruleset, rules.benchmark, verbose=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -115,6 +116,24 @@ def test_a_build_that_was_killed_is_no_index(tiny: Callable[..., RunConfig], run
     run()
 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+def test_an_index_that_is_none_is_refused(
+    tiny: Callable[..., RunConfig], run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """A pickle in the place of an array, which numpy would run, is named instead."""
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    run()
+    folder = index_folder(tiny(), manifest.load(data_folder(tiny())))
+    next(folder.glob("*-shuffle_index.npy")).write_bytes(pickle.dumps(Attack()))
+
+    with pytest.raises(DataError, match=r"-shuffle_index\.npy is no array of numpy's"):
+        run()
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_an_index_that_is_open_is_never_written_to(

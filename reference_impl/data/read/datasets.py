@@ -16,6 +16,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
+from numpy.lib.format import MAGIC_PREFIX
 
 from benchmark.config import RunConfig
 from benchmark.files import write_at_once
@@ -89,7 +90,7 @@ def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer
     All ranks call this; rank 0 writes the shuffled index into NPY_INDEX_DIR, which all ranks see, if it is not there.
 
     Raises:
-        DataError: validation has fewer sequences than an evaluation takes.
+        DataError: validation has fewer sequences than an evaluation takes, or what NPY_INDEX_DIR has is no index.
     """
     validation = _validation(config, folder / manifest.validation, tokenizer)
     if len(validation) < config.rules.eval_sequences:
@@ -116,11 +117,20 @@ def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDat
 def open_train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
     """The training blend, shuffled by the run's seed; its index is built unless NPY_INDEX_DIR has it."""
     blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
-    cache = str(index_folder(config, manifest))
-    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=cache)
+    cache = index_folder(config, manifest)
+    _refuse_pickles(cache)
+    settings = _settings(config, tokenizer, blend_per_split=[blend, None, None], path_to_cache=str(cache))
     sizes = [train_sequences(config), None, None]
     train, _, _ = BlendedMegatronDatasetBuilder(CachedGPTDataset, sizes, lambda: True, settings).build()
     return train
+
+
+def _refuse_pickles(cache: Path) -> None:
+    """Megatron-Core has numpy load the index in a way in which a file that is no array is unpickled: run, that is."""
+    for path in cache.glob("*.npy"):
+        with path.open("rb") as file:
+            if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                raise DataError(f"{path} is no array of numpy's; remove it, and the index is built anew")
 
 
 def index_folder(config: RunConfig, manifest: Manifest) -> Path:
