@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
+from benchmark.events import Event
 from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
 from compliance.package_checks import Package, check_package
@@ -155,15 +156,18 @@ def open_result(group: LogGroup, ruleset: str | None = None) -> Result:
     return Result(group.paths[0].parent, tuple(open_run(path, ruleset) for path in group.paths))
 
 
-def open_run(path: Path, ruleset: str | None = None) -> Run:
-    """Read one log, to be judged by `ruleset`, or by what the run.json beside it says; raises nothing."""
+def open_run(path: Path, ruleset: str | None = None, *, each: Callable[[int, Event], object] | None = None) -> Run:
+    """Read one log, to be judged by `ruleset`, or by what the run.json beside it says.
+
+    Raises nothing but what `each` does, which is as for compliance.log.load.
+    """
     fault = ""
     if ruleset is None:
         try:
             ruleset = _recorded_ruleset(path.with_name(PROVENANCE))
         except (OSError, ValueError, RecursionError) as error:
             fault = f"{type(error).__name__}: {error}"
-    return Run(load(path), ruleset, provenance_fault=fault)
+    return Run(load(path, each), ruleset, provenance_fault=fault)
 
 
 def _recorded_ruleset(provenance: Path) -> str | None:

@@ -15,7 +15,7 @@ import stat
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -122,8 +122,9 @@ class Mark(NamedTuple):
 class Log:
     """One log file, read. Events by key in file order; every event's mark; train steps."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, each: Callable[[int, Event], object] | None = None) -> None:
         self.path = path
+        self._each = each
         self.events: dict[str, list[Located]] = {}
         """Kept events by key. Of PER_RANK keys only the first and the last; of tracked_stats those of no step."""
         self.counts: Counter[str] = Counter()
@@ -157,8 +158,14 @@ class Log:
         """The training steps, in file order."""
         return map(tuple.__new__, repeat(TrainStep), zip(*self._steps, strict=True))
 
+    def line(self, index: int) -> int | None:
+        """The line of an event, by its ordinal in the file from 0; None for one that there is not."""
+        return self._lines[index] if index < len(self._lines) else None
+
     def add(self, line: int, event: Event, length: int) -> None:
         """Take in the next event of the file, written in `length` characters."""
+        if self._each is not None:
+            self._each(line, event)
         index, key = len(self._keys), sys.intern(event.key)
         self._keys.append(key)
         self._lines.append(line)
@@ -265,9 +272,14 @@ class LineReader:
             _read_line(number, line, self._log, self._ranks)
 
 
-def load(path: Path) -> Log:
-    """Read a whole log; raises nothing, what is wrong with the file is in the log's defects."""
-    log = Log(path)
+def load(path: Path, each: Callable[[int, Event], object] | None = None) -> Log:
+    """Read a whole log; raises nothing, what is wrong with the file is in the log's defects.
+
+    Args:
+        each: called with the line of every event and the event, kept or not, in file order. What it raises ends the
+            reading; an OSError or ValueError would be taken for a fault of the file.
+    """
+    log = Log(path, each)
     try:
         # Opening a pipe would wait for a writer, and a device may never end.
         if not stat.S_ISREG(path.stat().st_mode):

@@ -1,42 +1,42 @@
-"""The official mlperf_logging tools, as subprocesses on a copy; their text is read, their exit status says too little.
+"""The official mlperf_logging tools, as subprocesses; their text is read, their exit status says too little.
 
-Their checkers format what a log says into the path of a rule file and execute that file. So a log reaches them only
-when every value that they would use is a known one; otherwise it is refused here, with a finding.
+They read nothing but what compliance.rewritten has written, in a folder of ours, and know nothing of the caller.
 """
 
 from __future__ import annotations
 
 import csv
 import enum
-import json
 import os
 import re
-import shutil
-import stat
+import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from benchmark.benchmarks import BENCHMARKS, UnknownRules, benchmark_named, find
-from compliance.check import PROVENANCE, find_logs, open_result
-from compliance.clock_checks import DIVISIONS_WITH_LIMIT
-from compliance.findings import Finding, Severity, count, show
-from compliance.result_checks import Result
-from compliance.run import Run
+from benchmark.benchmarks import BENCHMARKS
+from benchmark.events import TOKEN
+from compliance.findings import Finding, Severity, count
+from compliance.log import Log
+from compliance.rewritten import Copy, rewrite
 
 TIMEOUT_S = 600.0
 """Seconds one tool may take; the slowest needs 30 for an organisation's tree, or 40 for a log of 100 MB."""
 
+MOST_MEMORY = 16 << 30
+"""Bytes of address space that one tool may have; a log of 1 GiB takes half of it."""
+
 MOST_MESSAGES = 20
 MESSAGE_LENGTH = 300
 _OUTPUT_LIMIT = 1 << 20
-_HARMFUL_NAME = re.compile(r"[{}\x00-\x1f]")
 _MESSAGE = re.compile(r"^(?:ERROR|WARNING) - (.*?)(?=^(?:ERROR|WARNING|INFO) - |\Z)", re.MULTILINE | re.DOTALL)
-_OFFICIAL_TOKEN = ":::MLLOG "
+_CHECKED_FILE = re.compile(r"INFO - Running compliance on file: (?P<path>.*)")
+_FAILED_CHECK = re.compile(r"(?P<check>(?:WARNING -  )?CHECK for '.*' failed in line )(?P<index>[0-9]{1,12}):")
 _LOG_OUTPUT = ("--log_output", "official.log")
 _SUMMARY = "summary.csv"
 _SEED_CHECK = """
@@ -97,21 +97,6 @@ class Official:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    """Where the files lie that the tools see, and what they are copies of."""
-
-    original: Path
-    path: Path
-    work: Path
-    """The folder that the tools write their own logs into."""
-    timeout_s: float
-
-    def restore(self, text: str) -> str:
-        """A text of a tool with the names that the reader knows."""
-        return text.replace(str(self.path), str(self.original))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
     """One run of one tool."""
 
@@ -131,14 +116,59 @@ def judge(path: Path, ruleset: str | None = None, *, timeout_s: float = TIMEOUT_
     Raises:
         NoLogs: the path does not exist, or is a directory without logs.
     """
-    find_logs([path])
     with tempfile.TemporaryDirectory(prefix="official-") as scratch:
-        copy, findings = _copied(path, Path(scratch), timeout_s)
-        results = [open_result(group, ruleset) for group in find_logs([copy.path])] if not findings else []
-        findings += [_refusal(copy, run, why) for result in results for run in result.runs if (why := _hostile(run))]
-        verdicts = () if findings else tuple(_ask(copy, call) for call in _calls(copy, results))
-    findings += [_finding(verdict) for verdict in verdicts if not verdict.passed]
-    return Official(verdicts=verdicts, findings=tuple(findings))
+        work = Path(scratch, "work")
+        work.mkdir()
+        copy = rewrite(path, Path(scratch), ruleset)
+        unknown = tuple(_unknown_rulesets(copy))
+        verdicts = () if unknown else tuple(_ask(copy, call, work, timeout_s) for call in _calls(copy))
+    rejections = (_finding(verdict) for verdict in verdicts if not verdict.passed)
+    return Official(verdicts=verdicts, findings=(*copy.findings, *unknown, *_read_otherwise(copy), *rejections))
+
+
+def rulesets() -> tuple[str, ...]:
+    """Those that the installed tools have; ours may have a new one first.
+
+    Raises:
+        FileNotFoundError: the tools are not installed.
+    """
+    spec = find_spec("mlperf_logging")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("mlperf_logging is not installed")
+    folders = Path(spec.origin).with_name("compliance_checker").glob("training_*")
+    return tuple(sorted(folder.name.removeprefix("training_") for folder in folders))
+
+
+def _unknown_rulesets(copy: Copy) -> Iterator[Finding]:
+    """A finding for each result whose ruleset no tool could read: some would crash, others succeed."""
+    known = rulesets()
+    for result in copy.results:
+        assert result.row is not None
+        if result.row.ruleset not in known:
+            yield Finding(
+                rule="official.ruleset",
+                severity=Severity.ERROR,
+                file=result.file,
+                message="the installed mlperf_logging does not have this ruleset, so no tool was asked",
+                expected=f"one of {', '.join(known)}",
+                actual=result.row.ruleset,
+            )
+
+
+def _read_otherwise(copy: Copy) -> Iterator[Finding]:
+    """The logs of which the official parser would read other events than were written for it."""
+    for log in copy.logs.values():
+        if log.crowded:
+            yield Finding(
+                rule="official.line",
+                severity=Severity.ERROR,
+                file=str(log.path),
+                line=log.crowded[0],
+                message="the official parser does not read this event where it stands; the verdicts are as if it did",
+                expected=f"one event a line, after `{TOKEN} ` and with nothing behind it",
+                actual=f"{len(log.crowded)} such events",
+                source="mlcommons/logging, compliance_checker",
+            )
 
 
 def _finding(verdict: Verdict) -> Finding:
@@ -152,139 +182,21 @@ def _finding(verdict: Verdict) -> Finding:
     )
 
 
-# The copy, which the tools also write into.
-
-
-def _copied(original: Path, scratch: Path, timeout_s: float) -> tuple[_Copy, list[Finding]]:
-    """A copy of the files and folders, and a finding for each thing that is neither or has a name of harm."""
-    tree, work = scratch / "tree", scratch / "work"
-    work.mkdir()
-    if original.is_dir():
-        copy = _Copy(original=original, path=tree, work=work, timeout_s=timeout_s)
-        return copy, [_finding_of_copy(path) for path in _copy_tree(original, tree)]
-    copy = _Copy(original=original, path=tree / "result_0.txt", work=work, timeout_s=timeout_s)
-    tree.mkdir()
-    if not original.is_file() or not _copy_file(original, copy.path):
-        return copy, [_finding_of_copy(original)]
-    if (provenance := original.with_name(PROVENANCE)).is_file():
-        _copy_file(provenance, tree / PROVENANCE)
-    return copy, []
-
-
-def _copy_tree(source: Path, target: Path) -> Iterator[Path]:
-    """Copy files and folders; yields what is left out."""
-    for folder, folders, names in os.walk(source):
-        here = target / Path(folder).relative_to(source)
-        here.mkdir(parents=True)
-        entries = {name: Path(folder, name) for name in [*folders, *names]}
-        kept = {name for name, path in entries.items() if _is_plain(path) and not _HARMFUL_NAME.search(name)}
-        yield from (path for name, path in entries.items() if name not in kept)
-        yield from (entries[name] for name in names if name in kept and not _copy_file(entries[name], here / name))
-        folders[:] = [name for name in folders if name in kept]
-
-
-def _is_plain(path: Path) -> bool:
-    """Whether it is a file or a folder itself; a link may point anywhere, and the tools write."""
-    return stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR)
-
-
-def _copy_file(source: Path, target: Path) -> bool:
-    try:
-        shutil.copyfile(source, target)
-    except OSError:
-        return False
-    return True
-
-
-def _finding_of_copy(path: Path) -> Finding:
-    return Finding(
-        rule="official.refused",
-        severity=Severity.ERROR,
-        file=str(path),
-        message="not shown to the official tools",
-        expected="readable files and folders, without braces or control characters in their names",
-    )
-
-
-# What the tools must not read.
-
-
-def _refusal(copy: _Copy, run: Run, why: str) -> Finding:
-    return Finding(
-        rule="official.refused",
-        severity=Severity.ERROR,
-        file=copy.restore(run.file),
-        message="not shown to the official tools, which execute files that a log names",
-        expected="a readable log with a known division and benchmark",
-        actual=why,
-    )
-
-
-def _hostile(run: Run) -> str:
-    """Why the official tools must not see a log; empty if they may."""
-    if run.log.defects:
-        defect = run.log.defects[0]
-        return f"line {defect.line}: {defect.message}"
-    for line, key, value in _as_official_parser(run.log.path):
-        if key == "submission_division" and value not in DIVISIONS_WITH_LIMIT:
-            return f"line {line}: {key} {show(value)}"
-        if key == "submission_benchmark" and not _known(value, run.ruleset):
-            return f"line {line}: {key} {show(value)} in ruleset {run.ruleset or 'latest'}"
-    return "" if run.row is not None else "no submission_benchmark"
-
-
-def _known(benchmark: object, ruleset: str | None) -> bool:
-    try:
-        return isinstance(benchmark, str) and benchmark_named(find(benchmark, ruleset).benchmark).submittable
-    except UnknownRules:
-        return False
-
-
-def _as_official_parser(path: Path) -> Iterator[tuple[int, object, object]]:
-    """Yield line, key and value of each event as the official parsers see it: what follows the last token of a line."""
-    with path.open(encoding="latin-1") as lines:
-        for number, line in enumerate(lines, start=1):
-            _, token, text = line.rpartition(_OFFICIAL_TOKEN)
-            event = _lenient(text) if token else None
-            if isinstance(event, dict):
-                yield number, event.get("key"), event.get("value")
-
-
-def _lenient(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 # The tools and their arguments.
 
 
-def _calls(copy: _Copy, results: Sequence[Result]) -> Iterator[_Call]:
-    for result in results:
+def _calls(copy: Copy) -> Iterator[_Call]:
+    for result in copy.results:
         assert result.row is not None
-        ruleset = result.row.ruleset
-        for run in result.runs:
-            yield _module(Tool.COMPLIANCE, run.log.path, ruleset, "--ruleset", ruleset, *_LOG_OUTPUT, run.log.path)
-        if copy.path.is_dir():
-            yield _module(Tool.RCP, result.directory, ruleset, "--rcp_version", ruleset, *_LOG_OUTPUT, result.directory)
-            logs = [str(run.log.path) for run in result.runs]
-            arguments = ("-c", _SEED_CHECK, ruleset, *logs)
-            yield _Call(tool=Tool.SEEDS, subject=result.directory, ruleset=ruleset, arguments=arguments)
-    for organisation, ruleset in _organisations(copy.path, results).items():
-        yield from _package_calls(organisation, ruleset)
-
-
-def _organisations(root: Path, results: Sequence[Result]) -> dict[Path, str]:
-    """The folders that look like an organisation's, each with the ruleset of its first result."""
-    found: dict[Path, str] = {}
-    for result in results:
-        assert result.row is not None
-        above = [folder for folder in result.directory.parents if folder == root or root in folder.parents]
-        for folder in above:
-            if (folder / "systems").is_dir() and (folder / "results").is_dir():
-                found.setdefault(folder, result.row.ruleset)
-    return found
+        ruleset, logs = result.row.ruleset, [copy.of(run.log.path) for run in result.runs]
+        for log in logs:
+            yield _module(Tool.COMPLIANCE, log, ruleset, "--ruleset", ruleset, *_LOG_OUTPUT, log)
+        if copy.original.is_dir():
+            folder = copy.of(result.directory)
+            yield _module(Tool.RCP, folder, ruleset, "--rcp_version", ruleset, *_LOG_OUTPUT, folder)
+            yield _Call(tool=Tool.SEEDS, subject=folder, ruleset=ruleset, arguments=("-c", _SEED_CHECK, ruleset, *logs))
+    for organisation, ruleset in copy.organisations.items():
+        yield from _package_calls(copy.of(organisation), ruleset)
 
 
 def _package_calls(folder: Path, ruleset: str) -> Iterator[_Call]:
@@ -304,13 +216,13 @@ def _module(tool: Tool, subject: Path, ruleset: str, *arguments: str | Path) -> 
 # One call and its text.
 
 
-def _ask(copy: _Copy, call: _Call) -> Verdict:
-    lines, ended = _output(copy, call)
+def _ask(copy: Copy, call: _Call, work: Path, timeout_s: float) -> Verdict:
+    lines, ended = _output(call, work, timeout_s)
     accepting, refusing = _VERDICTS[call.tool]
     accepted = not ended and _any(accepting, lines) and not _any(refusing, lines)
-    messages = (ended,) if ended else tuple(islice(_messages(lines), MOST_MESSAGES))
+    messages = (ended,) if ended else tuple(islice(_messages(list(_with_lines(lines, copy.logs))), MOST_MESSAGES))
     if call.tool is Tool.SUMMARY and accepted:
-        messages = _scores(copy.work / _SUMMARY)
+        messages = _scores(work / _SUMMARY)
         accepted = bool(messages)
     return Verdict(
         tool=call.tool,
@@ -325,21 +237,54 @@ def _any(pattern: str, lines: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, line) for line in lines)
 
 
-def _output(copy: _Copy, call: _Call) -> tuple[list[str], str]:
+def _output(call: _Call, work: Path, timeout_s: float) -> tuple[list[str], str]:
     """The lines that a tool printed, and how it ended where that is no verdict."""
-    # -P: nothing is imported from the current directory.
-    command = [sys.executable, "-P", *map(str, call.arguments)]
+    # -I: nothing is imported from the current directory, the user's, or what the environment names.
+    command = [sys.executable, "-I", *map(str, call.arguments)]
     with tempfile.TemporaryFile() as output:
         try:
             status = subprocess.run(
-                command, cwd=copy.work, stdout=output, stderr=subprocess.STDOUT, timeout=copy.timeout_s, check=False
+                command,
+                cwd=work,
+                env=_environment(work),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+                preexec_fn=_limit,
             ).returncode
         except subprocess.TimeoutExpired:
-            return [], f"no verdict within {copy.timeout_s:g} s"
+            return [], f"no verdict within {timeout_s:g} s"
         output.seek(max(0, output.seek(0, os.SEEK_END) - _OUTPUT_LIMIT))
         lines = output.read().decode(errors="replace").split("\n")
     crash = next((line for line in reversed(lines) if line.strip()), "")
     return lines, f"crashed: {crash}" if "Traceback (most recent call last):" in lines or status not in (0, 1) else ""
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """What a tool needs, and nothing else of the caller's, such as a token."""
+    inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    ours = dict.fromkeys(("HOME", "TMPDIR"), str(work)) | dict.fromkeys(("LANG", "LC_ALL"), "C.UTF-8")
+    # A thread for each processor would take address space, and nothing is computed that needs one.
+    return inherited | ours | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+def _limit() -> None:
+    limits = (MOST_MEMORY, *resource.getrlimit(resource.RLIMIT_AS))
+    most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _with_lines(lines: Iterable[str], logs: Mapping[str, Log]) -> Iterator[str]:
+    """The text with the lines of the original logs in place of the ordinals that the checker gives to events."""
+    log = None
+    for text in lines:
+        if named := _CHECKED_FILE.fullmatch(text):
+            log = logs.get(named["path"])
+        found = _FAILED_CHECK.fullmatch(text) if log is not None else None
+        line = log.line(int(found["index"])) if log is not None and found is not None else None
+        yield text if found is None or line is None else f"{found['check']}{line}:"
 
 
 def _messages(lines: Sequence[str]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class System:
     def description(self) -> Mapping[str, object] | str:
         """What the file says, or why it cannot be read."""
         try:
-            return _read_description(self.path)
+            return read_description(self.path)
         except (OSError, ValueError, RecursionError) as error:
             return f"{type(error).__name__}: {error}"
 
@@ -124,7 +124,12 @@ class System:
         return accelerators
 
 
-def _read_description(path: Path) -> Mapping[str, object]:
+def read_description(path: Path) -> Mapping[str, object]:
+    """The one object of strict JSON in a small file.
+
+    Raises:
+        OSError, ValueError, RecursionError: it is none, or cannot be read.
+    """
     if not path.is_file():
         raise ValueError("not a regular file")
     with path.open("rb") as stream:

@@ -1,19 +1,29 @@
-"""The official tools, called on a copy: what they say is a value, and nothing that a log says is executed."""
+"""The official tools, called on what was written anew: what they say is a value, and nothing is executed."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from benchmark.events import TOKEN
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
+from benchmark.events import TOKEN, decode
+from compliance import official as judging
 from compliance.__main__ import main
+from compliance.clock_checks import DIVISIONS_WITH_LIMIT
+from compliance.log import load
 from compliance.official import Official, Tool, judge
-from compliance.system_checks import COUNTS, FIELDS, STATUSES
+from compliance.package_checks import LARGEST_FILE, SUBMITTABLE
+from compliance.rewritten import rewrite
+from compliance.system_checks import COUNTS, FIELDS, MAX_DESCRIPTION, STATUSES
 from tests.compliance.launches import launch, llama31_405b
 from tests.compliance.logs import LogFile
 from tests.official import accepts_log
@@ -85,13 +95,26 @@ def test_tree_is_judged_by_every_tool(tree: Path) -> None:
 
 
 def test_rejection_is_reported(log: LogFile) -> None:
-    """A broken rule is a finding with the tool's own message."""
+    """A broken rule is a finding with the tool's own message, with the file and the line that the reader has."""
     log.set("eval_samples", 1)
     log.save()
+    log.path.write_text("noise\n" * 7 + log.path.read_text(encoding="utf-8"), encoding="utf-8")
     (finding,) = judge(log.path).findings
     assert finding.rule == "official.compliance_checker"
-    assert "eval_samples" in finding.message
+    assert f"CHECK for 'eval_samples' failed in line {8 + log.indices('eval_samples')[0]}:" in finding.message
     assert finding.file == str(log.path)
+
+
+def test_line_that_the_official_parser_reads_otherwise_is_a_finding(log: LogFile) -> None:
+    """Where the official parser would not read an event that was written for it, acceptance alone is no success."""
+    log.append("text behind the last event")
+    content = log.path.read_text(encoding="utf-8").replace("\ntext", " text")
+    log.path.write_text(content, encoding="utf-8")
+    assert not accepts_log(log.path, "6.0.0")
+    official = judge(log.path)
+    assert [verdict.passed for verdict in official.verdicts] == [True]
+    (finding,) = official.findings
+    assert (finding.rule, finding.line, official.passed) == ("official.line", len(log.events), False)
 
 
 def test_shared_seed_is_reported(runs: Path, log: LogFile) -> None:
@@ -146,13 +169,26 @@ def attack(tmp_path: Path) -> tuple[str, Path]:
     return "../" * 20 + str(tmp_path / "evil").lstrip("/"), marker
 
 
-def test_official_checker_executes_what_a_log_names(log: LogFile, attack: tuple[str, Path]) -> None:
-    """The attack of the tests below works: without our check, code would run."""
+@pytest.mark.parametrize("behind", ["", "\x1c"])
+def test_official_checker_executes_what_a_log_names(log: LogFile, attack: tuple[str, Path], behind: str) -> None:
+    """The attack of the tests below works, also with a byte behind the event: on the log itself, code runs."""
     division, marker = attack
     log.set("submission_division", division)
     log.save()
+    log.path.write_text(log.path.read_text(encoding="utf-8").replace("\n", f"{behind}\n"), encoding="utf-8")
     assert not accepts_log(log.path, "6.0.0")
     assert marker.exists()
+
+
+def _insert(log: LogFile, line: bytes) -> None:
+    """Save the log with a line before its first event."""
+    log.save()
+    log.path.write_bytes(line + b"\n" + log.path.read_bytes())
+
+
+def _event(log: LogFile, **fields: object) -> bytes:
+    """The text of the division's event with other fields."""
+    return json.dumps(log.get("submission_division") | fields).encode()
 
 
 def _as_the_division(log: LogFile, division: str) -> None:
@@ -167,44 +203,135 @@ def _as_a_second_division(log: LogFile, division: str) -> None:
 
 
 def _behind_another_event(log: LogFile, division: str) -> None:
-    event = log.get("submission_division")
-    hidden = f"{TOKEN} {json.dumps(dict(event, key='note'))} {TOKEN} {json.dumps(dict(event, value=division))}\n"
-    log.save()
-    log.path.write_text(hidden + log.path.read_text(encoding="utf-8"), encoding="utf-8")
+    _insert(log, MARK + _event(log, key="note") + b" " + MARK + _event(log, value=division))
+
+
+def _before_another_event(log: LogFile, division: str) -> None:
+    _insert(log, MARK + _event(log, value=division) + MARK + _event(log, key="note", value=1))
 
 
 def _in_a_malformed_line(log: LogFile, division: str) -> None:
-    text = json.dumps(dict(log.get("submission_division"), value=division)).replace(
-        '"metadata"', '"key": "submission_division", "metadata"'
-    )
-    log.save()
-    log.path.write_text(f"{TOKEN} {text}\n" + log.path.read_text(encoding="utf-8"), encoding="utf-8")
+    _insert(log, MARK + _event(log, value=division).replace(b'"metadata"', b'"key": "submission_division", "metadata"'))
 
 
 def _behind_a_carriage_return(log: LogFile, division: str) -> None:
-    text = json.dumps(dict(log.get("submission_division"), value=division))
+    _insert(log, b"noise\r" + MARK + _event(log, value=division) + b"\rnoise")
+
+
+def _in_the_value(log: LogFile, division: str) -> None:
+    _insert(log, MARK + _event(log, key="note", value=f"{TOKEN} {_event(log, value=division).decode()}"))
+
+
+def _in_the_namespace(log: LogFile, division: str) -> None:
+    _insert(
+        log,
+        MARK + _event(log, namespace=f'"\r\n{TOKEN} {_event(log, value=division).decode()}\r\n', key="note", value=1),
+    )
+
+
+def _in_the_metadata(log: LogFile, division: str) -> None:
+    _insert(log, MARK + _event(log, key="note", value=division, metadata={"submission_benchmark": 1}))
+
+
+def _in_another_encoding(log: LogFile, division: str) -> None:
+    log.set("submission_division", division)
     log.save()
-    log.path.write_text(f"noise\r{TOKEN} {text}\rnoise\n" + log.path.read_text(encoding="utf-8"), encoding="utf-8")
+    log.path.write_bytes(log.path.read_bytes() + MARK + b"\xff\xfe" + _event(log).decode().encode("utf-16"))
 
 
+def _behind_an_escape(log: LogFile, division: str) -> None:
+    _insert(log, MARK + _event(log, value=division).replace(b"submission_division", b"submission_divisio\\u006e"))
+
+
+MARK = f"{TOKEN} ".encode()
 HIDING = [
-    _as_the_division,
-    _as_a_second_division,
-    _behind_another_event,
-    _in_a_malformed_line,
-    _behind_a_carriage_return,
+    *(_as_the_division, _as_a_second_division, _behind_another_event, _before_another_event, _in_a_malformed_line),
+    *(_behind_a_carriage_return, _in_the_value, _in_the_namespace, _in_the_metadata, _in_another_encoding),
+    _behind_an_escape,
 ]
 
 
 @pytest.mark.parametrize("hide", HIDING)
 def test_hostile_division_reaches_no_tool(
-    log: LogFile, attack: tuple[str, Path], hide: Callable[[LogFile, str], None]
+    tree: Path, attack: tuple[str, Path], hide: Callable[[LogFile, str], None]
 ) -> None:
-    """Wherever a log hides a division that is a path, it is refused, and no code runs."""
+    """Wherever a log hides a division that is a path, log, runs and tree are refused, and no code runs."""
     division, marker = attack
+    log = LogFile(tree / "results" / "TEST" / "llama31_405b" / "result_1.txt")
     hide(log, division)
-    assert refused(judge(log.path))
-    assert not marker.exists()
+    for path in (log.path, log.path.parent, tree):
+        official = judge(path)
+        assert not marker.exists()
+        assert refused(official)
+        assert {finding.file for finding in official.findings} == {str(log.path)}
+
+
+# What some parser takes for a space, the end of a line or nothing at all, in the encodings that parsers read.
+_SPACES = [char for char in map(chr, range(0x110000)) if char.isspace() or len(f"a{char}b".splitlines()) > 1]
+UNSEEN = sorted(
+    {
+        *(char.encode() for char in [*_SPACES, "\ufeff", "\u200b", "\0", "\x7f"]),
+        *(char.encode("latin-1") for char in _SPACES if char < "\u0100"),
+        *(b"\r\n", b"\xff", b"\xc2", b"\xed\xa0\x80", b" \x1c\xa0 "),
+    }
+)
+
+
+@pytest.mark.parametrize("unseen", UNSEEN)
+def test_unseen_character_hides_no_division(log: LogFile, attack: tuple[str, Path], unseen: bytes) -> None:
+    """With any kind of space or end of line before, in or behind the event of a hostile division, no code runs."""
+    division, marker = attack
+    log.events = [event for event in log.events if event["key"] != "tracked_stats"]
+    event = _event(log, value=division)
+    lines = [
+        *(unseen + MARK + event, b"noise" + unseen + MARK + event, TOKEN.encode() + unseen + b" " + event),
+        *(TOKEN.encode() + unseen + event, MARK + unseen + event, MARK + event.replace(b"{", b"{" + unseen, 1)),
+        *(MARK + event.replace(b"division", b"division" + unseen, 1), MARK + event[:-1] + unseen + b"}"),
+        *(MARK + event + unseen, MARK + event + unseen + b"noise", MARK + event + unseen + MARK + event + unseen),
+    ]
+    for line in lines:
+        _insert(log, line)
+        official = judge(log.path)
+        assert not marker.exists(), line
+        assert refused(official), line
+
+
+def _line(key: str, value: object) -> bytes:
+    fields = {"namespace": key, "time_ms": 1, "event_type": "POINT_IN_TIME", "key": key, "value": value, "metadata": {}}
+    return MARK + json.dumps(fields).encode()
+
+
+EVENTS = st.builds(
+    _line,
+    st.sampled_from(["submission_division", "submission_benchmark", "seed", f"{TOKEN} ", "\ud800\x85"]),
+    st.sampled_from(["closed", "llama31_8b", "evil", f"{TOKEN} {{}}", 1.0, 10**400, ["\u2028"]]),
+)
+PIECES = st.one_of(EVENTS, EVENTS, st.sampled_from([b"\n", MARK, *UNSEEN]), st.binary(max_size=4))
+
+
+@settings(max_examples=300)
+@given(st.lists(st.one_of(PIECES, st.just(b"\n")), max_size=12).map(b"".join))
+def test_every_line_that_is_written_is_an_event_that_was_read(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    """Whatever bytes a log holds, it is refused, or any parser reads in the copy the original's events, all known."""
+    from mlperf_logging.compliance_checker import mlp_parser
+
+    folder = Path(tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp()))
+    log = folder / "original.txt"
+    log.write_bytes(_line("submission_benchmark", "llama31_8b") + b"\n" + content)
+    copy = rewrite(log, folder, "6.0.0")
+    if copy.findings:
+        assert copy.results == ()
+        return
+    text = copy.path.read_bytes().decode("ascii")
+    events = [decode(line.removeprefix(TOKEN)) for line in text.splitlines()]
+    assert [event.key for event in events] == [mark.key for mark in load(log).marks]
+    lines, faults = mlp_parser.parse_file(str(copy.path), ruleset="6.0.0")
+    assert faults == []
+    assert [(line.key, line.value["value"]) for line in lines] == [(event.key, event.value) for event in events]
+    known = {"submission_division": DIVISIONS_WITH_LIMIT, "submission_benchmark": SUBMITTABLE}
+    assert all(event.value in known.get(event.key, (event.value,)) for event in events)
 
 
 @pytest.mark.parametrize("benchmark", ["../../evil", "llama31_tiny", ["llama31_405b"], None])
@@ -220,6 +347,16 @@ def test_ruleset_without_the_benchmark_reaches_no_tool(log: LogFile) -> None:
     assert refused(judge(log.path, "6.1.0"))
 
 
+def test_ruleset_that_the_tools_do_not_have_is_said(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that is in our rules before the installed tools have it is one finding, and no tool crashes."""
+    newest = replace(LLAMA31_405B.rules[-1], ruleset="9.0.0")
+    row = replace(LLAMA31_405B, rules=(*LLAMA31_405B.rules, newest))
+    monkeypatch.setitem(BENCHMARKS, LLAMA31_405B.name, row)
+    official = judge(log.path, "9.0.0")
+    assert official.verdicts == ()
+    assert [(finding.rule, finding.actual) for finding in official.findings] == [("official.ruleset", "9.0.0")]
+
+
 def test_links_reach_no_tool(tree: Path, tmp_path: Path) -> None:
     """A link is refused: the package checker would write through it."""
     outside = tmp_path / "outside"
@@ -229,10 +366,117 @@ def test_links_reach_no_tool(tree: Path, tmp_path: Path) -> None:
     assert outside.read_text(encoding="utf-8") == "mine"
 
 
-def test_braces_in_a_name_reach_no_tool(tree: Path) -> None:
-    """The summariser takes braces in a path for several folders."""
-    (tree / "{a,b}").mkdir()
+@pytest.mark.parametrize("name", ["{a,b}", "*", "a\x1b", "a\n", "a\u2028", "\udcff"])
+def test_strange_names_reach_no_tool(tree: Path, name: str) -> None:
+    """The summariser takes braces in a path for several folders; all tools print paths, and look for patterns."""
+    (tree / name).mkdir()
     assert refused(judge(tree))
+
+
+RESULT = "results/TEST/llama31_405b"
+PARAMETERS = "package_checker_params"
+HOSTILE_FILES = [
+    ("systems/TEST.json", '{"division": "a", "division": "b"}'),
+    ("systems/TEST.json", '{"a": NaN}'),
+    ("systems/TEST.json", "[]"),
+    ("systems/TEST.json", "[" * 100_000),
+    ("systems/TEST.json", json.dumps("x" * MAX_DESCRIPTION)),
+    (f"{RESULT}/scaling.json", '{"scaling_factor": Infinity}'),
+    (f"{RESULT}/scaling.json", '{"scaling_factor": "1"}'),
+    (f"{RESULT}/scaling.json", "{}"),
+    ("results/TEST/privateid.json", '{"private_id": 1}'),
+    ("results/TEST/privateid.json", '{"private_id": "a", "x": 1}'),
+    (f"results/TEST/{PARAMETERS}", "other-bypass"),
+    (f"{RESULT}/{PARAMETERS}", "rcp-bypass\x1c"),
+    (f"{RESULT}/power/result_0/node_0.txt", _line("submission_division", "evil").decode()),
+    (f"{RESULT}/power/result_0/sw_0.txt", f"{TOKEN} {{"),
+    (f"{RESULT}/power/result_0/sw_0.txt", _line("a", 1).decode() * 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), HOSTILE_FILES, ids=[f"{name}-{content[:40]!a}" for name, content in HOSTILE_FILES]
+)
+def test_file_that_is_not_understood_reaches_no_tool(tree: Path, name: str, content: str) -> None:
+    """A file that a tool reads, and that holds anything but what is known of it, is refused."""
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).write_text(content, encoding="utf-8")
+    official = judge(tree)
+    assert refused(official)
+    assert {finding.file for finding in official.findings} == {str(tree / name)}
+
+
+GOOD_FILES = {
+    f"{RESULT}/scaling.json": '{"scaling_factor": 1.5}',
+    "results/TEST/privateid.json": '{"private_id": "a-b"}',
+    f"results/TEST/{PARAMETERS}": "rcp-bypass\nseed-checker-bypass",
+    f"{RESULT}/{PARAMETERS}": "",
+}
+
+
+def test_files_that_a_tool_reads_keep_their_meaning(tree: Path, tmp_path: Path) -> None:
+    """Descriptions, factors, parameters and power logs mean in the copy what they mean in the original."""
+    for name, content in GOOD_FILES.items():
+        (tree / name).write_text(content, encoding="utf-8")
+    reading = f"{RESULT}/power/result_0/node_0.txt"
+    (tree / reading).parent.mkdir(parents=True)
+    event = dict(LogFile(tree / RESULT / "result_0.txt").get("seed"), key="power_reading")
+    (tree / reading).write_text(f"noise\n{TOKEN} {json.dumps(event)}\nnoise\n", encoding="utf-8")
+    copy = rewrite(tree, tmp_path)
+    assert copy.findings == ()
+    assert {name: (copy.path / name).read_text(encoding="utf-8") for name in GOOD_FILES} == GOOD_FILES
+    assert (copy.path / reading).read_text(encoding="utf-8") == f"{TOKEN} {json.dumps(event)}\n"
+    description = [json.loads((folder / "systems/TEST.json").read_bytes()) for folder in (copy.path, tree)]
+    assert description[0] == description[1]
+
+
+# Says whether it sees a secret, and something that is there to be seen.
+_SPY = """
+import os
+seen = [*os.environ.values()]
+for folder, _, names in os.walk(os.path.dirname(os.getcwd())):
+    seen += (open(os.path.join(folder, name), encoding="latin-1").read() for name in names)
+print("WARNING -", any("SECRET" in text for text in seen), any("submission_division" in text for text in seen))
+"""
+
+
+def test_tools_see_neither_the_environment_nor_other_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool sees no variable of the caller, and of files that no tool reads, and of text between events, no byte."""
+    monkeypatch.setenv("TOKEN_OF_THE_CALLER", "SECRET")
+    for name in (
+        "benchmarks/llama31_405b/implementations/TEST/a.py",
+        f"{RESULT}/run.json",
+        f"{RESULT}/evil_common.yaml",
+    ):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("SECRET", encoding="utf-8")
+    log = LogFile(tree / RESULT / "result_0.txt")
+    log.get("seed")["of no event"] = "SECRET"
+    log.append("SECRET")
+    spy = judging._Call(tool=Tool.SEEDS, subject=tree, ruleset="6.0.0", arguments=("-c", _SPY))
+    monkeypatch.setattr(judging, "_calls", lambda copy: [spy])
+    (verdict,) = judge(tree).verdicts
+    assert verdict.messages == ("False True",)
+
+
+def _a_large_file(tree: Path) -> None:
+    with (tree / "large").open("wb") as stream:
+        stream.truncate(LARGEST_FILE + 1)
+
+
+@pytest.mark.parametrize(
+    "break_it", [_a_large_file, lambda tree: (tree / ".git").mkdir(), lambda tree: (tree / "a b").touch()]
+)
+def test_names_and_sizes_are_judged(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[Path], object]
+) -> None:
+    """The repository checker rejects a tree for names and sizes of files, of which it gets nothing else."""
+    calls = judging._calls
+    monkeypatch.setattr(judging, "_calls", lambda copy: (call for call in calls(copy) if call.tool is Tool.REPOSITORY))
+    assert judge(tree).passed
+    break_it(tree)
+    (finding,) = judge(tree).findings
+    assert finding.rule == "official.repo_checker"
 
 
 # The command.
