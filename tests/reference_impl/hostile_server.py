@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
+from reference_impl.data.manifest import FILE_NAME
+
 Fault = Literal["truncate", "reset", "stall", "drip", "drip headers", "wrong bytes", "other range", "503", "403", "200"]
 
 PIECE_BYTES = 16 << 10
@@ -37,7 +39,7 @@ class Site:
     redirects: Mapping[str, str] = field(default_factory=dict)
     """Name -> where a request for it is sent."""
     pieces: float = float("inf")
-    """Of content, that are sent from now on; the next one waits until there are more."""
+    """Of files but the manifest, that are sent from now on; the next one waits until there are more."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(name, Range) of every request for content."""
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -139,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, headers, b"", length=len(body))
         sent = body if whole else body[: len(body) // 2]
         for start in range(0, len(sent), PIECE_BYTES):
-            self.site.take_piece()
+            if not self.path.endswith(FILE_NAME):
+                self.site.take_piece()
             self.wfile.write(sent[start : start + PIECE_BYTES])
         if whole:
             return
