@@ -8,10 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 from benchmark.config import ROOT
 
@@ -63,11 +61,14 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module or "."
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_imports_point_the_allowed_way(path: Path) -> None:
+def test_imports_point_the_allowed_way() -> None:
     """reference_impl and compliance may import benchmark, and nothing else crosses between the packages."""
-    found = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
-    assert not found & FORBIDDEN_IMPORTS[relative(path).split("/")[0]]
+    packages = {
+        relative(path): {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+        for path in MODULES
+    }
+    forbidden = {module: found & FORBIDDEN_IMPORTS[module.split("/")[0]] for module, found in packages.items()}
+    assert {module: found for module, found in forbidden.items() if found} == {}
 
 
 def uses_of_the_environment(tree: ast.AST) -> Iterator[int]:
@@ -79,11 +80,12 @@ def uses_of_the_environment(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_the_environment_is_read_in_one_place(path: Path) -> None:
+def test_the_environment_is_read_in_one_place() -> None:
     """No other module looks at the environment, so a run is what its configuration says."""
-    lines = list(uses_of_the_environment(ast.parse(path.read_text(encoding="utf-8"))))
-    assert bool(lines) == (relative(path) in ENVIRONMENT_USERS), f"{relative(path)}, lines {lines}"
+    lines = {
+        relative(path): list(uses_of_the_environment(ast.parse(path.read_text(encoding="utf-8")))) for path in MODULES
+    }
+    assert {module for module, found in lines.items() if found} == set(ENVIRONMENT_USERS), lines
 
 
 IMPORT_ALL = """
@@ -110,26 +112,32 @@ def test_benchmark_and_compliance_import_without_torch() -> None:
 # Shell.
 
 
-@pytest.mark.parametrize("path", [path for path in SCRIPTS if path not in CONFIGS], ids=relative)
-def test_scripts_stop_at_the_first_error(path: Path) -> None:
+def lines_of(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """File and line of all the files."""
+    for path in paths:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        yield from ((relative(path), line) for line in text.splitlines())
+
+
+def test_scripts_stop_at_the_first_error() -> None:
     """A script says `set -euo pipefail` first, and swallows no failure."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "set -euo pipefail"
-    assert not [line for line in lines if re.search(r"\|\|\s*(true|:)\s*($|[;)#])|set \+e", line)]
+    scripts = [path for path in SCRIPTS if path not in CONFIGS]
+    code = [(name, line) for name, line in lines_of(scripts) if line and not line.startswith("#")]
+    # The first line of each, because of two with one key the last stays.
+    first = dict(reversed(code))
+    assert first == dict.fromkeys(map(relative, scripts), "set -euo pipefail")
+    assert [found for found in code if re.search(r"\|\|\s*(true|:)\s*($|[;)#])|set \+e", found[1])] == []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=relative)
-def test_config_files_only_export(path: Path) -> None:
+def test_config_files_only_export() -> None:
     """A config file holds comments, assignments, exports and conditions on them."""
     allowed = re.compile(r"#|export [A-Z]|[A-Z_]+=|source .*config_common\.sh|(el)?if |else$|fi$|$")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert not [line for line in lines if not allowed.match(line.strip())]
+    assert [found for found in lines_of(CONFIGS) if not allowed.match(found[1].strip())] == []
 
 
-@pytest.mark.parametrize("name", [".ci/run"])
-def test_programs_are_executable(name: str) -> None:
+def test_programs_are_executable() -> None:
     """What is called by its path can be."""
-    assert os.access(ROOT / name, os.X_OK)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 # What files may contain.
@@ -141,12 +149,9 @@ OF_ONE_MACHINE = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_no_trace_of_one_machine(path: Path) -> None:
+def test_no_trace_of_one_machine() -> None:
     """No file names a folder of its author's machine, or a package registry."""
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    found = [line for line in text.splitlines() if OF_ONE_MACHINE.search(line)]
-    assert not found
+    assert [found for found in lines_of(FILES) if OF_ONE_MACHINE.search(found[1])] == []
 
 
 # Dependencies.

@@ -22,15 +22,16 @@ def written(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", [p for p in config_files() if "tp" in p.stem], ids=lambda path: path.stem)
-def test_renders_the_configs_of_the_repository(path: Path) -> None:
+def test_renders_the_configs_of_the_repository(subtests: pytest.Subtests) -> None:
     """Rendered from what it exports, each config of the repository is the file that a person wrote, to the letter."""
-    text = path.read_text(encoding="utf-8")
-    comment = "\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
-    values = source_config(path)
-    assert render(values, comment) == text
-    stem = file_name(values["DGXSYSTEM"].split("_")[0], values).removesuffix(".sh")
-    assert path.stem.removesuffix("_8b") == stem
+    for path in (path for path in config_files() if "tp" in path.stem):
+        text = path.read_text(encoding="utf-8")
+        comment = "\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
+        values = source_config(path)
+        with subtests.test(path.stem):
+            assert render(values, comment) == text
+            stem = file_name(values["DGXSYSTEM"].split("_")[0], values).removesuffix(".sh")
+            assert path.stem.removesuffix("_8b") == stem
 
 
 def test_a_rendered_file_is_the_run_it_was_rendered_from(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,16 +43,15 @@ def fields(config: TransformerConfig, *names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "machine", [CPU, BLACKWELL, replace(BLACKWELL, transformer_engine=None)], ids=["CPU", "te", "torch"]
 )
-@pytest.mark.parametrize("path", config_files(), ids=lambda path: path.stem)
-def test_every_config_is_one_that_megatron_takes(path: Path, machine: Machine) -> None:
+def test_every_config_is_one_that_megatron_takes(machine: Machine, subtests: pytest.Subtests) -> None:
     """The model of each config of the repository passes Megatron-Core's own checks, with each kind of layer."""
-    config = resolve(path).config
-
-    transformer = transformer_config(config, machine)
-
-    assert transformer.num_layers == config.size.layers
-    assert transformer.params_dtype == transformer.pipeline_dtype
-    assert ddp_config(config, machine).overlap_grad_reduce == machine.gpu
+    for path in config_files():
+        config = resolve(path).config
+        with subtests.test(path.stem):
+            transformer = transformer_config(config, machine)
+            assert transformer.num_layers == config.size.layers
+            assert transformer.params_dtype == transformer.pipeline_dtype
+            assert ddp_config(config, machine).overlap_grad_reduce == machine.gpu
 
 
 @pytest.mark.usefixtures("transformer_engine")
