@@ -118,6 +118,7 @@ def shards(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_row_is_all_that_a_new_benchmark_takes(checkout: Path, tmp_path: Path) -> None:
     """llama31_70b is configured, shown, planned, searched, prepared, verified, preflighted, rehearsed and checked."""
     data, runs, corpus = tmp_path / "data", tmp_path / "runs", shards(tmp_path / "c4")

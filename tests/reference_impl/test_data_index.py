@@ -89,7 +89,7 @@ def test_every_seed_of_several_runs_is_built(run: Callable[..., list[str]]) -> N
     assert [line.split(":")[0] for line in run(SEED="", SEED_BASE=5, NEXP=2)] == ["seed 5", "seed 6"]
 
 
-@pytest.mark.parametrize("variables", [{"MAX_STEPS": 200}, {"SEED": 8}])
+@pytest.mark.parametrize("variables", [{"MAX_STEPS": 300}, {"SEED": 8}])
 def test_another_run_builds_its_own(run: Callable[..., list[str]], variables: dict[str, object]) -> None:
     """Whatever changes the order of documents changes the key."""
     run()

@@ -89,7 +89,7 @@ def test_a_signal_ends_the_run_with_run_stop_in_the_log(tiny: Tiny, tmp_path: Pa
 
 def test_a_benchmark_that_starts_from_a_checkpoint_is_refused(tiny: Tiny) -> None:
     """llama31_405b is not trained from random weights without LOAD_CHECKPOINT."""
-    config = tiny(BENCHMARK="llama31_405b", MINIBS=1152, PRECISION="bf16")
+    config = tiny(BENCHMARK="llama31_405b", RULESET="6.0.0", MINIBS=1152, PRECISION="bf16")
 
     with pytest.raises(ConfigError, match="starts from a checkpoint"):
         pretrain._refuse_incomplete(config)
