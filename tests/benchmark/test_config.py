@@ -237,10 +237,10 @@ def test_config_files_may_export_knobs_of_the_libraries(name: str) -> None:
     assert RunConfig.from_environment(environment() | {name: "1"}, complete=True) == configured()
 
 
-@pytest.mark.parametrize("name", sorted(NAMES.keys() - environment().keys()))
-def test_empty_variable_is_an_unset_one(name: str) -> None:
+def test_empty_variable_is_an_unset_one() -> None:
     """Exporting an empty value equals not exporting the variable."""
-    assert configured(**{name: ""}) == configured()
+    unset = NAMES.keys() - environment().keys()
+    assert [name for name in sorted(unset) if configured(**{name: ""}) != configured()] == []
 
 
 def test_a_run_that_can_be_submitted_says_its_round() -> None:
@@ -324,7 +324,7 @@ def test_round_trip_through_the_environment(variables: dict[str, str | int]) -> 
     assert RunConfig.from_environment(config.to_environment(), complete=True) == config
 
 
-@pytest.mark.parametrize("rate", [0.1 + 0.2, 4e-4, 1e-300])
+@given(rate=st.floats(min_value=0, max_value=1, exclude_min=True))
 def test_learning_rate_survives_the_environment_bit_for_bit(rate: float) -> None:
     """A learning rate read back from its variable is the same double."""
     config = configured(BENCHMARK="llama31_8b", LEARNING_RATE=repr(rate), WARMUP_STEPS=0)
@@ -355,17 +355,17 @@ def sourced(tmp_path: Path, text: str, **variables: str) -> dict[str, str]:
 HOSTILE = ["two words", "two\nlines", "tail\n", "'single'", '"double"', "$HOME `id` \\", "a=b=c", "käse 🧀", "* ?"]
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=repr)
-def test_sourced_value_arrives_unchanged(tmp_path: Path, value: str) -> None:
+def test_sourced_value_arrives_unchanged(tmp_path: Path) -> None:
     """Newlines, quotes, and what a shell would expand come through as they are."""
-    quoted = "'" + value.replace("'", "'\\''") + "'"
-    assert sourced(tmp_path, f"export MLPERF_SUBMISSION_ORG={quoted}\n") == {"MLPERF_SUBMISSION_ORG": value}
+    values = {f"NCCL_{index}": value for index, value in enumerate(HOSTILE)}
+    lines = [f"export {name}=" + "'" + value.replace("'", "'\\''") + "'" for name, value in values.items()]
+    assert sourced(tmp_path, "\n".join(lines)) == values
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=repr)
-def test_hostile_environment_does_not_leak_into_the_exports(tmp_path: Path, value: str) -> None:
+def test_hostile_environment_does_not_leak_into_the_exports(tmp_path: Path) -> None:
     """Only what the file itself exports is returned, whatever the environment held."""
-    assert sourced(tmp_path, "export SEED=1\n", OTHER=value) == {"SEED": "1"}
+    held = {f"OTHER_{index}": value for index, value in enumerate(HOSTILE)}
+    assert sourced(tmp_path, "export SEED=1\n", **held) == {"SEED": "1"}
 
 
 def test_sourced_file_may_print(tmp_path: Path) -> None:

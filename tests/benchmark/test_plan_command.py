@@ -42,14 +42,15 @@ def values(*arguments: object) -> dict[str, Any]:
     return json.loads(invoke(*arguments, "--json").stdout)
 
 
-@pytest.mark.parametrize("path", [p for p in config_files() if gpu_of_system(p.stem)], ids=lambda path: path.stem)
-def test_every_config_with_a_gpu_fits(path: Path) -> None:
+def test_every_config_with_a_gpu_fits(subtests: pytest.Subtests) -> None:
     """Memory, step and outcomes of each config of the repository; and its job is given the time that it may take."""
-    done = invoke(path)
-    assert done.exit_code == 0, done.output
-    assert "give or take" in done.stdout
-    (asked,) = re.findall(r"Ask for WALLTIME=(\d+):", done.stdout)
-    assert (resolve(path).config.walltime or 0) >= int(asked)
+    for path in (path for path in config_files() if gpu_of_system(path.stem)):
+        with subtests.test(path.stem):
+            done = invoke(path)
+            assert done.exit_code == 0, done.output
+            assert "give or take" in done.stdout
+            (asked,) = re.findall(r"Ask for WALLTIME=(\d+):", done.stdout)
+            assert (resolve(path).config.walltime or 0) >= int(asked)
 
 
 def test_text_and_values_say_the_same() -> None:

@@ -22,7 +22,8 @@ from reference_impl.step import MegatronStep
 from tests.fakes import FakeClock
 from tests.reference_impl.conftest import run_ranks
 
-STEPS = 5
+STEPS = 3
+"""Of a curve: AdamW has both moments from the second on."""
 
 # AdamW turns rounding into steps of the size of the learning rate, so layouts are compared at a small one.
 PEAK_LEARNING_RATE = 3e-4
@@ -135,7 +136,7 @@ def warmed_and_not(config: RunConfig) -> dict[str, Any]:
     return {
         "fresh": (fresh, after_fresh),
         "middle": (middle, fingerprint(step)),
-        "losses": first + [one.loss for one in step.train(2)],
+        "losses": first + [one.loss for one in step.train(STEPS - 2)],
     }
 
 
@@ -151,7 +152,7 @@ def test_warm_up_does_not_move_the_data(tiny: Tiny, reference: dict[str, Any]) -
     """A run that warmed up twice has, bit for bit, the losses of one that never did."""
     answer = run_ranks(tiny(), warmed_and_not)[0]
 
-    assert answer["losses"] == reference["losses"][:4]
+    assert answer["losses"] == reference["losses"]
 
 
 def slowest_of_two(config: RunConfig) -> list[Any]:
