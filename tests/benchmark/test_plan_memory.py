@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmark.plan.hardware import GPUS
 from benchmark.plan.job import Job
@@ -50,7 +51,7 @@ def peak_of_schedule(job: Job, stage: int) -> int:
     return peak
 
 
-@pytest.mark.parametrize(("pipeline", "chunks"), [(2, 2), (4, 8), (8, 8), (8, 16), (3, 7), (9, 7)])
+@given(pipeline=st.integers(2, 9), chunks=st.integers(2, 14))
 def test_activations_in_flight_are_those_of_megatrons_schedule(pipeline: int, chunks: int) -> None:
     """Played with Megatron-Core's own table, every stage holds as many layers at its peak as counted."""
     job = replace(GB200, gpus=pipeline * 8, pipeline=pipeline, chunks=chunks, microbatches=4 * pipeline)

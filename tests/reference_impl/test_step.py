@@ -69,7 +69,7 @@ def curve(config: RunConfig, steps: int = STEPS) -> dict[str, Any]:
         "losses": [one.loss for one in stats],
         "grad_norms": [one.grad_norm for one in stats],
         # A part of the evaluation, no multiple of any batch here.
-        "evaluation": step.evaluate(11),
+        "evaluation": step.evaluate(5),
     }
 
 
