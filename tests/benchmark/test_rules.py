@@ -235,7 +235,7 @@ def batch_sizes(rules: Rules) -> list[int]:
 def test_what_is_announced_passes_the_official_file(rules: Rules) -> None:
     """Every value that a run announces satisfies the official checker's expression for its key, in the logged order."""
     rejected = {gbs: rejected_by_the_official_file(rules, announce(run_of(rules, gbs))) for gbs in batch_sizes(rules)}
-    assert rejected == dict.fromkeys(batch_sizes(rules), [])
+    assert {gbs: keys for gbs, keys in rejected.items() if keys} == {}
 
 
 @pytest.mark.parametrize("rules", SUBMITTABLE, ids=name_of)

@@ -36,6 +36,7 @@ from reference_impl.data.progress import describe, size
 from reference_impl.data.published import PUBLISHED, Published, manifest_of
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import ready
+from tests.waiting import STILL_S
 
 FILES = {"a.bin": b"1234", "b.idx": b"12", "deep/er/.metadata": b"hidden", ".top": b"", "c": b"123"}
 
@@ -129,7 +130,7 @@ def test_the_first_error_stops_the_rest() -> None:
     def work(item: str) -> None:
         if item == "fails":
             raise DataError(item)
-        told.append(stop.wait(60))
+        told.append(stop.wait(STILL_S))
 
     with pytest.raises(DataError):
         in_parallel(work, ["goes on", "fails"], 2, stop)
