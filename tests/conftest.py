@@ -19,7 +19,21 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+LONGEST = (
+    "test_run_and_time.py",
+    "test_job.py",
+    "test_nemo.py",
+    "test_checkpoint_training.py",
+    "test_configs.py",
+    "test_resume.py",
+    "test_step.py",
+    "test_layouts.py",
+    "test_data_prepare.py",
+    "test_setup.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that none of them is left to one process at the end while another idles."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The longest files come first, so that none of them is left to one process at the end while another idles."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -38,35 +39,77 @@ def run_and_time(**variables: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@dataclass(frozen=True)
+class GoodRun:
+    """A whole run, as a user starts it."""
+
+    folder: Path
+    printed: str
+    listening: list[str]
+    """Addresses at which its processes accepted connections while it trained."""
+
+
 @pytest.fixture(scope="module")
-def good_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole run, and its folder."""
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> GoodRun:
+    """One whole run."""
     logs = tmp_path_factory.mktemp("logs")
-    done = run_and_time(LOGDIR=logs, SEED=1, PLANTED_SECRET="hunter2-hunter2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder,) = (logs / "tiny").iterdir()
-    return done, folder
+    # Two ranks on any machine, as config_tiny.sh has them where there are two cores.
+    with started(LOGDIR=logs, SEED=1, DGXNGPU=2, MINIBS=8, PLANTED_SECRET="hunter2-hunter2") as process:
+        log = training_log(logs, process)
+        listening = [address for one in processes_with(str(log)) for address in listening_at(one)]
+        printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    return GoodRun(log.parent, printed, listening)
 
 
-@pytest.mark.slow
-def test_the_main_job_reaches_its_target_and_passes(
-    good_run: tuple[subprocess.CompletedProcess[str], Path],
-) -> None:
+@contextmanager
+def started(**variables: object) -> Iterator[subprocess.Popen[str]]:
+    """`bash run_and_time.sh`, which does not outlive the test."""
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "run_and_time.sh")],
+        env=command_environment(**variables),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def training_log(logs: Path, process: subprocess.Popen[str]) -> Path:
+    """The log of a run, once its first training step is in it."""
+
+    def found() -> Path | None:
+        files = logs.glob("tiny/*/result_0.txt")
+        return next((log for log in files if "train_step_time" in log.read_text()), None)
+
+    wait_until(lambda: found() is not None or process.poll() is not None, [process.pid], "a training step")
+    log = found()
+    assert log is not None, f"it ended with status {process.returncode}"
+    return log
+
+
+def test_the_main_job_reaches_its_target_and_passes(good_run: GoodRun) -> None:
     """The log's last evaluation is at or below the target, and the last lines say where it is and PASS."""
-    done, folder = good_run
-    events = read_events(folder / "result_0.txt")
+    events = read_events(good_run.folder / "result_0.txt")
     last = [event for event in events if event.key == "eval_accuracy"][-1]
 
     assert last.value <= RULES.target_log_perplexity
-    assert done.stdout.splitlines()[-2:] == [f"results   {folder}", "verdict   PASS"]
+    assert good_run.printed.splitlines()[-2:] == [f"results   {good_run.folder}", "verdict   PASS"]
 
 
-@pytest.mark.slow
-def test_a_run_leaves_its_log_console_and_provenance(
-    good_run: tuple[subprocess.CompletedProcess[str], Path],
-) -> None:
+def test_a_run_listens_to_nobody_else(good_run: GoodRun) -> None:
+    """Whatever its processes accept connections at is an address of the loopback device: two ranks have one each."""
+    assert len(good_run.listening) >= 2
+    assert [address for address in good_run.listening if not ip_address(address).is_loopback] == []
+
+
+def test_a_run_leaves_its_log_console_and_provenance(good_run: GoodRun) -> None:
     """run.json says what ran, with the seed and outcome of each run; the environment is not in it."""
-    _, folder = good_run
+    folder = good_run.folder
     recorded = json.loads((folder / "run.json").read_text())
 
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -91,14 +134,10 @@ def checked(path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", ["seed", "run_start", "global_batch_size", "train_samples"])
-def test_a_removed_event_is_one_finding_that_names_it(
-    key: str, good_run: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
-) -> None:
+def test_a_removed_event_is_one_finding_that_names_it(key: str, good_run: GoodRun, tmp_path: Path) -> None:
     """The real log without one event fails the check, with status 1 and a single error."""
-    _, folder = good_run
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    copy = Path(shutil.copytree(good_run.folder, tmp_path / "copy"))
     log = copy / "result_0.txt"
     log.write_text("".join(line for line in log.read_text().splitlines(True) if f'"key": "{key}"' not in line))
 
@@ -150,45 +189,14 @@ def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Pa
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.fixture
-def started_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A run in its timed region, and its log."""
-    process = subprocess.Popen(
-        ["bash", str(ROOT / "run_and_time.sh")],
-        env=command_environment(LOGDIR=tmp_path),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until(lambda: in_training(tmp_path) is not None, [process.pid], "a training step")
-        log = in_training(tmp_path)
-        assert log is not None
-        yield process, log
-    finally:
-        process.kill()
-        process.wait()
-
-
-def in_training(logs: Path) -> Path | None:
-    """The log, once its first training step is in it."""
-    found = (log for log in logs.glob("tiny/*/result_0.txt") if "train_step_time" in log.read_text())
-    return next(found, None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_everything_and_the_log_says_so(
-    number: signal.Signals, started_run: tuple[subprocess.Popen[bytes], Path]
-) -> None:
-    """Until then it listens to nobody else; run_stop is aborted with the signal's name, and no process is left."""
-    process, log = started_run
-    listening = [address for one in processes_with(str(log)) for address in listening_at(one)]
-    process.send_signal(number)
-
-    wait_until(lambda: process.poll() is not None, [process.pid], "the end")
-    # Two ranks have an address each at least.
-    assert len(listening) >= 2
-    assert [address for address in listening if not ip_address(address).is_loopback] == []
+def test_a_signal_ends_everything_and_the_log_says_so(number: signal.Signals, tmp_path: Path) -> None:
+    """run_stop is aborted with the signal's name, the status is 128 + the signal's, and no process is left."""
+    with started(LOGDIR=tmp_path) as process:
+        log = training_log(tmp_path, process)
+        process.send_signal(number)
+        process.communicate()
     assert process.returncode == 128 + number
     stop = next(event for event in read_events(log) if event.key == "run_stop")
     assert stop.metadata["status"] == "aborted"

@@ -118,6 +118,8 @@ def test_ranks_do_not_outlive_their_launcher() -> None:
 
 def test_success_is_that_of_all() -> None:
     """Where every rank ends by itself, none is signalled."""
-    with launched("print('done')", "print('done')", waiting=0) as (launcher, _):
+    # Whole at once: where output is not buffered, print writes the end of its line by itself.
+    done = "import os; os.write(1, b'done\\n')"
+    with launched(done, done, waiting=0) as (launcher, _):
         assert said(launcher) == ["done"] * 2
         assert launcher.wait() == 0
