@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -92,11 +93,22 @@ def test_the_status_is_that_of_the_first_rank_that_failed() -> None:
         assert launcher.wait() == 7
 
 
-def test_a_rank_may_notice_that_another_was_killed() -> None:
+NOTICE = """
+import os, time
+
+while not os.path.exists({killed!r}):
+    time.sleep(0.01)
+time.sleep(0.5)
+print('closed by peer')
+"""
+
+
+def test_a_rank_may_notice_that_another_was_killed(tmp_path: Path) -> None:
     """It is given the time to fail for its own reason, without a signal."""
-    noticing = "import time; time.sleep(0.5); print('closed by peer')"
-    with launched(noticing, WAIT, waiting=1) as (launcher, (other,)):
+    killed = tmp_path / "killed"
+    with launched(NOTICE.format(killed=str(killed)), WAIT, waiting=1) as (launcher, (other,)):
         os.kill(other, signal.SIGKILL)
+        killed.touch()
         assert said(launcher) == ["closed", "by", "peer"]
         assert launcher.wait() == 1
 
