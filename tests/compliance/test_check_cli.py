@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +77,6 @@ def test_wrong_usage_exits_2(command: str, arguments: list[str]) -> None:
     assert result.exit_code == 2
     assert "Error: " in result.output
     assert "Traceback" not in result.output
-
-
-def test_unreadable_log_exits_2(tmp_path: Path) -> None:
-    """A log that cannot be read exits 2, with the finding that says so."""
-    os.mkfifo(tmp_path / "result_0.txt")
-    result = run("check", tmp_path / "result_0.txt")
-    assert result.exit_code == 2
-    assert "log.unreadable" in result.output
 
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])

@@ -263,6 +263,7 @@ def test_path_that_is_no_log_exits_2(file: Path, make: Callable[[Path], None]) -
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
+    assert result.output.count("log.unreadable") + result.output.count("Error: ") == 1, result.output
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/proc/self/mem", "x" * 5000, ""])
