@@ -44,18 +44,21 @@ TENSORS, PAGES = 20, 16 << 10
 
 
 def faults_of_large_tensors(config: RunConfig) -> int:
-    """How many pages the kernel gives for tensors of 64 MiB that are made and freed in turn."""
+    """How many pages the kernel gives for tensors of 64 MiB that are made and freed in turn, once the heap is grown."""
     parallel.initialize(config)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(TENSORS):
-        torch.ones(PAGES * 1024)
+    before = 0
+    # In the first round an aligned block may not yet fit the hole that another has left.
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(TENSORS):
+            torch.ones(PAGES * 1024)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt")
 def test_memory_that_a_rank_frees_is_used_again(tiny: Tiny) -> None:
-    """Not every tensor's pages are asked for anew; a few are, because an aligned block does not fit its own hole."""
-    assert run_ranks(tiny(), faults_of_large_tensors)[0] < PAGES * TENSORS / 2
+    """A tensor's pages are not asked for anew each time."""
+    assert run_ranks(tiny(), faults_of_large_tensors)[0] < PAGES * TENSORS / 4
 
 
 def test_every_rank_knows_what_all_ranks_say(tiny: Tiny) -> None:
