@@ -135,7 +135,7 @@ def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
 
     assert jobs.cluster.wait(number) == "FAILED"
     assert (
-        "cause     run 0: no line in the log for 12 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
+        "cause     run 0: no line in the log for 30 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
     )
     assert "ranks 1 on n1, 3 on n2 in follow (slurm/stub_trainer.py:" in jobs.output()
 
