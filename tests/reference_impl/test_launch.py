@@ -86,9 +86,20 @@ def test_ranks_are_told_to_save_and_stop() -> None:
         assert launcher.wait() == os.EX_TEMPFAIL
 
 
-def test_the_status_is_that_of_the_first_rank_that_failed() -> None:
+FAIL = """
+import os, time
+
+while not os.path.exists({told!r}):
+    time.sleep(0.01)
+raise SystemExit(7)
+"""
+
+
+def test_the_status_is_that_of_the_first_rank_that_failed(tmp_path: Path) -> None:
     """The others, which do not notice, are asked to end, and their statuses do not count."""
-    with launched(WAIT, "raise SystemExit(7)", waiting=1, notice=0.0) as (launcher, _):
+    told = tmp_path / "told"
+    with launched(WAIT, FAIL.format(told=str(told)), waiting=1, notice=0.0) as (launcher, _):
+        told.touch()
         assert said(launcher) == ["SIGTERM"]
         assert launcher.wait() == 7
 
