@@ -34,5 +34,6 @@ RUN unset PIP_CONSTRAINT && \
     python3 -m pip install --no-deps -r requirements-nodeps.lock
 
 COPY . .
+RUN python3 -m pip install --no-deps --no-build-isolation --editable .
 ENV HARNESS_PYTHON=python3
 CMD ["bash", "run_and_time.sh"]

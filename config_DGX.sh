@@ -1,9 +1,9 @@
 # The template for a new system: copy it to config_<SYSTEM>_<NODES>x<GPUS>x<MINIBS>xtp<TP>pp<PP>cp<CP>.sh and change it.
-# `python -m benchmark config new` writes such a file with the numbers worked out; this one explains them.
+# `llama31 config new` writes such a file with the numbers worked out; this one explains them.
 #
 # A config only exports. What it does not say (learning rate, warm-up, evaluation cadence ...) follows from the rules:
-#   python -m benchmark show config_DGX.sh          every value with its origin, every derived one with its equation
-#   python -m compliance preflight config_DGX.sh    would its logs be valid?
+#   llama31 show config_DGX.sh          every value with its origin, every derived one with its equation
+#   llama31 preflight config_DGX.sh    would its logs be valid?
 #   source config_DGX.sh && sbatch -N "$DGXNNODES" -t "$WALLTIME" run.sub
 source "$(dirname "${BASH_SOURCE[0]}")/config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
@@ -23,11 +23,11 @@ export MINIBS=288 MICRO_BATCH_SIZE=1
 # bf16, fp8 or nvfp4, where the GPU has it.
 export PRECISION=${PRECISION:-bf16}
 
-# What it takes to fit, by `python -m benchmark plan config_DGX.sh`: gradients in bf16, and norms computed again.
+# What it takes to fit, by `llama31 plan config_DGX.sh`: gradients in bf16, and norms computed again.
 export GRAD_REDUCE_IN_FP32=False
 export RECOMPUTE_GRANULARITY=selective RECOMPUTE_MODULES=layernorm
 
-# Minutes of the job, all its runs together: python -m benchmark plan config_DGX.sh knows better than a guess.
+# Minutes of the job, all its runs together: llama31 plan config_DGX.sh knows better than a guess.
 export WALLTIME=${WALLTIME:-490}
 
 # What a site sets beforehand rather than here: DATADIR, LOAD_CHECKPOINT, LOGDIR, CONT and CONTAINER_RUNTIME (docs/slurm.md),

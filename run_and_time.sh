@@ -1,23 +1,42 @@
 #!/usr/bin/env bash
 # One benchmark run, or NEXP of them, from nothing to checked results.
 #
-#   bash run_and_time.sh                                    the tiny model of config_tiny.sh, on this machine
-#   source config_<SYSTEM>.sh && bash run_and_time.sh       another configuration, on this machine
+#   bash run_and_time.sh                                            the tiny model of config_tiny.sh, on this machine
+#   bash run_and_time.sh FILE                                       the configuration of FILE, on this machine
+#   source configs/config_<SYSTEM>.sh && bash run_and_time.sh       that of the environment, on this machine
 #
 # Inside a job that has set torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), it is one rank;
 # with RESULT_FILE alone, all ranks of one run on one node.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null && pwd)
+
+refuse() {
+  echo "run_and_time.sh: $*; bash run_and_time.sh --help" >&2
+  exit 2
+}
+
+case ${1-} in
+  -h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+  -*) refuse "unknown option $1" ;;
+esac
+if (($# > 1)); then refuse "one FILE at most, got $# arguments: $*"; fi
+if (($# == 1)) && [[ ! -f $1 ]]; then refuse "no config file '$1'"; fi
+
 python=$(bash "$root/setup.sh")
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
-if [[ -n ${RANK:-} ]]; then
-  exec "$python" -m benchmark.launch.bind "${LOCAL_RANK:-0}" "${LOCAL_WORLD_SIZE:-1}" "$python" -m reference_impl.pretrain
+if (($# == 1)); then
+  exec "$python" -m harness run "$1"
+elif [[ -n ${RANK:-} ]]; then
+  exec "$python" -m harness.launch.bind "${LOCAL_RANK:-0}" "${LOCAL_WORLD_SIZE:-1}" "$python" -m reference_impl.pretrain
 elif [[ -n ${RESULT_FILE:-} ]]; then
   exec "$python" -m reference_impl.pretrain
 elif [[ -n ${DGXSYSTEM:-} ]]; then
-  exec "$python" -m benchmark run
+  exec "$python" -m harness run
 else
-  exec "$python" -m benchmark run "$root/config_tiny.sh"
+  exec "$python" -m harness run "$root/config_tiny.sh"
 fi

@@ -28,7 +28,7 @@ if [[ $tests == "not slow" ]]; then
   "$PYTHON" -m ruff format --check .
 
   stage "mypy"
-  "$PYTHON" -m mypy benchmark compliance reference_impl perf tests
+  "$PYTHON" -m mypy benchmark compliance report harness reference_impl perf tests
 
   stage "shellcheck"
   find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \

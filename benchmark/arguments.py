@@ -1,13 +1,17 @@
-"""What the command lines share."""
+"""What the command lines share: paths, what ends with which status, and how a refusal is said."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
-from benchmark.benchmarks import BENCHMARKS, DEFAULT
+from benchmark.refusal import Refused
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+"""Of every group and command."""
 
 
 class PathArgument(click.Path):
@@ -22,10 +26,24 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
-BENCHMARK_OPTION = click.option(
-    "--benchmark",
-    type=click.Choice(list(BENCHMARKS)),
-    default=DEFAULT.name,
-    show_default=True,
-    help="Whose model and rules.",
-)
+class Said(click.ClickException):
+    """A refusal as a command line says it: a line for each fault, without the usage, and status 2."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self._faults = faults
+        super().__init__("\n".join(faults))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo("".join(f"error: {fault}\n" for fault in self._faults), file=file, err=file is None, nl=False)
+
+
+class Verbs(click.Group):
+    """A group whose commands may raise Refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            raise Said(error.faults) from None

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
-from benchmark.events import EventLog, read
+from benchmark.eventlog import EventLog
 from benchmark.files import flush
+from benchmark.mllog import read
 
 KEPT = 2
 """Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""

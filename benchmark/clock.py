@@ -1,13 +1,9 @@
-"""The one clock of a run, and the one place where its timed region begins."""
+"""The one clock of a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from benchmark.events import EventLog
+from typing import Protocol
 
 
 class Clock(Protocol):
@@ -35,17 +31,3 @@ class SystemClock:
 
     def now(self) -> float:
         return self._epoch + time.monotonic()
-
-
-def start_run(log: EventLog, barrier: Callable[[], None]) -> None:
-    """End initialisation and start the timed region, as one act.
-
-    Every rank has finished initialising before the clock starts (first barrier), both events carry the same instant
-    (no gap in which work could hide), and no rank touches data before the clock has started (second barrier).
-    Source: training_rules.adoc, "Timing": the timer starts before any training data is touched.
-    """
-    barrier()
-    instant = log.clock.now()
-    log.end("init_stop", at=instant)
-    log.start("run_start", at=instant)
-    barrier()

@@ -15,9 +15,8 @@ from typing import Protocol
 
 from benchmark.announce import announce
 from benchmark.checkpoints import Checkpoints, Resumption
-from benchmark.clock import start_run
 from benchmark.config import RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
 from benchmark.stragglers import SlowRank
 
@@ -133,6 +132,20 @@ def initialise(
         log.event(key, value)
     start_run(log, barrier)
     return step
+
+
+def start_run(log: EventLog, barrier: Callable[[], None]) -> None:
+    """End initialisation and start the timed region, as one act.
+
+    Every rank has finished initialising before the clock starts (first barrier), both events carry the same instant
+    (no gap in which work could hide), and no rank touches data before the clock has started (second barrier).
+    Source: training_rules.adoc, "Timing": the timer starts before any training data is touched.
+    """
+    barrier()
+    instant = log.clock.now()
+    log.end("init_stop", at=instant)
+    log.start("run_start", at=instant)
+    barrier()
 
 
 def resume(

@@ -11,14 +11,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark.events import Event
+from benchmark.mllog import Event
+from benchmark.refusal import Refused
+from compliance.checks.packages import Package, check_package
+from compliance.checks.results import Result, check_result
+from compliance.checks.runs import check_run
+from compliance.checks.systems import check_system, description_of
 from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
-from compliance.package_checks import Package, check_package
-from compliance.result_checks import Result, check_result
 from compliance.run import Run
-from compliance.run_checks import check_run
-from compliance.system_checks import check_system, description_of
 
 PROVENANCE = "run.json"
 _PROVENANCE_LIMIT = 1 << 20
@@ -26,7 +27,7 @@ _PROVENANCE_LIMIT = 1 << 20
 _LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
 
 
-class NoLogs(LookupError):
+class NoLogs(Refused):
     """A path that does not exist or cannot be searched, or a directory without logs."""
 
 

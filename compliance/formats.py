@@ -1,7 +1,8 @@
-"""A report for other programs: JUnit XML and SARIF 2.1.0; and any text made harmless to a terminal or an XML parser."""
+"""A report as text and for programs: JSON, JUnit XML, SARIF 2.1.0; any text made harmless to a terminal or a parser."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -11,11 +12,17 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+import click
+
 from compliance.check import Report
 from compliance.findings import Finding, Severity, count
 
-TOOL = "python -m compliance check"
+JSON_FORMAT = 1
+"""Version of the machine formats; a field that goes or changes its meaning raises it."""
 
+TOOL = "llama31 check"
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
@@ -32,6 +39,41 @@ def details(finding: Finding) -> dict[str, str]:
     """What a finding says beside its message, by name."""
     texts = {"expected": finding.expected, "actual": finding.actual, "source": finding.source}
     return {name: text for name, text in texts.items() if text}
+
+
+def text(report: Report, noun: str = "log") -> str:
+    """Every finding, and a line that says how many of them there are; `noun` is what was checked."""
+    return "\n".join([*map(_finding_text, report.findings), _summary(report, noun)])
+
+
+def _finding_text(finding: Finding) -> str:
+    where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
+    severity = click.style(f"{finding.severity:<7}", fg=_COLOURS[finding.severity])
+    lines = [f"{finding.rule}  {where}", f"  {finding.message}"]
+    lines += [f"  {name:<8}  {text}" for name, text in details(finding).items()]
+    return severity + "  " + printable("\n".join(line.replace("\n", "\\n") for line in lines)) + "\n"
+
+
+def _summary(report: Report, noun: str) -> str:
+    verdict = click.style("PASS", fg="green") if report.passed else click.style("FAIL", fg="red")
+    errors, warnings = (count(report.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
+    return f"{verdict}  {_plural(len(report.logs), noun)}, {_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def as_json(report: Report) -> str:
+    """Everything that a report holds."""
+    document = {
+        "format": JSON_FORMAT,
+        "passed": report.passed,
+        "logs": report.logs,
+        "counts": {severity.lower(): count(report.findings, severity) for severity in Severity},
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+    }
+    return json.dumps(document, indent=2)
 
 
 def junit(report: Report) -> str:

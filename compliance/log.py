@@ -22,7 +22,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from benchmark.events import TOKEN, Event, MalformedEvent, decode_at
+from benchmark.mllog import TOKEN, Event, MalformedEvent, decode_at
 from compliance.findings import as_number, show
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS
-from benchmark.events import TOKEN
+from benchmark.mllog import TOKEN
 from compliance.findings import Finding, Severity, count
 from compliance.log import Log
 from compliance.rewritten import Copy, rewrite

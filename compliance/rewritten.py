@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from benchmark.events import TOKEN, Event
+from benchmark.mllog import TOKEN, Event
 from compliance.check import LogGroup, find_logs, open_run
-from compliance.clock_checks import DIVISIONS_WITH_LIMIT
+from compliance.checks.clock import DIVISIONS_WITH_LIMIT
+from compliance.checks.packages import LARGEST_FILE, SUBMITTABLE
+from compliance.checks.results import Result
+from compliance.checks.systems import read_description
 from compliance.findings import Finding, Severity, as_number, show
 from compliance.log import Log, load
-from compliance.package_checks import LARGEST_FILE, SUBMITTABLE
-from compliance.result_checks import Result
 from compliance.run import Run
-from compliance.system_checks import read_description
 
 KNOWN = {"submission_division": DIVISIONS_WITH_LIMIT, "submission_benchmark": SUBMITTABLE}
 """Names that a tool looks for in an event, and the only values that it may have: the tool makes a path of them."""

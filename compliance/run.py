@@ -1,6 +1,6 @@
 """One log as the rules look at it: its events by key, the rules that apply, its evaluations and training steps.
 
-A property raises Absent where the log does not hold what it is made of; see compliance.rule.
+A property raises Absent where the log does not hold what it is made of; see compliance.checks.rule.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import cached_property
 
 from benchmark.benchmarks import UnknownRules, find
 from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule
+from compliance.checks.rule import Absent, Rulebook
 from compliance.findings import as_count, as_number
 from compliance.log import Located, Log
-from compliance.rule import Absent, Rulebook
 
 EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
 BLOCK = ("block_start", "block_stop")

@@ -4,9 +4,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compliance.report.write import render
-from tests.browser import browser, find_browser
 from tests.compliance.launches import launch, llama31_405b
+
+from report.write import render
+from tests.browser import browser, find_browser
 
 SYSTEM = "DGXH100_64x8"
 SHAPE: dict[str, str | int] = {

@@ -20,9 +20,11 @@ from typing import Any
 import click
 
 from benchmark.benchmarks import LLAMA31_405B
-from benchmark.config import ROOT, RunConfig
-from benchmark.events import TOKEN, EventLog
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
+from benchmark.eventlog import EventLog
 from benchmark.loop import StepStats, run
+from benchmark.mllog import TOKEN
 from compliance.rewritten import rewrite
 
 PUBLISHED = ROOT.parent / "shared" / "published"

@@ -28,7 +28,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from benchmark.benchmarks import LLAMA31_405B
 from benchmark.config import RunConfig
-from benchmark.kernels import layer_spec
+from benchmark.config.kernels import layer_spec
 from benchmark.sizes import ModelSize
 from perf.measure import Timing, in_turns
 from perf.train_step import torch_adamw

@@ -21,7 +21,8 @@ import click
 import numpy as np
 
 from benchmark.benchmarks import LLAMA31_405B
-from benchmark.config import ROOT, RunConfig
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
 from reference_impl.data.inspect import expected_counts
 from reference_impl.data.pair import write_idx
 from reference_impl.data.published import PUBLISHED, manifest_of

@@ -17,7 +17,7 @@ from benchmark.benchmarks import LLAMA31_405B
 from benchmark.checkpoints import Checkpoints
 from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, timed_region
 from perf.measure import in_turns
 

@@ -20,13 +20,13 @@ from statistics import fmean, median
 import click
 
 from benchmark.benchmarks import LLAMA31_405B, find
-from benchmark.config import ROOT
-from benchmark.plan import calibration, memory, step_time
-from benchmark.plan.calibration import Calibration, Measured, Prior
-from benchmark.plan.job import precision_values
-from benchmark.plan.measured import read_table
-from benchmark.plan.search import bare_values, search
-from benchmark.plan.time_to_target import Pace, evaluation_steps, outcome, outcomes
+from benchmark.checkout import ROOT
+from harness.plan import calibration, memory, step_time
+from harness.plan.calibration import Calibration, Measured, Prior
+from harness.plan.job import precision_values
+from harness.plan.measured import read_table
+from harness.plan.search import bare_values, search
+from harness.plan.time_to_target import Pace, evaluation_steps, outcome, outcomes
 
 PUBLISHED = ROOT.parent / "shared" / "published"
 RUNS, LAYOUTS = PUBLISHED / "llama31_405b_runs.csv", PUBLISHED / "llama31_405b_layouts.csv"
@@ -283,7 +283,7 @@ def speed_table() -> None:
     print("Speed: whole processes, the interpreter's start included, medians")
     config = "config_GB200_128x4x144xtp4pp8cp2.sh"
     commands = {
-        "plan config_GB200_128x4x144xtp4pp8cp2.sh": ["plan", config],
+        "plan configs/config_GB200_128x4x144xtp4pp8cp2.sh": ["plan", config],
         "plan --gpu GB200 --gpus 512": ["plan", "--gpu", "GB200", "--gpus", "512"],
         "plan --gpu H100 --gpus 8192": ["plan", "--gpu", "H100", "--gpus", "8192"],
     }

@@ -16,7 +16,7 @@ from statistics import median
 
 import click
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 from perf.measure import Timing
 
 PUBLISHED = ROOT.parent / "shared" / "published"

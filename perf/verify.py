@@ -18,8 +18,8 @@ from statistics import median
 
 import click
 
-from benchmark.config import ROOT
-from reference_impl.data.checksum import cores
+from benchmark.checkout import ROOT
+from reference_impl.files.checksum import cores
 
 PIECE_BYTES = 8 << 20
 POLL_S = 0.002

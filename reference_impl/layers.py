@@ -24,7 +24,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmark.kernels import LayerSpec
+from benchmark.config.kernels import LayerSpec
 
 
 class RMSNorm(torch.nn.RMSNorm):

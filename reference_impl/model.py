@@ -16,7 +16,7 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from benchmark.config import RunConfig
-from benchmark.kernels import LayerSpec, Machine, layer_spec
+from benchmark.config.kernels import LayerSpec, Machine, layer_spec
 from benchmark.sizes import ModelSize
 from reference_impl import parallel
 from reference_impl.layers import block_spec

@@ -16,9 +16,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from benchmark import kernels
-from benchmark.config import ConfigError, RunConfig
-from benchmark.kernels import Machine
+from benchmark.config import ConfigError, RunConfig, kernels
+from benchmark.config.kernels import Machine
 from reference_impl import cpu
 
 _T = TypeVar("_T")

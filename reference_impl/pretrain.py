@@ -18,13 +18,13 @@ from types import FrameType
 from benchmark.checkpoints import Checkpoints, Identity, Resumption, find_resumption, folder_of, identity, make_ready
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, run
-from reference_impl.data.manifest import DataError, Manifest
+from benchmark.refusal import Refused
 from reference_impl.data.read.configured import data_folder, dataset_of
+from reference_impl.files.manifest import Manifest
 from reference_impl.quiet import quieten_libraries
 from reference_impl.ready import require_initial_weights
-from reference_impl.tokenizer import TokenizerError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,7 +48,7 @@ def main() -> int:
 
             return launch(config)
         return train(config)
-    except (ConfigError, DataError, TokenizerError) as error:
+    except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interruption:
@@ -62,9 +62,7 @@ def _refuse_incomplete(config: RunConfig) -> None:
         needed["NPY_INDEX_DIR"] = config.index_dir
     missing = [name for name, value in needed.items() if value is None]
     if missing:
-        raise ConfigError(
-            [f"{' and '.join(missing)}: set by the launcher (python -m benchmark run), or by hand for one run"]
-        )
+        raise ConfigError([f"{' and '.join(missing)}: set by the launcher (llama31 run), or by hand for one run"])
 
 
 def train(config: RunConfig) -> int:

@@ -9,29 +9,39 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.refusal import Refused
 from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import usable_checkpoint
-from reference_impl.data.manifest import DataError
 from reference_impl.data.read.configured import data_folder, ready
-from reference_impl.tokenizer import TokenizerError
 
 
-def main() -> int:
-    try:
-        config = RunConfig.from_environment()
-        require_initial_weights(config)
-        weights = usable_checkpoint(config) if config.load_checkpoint else None
-        data = ready(config)
-    except (ConfigError, DataError, TokenizerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if weights is not None:
-        print(f"weights   {summary(weights, config.vocabulary)}", file=sys.stderr)
-    print(f"data      {data_folder(config)}, {data.compared} of its files compared", file=sys.stderr)
-    print(json.dumps({"compared": data.compared, **data.manifest.model_dump(mode="json", exclude_none=True)}))
-    return 0
+@dataclass(frozen=True)
+class Ready:
+    """What a run will be trained on."""
+
+    lines: tuple[str, ...]
+    """For a reader."""
+    data: dict[str, Any]
+    """The manifest of its data, and what of the files was compared."""
+
+
+def make_ready(config: RunConfig) -> Ready:
+    """Make sure that a run can be trained here.
+
+    Raises:
+        Refused: it cannot.
+    """
+    require_initial_weights(config)
+    weights = usable_checkpoint(config) if config.load_checkpoint else None
+    data = ready(config)
+    lines = [] if weights is None else [f"weights   {summary(weights, config.vocabulary)}"]
+    lines.append(f"data      {data_folder(config)}, {data.compared} of its files compared")
+    manifest = data.manifest.model_dump(mode="json", exclude_none=True)
+    return Ready(tuple(lines), {"compared": data.compared, **manifest})
 
 
 def require_initial_weights(config: RunConfig) -> None:
@@ -43,6 +53,17 @@ def require_initial_weights(config: RunConfig) -> None:
                 "initial weights, in NeMo's format or Hugging Face's"
             ]
         )
+
+
+def main() -> int:
+    try:
+        done = make_ready(RunConfig.from_environment())
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(done.lines), file=sys.stderr)
+    print(json.dumps(done.data))
+    return 0
 
 
 if __name__ == "__main__":

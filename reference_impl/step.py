@@ -22,9 +22,9 @@ from benchmark.loop import StepStats
 from benchmark.stragglers import SlowRank, slowest
 from reference_impl.checkpoint import training
 from reference_impl.checkpoint.initial import load_initial_weights
-from reference_impl.data.manifest import Manifest
 from reference_impl.data.read.configured import data_folder, tokenizer_of
 from reference_impl.data.read.datasets import Batch, Datasets, Reader, open_datasets
+from reference_impl.files.manifest import Manifest
 from reference_impl.model import build_model
 from reference_impl.optimizer import build_optimizer, build_schedule
 from reference_impl.parallel import device, gather, nodes, reports_loss, sum_over_ranks

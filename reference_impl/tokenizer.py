@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.benchmarks import DEFAULT, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
+from benchmark.refusal import Refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(Refused):
     """A tokenizer file that is missing, unreadable, or not the one expected."""
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.config import RunConfig
-from benchmark.events import TOKEN, Event, decode
 from benchmark.loop import StepStats
+from benchmark.mllog import TOKEN, Event, decode
 
 EPOCH = 1_700_000_000.0
 

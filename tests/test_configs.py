@@ -7,19 +7,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
-from benchmark.__main__ import main
 from benchmark.benchmarks import BENCHMARKS
-from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, config_files, source_config
-from benchmark.config_new import new_config
-from benchmark.resolve import resolve
-from benchmark.simulate import Pace, VirtualClock, simulate
+from benchmark.checkout import ROOT
+from benchmark.config import NAMES, ConfigError, RunConfig, config_files, resolve, source_config
 from compliance.check import check_paths
 from compliance.findings import Severity
-from compliance.preflight import check_plan, make_plan
-from tests.benchmark.test_simulate import run_of
+from harness.__main__ import main
+from harness.plan.config_new import new_config
+from harness.preflight import check_plan, make_plan
+from harness.simulate import Pace, VirtualClock, simulate
 from tests.fakes import EPOCH
+from tests.harness.test_simulate import run_of
 from tests.official import accepts_directories, accepts_seeds, needs_official, rejections
 
 CONFIGS = {path: resolve(path).config for path in config_files()}
@@ -138,7 +139,6 @@ def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) ->
     done = CliRunner().invoke(main, ["config", "new", "--gpu", gpu, "--nodes", str(nodes), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     path = Path(done.output.strip())
-    (tmp_path / "config_common.sh").write_bytes((ROOT / "config_common.sh").read_bytes())
     config = RunConfig.from_environment(source_config(path), complete=True)
     assert (config.nodes, path.name) == (nodes, f"config_{config.system}.sh")
     planned = CliRunner().invoke(main, ["plan", str(path)])
@@ -151,7 +151,7 @@ def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) ->
     ("nodes", "message"),
     [
         (17, r"17 x 8 H100 can be cut by no layout near .* multiples of 16"),
-        (8, r"8 x 8 H100 hold no layout near .* `python -m benchmark plan --gpu H100 --gpus 64`"),
+        (8, r"8 x 8 H100 hold no layout near .* `llama31 plan --gpu H100 --gpus 64`"),
     ],
 )
 def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None:
@@ -170,7 +170,7 @@ def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None
 def test_a_new_config_that_cannot_be_written_is_an_error(arguments: list[str], message: str, tmp_path: Path) -> None:
     """One line, no traceback."""
     command = ["config", "new", "--gpu", "H100", "--nodes", "64", "--out", str(tmp_path)]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ClickException, match=message):
         main([*command, *arguments], standalone_mode=False)
 
 

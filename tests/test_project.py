@@ -8,26 +8,35 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 
-PACKAGES = ("benchmark", "compliance", "reference_impl")
-NOT_OURS = {".git", ".venv", ".venv-nemo", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis"}
+FLOORS = (("harness",), ("report",), ("compliance", "reference_impl"), ("benchmark",))
+"""From the top down; an arrow goes from a floor to a lower one, never up and never sideways."""
 
-# Package -> what none of its modules may import.
-FORBIDDEN_IMPORTS = {
-    "benchmark": {"compliance", "reference_impl", "torch", "megatron"},
-    "compliance": {"reference_impl", "torch", "megatron"},
-    "reference_impl": {"compliance"},
+PACKAGES = tuple(package for floor in FLOORS for package in floor)
+NOT_OURS = {
+    ".git",
+    ".venv",
+    ".venv-host",
+    ".venv-nemo",
+    "__pycache__",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".mypy_cache",
+    ".hypothesis",
 }
 
 # Module that may touch the process's environment -> why.
 ENVIRONMENT_USERS = {
-    "benchmark/config.py": "RunConfig.from_environment is the one place where variables are read",
-    "benchmark/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
-    "benchmark/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
+    "benchmark/config/run_config.py": "RunConfig.from_environment is the one place where variables are read",
+    "benchmark/config/sourcing.py": "hands it to the shell that sources a config file",
+    "benchmark/config/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
+    "harness/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
     "compliance/official.py": "hands two variables of the system to the official tools, and no other",
     "reference_impl/parallel.py": "says which network device to use, which gloo and NCCL can be told in no other way",
     "reference_impl/launch.py": "sets variables for the libraries underneath, and for the ranks it starts",
@@ -66,11 +75,53 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module or "."
 
 
-def test_imports_point_the_allowed_way() -> None:
-    """reference_impl and compliance may import benchmark, and nothing else crosses between the packages."""
-    found = {path: {name.split(".")[0] for name in imported(tree_of(path))} for path in MODULES}
-    wrong = {relative(path): names & FORBIDDEN_IMPORTS[relative(path).split("/")[0]] for path, names in found.items()}
+def started(tree: ast.AST) -> Iterator[str]:
+    """Modules in argument lists: what follows "-m"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.List | ast.Tuple | ast.Call):
+            parts = node.args if isinstance(node, ast.Call) else node.elts
+            words = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            yield from (str(module) for flag, module in pairwise(words) if flag == "-m" and module is not None)
+
+
+def test_arrows_point_down() -> None:
+    """No module imports, or starts by its name, one of a floor above its own or of the other package of its floor."""
+    allowed = {
+        package: {package, *(lower for below in FLOORS[place + 1 :] for lower in below)}
+        for place, floor in enumerate(FLOORS)
+        for package in floor
+    }
+    wrong = {}
+    for path in MODULES:
+        tree = tree_of(path)
+        named = {name.split(".")[0] for name in (*imported(tree), *started(tree))}
+        wrong[relative(path)] = named & set(PACKAGES) - allowed[relative(path).split("/")[0]]
     assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_only_the_trainer_imports_torch() -> None:
+    """The other floors are for machines that have none."""
+    torch = {"torch", "megatron", "transformers", "transformer_engine"}
+    found = {relative(path): {name.split(".")[0] for name in imported(tree_of(path))} & torch for path in MODULES}
+    assert {path for path, names in found.items() if names and not path.startswith("reference_impl/")} == set()
+
+
+def test_no_circles() -> None:
+    """No module needs itself, by whatever way, for types as for code."""
+    modules = {relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in MODULES}
+    needs = {name: set(needed_modules(tree_of(path), modules)) for name, path in modules.items()}
+    TopologicalSorter(needs).prepare()
+
+
+def needed_modules(tree: ast.AST, modules: Container[str]) -> Iterator[str]:
+    """The modules of ours that one imports; of a package its submodule where one is named."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield from (name for name in (submodule if submodule in modules else node.module,) if name in modules)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
 
 
 def uses_of_the_environment(tree: ast.AST) -> Iterator[int]:
@@ -98,14 +149,14 @@ class Blocker:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocker())
-for package in ("benchmark", "compliance"):
+for package in ("benchmark", "compliance", "report", "harness"):
     for module in pkgutil.walk_packages([package], package + "."):
         importlib.import_module(module.name)
 """
 
 
-def test_benchmark_and_compliance_import_without_torch() -> None:
-    """Every module of the two packages imports where torch and megatron are missing: a login node, a laptop, CI."""
+def test_all_floors_but_the_trainer_import_without_torch() -> None:
+    """Every module of the four packages imports where torch and megatron are missing: a login node, a laptop, CI."""
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
@@ -146,13 +197,14 @@ def test_programs_are_executable() -> None:
 # The brackets keep this file from matching itself.
 OF_ONE_MACHINE = re.compile(
     r"(?<![\w.])/(roo[t]|hom[e]/\w+|User[s]|wor[k]|tmp/scratc[h]|opt/whee[l]s|opt/pyp[i])(/|\b(?![\w.]))"
-    r"|(pypi\.or[g]|pythonhoste[d]|download\.pytorc[h]|(extra-)?index-ur[l])"
+    r"|(pypi\.or[g]|pythonhoste[d]|download\.pytorc[h])"
 )
 
 
 def test_no_trace_of_one_machine() -> None:
-    """No file names a folder of its author's machine, or a package registry."""
-    assert [found for found in lines_of(FILES) if OF_ONE_MACHINE.search(found[1])] == []
+    """No file names a folder of its author's machine, or a package registry but PyTorch's for CPUs, once."""
+    (torch_for_cpus,) = [found for found in lines_of(FILES) if OF_ONE_MACHINE.search(found[1])]
+    assert torch_for_cpus[0] == "setup.sh"
 
 
 # Dependencies.

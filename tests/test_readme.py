@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import ROOT
-from benchmark.simulate import Pace, VirtualClock, simulate
-from tests.compliance.logs import llama31_405b
+from benchmark.checkout import ROOT
+from harness.simulate import Pace, VirtualClock, simulate
+from tests.logs import llama31_405b
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -21,23 +21,20 @@ RUN_ELSEWHERE = {
     "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
     "bash run_tests.sh": "what runs this test",
     "bash run_tests.sh --slow": "the same with another selection",
-    ".venv/bin/python -m reference_impl.data download llama31_405b /data/c4": "run from a local server by "
+    "llama31 data download llama31_405b /data/c4": "run from a local server by "
     "tests/reference_impl/test_data_download.py",
-    ".venv/bin/python -m reference_impl.data prepare /data/c4 --c4 /data/c4/en": "run by "
-    "tests/reference_impl/test_data_prepare.py",
-    ".venv/bin/python -m reference_impl.data verify --quick --expect llama31_405b /data/c4": "run by "
-    "tests/reference_impl/test_data_manifest.py",
-    ".venv/bin/python -m reference_impl.checkpoint inspect /data/405b": "run by "
-    "tests/reference_impl/test_checkpoint_cli.py",
-    ".venv/bin/python -m compliance official PATH": "run by tests/compliance/test_official.py",
-    ".venv/bin/python -m compliance package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
+    "llama31 data prepare /data/c4 --c4 /data/c4/en": "run by tests/reference_impl/test_data_prepare.py",
+    "llama31 data verify --quick --expect llama31_405b /data/c4": "run by tests/reference_impl/test_data_manifest.py",
+    "llama31 checkpoint inspect /data/405b": "run by tests/reference_impl/test_checkpoint_cli.py",
+    "llama31 official PATH": "run by tests/compliance/test_official.py",
+    "llama31 package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
     "--system-yaml system.yaml": "run by tests/compliance/test_package.py",
 }
 
 
 def commands() -> list[str]:
     """The commands of the README's indented blocks, without their comments."""
-    lines = re.findall(r"^ {4}((?:[A-Z_]+=\S+ )*(?:bash|\.venv/bin/python) .*)$", README, re.MULTILINE)
+    lines = re.findall(r"^ {4}((?:[A-Z_]+=\S+ )*(?:bash|(?:\.venv/bin/)?llama31) .*)$", README, re.MULTILINE)
     return [line.split("  #")[0].strip() for line in lines]
 
 
@@ -53,12 +50,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def runnable(command: str, runs: Path, out: Path) -> list[str]:
     """A command of the README as it can be run here: a variant of the main job is shown instead of trained."""
-    command = command.replace("bash run_and_time.sh", ".venv/bin/python -m benchmark show config_tiny.sh")
+    command = command.replace("bash run_and_time.sh", "llama31 show config_tiny.sh").removeprefix(".venv/bin/")
     command = re.sub(r"PATH(\.\.\.)?(?= |/|$)|results/logs$", shlex.quote(str(runs)), command)
     command = command.replace("DATADIR=/data/c4", f"DATADIR={shlex.quote(str(runs))}")
     command = command.replace("-o report.html", f"-o {shlex.quote(str(out))}")
-    command = command.replace("benchmark simulate", f"benchmark simulate --out {shlex.quote(str(out))}")
-    return ["bash", "-euc", command.replace(".venv/bin/python", shlex.quote(sys.executable))]
+    command = command.replace("llama31 simulate", f"llama31 simulate --out {shlex.quote(str(out))}")
+    return ["bash", "-euc", command.replace("llama31 ", f"{shlex.quote(sys.executable)} -m harness ")]
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_ELSEWHERE])
@@ -73,7 +70,7 @@ def test_a_command_of_the_readme_works(command: str, runs: Path, tmp_path: Path)
 def test_the_readme_shows_both_first_commands() -> None:
     """The main job and the check are what a reader meets first."""
     assert commands()[0] == "bash run_and_time.sh"
-    assert commands()[1].startswith(".venv/bin/python -m compliance check")
+    assert commands()[1].startswith(".venv/bin/llama31 check")
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.benchmarks import find
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 from tests.fakes import read_events
 from tests.waiting import wait_until
 

@@ -14,9 +14,35 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 
 MISSING = "raise ImportError('not on this machine')\n"
+
+
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "checkout"
+version = "1.0"
+dependencies = ["torch==1.0"]
+"""
+
+# What builds the checkout's own package, without a library.
+BACKEND = """
+import zipfile
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{folder}/checkout-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("checkout.py", "")
+        wheel.writestr("checkout-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: checkout\\nVersion: 1.0\\n")
+        wheel.writestr("checkout-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("checkout-1.0.dist-info/RECORD", "")
+    return "checkout-1.0-py3-none-any.whl"
+"""
 
 
 def make_wheel(folder: Path, name: str) -> None:
@@ -76,7 +102,9 @@ def make_tree(parent: Path) -> Tree:
     wheels.mkdir()
     for name in ("torch", "needed", "only_dev", "only_data", "only_nemo"):
         make_wheel(wheels, name)
-    (folder / "pyproject.toml").write_text('dependencies = ["torch==1.0"]\n', encoding="utf-8")
+    (folder / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    (folder / "backend.py").write_text(BACKEND, encoding="utf-8")
+    (folder / "requirements-host.lock").write_text("needed==1.0\n", encoding="utf-8")
     (folder / "requirements.lock").write_text("needed==1.0\n", encoding="utf-8")
     (folder / "requirements-dev.lock").write_text("needed==1.0\nonly-dev==1.0\n", encoding="utf-8")
     (folder / "requirements-nodeps.lock").write_text("only-data==1.0\n", encoding="utf-8")
@@ -128,7 +156,7 @@ def without(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
 def test_everything_is_installed(made: Tree) -> None:
     """The interpreter has what the locks name and torch, and nothing of the tests'."""
-    assert made.imports("needed", "torch", "only_data")
+    assert made.imports("needed", "torch", "only_data", "checkout")
     assert not made.imports("only_dev")
 
 
@@ -255,7 +283,10 @@ def test_old_python_is_refused(tree: Tree) -> None:
         (programs / name).chmod(0o755)
     status, out, err = tree.setup(PATH=f"{programs}:{os.environ['PATH']}")
     assert (status, out) == (2, "")
-    assert err == "setup: needs Python 3.11 or newer; python3 here is: Python 3.9.18\n"
+    assert err == (
+        "setup: needs Python 3.11 or newer; python3 here is: Python 3.9.18; to name another: "
+        "SETUP_PYTHON=/path/to/python3.11 bash setup.sh\n"
+    )
 
 
 def test_given_interpreter_is_used_as_it_is(tree: Tree) -> None:
@@ -286,3 +317,150 @@ def test_unknown_argument_is_refused(tree: Tree) -> None:
     status, out, err = tree.setup("--devel")
     assert (status, out) == (2, "")
     assert "usage" in err
+
+
+# Where torch comes from.
+
+
+@pytest.fixture
+def elsewhere(tree: Tree, tmp_path: Path) -> str:
+    """An index that has torch and nothing else, beside a tree that needs nothing else: pip is told of no other."""
+    for name in ("requirements.lock", "requirements-nodeps.lock"):
+        (tree.folder / name).write_text("", encoding="utf-8")
+    folder = tmp_path / "index" / "torch"
+    folder.mkdir(parents=True)
+    wheel = tree.wheels / "torch-1.0-py3-none-any.whl"
+    shutil.copy(wheel, folder)
+    (folder / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>', encoding="utf-8")
+    return folder.parent.as_uri()
+
+
+UNTOLD = {"PIP_NO_INDEX": "", "PIP_FIND_LINKS": ""}
+"""Without the index that the other tests have."""
+
+
+def test_torch_for_cpus_comes_from_its_own_index(tree: Tree, elsewhere: str) -> None:
+    """Where there is no GPU and pip is told of no index; size and reason are said before."""
+    status, _, err = tree.setup(**UNTOLD, TORCH_INDEX_URL=elsewhere)
+    assert status == 0, err
+    assert f"torch==1.0 for CPUs, since there is no NVIDIA GPU: about 200 MB from {elsewhere}\n" in err
+    assert tree.imports("torch")
+
+
+def test_an_index_of_the_users_own_is_asked_alone(tree: Tree) -> None:
+    """An air-gapped site, or a mirror."""
+    status, _, err = tree.setup(TORCH_INDEX_URL="http://127.0.0.1:9/")
+    assert status == 0, err
+    assert "torch==1.0 from where pip is told to look" in err
+    assert "127.0.0.1" not in err + (tree.folder / ".venv" / "setup.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("http://127.0.0.1:9/", "cannot be reached; the public index has: about 5 GB"),
+        ("", "torch==1.0 from the public index, since TORCH_INDEX_URL is empty: about 5 GB"),
+    ],
+)
+def test_without_that_index_the_public_one_is_taken(tree: Tree, elsewhere: str, index: str, said: str) -> None:
+    """It is told; here nothing answers in the public one's place."""
+    status, _, err = tree.setup(**UNTOLD, TORCH_INDEX_URL=index, https_proxy="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert said in err
+    assert status != 0
+
+
+# What a site may have set.
+
+
+def test_an_environment_without_torch_for_the_host_of_a_job(tree: Tree) -> None:
+    """--host installs its own lock and the checkout, in .venv-host."""
+    python = f"{tree.folder}/.venv-host/bin/python"
+    assert tree.setup("--host")[:2] == (0, python + "\n")
+    imports = {
+        name: subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode
+        for name in ("needed", "checkout", "torch")
+    }
+    assert imports == {"needed": 0, "checkout": 0, "torch": 1}
+    assert tree.setup("--made", "--host") == (0, python + "\n", "")
+
+
+def test_what_is_to_be_there_already_is_not_made(tree: Tree) -> None:
+    """--made says how to make it, and touches nothing."""
+    status, out, err = tree.setup("--made", "--host")
+    assert (status, out) == (2, "")
+    assert err == (
+        f"setup: {tree.folder}/.venv-host is missing or out of date: bash setup.sh --host makes it, "
+        "where there is a package index\n"
+    )
+    assert not (tree.folder / ".venv-host").exists()
+
+
+def test_another_interpreter_can_be_named(tree: Tree, tmp_path: Path) -> None:
+    """By SETUP_PYTHON, with any name; one that is too old is named in the refusal."""
+    (tmp_path / "a python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+    assert tree.setup(SETUP_PYTHON=str(tmp_path / "a python"))[0] == 0
+    status, _, err = tree.setup("--host", SETUP_PYTHON="/bin/false")
+    assert status == 2
+    assert "/bin/false here is: " in err
+
+
+@pytest.mark.parametrize("how", ["CDPATH", "PIP_USER", "pip.conf"])
+def test_settings_of_the_user_do_no_harm(tree: Tree, tmp_path: Path, how: str) -> None:
+    """Each works."""
+    file = tmp_path / "pip.conf"
+    file.write_text("[install]\nuser = true\n", encoding="utf-8")
+    variables = {
+        "CDPATH": {"CDPATH": f"{tree.folder.parent}:."},
+        "PIP_USER": {"PIP_USER": "1"},
+        "pip.conf": {"PIP_CONFIG_FILE": str(file)},
+    }[how]
+    status, out, err = tree.setup(**variables)
+    assert (status, out) == (0, tree.python + "\n"), err
+
+
+def test_a_linked_environment_is_refused(made: Tree, tree: Tree) -> None:
+    """It is another checkout's, which is left as it is."""
+    (tree.folder / ".venv").symlink_to(made.folder / ".venv")
+    status, out, err = tree.setup()
+    assert (status, out) == (2, "")
+    assert ".venv is a link" in err
+    assert made.setup() == (0, made.python + "\n", "")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Callable[..., str]:
+    """A PATH on which programs do what a test wants."""
+
+    def path(**scripts: str) -> str:
+        folder = tmp_path / "programs"
+        folder.mkdir()
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            (folder / name).chmod(0o755)
+        return f"{folder}:{os.environ['PATH']}"
+
+    return path
+
+
+def test_a_file_system_without_locks_will_do(tree: Tree, programs: Callable[..., str]) -> None:
+    """One line says what nobody can see to then."""
+    status, out, err = tree.setup(PATH=programs(flock="echo 'flock: 9: No locks available' >&2; exit 71"))
+    assert (status, out) == (0, tree.python + "\n")
+    assert "no locks on this file system (flock ended with status 71)" in err
+
+
+def test_another_system_is_told_what_works_there(tree: Tree, programs: Callable[..., str]) -> None:
+    """macOS, Windows without WSL2, other processors."""
+    status, out, err = tree.setup(PATH=programs(uname="echo Darwin arm64"))
+    assert (status, out) == (2, "")
+    assert err == (
+        "setup: needs Linux on x86-64 or aarch64, not Darwin arm64; elsewhere, use WSL2 or the container of the "
+        "Dockerfile\n"
+    )
+
+
+def test_a_read_only_checkout_names_what_it_needs(tree: Tree, programs: Callable[..., str]) -> None:
+    """Whoever runs the tests may write everywhere, so the refusal is played."""
+    status, out, err = tree.setup(PATH=programs(mkdir="exit 1"))
+    assert (status, out) == (2, "")
+    assert all(name in err for name in ("HARNESS_PYTHON", "DATADIR", "LOGDIR"))

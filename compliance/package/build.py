@@ -9,17 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
+from benchmark.config import config_files
 from compliance.check import check_paths
+from compliance.checks.packages import NAME
 from compliance.findings import Finding, Severity, count
 from compliance.official import judge
 from compliance.package.runs import Chosen, NotPackageable, choose
 from compliance.package.system import Facts, describe, read_facts
-from compliance.package_checks import NAME
 
 IMPLEMENTATION = (
     *("README.md", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-nodeps.lock", "Dockerfile"),
-    *("setup.sh", "run_and_time.sh", "run.sub", "config_common.sh", "benchmark", "compliance", "reference_impl"),
+    *("setup.sh", "run_and_time.sh", "run.sub", "config_common.sh"),
+    *("benchmark", "compliance", "reference_impl", "report", "harness"),
 )
 """What of the checkout runs a benchmark, besides the config file; what is not there is left out."""
 
@@ -88,8 +90,13 @@ def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
         config = one.batch.config.config_filename
         if not config:
             yield f"{one.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
-        elif Path(config).name != config or not (checkout / config).is_file():
+        elif not _configs(checkout, config):
             yield f"{one.batch.folder}: the runs used {config}, which is not in {checkout}"
+
+
+def _configs(checkout: Path, name: str) -> list[str]:
+    """Where the config of that name is, below the checkout; empty where it is not."""
+    return [str(path.relative_to(checkout)) for path in config_files(checkout) if path.name == name]
 
 
 # Writing.
@@ -110,11 +117,12 @@ def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path
 
 def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
     target.mkdir(parents=True)
-    for name in (*IMPLEMENTATION, config):
+    for name in (*IMPLEMENTATION, *_configs(checkout, config)):
         source = checkout / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         elif source.is_file():
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copy(source, target / name)
 
 

@@ -24,13 +24,13 @@ from benchmark.benchmarks import UnknownRules, benchmark_named, find
 from benchmark.config import ConfigError, RunConfig
 from benchmark.rules import Rules
 from compliance.check import PROVENANCE, open_run
+from compliance.checks.packages import disqualifications
+from compliance.checks.rule import Absent
+from compliance.convergence.olympic import olympic_mean
+from compliance.convergence.score import minutes_to_target
 from compliance.findings import show
 from compliance.log import DefectKind
-from compliance.olympic import olympic_mean
-from compliance.package_checks import disqualifications
-from compliance.rule import Absent
 from compliance.run import Run
-from compliance.score import minutes_to_target
 
 
 class NotPackageable(ValueError):

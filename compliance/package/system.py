@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from benchmark.config import RunConfig
-from benchmark.provenance import machine
+from benchmark.run_record import machine
+from compliance.checks.systems import FIELDS, STATUSES
 from compliance.package.runs import NotPackageable, Provenance
-from compliance.system_checks import FIELDS, STATUSES
 
 FROM_THE_RUNS = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node")
 """Fields that the configuration decides; a file of facts may repeat them, not change them."""

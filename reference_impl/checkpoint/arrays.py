@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.config import ConfigError
+from benchmark.refusal import Refused
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ BLOCK_BYTES = 32 << 20
 """Most that is read at once where only some columns of it are wanted."""
 
 
-class CheckpointError(ConfigError):
+class CheckpointError(Refused):
     """A checkpoint that cannot be used; `faults` lists everything that is wrong with it."""
 
 

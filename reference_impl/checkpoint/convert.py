@@ -25,7 +25,7 @@ from reference_impl.checkpoint.arrays import ITEM_BYTES, Box, CheckpointError, r
 from reference_impl.checkpoint.names import EXTRA_STATE, LAYERS, LINEAR_LAYERS, Rows, rows, shapes
 from reference_impl.checkpoint.parts import Fill, Output, PartFolder
 from reference_impl.checkpoint.source import Checkpoint, own_faults
-from reference_impl.data.checksum import Advance, silent
+from reference_impl.files.checksum import Advance, silent
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmark.files import flush
 from reference_impl.checkpoint.arrays import CheckpointError
-from reference_impl.data.checksum import Advance, in_parallel
-from reference_impl.data.manifest import FileEntry, FolderManifest, describe_files
+from reference_impl.files.checksum import Advance, in_parallel
+from reference_impl.files.manifest import FileEntry, FolderManifest, describe_files
 
 JOURNAL = "unfinished.jsonl"
 _UNFINISHED = ".unfinished"

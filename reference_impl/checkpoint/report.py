@@ -7,9 +7,9 @@ from pathlib import Path
 from benchmark.sizes import SIZES, ModelSize
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.checkpoint.source import Checkpoint, faults_for, open_checkpoint, own_faults, size_faults
-from reference_impl.data.checksum import Advance, silent
-from reference_impl.data.manifest import FILE_NAME, FolderManifest, file_faults
-from reference_impl.data.progress import size as text_of_bytes
+from reference_impl.files.checksum import Advance, silent
+from reference_impl.files.manifest import FILE_NAME, FolderManifest, file_faults
+from reference_impl.files.progress import size as text_of_bytes
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_impl.data.manifest import FILE_NAME, DataError, load
 from reference_impl.data.pair import Pair, open_pair
+from reference_impl.files.manifest import FILE_NAME, DataError, load
 from reference_impl.tokenizer import Tokenizer
 
 IDX_BYTES, IDX_BYTES_A_DOCUMENT = 42, 20

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import flush
-from reference_impl.data.manifest import DataError
+from reference_impl.files.manifest import DataError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1

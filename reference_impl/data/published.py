@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, Benchmark, FileSet
-from reference_impl.data.manifest import DataError, FileEntry, FolderManifest, Manifest, Part, size_fault
+from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, Manifest, Part, size_fault
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_impl.data.manifest import (
+from reference_impl.data.published import Published, benchmark_faults, repaired_name
+from reference_impl.files.manifest import (
     FILE_NAME,
     DataError,
     FolderManifest,
@@ -20,8 +21,7 @@ from reference_impl.data.manifest import (
     size_fault,
     unexpected_files,
 )
-from reference_impl.data.progress import Show, size
-from reference_impl.data.published import Published, benchmark_faults, repaired_name
+from reference_impl.files.progress import Show, size
 
 
 @dataclass(frozen=True)

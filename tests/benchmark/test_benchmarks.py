@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_8B, LLAMA31_405B, Benchmark, benchmark_named
-from benchmark.config import ROOT, config_files
-from benchmark.resolve import resolve
+from benchmark.checkout import ROOT
+from benchmark.config import config_files, resolve
 from reference_impl.data.prepare import c4
 
 PACKAGES = ("benchmark", "compliance", "reference_impl")

@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.checkpoints import Checkpoints, complete_in, find_resumption, folder_of, identity, make_ready
 from benchmark.config import ConfigError, RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from tests.fakes import EPOCH, FakeClock, configured
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.clock import SystemClock, start_run
-from benchmark.events import END, START, EventLog
+from benchmark.clock import SystemClock
+from benchmark.eventlog import EventLog
+from benchmark.loop import start_run
+from benchmark.mllog import END, START
 from tests.fakes import FakeClock, read_events
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.config import NAMES, ROOT, ConfigError, RunConfig, source_config
-from benchmark.resolve import resolve
+from benchmark.checkout import ROOT
+from benchmark.config import NAMES, ConfigError, RunConfig, resolve, source_config
 from benchmark.seeds import SEED_LIMIT
 from tests.fakes import configured, environment
 
@@ -132,7 +132,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"RULESET": "6.1.0"},
         "BENCHMARK=llama31_405b RULESET=6.1.0: llama31_405b is not in ruleset '6.1.0'; it is in: 5.0.0, 5.1.0, 6.0.0",
     ),
-    "unset": ({"MINIBS": ""}, "MINIBS is not set; a config file exports it (source config_<SYSTEM>.sh)"),
+    "unset": ({"MINIBS": ""}, "MINIBS is not set; a config file exports it (source configs/config_<SYSTEM>.sh)"),
     "a path for a name": (
         {"DGXSYSTEM": "../other"},
         "DGXSYSTEM='../other' names the folder of the results below LOGDIR: expected a name, no path",
@@ -371,7 +371,7 @@ def test_sourced_file_cannot_ask(tmp_path: Path) -> None:
     """A config file reads nothing from the terminal, where it would wait for ever."""
     path = tmp_path / "config_TEST.sh"
     path.write_text(f"source {TINY}; SEED=$(head -n 1); export SEED=${{SEED:-1}}\n", encoding="utf-8")
-    show = [sys.executable, "-m", "benchmark", "show", str(path)]
+    show = [sys.executable, "-m", "harness", "show", str(path)]
     shown = subprocess.run(show, cwd=ROOT, input="7\n", capture_output=True, text=True, check=True).stdout
     assert re.search(r"^SEED +1 +config_TEST\.sh$", shown, re.MULTILINE)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.benchmarks import LLAMA31_8B, LLAMA31_TINY, Benchmark, random_first_loss
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
 from benchmark.loop import Outcome, StepStats, run
 from tests.fakes import FakeClock, FakeStep, configured, read_events

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.config import NAMES, ROOT, ConfigError, RunConfig
-from benchmark.kernels import FP8_RECIPES, Machine, lacking, layer_spec, probe
+from benchmark.checkout import ROOT
+from benchmark.config import NAMES, ConfigError, RunConfig
+from benchmark.config.kernels import FP8_RECIPES, Machine, lacking, layer_spec, probe
 
 HOPPER = Machine(gpu=True, compute_capability=(9, 0), transformer_engine="2.9.0")
 BLACKWELL = replace(HOPPER, compute_capability=(10, 0))

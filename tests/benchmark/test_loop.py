@@ -13,8 +13,9 @@ import pytest
 from benchmark.announce import announce
 from benchmark.checkpoints import Checkpoints, Resumption
 from benchmark.config import RunConfig
-from benchmark.events import END, START, Event, EventLog
+from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, run
+from benchmark.mllog import END, START, Event
 from benchmark.stragglers import SlowRank
 from tests.fakes import EPOCH, FakeClock, FakeStep, configured, read_events
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmark.__main__ import main
-from benchmark.config import NAMES, ROOT, ConfigError
-from benchmark.resolve import describe, resolve
+from benchmark.checkout import ROOT
+from benchmark.config import NAMES, ConfigError, describe, resolve
+from harness.__main__ import main
 from tests.fakes import environment
 
 TINY = ROOT / "config_tiny.sh"
@@ -58,7 +58,7 @@ def test_a_missing_file_names_those_that_are_there() -> None:
 
 
 def test_show_prints_the_description() -> None:
-    """`python -m benchmark show FILE` ends with status 0."""
+    """`llama31 show FILE` ends with status 0."""
     done = CliRunner().invoke(main, ["show", str(TINY)])
 
     assert done.exit_code == 0

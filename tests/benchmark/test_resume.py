@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from benchmark.checkpoints import Checkpoints, find_resumption, folder_of, identity, make_ready
 from benchmark.config import RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, run
-from benchmark.simulate import Pace, SimulatedStep, VirtualClock
 from compliance.check import check_paths
+from harness.simulate import Pace, SimulatedStep, VirtualClock
 from tests.fakes import EPOCH, configured, read_events
 from tests.official import accepts_log
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmark.config import ROOT
-from benchmark.events import TOKEN
+from benchmark.checkout import ROOT
+from benchmark.mllog import TOKEN
 from compliance.check import check_paths, find_logs, open_result, open_run
+from compliance.checks.runs import check_run
+from compliance.convergence.score import score
 from compliance.findings import Severity
 from compliance.log import load
-from compliance.run_checks import check_run
-from compliance.score import score
-from tests.compliance.logs import LogFile, errors, llama31_8b, llama31_405b, make_log, reaching
+from tests.logs import LogFile, errors, llama31_8b, llama31_405b, make_log, reaching
 from tests.official import accepts_log, rejections
 
 PUBLISHED = ROOT.parent / "shared" / "published"

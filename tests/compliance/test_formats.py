@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from compliance.__main__ import main
 from compliance.formats import printable
-from tests.compliance.logs import LogFile
+from harness.__main__ import main
+from tests.logs import LogFile
 
 
 def run(form: str, *paths: Path) -> tuple[int, str]:

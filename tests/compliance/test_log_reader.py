@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmark.events import TOKEN
+from benchmark.mllog import TOKEN
 from compliance.check import open_run
+from compliance.checks.runs import check_run
 from compliance.log import MAX_LINE, DefectKind, load
-from compliance.run_checks import check_run
 
 
 def event(key: str, **fields: object) -> str:

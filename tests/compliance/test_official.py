@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
-from benchmark.events import TOKEN, decode
+from benchmark.mllog import TOKEN, decode
 from compliance import official as judging
-from compliance.__main__ import main
-from compliance.clock_checks import DIVISIONS_WITH_LIMIT
+from compliance.checks.clock import DIVISIONS_WITH_LIMIT
+from compliance.checks.packages import LARGEST_FILE, SUBMITTABLE
+from compliance.checks.systems import COUNTS, FIELDS, MAX_DESCRIPTION, STATUSES
 from compliance.log import load
 from compliance.official import Official, Tool, judge
-from compliance.package_checks import LARGEST_FILE, SUBMITTABLE
 from compliance.rewritten import rewrite
-from compliance.system_checks import COUNTS, FIELDS, MAX_DESCRIPTION, STATUSES
-from tests.compliance.launches import launch, llama31_405b
-from tests.compliance.logs import LogFile
+from harness.__main__ import main
+from tests.launches import launch, llama31_405b
+from tests.logs import LogFile
 from tests.official import accepts_log
 
 

@@ -16,21 +16,21 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance import package_checks
-from compliance.__main__ import main
 from compliance.check import PROVENANCE, find_logs, open_result
+from compliance.checks import packages as package_checks
+from compliance.checks.packages import PACKAGE_RULES, Package, check_package
+from compliance.checks.systems import FIELDS, STATUSES
+from compliance.convergence.olympic import olympic_mean
 from compliance.findings import Severity
 from compliance.log import NOT_A_RUN
-from compliance.olympic import olympic_mean
 from compliance.package import build as building
 from compliance.package import runs as choosing
 from compliance.package import system as describing
 from compliance.package.build import Submission, build
 from compliance.package.runs import NotPackageable, choose, median_window
-from compliance.package_checks import PACKAGE_RULES, Package, check_package
-from compliance.system_checks import FIELDS, STATUSES
-from tests.compliance.launches import CONFIG, launch, llama31_405b, stop_all_after
-from tests.compliance.logs import LogFile, tiny
+from harness.__main__ import main
+from tests.launches import CONFIG, launch, llama31_405b, stop_all_after
+from tests.logs import LogFile, tiny
 
 FACTS = "system_name: Test system\naccelerator_model_name: Test accelerator\nhost_processors_per_node: 2\n"
 

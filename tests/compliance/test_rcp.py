@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from benchmark.benchmarks import benchmark_named, every_rules, find
 from benchmark.convergence import Match, accepted_from, fastest_mean, find_record
-from benchmark.plan.time_to_target import Pace, outcome
 from benchmark.rules import Rules
-from compliance.__main__ import main
 from compliance.check import find_logs, open_result
-from compliance.olympic import olympic_mean
-from compliance.rcp import Convergence, compare
-from tests.compliance.launches import launch, llama31_405b, stop_after, stop_all_after
-from tests.compliance.logs import LogFile
+from compliance.convergence.olympic import olympic_mean
+from compliance.convergence.rcp import Convergence, compare
+from harness.__main__ import main
+from harness.plan.time_to_target import Pace, outcome
+from tests.launches import launch, llama31_405b, stop_after, stop_all_after
+from tests.logs import LogFile
 from tests.official import needs_official
 
 OFFICIAL = [rules for rules in every_rules() if benchmark_named(rules.benchmark).submittable]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from compliance.check import PROVENANCE, NoLogs, check_paths, find_logs, open_result
+from compliance.checks.results import RESULT_RULES
+from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
-from compliance.result_checks import RESULT_RULES
-from compliance.score import Score, score
-from tests.compliance.logs import LogFile, make_log, reaching, tiny
+from tests.logs import LogFile, make_log, reaching, tiny
 
 RUNS = 3
 assert tiny().rules.runs == RUNS

@@ -11,16 +11,16 @@ import pytest
 
 from benchmark.announce import announce
 from benchmark.benchmarks import find
-from benchmark.events import TOKEN
+from benchmark.mllog import TOKEN
 from benchmark.rules import ScaledLearningRate
 from compliance.check import PROVENANCE
-from compliance.clock_checks import AT_ONCE_MS
-from compliance.event_checks import ANNOUNCED, required
+from compliance.checks.clock import AT_ONCE_MS
+from compliance.checks.events import ANNOUNCED, required
 from compliance.findings import Severity
 from compliance.log import MAX_KEPT, MAX_LINE
 from compliance.run import CYCLE, RUN_RULES
-from tests.compliance.conftest import BASES
-from tests.compliance.logs import LogFile, errors, llama31_405b, make_log, reaching, tiny
+from tests.conftest import BASES
+from tests.logs import LogFile, errors, llama31_405b, make_log, reaching, tiny
 
 Valid = Callable[[str], LogFile]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compliance.__main__ import main
 from compliance.check import find_logs, open_result
-from compliance.score import Score, score
-from tests.compliance.launches import launch, llama31_405b, stop_all_after
+from compliance.convergence.score import Score, score
+from harness.__main__ import main
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
+from tests.launches import launch, llama31_405b, stop_all_after
 
 RESULTS = [
     pytest.param(folder, ruleset, id=f"{round_name}-{folder.parent.name}")

@@ -15,10 +15,10 @@ import pytest
 from mlperf_logging.system_desc_checker import system_desc_checker
 
 from compliance.check import Report, check_paths
+from compliance.checks.systems import FIELDS, MAX_DESCRIPTION, STATUSES, SYSTEM_RULES, TEXTS, description_of
 from compliance.findings import Severity
-from compliance.system_checks import FIELDS, MAX_DESCRIPTION, STATUSES, SYSTEM_RULES, TEXTS, description_of
-from tests.compliance.logs import LogFile, llama31_405b, make_log, reaching
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
+from tests.logs import LogFile, llama31_405b, make_log, reaching
 
 BENCHMARK = "llama31_405b"
 SYSTEM = "test_system"

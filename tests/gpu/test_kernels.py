@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.config import ROOT
-from benchmark.kernels import FP8_RECIPES, probe
+from benchmark.checkout import ROOT
+from benchmark.config.kernels import FP8_RECIPES, probe
 
 pytestmark = [
     pytest.mark.slow,

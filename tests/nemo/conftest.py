@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 from reference_impl.checkpoint.convert import to_distributed
 from reference_impl.checkpoint.source import open_checkpoint
 from tests.nemo.recipe import CONFIG, SCHEDULE_STEPS

@@ -9,9 +9,10 @@ import os
 from dataclasses import dataclass
 
 from benchmark.benchmarks import LLAMA31_405B
-from benchmark.config import ROOT, RunConfig, source_config
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig, source_config
 
-_EXPORTS = source_config(ROOT / "config_DGXH100_64x8x288xtp8pp8cp2.sh", {"PATH": os.environ["PATH"]})
+_EXPORTS = source_config(ROOT / "configs" / "config_DGXH100_64x8x288xtp8pp8cp2.sh", {"PATH": os.environ["PATH"]})
 CONFIG = RunConfig.from_environment(_EXPORTS)
 RULES, SIZE, SCHEDULE = CONFIG.rules, CONFIG.size, CONFIG.schedule
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 
 
 def gpu_layers(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-from reference_impl.data.manifest import FILE_NAME
+from reference_impl.files.manifest import FILE_NAME
 
 Fault = Literal["truncate", "reset", "stall", "drip", "drip headers", "wrong bytes", "other range", "503", "403", "200"]
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 from benchmark.sizes import ModelSize
 from reference_impl.checkpoint import convert
 from reference_impl.checkpoint.arrays import CheckpointError, read
@@ -28,7 +28,7 @@ from reference_impl.checkpoint.names import huggingface_shapes
 from reference_impl.checkpoint.parts import JOURNAL
 from reference_impl.checkpoint.report import describe, find_faults, read_manifest
 from reference_impl.checkpoint.source import open_checkpoint
-from reference_impl.data.manifest import FolderManifest
+from reference_impl.files.manifest import FolderManifest
 from tests.reference_impl.checkpoints import (
     Weights,
     llama_config,

@@ -19,7 +19,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
-from benchmark.config import ROOT, RunConfig
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
 from reference_impl import parallel
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.data.read.configured import dataset_of

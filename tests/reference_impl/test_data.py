@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmark.config import RunConfig
-from reference_impl.data import manifest
-from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare import built_in
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import data_folder, ready
 from reference_impl.data.read.datasets import Reader, _validation
+from reference_impl.files import manifest
+from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
 # Of the files that the pinned corpus and the pinned tokenizer give.

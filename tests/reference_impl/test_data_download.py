@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.benchmarks import FileSet
-from benchmark.config import ROOT
-from reference_impl.data.__main__ import main
+from benchmark.checkout import ROOT
+from harness.verbs.data import data as main
 from reference_impl.data.fetch.download import WORK, Settings, download_set
 from reference_impl.data.fetch.listing import listing, parse_headers, parse_md5sums
 from reference_impl.data.fetch.partial import Partial
 from reference_impl.data.fetch.sources import Patience
-from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
 from reference_impl.data.published import PUBLISHED, Published, repaired_name
+from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
 from tests.reference_impl.hostile_server import Fault, Site, serve
 from tests.waiting import wait_until
 
@@ -273,7 +273,7 @@ def test_a_listed_name_cannot_be_another_files_journal(tmp_path: Path) -> None:
 def test_a_folder_takes_one_download_at_a_time(site: Site, tmp_path: Path) -> None:
     """While one is running, a second into its folder is refused."""
     site.pieces = 1
-    command = [sys.executable, "-m", "reference_impl.data", "download", site.url, str(tmp_path)]
+    command = [sys.executable, "-m", "harness", "data", "download", site.url, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
         wait_until(lambda: len(site.requests) > 1, [first.pid], "a request")
         with pytest.raises(DataError, match=r"another download into .* is running"):

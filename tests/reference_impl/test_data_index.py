@@ -19,13 +19,13 @@ from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.utils import Split
 
 from benchmark.config import RunConfig
-from reference_impl.data import manifest
-from reference_impl.data.__main__ import main
-from reference_impl.data.manifest import DataError
+from harness.verbs.data import data as main
 from reference_impl.data.read.configured import data_folder
 from reference_impl.data.read.datasets import CachedGPTDataset, index_folder
 from reference_impl.data.read.index import prebuild
 from reference_impl.data.read.order import shuffled
+from reference_impl.files import manifest
+from reference_impl.files.manifest import DataError
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=60).filter(lambda lengths: sum(lengths) > 24)
 

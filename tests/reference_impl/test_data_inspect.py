@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reference_impl.data.__main__ import main
+from harness.verbs.data import data as main
 from reference_impl.data.inspect import expected_counts, prefixes
-from reference_impl.data.manifest import DataError
 from reference_impl.data.pair import open_pair, write_idx
 from reference_impl.data.published import PUBLISHED
+from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
 

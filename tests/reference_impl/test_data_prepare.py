@@ -24,14 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
+from harness.verbs.data import data as main
 from reference_impl import encoders
-from reference_impl.data.__main__ import main
-from reference_impl.data.manifest import DataError, load
 from reference_impl.data.pair import open_pair, write_idx
 from reference_impl.data.prepare import built_in, c4
 from reference_impl.data.prepare.dataset import Counts, Output, Plan, prepare
 from reference_impl.data.prepare.documents import C4Shard, Fault, document
 from reference_impl.data.published import PUBLISHED
+from reference_impl.files.manifest import DataError, load
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 MEGABYTE = "megabyte " * 116_509

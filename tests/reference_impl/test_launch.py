@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import ROOT
+from benchmark.checkout import ROOT
 
 LAUNCHER = """
 import os, sys

@@ -10,9 +10,8 @@ import pytest
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from benchmark.config import ConfigError, RunConfig, config_files
-from benchmark.kernels import FP8_RECIPES, Machine
-from benchmark.resolve import resolve
+from benchmark.config import ConfigError, RunConfig, config_files, resolve
+from benchmark.config.kernels import FP8_RECIPES, Machine
 from reference_impl import parallel
 from reference_impl.model import ddp_config, transformer_config
 from reference_impl.optimizer import optimizer_config

@@ -18,8 +18,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
-from benchmark.config import ROOT, RunConfig
-from benchmark.kernels import Machine
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
+from benchmark.config.kernels import Machine
 from benchmark.sizes import SIZES
 from reference_impl import cpu
 from reference_impl.model import gpt_chunk, is_split, transformer_config, virtual_stages

@@ -15,8 +15,8 @@ import pytest
 # So that ranks are forked after one import.
 import reference_impl.step  # noqa: F401
 from benchmark.config import ConfigError, RunConfig
-from benchmark.events import TOKEN, decode
 from benchmark.loop import StepStats
+from benchmark.mllog import TOKEN, decode
 from reference_impl import pretrain
 from tests.reference_impl.conftest import run_ranks
 
@@ -103,7 +103,7 @@ def test_a_run_without_its_seed_is_refused(tiny: Tiny) -> None:
 
 def test_clearing_caches_says_how(data_dir: Path) -> None:
     """Every file of the manifest is dropped from the page cache without privileges."""
-    from reference_impl.data.manifest import load
+    from reference_impl.files.manifest import load
 
     assert pretrain.clear_caches(data_dir, load(data_dir)) == "posix_fadvise"
 

@@ -19,7 +19,7 @@ import pytest
 import reference_impl.step  # noqa: F401
 from benchmark.checkpoints import complete_in, folder_of
 from benchmark.config import ConfigError, RunConfig
-from benchmark.events import Event
+from benchmark.mllog import Event
 from reference_impl import pretrain
 from tests.fakes import read_events
 from tests.reference_impl.conftest import run_ranks, start_ranks

@@ -15,8 +15,8 @@ import torch
 
 from benchmark.config import RunConfig
 from reference_impl import parallel
-from reference_impl.data.manifest import load
 from reference_impl.data.read.configured import data_folder
+from reference_impl.files.manifest import load
 from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep
 from tests.fakes import FakeClock

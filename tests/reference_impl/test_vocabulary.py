@@ -12,10 +12,10 @@ import pytest
 
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_8B, LLAMA31_TINY, Benchmark, random_first_loss
 from benchmark.config import RunConfig
-from reference_impl.data.manifest import DataError, Manifest, describe_files
 from reference_impl.data.pair import write_idx
 from reference_impl.data.published import manifest_of
 from reference_impl.data.read.configured import dataset_of, ready
+from reference_impl.files.manifest import DataError, Manifest, describe_files
 from reference_impl.tokenizer import TokenizerError
 from tests.reference_impl.conftest import run_ranks
 

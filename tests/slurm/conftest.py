@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import ROOT
-from benchmark.events import Event
+from benchmark.checkout import ROOT
+from benchmark.mllog import Event
 from tests.fakes import read_events
 from tests.slurm.cluster import ENDED, PACKAGES, Cluster, install, wait_for, why_not
 from tests.slurm.stub_trainer import HOLD

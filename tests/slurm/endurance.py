@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-from benchmark.events import read
+from benchmark.mllog import read
 from tests.slurm.cluster import ENDED, Cluster, wait_for, why_not
 from tests.slurm.conftest import Jobs
 from tests.slurm.test_job import evaluations, rank

@@ -19,9 +19,9 @@ from pathlib import Path
 from benchmark.checkpoints import Checkpoints, find_resumption, folder_of, identity, make_ready
 from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
-from benchmark.events import EventLog
+from benchmark.eventlog import EventLog
 from benchmark.loop import StepStats, run
-from benchmark.simulate import Pace, SimulatedStep
+from harness.simulate import Pace, SimulatedStep
 
 STEP_S = 0.02
 HOLD = "hold"

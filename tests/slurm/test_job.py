@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark.config import ROOT, RunConfig
-from benchmark.launch.telemetry import files_of
-from benchmark.simulate import MARK, Pace, VirtualClock, simulate
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
+from benchmark.telemetry import files_of
+from harness.simulate import MARK, Pace, VirtualClock, simulate
 from tests.fakes import read_events
 from tests.slurm.cluster import PATIENCE_S, wait_for
 from tests.slurm.conftest import IMAGE, TINY, Jobs

@@ -19,13 +19,13 @@ from pathlib import Path
 from threading import Event
 
 from benchmark.files import locked
-from reference_impl.data.checksum import BUFFER_BYTES, Advance, Algorithm, Stopped, digest, in_parallel, new
 from reference_impl.data.fetch.listing import Listing, Wanted
 from reference_impl.data.fetch.partial import Partial, Segment, bytes_on_disk
 from reference_impl.data.fetch.sources import PATIENCE, READ_BYTES, Interruption, Patience, Remote, Source
-from reference_impl.data.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
-from reference_impl.data.progress import Show, size, unseen
 from reference_impl.data.published import Published
+from reference_impl.files.checksum import BUFFER_BYTES, Advance, Algorithm, Stopped, digest, in_parallel, new
+from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
+from reference_impl.files.progress import Show, size, unseen
 
 WORK = ".download"
 """Folder of the unfinished files, below the one that they go to."""

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reference_impl.data.checksum import Algorithm
 from reference_impl.data.fetch.sources import PATIENCE, Missing, Patience, Source, open_source, parse_url
-from reference_impl.data.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
 from reference_impl.data.published import Published, repaired_name
+from reference_impl.files.checksum import Algorithm
+from reference_impl.files.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
 
 LIST_BYTES = 256 << 20
 """The longest list that is read: a million files."""

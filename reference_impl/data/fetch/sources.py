@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from reference_impl.data.manifest import DataError
+from reference_impl.files.manifest import DataError
 
 READ_BYTES = 1 << 20
 MIN_BYTES_PER_S = 1024

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.benchmarks import LLAMA31_TINY
-from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare.dataset import Output, Plan
 from reference_impl.data.prepare.dataset import prepare as prepare_dataset
+from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
 # Of the addresses in order of their file names, each preceded by its name.

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, Dataset
-from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare.dataset import Output, Plan
 from reference_impl.data.prepare.documents import C4Shard
+from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
 TRAIN_SHARDS, VALIDATION_SHARDS = 1024, 8

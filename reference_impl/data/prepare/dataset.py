@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import flush, locked, write_at_once
-from reference_impl.data.checksum import Advance, silent
-from reference_impl.data.manifest import DataError, Manifest, Part, describe_files
 from reference_impl.data.pair import write_idx
 from reference_impl.data.prepare.documents import Fault, Shard
 from reference_impl.data.prepare.tokenise import Lengths, Task, pool
+from reference_impl.files.checksum import Advance, silent
+from reference_impl.files.manifest import DataError, Manifest, Part, describe_files
 from reference_impl.tokenizer import Tokenizer
 
 _PLAN = "plan"

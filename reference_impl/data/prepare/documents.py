@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reference_impl.data.manifest import DataError
+from reference_impl.files.manifest import DataError
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import flush, write_at_once
-from reference_impl.data.manifest import DataError
 from reference_impl.data.prepare.documents import Fault, Shard
+from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20

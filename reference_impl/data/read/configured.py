@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.benchmarks import Benchmark
-from benchmark.config import ROOT, RunConfig
+from benchmark.checkout import ROOT
+from benchmark.config import RunConfig
 from benchmark.files import locked
-from reference_impl.data.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
 from reference_impl.data.pair import stored_type
 from reference_impl.data.published import PUBLISHED, benchmark_faults
+from reference_impl.files.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 BUILT_IN = ROOT / "data" / "tiny"

@@ -20,8 +20,8 @@ from numpy.lib.format import MAGIC_PREFIX
 
 from benchmark.config import RunConfig
 from benchmark.files import write_at_once
-from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.data.read.order import shuffled
+from reference_impl.files.manifest import DataError, Manifest
 from reference_impl.tokenizer import Tokenizer
 
 

@@ -13,11 +13,11 @@ import torch
 
 from benchmark.config import RunConfig
 from reference_impl import parallel
-from reference_impl.data.manifest import DataError, Manifest
 from reference_impl.data.pair import open_pair
-from reference_impl.data.progress import size
 from reference_impl.data.read.configured import data_folder, dataset_of, tokenizer_of
 from reference_impl.data.read.datasets import index_folder, open_train, train_sequences
+from reference_impl.files.manifest import DataError, Manifest
+from reference_impl.files.progress import size
 
 # Bytes of an entry in the arrays of one file, and in those of the blend.
 DOCUMENT_BYTES = 4

@@ -1,0 +1,88 @@
+"""A run's configuration and where each of its values came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.config.run_config import NAMES, ConfigError, RunConfig
+from benchmark.config.sourcing import source_config, unknown_exports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A configuration with the origin of each variable: a config file's name, `environment` or `default`."""
+
+    config: RunConfig
+    origins: Mapping[str, str]
+    """Shell name -> origin, for every variable of the table."""
+
+
+def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> Resolved:
+    """The run of a config file on top of the environment, or of the environment alone (a config sourced by hand).
+
+    Raises:
+        ConfigError: the file cannot be sourced, or everything by which it and the run are impossible.
+    """
+    exported: dict[str, str] = {}
+    unknown: list[str] = []
+    if file is not None:
+        everything = source_config(file, environment)
+        unknown = unknown_exports(file, everything)
+        exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
+    merged = {**environment, **exported}
+    try:
+        config = RunConfig.from_environment(merged)
+    except ConfigError as error:
+        raise ConfigError([*unknown, *error.faults]) from None
+    if unknown:
+        raise ConfigError(unknown)
+
+    def origin(name: str) -> str:
+        if file is not None and name in exported:
+            return file.name
+        return "environment" if merged.get(name) else "default"
+
+    return Resolved(config=config, origins={name: origin(name) for name in NAMES})
+
+
+def describe(resolved: Resolved) -> str:
+    """The whole configuration as text: every variable with its origin, then everything that follows from them."""
+    values = resolved.config.model_dump(by_alias=True)
+    rows = [(name, _text(values[name]), resolved.origins[name]) for name in NAMES]
+    rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
+    """(name, value, equation) of what the configuration implies."""
+    rules, schedule, gbs = config.rules, config.schedule, config.global_batch_size
+    source = f"rules {rules.benchmark} {rules.ruleset}"
+    layout = f"TP {config.tensor_model_parallel} x PP {config.pipeline_model_parallel} x CP {config.context_parallel}"
+    yield "ranks", str(config.world_size), f"DGXNNODES {config.nodes} x DGXNGPU {config.gpus_per_node}"
+    yield "data_parallel", str(config.data_parallel), f"{config.world_size} ranks / ({layout})"
+    yield "global_batch_size", str(gbs), f"MINIBS {config.minibatch} x data-parallel {config.data_parallel}"
+    accumulation = f"MINIBS {config.minibatch} / MICRO_BATCH_SIZE {config.micro_batch_size}"
+    yield "gradient_accumulation_steps", str(config.gradient_accumulation_steps), accumulation
+    yield "target_log_perplexity", str(rules.target_log_perplexity), source
+    yield "sequence_length", str(rules.sequence_length), source
+    yield "opt_base_learning_rate", repr(schedule.base_learning_rate), f"{source} at global batch size {gbs}"
+    yield "opt_end_learning_rate", repr(schedule.end_learning_rate), source
+    yield "opt_learning_rate_warmup_steps", str(schedule.warmup_steps), f"{source} at global batch size {gbs}"
+    yield "opt_learning_rate_decay_steps", str(schedule.decay_steps), f"{source} at global batch size {gbs}"
+    interval = f"CEIL({rules.eval_every_sequences} / {gbs}) steps, {schedule.eval_interval_steps * gbs} sequences"
+    yield "eval_interval_steps", str(schedule.eval_interval_steps), interval
+    skipped = f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} steps"
+    first = schedule.first_eval_step
+    yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
+    yield "eval_sequences", str(rules.eval_sequences), source
+    yield "last_step", str(config.step_limit), "MAX_STEPS" if config.max_steps else "MAX_STEPS is not set"
+    row = config.benchmark_row
+    yield "parameters", f"{row.parameters:,}", f"{row.size.name}, vocabulary {row.vocabulary:,}"

@@ -1,0 +1,53 @@
+"""A config file as what it exports: the shell reads it, so that it means the same here and in a user's own shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmark.checkout import ROOT
+from benchmark.config.run_config import ConfigError, unknown_names
+
+
+def config_files(checkout: Path = ROOT) -> list[Path]:
+    """The configs of a checkout, one a system: all but what they share."""
+    found = (path for folder in (checkout, checkout / "configs") for path in folder.glob("config_*.sh"))
+    return sorted(path for path in found if path.name != "config_common.sh")
+
+
+def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that `source path` exports on top of `environment`: new ones and changed ones.
+
+    Raises:
+        ConfigError: the file is missing, fails, or ends the shell.
+    """
+    if not path.is_file():
+        known = ", ".join(str(config.relative_to(ROOT)) for config in config_files())
+        raise ConfigError([f"config file {path} does not exist; in {ROOT}: {known}"])
+    before = {name: value for name, value in environment.items() if not name.startswith("BASH_FUNC_")}
+    # env -0 after the file, so that values with newlines and quotes survive.
+    script = 'set -euo pipefail; set -a; source "$1"; exec env -0'
+    # Lines on standard output of the file itself would corrupt the list: send them to standard error.
+    done = subprocess.run(
+        ["bash", "-c", f"exec 3>&1 1>&2; {script} >&3", "bash", str(path.resolve())],
+        env=before,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ConfigError([f"sourcing {path} failed with status {done.returncode}: {done.stderr.strip()}"])
+    if not done.stdout:
+        raise ConfigError([f"{path} ends the shell that sources it; a config file only exports"])
+    after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
+    shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
+    return {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
+
+
+def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
+    """A fault for each name that a config file exports and nothing reads."""
+    return [f"{path.name}: {fault}" for fault in unknown_names(exported, complete=True)]

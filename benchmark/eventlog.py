@@ -1,0 +1,104 @@
+"""The log that a run writes its events to, through mlperf_logging's own logger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmark.checkout import ROOT
+from benchmark.clock import Clock
+from benchmark.files import beside, flush
+from benchmark.mllog import END, POINT, START
+
+
+class EventLog:
+    """Where a run logs its events: a file opened for append, one strict JSON line an event, flushed at once.
+
+    Only rank 0 writes; on every other rank `path` is None and events go nowhere, so that the loop is the same code on
+    all ranks. The file is opened at the first event: a run that is refused before leaves none behind.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self._mllogger: Any = None
+
+    def event(self, key: str, value: Any = None, /, *, at: float | None = None, **metadata: Any) -> None:
+        """Log a point in time; `at` is seconds since the epoch, now if None.
+
+        Raises:
+            ValueError: value or metadata is no strict JSON (NaN, infinity, foreign types); nothing is written.
+        """
+        self._write(POINT, key, value, at, metadata)
+
+    def start(self, key: str, /, *, at: float | None = None, **metadata: Any) -> None:
+        """Log the start of an interval."""
+        self._write(START, key, None, at, metadata)
+
+    def end(self, key: str, /, *, at: float | None = None, **metadata: Any) -> None:
+        """Log the end of an interval."""
+        self._write(END, key, None, at, metadata)
+
+    def sync(self) -> int:
+        """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged."""
+        if self.path is None or not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return file.seek(0, os.SEEK_END)
+
+    def cut(self, length: int) -> None:
+        """Cut the log back to its first `length` bytes; what follows them is kept beside it, as <log>.cut-<k>."""
+        if self.path is None:
+            return
+        with self.path.open("r+b") as file:
+            file.seek(length)
+            rest = file.read()
+            if rest:
+                _keep(rest, self.path)
+                file.truncate(length)
+                os.fsync(file.fileno())
+
+    def _write(self, event_type: str, key: str, value: Any, at: float | None, metadata: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        # mlperf_logging drops an event that it cannot encode, and writes a bare NaN; refuse both here.
+        try:
+            json.dumps([value, metadata], allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"event {key!r}: {error}; value {value!r}, metadata {metadata!r}") from None
+        if self._mllogger is None:
+            self._mllogger = _mllogger(self.path)
+        log = {POINT: self._mllogger.event, START: self._mllogger.start, END: self._mllogger.end}[event_type]
+        time_ms = int((self.clock.now() if at is None else at) * 1000)
+        # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is
+        # two from here.
+        log(key, value, metadata=metadata, time_ms=time_ms, stack_offset=3)
+
+
+def _keep(rest: bytes, log: Path) -> None:
+    with beside(log, "cut").open("xb") as file:
+        file.write(rest)
+        flush(file)
+
+
+class _LogFile(logging.FileHandler):
+    """A file whose failures raise (a full disk); logging's own way is to print them and lose the event."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
+        raise
+
+
+def _mllogger(path: Path) -> Any:
+    from mlperf_logging.mllog.mllog import MLLogger
+
+    handler = _LogFile(path, mode="a", encoding="utf-8")
+    # A logger of our own: the package's default one also prints, and mllog.config() adds a handler at each call.
+    logger = logging.Logger(f"mllog:{path}", level=logging.INFO)
+    logger.addHandler(handler)
+    # mlperf_logging uses root_dir as a regular expression.
+    return MLLogger(logger=logger, root_dir=re.escape(str(ROOT)))

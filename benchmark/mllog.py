@@ -1,0 +1,163 @@
+"""MLPerf log events, and the strict decoder of a log's lines that every reader uses; `eventlog` writes them.
+
+A line is `:::MLLOG {"namespace": ..., "time_ms": ..., "event_type": ..., "key": ..., "value": ..., "metadata":
+{...}}`. Written by mlperf_logging's own logger; its keys and event types are used by their names here so that reading
+a log needs no import of that package. Source: mlcommons/logging, `mllog/mllog.py` and `mllog/constants.py` (compared
+in a test).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOKEN = ":::MLLOG"
+
+POINT = "POINT_IN_TIME"
+START = "INTERVAL_START"
+END = "INTERVAL_END"
+EVENT_TYPES = frozenset({POINT, START, END})
+
+
+class Event(NamedTuple):
+    """One event of a log. A tuple, because a log may hold a million."""
+
+    key: str
+    value: Any
+    event_type: str
+    time_ms: int | float
+    """Milliseconds since the epoch."""
+    namespace: str
+    metadata: Mapping[str, Any]
+
+
+class MalformedEvent(ValueError):
+    """What follows a `:::MLLOG` token is not an event; the message says what was expected and what was read."""
+
+    def __init__(self, expected: str, read: object, *, because: object = "") -> None:
+        super().__init__(expected, read, because)
+
+    def __str__(self) -> str:
+        # Composed when asked for: a file may hold a million malformed lines, of which few are shown.
+        expected, read, because = self.args
+        return f"expected {expected}, read {_short(read)}" + (f": {because}" if because else "")
+
+
+def decode(text: str) -> Event:
+    """The event in `text`, which is what follows the `:::MLLOG` token.
+
+    Raises:
+        MalformedEvent: as decode_at, or something follows the event.
+    """
+    event, end = decode_at(text, 0)
+    if text[end:].strip():
+        raise MalformedEvent("one JSON object", text, because="something follows it")
+    return event
+
+
+def events_in(line: str) -> Iterator[Event]:
+    """The event of a line as a run writes it; none where there is none, or a broken one."""
+    _, token, text = line.partition(TOKEN)
+    if token:
+        try:
+            yield decode(text)
+        except MalformedEvent:
+            return
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a log of ours, in order. Checking a log is the business of `compliance.log`."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            yield from events_in(line)
+
+
+def decode_at(text: str, start: int) -> tuple[Event, int]:
+    """The event that starts at `start`, behind white space at most, and where it ends; what follows is not looked at.
+
+    Strict where the official parser is not: JSON numbers must be finite, names unique, fields of the right type.
+
+    Raises:
+        MalformedEvent: with what was read and what was expected.
+    """
+    # One space is what mllog writes; this is called a million times.
+    begin = start + 1 if text.startswith(" {", start) else _WHITE_SPACE.match(text, start).end()  # type: ignore[union-attr]
+    if not text.startswith("{", begin):
+        raise MalformedEvent("one JSON object", text[begin : begin + _LONGEST])
+    try:
+        fields, end = STRICT_JSON.raw_decode(text, begin)
+    except MalformedEvent:
+        raise
+    except (ValueError, RecursionError) as error:
+        read = text[begin : begin + _LONGEST]
+        raise MalformedEvent("one JSON object", read, because=error) from None
+    return _event_from(fields), end
+
+
+def _event_from(fields: dict[str, Any]) -> Event:
+    try:
+        key, value, event_type, time_ms, metadata = _REQUIRED(fields)
+    except KeyError:
+        missing = ", ".join(name for name in REQUIRED if name not in fields)
+        raise MalformedEvent(f"the fields {', '.join(REQUIRED)}; missing {missing}", fields) from None
+    namespace = fields.get("namespace", "")
+    # The decoder makes no subclasses of these types, and type() tells True from 1.
+    if type(key) is not str or not key:
+        raise MalformedEvent("key as a non-empty string", key)
+    if type(event_type) is not str or event_type not in EVENT_TYPES:
+        raise MalformedEvent(f"event_type among {', '.join(sorted(EVENT_TYPES))}", event_type)
+    if type(time_ms) not in (int, float) or not 0 <= time_ms <= _LARGEST:
+        raise MalformedEvent("time_ms as milliseconds since the epoch", time_ms)
+    if type(metadata) is not dict:
+        raise MalformedEvent("metadata as an object", metadata)
+    if type(namespace) is not str:
+        raise MalformedEvent("namespace as a string", namespace)
+    return Event(key, value, event_type, time_ms, namespace, metadata)
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise MalformedEvent(f"unique names in an object, not {_short(twice)} twice", result)
+    return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise MalformedEvent("a finite number", text)
+    return number
+
+
+def _refuse_constant(text: str) -> None:
+    raise MalformedEvent("a finite number", text)
+
+
+REQUIRED = ("key", "value", "event_type", "time_ms", "metadata")
+"""The fields that every event has, as mllog writes them; a missing namespace is none."""
+
+_LARGEST = sys.float_info.max
+_REQUIRED = itemgetter(*REQUIRED)
+_WHITE_SPACE = re.compile(r"\s*")
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
+"""Python's own decoder, but names given twice and numbers that are not finite are a MalformedEvent."""
+
+_LONGEST = 80
+"""Characters of a value that a message shows."""
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _LONGEST
+
+
+def _short(value: object) -> str:
+    """A value of a line, however long and deep, for a message."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,0 +1,1 @@
+"""The rules, each a function over what it judges."""

@@ -1,0 +1,138 @@
+"""The clock: how long initialisation took, when the run started and stopped, and whether the times can be true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+from compliance.checks.rule import Absent, Breach
+from compliance.checks.sources import RUN_RESULTS
+from compliance.findings import Severity, show
+from compliance.log import Mark
+from compliance.run import Run, rule
+
+AT_ONCE_MS = 1000
+"""Two events closer than this count as simultaneous: a tolerance of ours for slow file systems, not a rule's."""
+
+CLOCK_TOLERANCE = 0.01
+"""Fraction by which step times, taken by another timer, may exceed the wall clock. Published logs stay 1 % below it."""
+
+DIVISIONS_WITH_LIMIT = ("closed", "open")
+
+
+@rule(
+    "clock.init_limit", source=RUN_RESULTS, example="31 minutes from `init_start` to `init_stop` in the closed division"
+)
+def init_limit(run: Run) -> Iterator[Breach]:
+    """Initialisation, from the first init_start of any rank, ends before the limit of its division."""
+    stop, division = run.first("init_stop"), run.value("submission_division")
+    starts = [mark.time_ms for mark in run.log.marks if mark.key == "init_start"]
+    if division not in DIVISIONS_WITH_LIMIT or not starts:
+        raise Absent("submission_division")
+    rules = run.rules
+    limit = rules.init_limit_minutes_closed if division == "closed" else rules.init_limit_minutes_open
+    minutes = (stop.event.time_ms - min(starts)) / 60_000
+    if not 0 <= minutes < limit:
+        yield Breach(
+            message="initialisation took too long" if minutes > 0 else "initialisation stopped before it started",
+            line=stop.line,
+            expected=f"less than {limit} minutes ({division} division)",
+            actual=f"{minutes:.3f} minutes",
+        )
+
+
+@rule("clock.gap", source=RUN_RESULTS, severity=Severity.WARNING, example="421 s from `init_stop` to `run_start`")
+def gap(run: Run) -> Iterator[Breach]:
+    """The run starts when initialisation stops; work in between is on no clock."""
+    start = run.first("run_start")
+    elapsed = start.event.time_ms - run.first("init_stop").event.time_ms
+    if elapsed > AT_ONCE_MS:
+        yield Breach(
+            message="time passes between init_stop and run_start",
+            line=start.line,
+            expected=f"at most {AT_ONCE_MS} ms",
+            actual=f"{elapsed:.0f} ms",
+        )
+
+
+@rule(
+    "clock.monotone",
+    source=RUN_RESULTS,
+    example="a `block_stop` one millisecond before its `block_start`; before `init_stop` a WARNING",
+)
+def monotone(run: Run) -> Iterator[Breach]:
+    """Times never run backwards; before init_stop, where many ranks write one file, that is a warning."""
+    split = run.first("init_stop").index
+    yield from _backward(islice(run.log.marks, split, None), Severity.ERROR)
+    yield from _backward(islice(run.log.marks, split + 1), Severity.WARNING)
+
+
+def _backward(marks: Iterator[Mark], severity: Severity) -> Iterator[Breach]:
+    latest, first, times, worst = 0.0, None, 0, 0.0
+    for mark in marks:
+        if mark.time_ms < latest:
+            first, times, worst = first or mark, times + 1, max(worst, latest - mark.time_ms)
+        latest = max(latest, mark.time_ms)
+    if first is not None:
+        yield Breach(
+            message=f"the clock runs backwards at {show(first.key)}",
+            line=first.line,
+            expected="time_ms that never decreases",
+            actual=f"{times} events, by up to {worst:.0f} ms",
+            severity=severity,
+        )
+
+
+@rule("clock.run", source=RUN_RESULTS, example="`run_stop` at the time of `run_start`")
+def run_time(run: Run) -> Iterator[Breach]:
+    """A run takes time."""
+    stop = run.first("run_stop")
+    elapsed = stop.event.time_ms - run.first("run_start").event.time_ms
+    if elapsed <= 0:
+        yield Breach(
+            message="run_stop is not after run_start",
+            line=stop.line,
+            expected="a positive time",
+            actual=f"{elapsed:.0f} ms",
+        )
+
+
+@rule(
+    "clock.prompt_stop",
+    source=RUN_RESULTS,
+    severity=Severity.WARNING,
+    example="`run_stop` two seconds after the last `eval_stop`",
+)
+def prompt_stop(run: Run) -> Iterator[Breach]:
+    """The run stops when its last evaluation has."""
+    stop, evaluation = run.first("run_stop"), run.last_evaluation.stop
+    if evaluation is None or run.aborted:
+        return
+    elapsed = stop.event.time_ms - evaluation.event.time_ms
+    if elapsed > AT_ONCE_MS:
+        yield Breach(
+            message="time passes between the last eval_stop and run_stop",
+            line=stop.line,
+            expected=f"at most {AT_ONCE_MS} ms",
+            actual=f"{elapsed:.0f} ms",
+        )
+
+
+@rule(
+    "clock.steps",
+    source=RUN_RESULTS,
+    example="300 steps of 10 s between a `run_start` and a `run_stop` 40 minutes apart",
+)
+def steps(run: Run) -> Iterator[Breach]:
+    """The training steps fit into the run: the clock was never paused."""
+    stop = run.first("run_stop")
+    wall = (stop.event.time_ms - run.first("run_start").event.time_ms) / 1000
+    spent = math.fsum(step.seconds for step in run.log.steps if not math.isnan(step.seconds))
+    if wall > 0 and spent > wall * (1 + CLOCK_TOLERANCE):
+        yield Breach(
+            message="the training steps took longer than the run",
+            line=stop.line,
+            expected=f"at most the {wall:.3f} s from run_start to run_stop",
+            actual=f"{spent:.3f} s in train_step_time",
+        )

@@ -1,0 +1,382 @@
+"""Which events a log holds, how often, and in which order. Here a missing event is reported, and nowhere else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, repeat
+
+from benchmark.benchmarks import benchmark_named
+from benchmark.mllog import END, POINT, START
+from benchmark.rules import Rules
+from compliance.checks.rule import Breach, in_force
+from compliance.checks.sources import HARNESS, LOG_FORMAT, LOGGING, RUN_RESULTS
+from compliance.findings import Severity, show
+from compliance.log import MAX_DEFECTS, DefectKind, Located
+from compliance.run import BLOCK, CYCLE, EVALUATION, Run, rule, samples_count
+
+SUBMISSION = (
+    "submission_benchmark",
+    "submission_org",
+    "submission_division",
+    "submission_status",
+    "submission_platform",
+)
+HYPERPARAMETERS = (
+    "global_batch_size",
+    "gradient_accumulation_steps",
+    "max_sequence_length",
+    "eval_samples",
+    "opt_name",
+    "opt_base_learning_rate",
+    "opt_end_learning_rate",
+    "opt_learning_rate_warmup_steps",
+    "opt_learning_rate_decay_steps",
+    "opt_learning_rate_decay_schedule",
+    "opt_adamw_beta_1",
+    "opt_adamw_beta_2",
+    "opt_adamw_epsilon",
+    "opt_adamw_weight_decay",
+    "opt_gradient_clip_norm",
+)
+PARALLELISM = (
+    "micro_batch_size",
+    "tensor_parallelism",
+    "pipeline_parallelism",
+    "context_parallelism",
+    "expert_parallelism",
+)
+PRECISION = (
+    "lowest_numerical_precision_in_linear",
+    "lowest_numerical_precision_in_attn",
+    "lowest_numerical_precision_in_comm",
+)
+# Optional when they came with 6.0.0, exactly once since 6.1.0.
+DESCRIPTION = (*PARALLELISM, *PRECISION, "config_filename")
+# Fixed by some benchmarks only; others may log them.
+SITUATIONAL = ("init_checkpoint_step", "max_steps", "target_accuracy")
+ANNOUNCED = (*SUBMISSION, "seed", *HYPERPARAMETERS, *DESCRIPTION, *SITUATIONAL)
+"""Every key that a log may hold before its run starts, each at most once."""
+
+CLOCK = ("init_stop", "run_start", "run_stop")
+ONCE = frozenset({*ANNOUNCED, *CLOCK, "train_samples"})
+
+INTERVALS = {
+    "init_start": START,
+    "init_stop": END,
+    "run_start": START,
+    "run_stop": END,
+    "block_start": START,
+    "block_stop": END,
+    "eval_start": START,
+    "eval_stop": END,
+    "eval_accuracy": POINT,
+}
+
+_LEFT_OUT_IN_500 = frozenset({"block_stop", "eval_start"})
+_AFTER_STOP = frozenset({"train_samples", "tracked_stats"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slip:
+    """A place where the cycle of blocks and evaluations is broken."""
+
+    key: str
+    missing: bool
+    """Whether the key is missing before `event`; otherwise `event` is one too many."""
+    before: Located | None
+    event: Located
+
+
+# The file itself.
+
+
+@rule("log.unreadable", source=HARNESS, example="a folder or a pipe named `result_0.txt`")
+def unreadable(run: Run) -> Iterator[Breach]:
+    """A log is a regular file that can be read."""
+    yield from _defects(run, DefectKind.UNREADABLE)
+
+
+@rule("log.empty", source=LOGGING, example="a file without a `:::MLLOG` line")
+def empty(run: Run) -> Iterator[Breach]:
+    """A log holds events."""
+    if not run.log.counts and not run.log.defects:
+        yield Breach(message="no event in the file", expected="lines with :::MLLOG", actual="none")
+
+
+@rule("log.malformed", source=LOG_FORMAT, example='`:::MLLOG {"key": "seed", "value": NaN}`')
+def malformed(run: Run) -> Iterator[Breach]:
+    """What follows :::MLLOG is one event: strict JSON, finite numbers, unique names, the fields that mllog writes."""
+    yield from _defects(run, DefectKind.MALFORMED)
+
+
+@rule("log.long_line", source=HARNESS, example="a `:::MLLOG` line of more than a million bytes")
+def long_line(run: Run) -> Iterator[Breach]:
+    """A line that holds an event is short enough to be read."""
+    yield from _defects(run, DefectKind.LONG_LINE)
+
+
+@rule(
+    "log.official_line",
+    source=LOG_FORMAT,
+    severity=Severity.WARNING,
+    example="two events on one line, text after an event, `:::MLLOG` without a space",
+)
+def official_line(run: Run) -> Iterator[Breach]:
+    """The official parser takes a line from its last :::MLLOG to its end for one event; it loses or rejects others."""
+    lines = run.log.crowded
+    if lines:
+        yield Breach(
+            message="an event that the official parser does not read where it stands",
+            line=lines[0],
+            expected="one event a line, after `:::MLLOG ` and with nothing behind it",
+            actual=f"{len(lines)} such events",
+        )
+
+
+@rule("log.flood", source=HARNESS, example="a log that every rank wrote all of its events to")
+def flood(run: Run) -> Iterator[Breach]:
+    """A log holds no more events than one run can have."""
+    if run.log.dropped:
+        yield Breach(message=f"{run.log.dropped} events are too many to be judged and were left out")
+
+
+def _defects(run: Run, kind: DefectKind) -> Iterator[Breach]:
+    for defect in run.log.defects:
+        if defect.kind is kind:
+            yield Breach(message=defect.message, line=defect.line, actual=defect.actual)
+    yield from repeat(Breach(message="another one"), max(0, run.log.defect_counts[kind] - MAX_DEFECTS))
+
+
+# Which events, how often.
+
+
+def required(row: Rules | None, *, aborted: bool = False) -> tuple[str, ...]:
+    """The keys that a log must hold, in the order in which they are logged."""
+    announced = (*SUBMISSION, "seed", *HYPERPARAMETERS, *_required_by(row))
+    # What an aborted run did not come to is no second fault.
+    cycle = () if aborted else CYCLE
+    return ("cache_clear", "init_start", *announced, "init_stop", "run_start", *cycle, "run_stop", "train_samples")
+
+
+def _required_by(row: Rules | None) -> tuple[str, ...]:
+    if row is None:
+        return ()
+    if not benchmark_named(row.benchmark).submittable:
+        # A benchmark of this harness alone: its logs hold all that the harness logs.
+        return (*DESCRIPTION, "max_steps", "target_accuracy")
+    description = DESCRIPTION if in_force(row, since="6.1.0") else ()
+    checkpoint = () if row.init_checkpoint_step is None else ("init_checkpoint_step",)
+    steps = () if row.fixed_max_steps is None else ("max_steps",)
+    return (*description, *checkpoint, *steps)
+
+
+@rule("event.missing", source=LOGGING, example="no `seed`; no `run_stop`, in a log that was cut off")
+def missing(run: Run) -> Iterator[Breach]:
+    """Every required event is in the log."""
+    if not run.log.counts:
+        return
+    keys = [key for key in required(run.row, aborted=run.aborted) if not run.has(key)]
+    if "run_stop" in keys:
+        yield _cut_off(run, keys)
+        return
+    for key in keys:
+        often = "exactly once" if key in ONCE else "at least once"
+        yield Breach(
+            message=f"{key} is missing", expected=f"{key} {often}", actual="none", severity=_strictness(run, key)
+        )
+
+
+def _cut_off(run: Run, keys: Sequence[str]) -> Breach:
+    last = deque(run.log.marks, maxlen=1)[0]
+    others = [key for key in keys if key != "run_stop"]
+    return Breach(
+        message="run_stop is missing: the run did not end, or its log is cut off",
+        line=last.line,
+        expected="run_stop exactly once" + (f"; also missing: {', '.join(others)}" if others else ""),
+        actual=f"the last event is {show(last.key)}",
+    )
+
+
+def _strictness(run: Run, key: str) -> Severity | None:
+    """WARNING for what accepted v5.0 logs left out, in that ruleset; the rule's own severity otherwise."""
+    lenient = key in _LEFT_OUT_IN_500 and run.row is not None and in_force(run.row, until="5.0.0")
+    return Severity.WARNING if lenient else None
+
+
+@rule("event.repeated", source=LOGGING, example="two `seed` events; the logs of two runs in one file")
+def repeated(run: Run) -> Iterator[Breach]:
+    """What describes a run is logged exactly once."""
+    starts = run.all("run_start")
+    if len(starts) > 1:
+        yield Breach(
+            message="the file holds several runs",
+            expected="run_start exactly once",
+            actual=f"{len(starts)} times, again in line {starts[1].line}",
+        )
+        return
+    for key in sorted(ONCE):
+        again = run.all(key)[1:]
+        if again:
+            yield Breach(
+                message=f"{key} is logged again",
+                line=again[0].line,
+                expected="exactly once",
+                actual=f"{len(again) + 1} times",
+            )
+
+
+@rule("event.type", source=LOG_FORMAT, severity=Severity.WARNING, example="`run_start` as POINT_IN_TIME")
+def interval(run: Run) -> Iterator[Breach]:
+    """Starts, stops and points are logged as such."""
+    for event in run.in_order(tuple(INTERVALS)):
+        expected, actual = INTERVALS[event.event.key], event.event.event_type
+        if actual != expected:
+            yield Breach(
+                message=f"{event.event.key} has the wrong event_type", line=event.line, expected=expected, actual=actual
+            )
+
+
+# In which order.
+
+
+@rule(
+    "event.order", source=RUN_RESULTS, example="`init_start` before `cache_clear`; a hyperparameter after `run_start`"
+)
+def order(run: Run) -> Iterator[Breach]:
+    """Caches are cleared, initialisation starts and stops, the run starts, after all is announced, and stops."""
+    for earlier, later in pairwise(("cache_clear", "init_start", *CLOCK)):
+        yield from _disorder(run, earlier, later)
+    start = run.first("run_start")
+    late = [event for event in run.in_order(ANNOUNCED) if event.index > start.index]
+    if late:
+        yield Breach(
+            message=f"announced after the run started: {', '.join(event.event.key for event in late)}",
+            line=late[0].line,
+            expected="all that is announced before run_start",
+            actual=f"run_start is in line {start.line}",
+        )
+
+
+@rule(
+    "event.official_order",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`opt_base_learning_rate` before `global_batch_size`",
+)
+def official_order(run: Run) -> Iterator[Breach]:
+    """The official checker judges a value by those logged before it, and rejects a right one that comes too early."""
+    yield from _disorder(run, "submission_division", "init_stop")
+    yield from _disorder(run, "global_batch_size", "opt_base_learning_rate")
+    yield from _disorder(run, "global_batch_size", "opt_learning_rate_warmup_steps")
+    yield from _disorder(run, "opt_learning_rate_warmup_steps", "opt_learning_rate_decay_steps")
+
+
+def _disorder(run: Run, earlier: str, later: str) -> Iterator[Breach]:
+    if run.has(earlier) and run.has(later) and run.last(earlier).index > run.first(later).index:
+        yield Breach(
+            message=f"{earlier} comes after {later}",
+            line=run.last(earlier).line,
+            expected=f"{earlier} before {later}",
+            actual=f"{later} is in line {run.first(later).line}",
+        )
+
+
+@rule("event.outside_run", source=RUN_RESULTS, example="`block_start` before `run_start`")
+def outside_run(run: Run) -> Iterator[Breach]:
+    """Nothing is trained or evaluated before the clock starts."""
+    start = run.first("run_start")
+    early = [(event.line, event.event.key) for event in run.in_order(CYCLE) if event.index < start.index]
+    early += [(step.line, "a training step") for step in run.log.steps if step.line < start.line]
+    if early:
+        line, what = min(early)
+        yield Breach(
+            message=f"{what} before the clock started",
+            line=line,
+            expected="training and evaluation between run_start and run_stop",
+            actual=f"{len(early)} events before run_start in line {start.line}",
+        )
+
+
+@rule("event.after_stop", source=RUN_RESULTS, example="`eval_accuracy` after `run_stop`")
+def after_stop(run: Run) -> Iterator[Breach]:
+    """A run ends with run_stop."""
+    stop = run.first("run_stop")
+    marks = islice(run.log.marks, stop.index + 1, None)
+    late = [(mark.line, show(mark.key)) for mark in marks if mark.key not in _AFTER_STOP]
+    late += [(step.line, "a training step") for step in run.log.steps if step.line > stop.line]
+    if late:
+        line, what = min(late)
+        yield Breach(
+            message=f"{what} after the run stopped",
+            line=line,
+            expected=f"nothing after run_stop but {' and '.join(sorted(_AFTER_STOP))} of no step",
+            actual=f"{len(late)} events after run_stop in line {stop.line}",
+        )
+
+
+@rule("event.samples_count", source=LOGGING, example="`eval_stop` without `samples_count`")
+def placed(run: Run) -> Iterator[Breach]:
+    """Blocks and evaluations say in their metadata after how many sequences they start and stop."""
+    for event in run.in_order(CYCLE):
+        # eval.position is about eval_accuracy.
+        if event.event.key != "eval_accuracy" and samples_count(event) is None:
+            yield Breach(
+                message=f"{event.event.key} does not say where it is",
+                line=event.line,
+                expected="samples_count as a whole number >= 0",
+                actual=show(event.event.metadata.get("samples_count")),
+            )
+
+
+@rule(
+    "event.sequence", source=LOGGING, example="`block_start` twice, without an evaluation between; in 5.0.0 a WARNING"
+)
+def sequence(run: Run) -> Iterator[Breach]:
+    """Blocks of training and evaluations alternate, each started, reported and stopped."""
+    for cycle, severity in _cycles(run):
+        slips = list(_slips(run, [key for key in cycle if run.has(key)]))
+        for kind in dict.fromkeys((slip.key, slip.missing) for slip in slips):
+            places = [slip for slip in slips if (slip.key, slip.missing) == kind]
+            yield _slip_breach(places, cycle, severity)
+
+
+def _cycles(run: Run) -> Sequence[tuple[Sequence[str], Severity]]:
+    if run.row is not None and in_force(run.row, until="5.0.0"):
+        # Accepted v5.0 logs evaluate inside a block, and leave out all block_stops but one.
+        return (BLOCK, Severity.WARNING), (EVALUATION, Severity.ERROR)
+    return ((CYCLE, Severity.ERROR),)
+
+
+def _slips(run: Run, cycle: Sequence[str]) -> Iterator[_Slip]:
+    """Walk the events of a cycle; its keys are those that the log has, for one that is nowhere is reported as that."""
+    due, before = 0, None
+    for event in run.in_order(cycle):
+        if before is not None and before.event.key == event.event.key and len(cycle) > 2:
+            yield _Slip(key=event.event.key, missing=False, before=before, event=event)
+            continue
+        place = cycle.index(event.event.key)
+        while due != place:
+            yield _Slip(key=cycle[due], missing=True, before=before, event=event)
+            due = (due + 1) % len(cycle)
+        due, before = (place + 1) % len(cycle), event
+    if due and run.has("run_stop") and not run.aborted:
+        for key in cycle[due:]:
+            yield _Slip(key=key, missing=True, before=before, event=run.first("run_stop"))
+
+
+def _slip_breach(places: Sequence[_Slip], cycle: Sequence[str], severity: Severity) -> Breach:
+    first = places[0]
+    more = f", and at {len(places) - 1} other places" if len(places) > 1 else ""
+    if first.missing:
+        after = "the start of the log" if first.before is None else _place(first.before)
+        message = f"{first.key} is missing between {after} and {_place(first.event)}{more}"
+    else:
+        message = f"{_place(first.event)} follows another {first.key}{more}"
+    return Breach(message=message, line=first.event.line, expected=" -> ".join(cycle), severity=severity)
+
+
+def _place(event: Located) -> str:
+    samples = samples_count(event)
+    return f"{event.event.key} (line {event.line}{'' if samples is None else f', samples_count {samples}'})"

@@ -1,0 +1,347 @@
+"""What a run announces before it starts, against the rules and its own global batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+from benchmark.benchmarks import benchmark_named, every_rules
+from benchmark.rules import FreeLearningRate, Rules, ScaledLearningRate
+from compliance.checks.clock import DIVISIONS_WITH_LIMIT
+from compliance.checks.events import PARALLELISM, PRECISION
+from compliance.checks.rule import Breach, in_force
+from compliance.checks.sources import (
+    CONVERGENCE_POINTS,
+    DIVISIONS,
+    HARNESS,
+    HYPERPARAMETERS,
+    LOGGING,
+    NUMERICAL_FORMATS,
+    QUALITY,
+    RANDOM_NUMBERS,
+)
+from compliance.findings import Severity, as_count, as_number, show
+from compliance.run import Run, rule
+
+NUMBER_FORMATS = (
+    *("fp64", "fp32", "tf32", "fp16", "fp8", "nvfp4", "mxfp4", "bfloat16", "Graphcore FLOAT 16.16"),
+    *("int8", "uint8", "int4", "uint4"),
+)
+
+FIXED: dict[str, tuple[Callable[[Rules], object], str]] = {
+    "max_sequence_length": (lambda rules: rules.sequence_length, HYPERPARAMETERS),
+    "init_checkpoint_step": (lambda rules: rules.init_checkpoint_step, HYPERPARAMETERS),
+    "max_steps": (lambda rules: rules.fixed_max_steps, HYPERPARAMETERS),
+    "eval_samples": (lambda rules: rules.eval_sequences, QUALITY),
+    "target_accuracy": (lambda rules: rules.target_log_perplexity, QUALITY),
+    "opt_name": (lambda rules: "adamw", HYPERPARAMETERS),
+}
+"""What the rules fix in both divisions: key -> (its value under a row, None where it is free; source)."""
+
+FIXED_IN_CLOSED: dict[str, Callable[[Rules], object]] = {
+    "opt_learning_rate_decay_schedule": lambda rules: "cosine with linear warmup",
+    "opt_adamw_beta_1": lambda rules: rules.optimizer.beta_1,
+    "opt_adamw_beta_2": lambda rules: rules.optimizer.beta_2,
+    "opt_adamw_epsilon": lambda rules: rules.optimizer.epsilon,
+    "opt_adamw_weight_decay": lambda rules: rules.optimizer.weight_decay,
+    "opt_gradient_clip_norm": lambda rules: rules.optimizer.gradient_clip_norm,
+}
+
+WHOLE = ("gradient_accumulation_steps", "opt_learning_rate_warmup_steps", "opt_learning_rate_decay_steps")
+POSITIVE = ("global_batch_size", "gradient_accumulation_steps", *PARALLELISM)
+
+
+# Who and what.
+
+
+@rule(
+    "run.benchmark", source=LOGGING, example="`submission_benchmark` llama31_405b judged by 6.1.0, which has it no more"
+)
+def benchmark(run: Run) -> Iterator[Breach]:
+    """The benchmark is one that the ruleset has; without its rules nothing else can be judged."""
+    name = run.value("submission_benchmark")
+    if run.row is None:
+        known = ", ".join(f"{row.benchmark} {row.ruleset}" for row in every_rules())
+        yield Breach(
+            message="no rules for this benchmark in this ruleset, so the run is not judged",
+            line=run.first("submission_benchmark").line,
+            expected=f"one of {known}",
+            actual=f"{show(name)} {run.ruleset or 'in any ruleset'}",
+        )
+
+
+@rule("run.provenance", source=HARNESS, severity=Severity.WARNING, example="a run.json that is cut off")
+def provenance(run: Run) -> Iterator[Breach]:
+    """The run.json beside a log can be read, since it says by which ruleset to judge."""
+    if run.provenance_fault:
+        yield Breach(
+            message="run.json beside the log cannot be read; judged by the latest ruleset", actual=run.provenance_fault
+        )
+
+
+@rule(
+    "run.division",
+    source=DIVISIONS,
+    example='`submission_division` "Closed", with which the official tools skip their seed and RCP checks',
+)
+def division(run: Run) -> Iterator[Breach]:
+    """The division is closed or open, in lower case."""
+    if run.value("submission_division") not in DIVISIONS_WITH_LIMIT:
+        yield _wrong(run, "submission_division", " or ".join(DIVISIONS_WITH_LIMIT))
+
+
+@rule(
+    "run.official_open",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`submission_division` open in a log of llama31_8b",
+)
+def official_open(run: Run) -> Iterator[Breach]:
+    """The official checker has rules for the open division that a log of the benchmark can keep."""
+    unfit = benchmark_named(run.rules.benchmark).submittable and not run.rules.official_open_division
+    if run.value("submission_division") == "open" and unfit:
+        yield Breach(
+            message="the official rules of the open division do not fit this benchmark, so its checker rejects the log",
+            line=run.first("submission_division").line,
+            expected="closed, until they are completed",
+            actual="open",
+        )
+
+
+@rule("run.submission", source=LOGGING, example="an empty `submission_org`")
+def submission(run: Run) -> Iterator[Breach]:
+    """The submission names its organisation, platform and status."""
+    for key in filter(run.has, ("submission_org", "submission_platform", "submission_status")):
+        value = run.value(key)
+        if not isinstance(value, str) or not value.strip():
+            yield _wrong(run, key, "a name")
+
+
+@rule("run.config_filename", source=LOGGING, since="6.1.0", example="an empty `config_filename`")
+def config_filename(run: Run) -> Iterator[Breach]:
+    """The log names the config file of its run."""
+    value = run.value("config_filename")
+    if not isinstance(value, str) or not value.strip():
+        yield _wrong(run, "config_filename", "a file name")
+
+
+@rule("run.seed", source=RANDOM_NUMBERS, example='`seed` "20", a text; or without the `file` and `lineno` of mllog')
+def seed(run: Run) -> Iterator[Breach]:
+    """The seed of a run is one whole number, and says in which line of which file it was logged."""
+    value, metadata = run.value("seed"), run.first("seed").event.metadata
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        yield _wrong(run, "seed", "a whole number >= 0")
+    elif not {"file", "lineno"} <= metadata.keys():
+        # The official checker of seeds rejects it.
+        yield _wrong(run, "seed", "metadata with file and lineno, as mllog writes them")
+
+
+# Hyperparameters that the batch size does not touch.
+
+
+def _other(key: str) -> str:
+    return f"`{key}` with any other value"
+
+
+def _fixed_check(
+    key: str, expected: Callable[[Rules], object], rules_of: Callable[[Run], Rules]
+) -> Callable[[Run], Iterator[Breach]]:
+    def check(run: Run) -> Iterator[Breach]:
+        actual, fixed = run.value(key), expected(rules_of(run))
+        if fixed is not None and (isinstance(actual, bool) or actual != fixed):
+            yield _wrong(run, key, show(fixed))
+
+    check.__doc__ = f"{key} has the value that the rules fix."
+    return check
+
+
+for _key, (_expected, _source) in FIXED.items():
+    rule(f"hyperparameter.{_key}", source=_source, example=_other(_key))(
+        _fixed_check(_key, _expected, lambda run: run.rules)
+    )
+for _key, _expected in FIXED_IN_CLOSED.items():
+    rule(f"hyperparameter.{_key}", source=HYPERPARAMETERS, example=_other(_key))(
+        _fixed_check(_key, _expected, lambda run: run.closed_rules)
+    )
+
+
+@rule("hyperparameter.positive", source=HYPERPARAMETERS, example="`tensor_parallelism` 0")
+def positive(run: Run) -> Iterator[Breach]:
+    """Sizes and degrees of parallelism are whole numbers >= 1."""
+    for key in filter(run.has, POSITIVE):
+        if not as_count(run.value(key)):
+            yield _wrong(run, key, "a whole number >= 1")
+
+
+@rule(
+    "hyperparameter.whole",
+    source=HYPERPARAMETERS,
+    severity=Severity.WARNING,
+    example="`opt_learning_rate_warmup_steps` 8000.0",
+)
+def whole(run: Run) -> Iterator[Breach]:
+    """What counts steps is logged as an integer."""
+    for key in filter(run.has, WHOLE):
+        if isinstance(run.value(key), float):
+            yield _wrong(run, key, "an integer")
+
+
+@rule("hyperparameter.train_samples", source=LOGGING, example='`train_samples` "many"')
+def train_samples(run: Run) -> Iterator[Breach]:
+    """train_samples is a number of sequences; logs use it for those trained on and for those of the dataset."""
+    if as_count(run.value("train_samples")) is None:
+        yield _wrong(run, "train_samples", "a whole number >= 0")
+
+
+@rule(
+    "hyperparameter.precision",
+    source=f"{NUMERICAL_FORMATS}; {LOGGING}",
+    since="6.0.0",
+    example='`lowest_numerical_precision_in_attn` "bf16", which is called bfloat16',
+)
+def precision(run: Run) -> Iterator[Breach]:
+    """Numerical formats have the names that the official checker knows."""
+    for key in filter(run.has, PRECISION):
+        if run.value(key) not in NUMBER_FORMATS:
+            yield _wrong(run, key, f"one of {', '.join(NUMBER_FORMATS)}")
+
+
+# The batch size, and what follows from it in the closed division.
+
+
+@rule("hyperparameter.largest_batch", source=HYPERPARAMETERS, example="`global_batch_size` 9280 of llama31_405b")
+def largest_batch(run: Run) -> Iterator[Breach]:
+    """The global batch size is at most what the rules allow."""
+    limit = run.closed_rules.max_global_batch_size
+    if limit is not None and run.global_batch_size > limit:
+        yield _wrong(run, "global_batch_size", f"at most {limit}")
+
+
+@rule(
+    "hyperparameter.reference_batch",
+    source=CONVERGENCE_POINTS,
+    example="`global_batch_size` 896 of llama31_405b, a WARNING; 6912 in 6.0.0, an ERROR",
+)
+def reference_batch(run: Run) -> Iterator[Breach]:
+    """The global batch size lies among those of the reference convergence points; beyond them a new point is due."""
+    sizes = [point.global_batch_size for point in run.closed_rules.reference_points]
+    if sizes and not min(sizes) <= run.global_batch_size <= max(sizes):
+        # Below them the official checker judges by the smallest, above them it refuses.
+        severity = Severity.WARNING if run.global_batch_size < min(sizes) else Severity.ERROR
+        expected = f"{min(sizes)} to {max(sizes)}, or a reference point of its own"
+        yield _wrong(run, "global_batch_size", expected, severity=severity)
+
+
+@rule(
+    "hyperparameter.opt_base_learning_rate",
+    source=HYPERPARAMETERS,
+    example="4e-05 at batch size 1152; 8.889e-05 at 1280, rounded as the policy says, a WARNING",
+)
+def base_learning_rate(run: Run) -> Iterator[Breach]:
+    """The peak learning rate follows from the global batch size; where the rules leave it free, it is positive."""
+    key, rate = "opt_base_learning_rate", run.closed_rules.learning_rate
+    actual = as_number(run.value(key))
+    if actual is None or actual <= 0:
+        yield _wrong(run, key, "a positive number")
+    elif isinstance(rate, ScaledLearningRate):
+        peak = rate.peak(run.global_batch_size)
+        if actual != peak:
+            expected = f"{peak} ({rate.base} x {run.global_batch_size} / {rate.batch})"
+            severity = Severity.WARNING if _is_rounded(actual, peak) else Severity.ERROR
+            yield _wrong(run, key, expected, severity=severity)
+
+
+def _is_rounded(actual: float, exact: float) -> bool:
+    """Whether `actual` is `exact` rounded, to 3 digits or more, or evaluated in another order.
+
+    The policy's text rounds; the official checker compares doubles and refuses both.
+    """
+    rounded = (float(f"{exact:.{digits}e}") for digits in range(2, 16))
+    return actual in rounded or math.isclose(actual, exact, rel_tol=1e-12)
+
+
+@rule(
+    "hyperparameter.learning_rate_check",
+    source=LOGGING,
+    severity=Severity.WARNING,
+    example="`global_batch_size` 1984 of llama31_405b",
+)
+def learning_rate_check(run: Run) -> Iterator[Breach]:
+    """Some double passes the official checker's equality at this batch size."""
+    rate, size = run.closed_rules.learning_rate, run.global_batch_size
+    if isinstance(rate, ScaledLearningRate) and not rate.verifiable(size):
+        near = " or ".join(str(batch) for batch in rate.nearest_verifiable(size))
+        yield _wrong(
+            run, "global_batch_size", f"a size at which learning rate x {rate.batch} == {size} x {rate.base}: {near}"
+        )
+
+
+@rule(
+    "hyperparameter.opt_end_learning_rate",
+    source=HYPERPARAMETERS,
+    example="8e-06 for llama31_405b; for llama31_8b half of the peak, a WARNING",
+)
+def end_learning_rate(run: Run) -> Iterator[Breach]:
+    """The learning rate ends where the rules say; where the peak is free, at the reference's fraction of it."""
+    key, rate, expected = "opt_end_learning_rate", run.closed_rules.learning_rate, run.schedule.end_learning_rate
+    actual = as_number(run.value(key))
+    if isinstance(rate, FreeLearningRate):
+        if actual is None or not math.isclose(actual, expected):
+            yield _wrong(run, key, f"{expected}", severity=Severity.WARNING)
+    elif actual != expected:
+        yield _wrong(run, key, f"{expected}")
+
+
+@rule(
+    "hyperparameter.opt_learning_rate_warmup_steps",
+    source=HYPERPARAMETERS,
+    example="8000 at batch size 1280; the quotient 9142.86 at 1008, a WARNING",
+)
+def warmup_steps(run: Run) -> Iterator[Breach]:
+    """The warm-up follows from the global batch size, rounded up; where it is free, it is a whole number."""
+    key, rate = "opt_learning_rate_warmup_steps", run.closed_rules.learning_rate
+    actual = as_number(run.value(key))
+    if not isinstance(rate, ScaledLearningRate):
+        if as_count(actual) is None:
+            yield _wrong(run, key, "a whole number >= 0")
+    elif actual != run.schedule.warmup_steps:
+        exact = Fraction(rate.warmup_steps * rate.batch, run.global_batch_size)
+        # The official checker does not look at it, and accepted logs hold the quotient as it is.
+        unrounded = actual is not None and math.isclose(actual, exact)
+        severity = Severity.WARNING if unrounded else Severity.ERROR
+        yield _wrong(run, key, f"{run.schedule.warmup_steps}", severity=severity)
+
+
+@rule(
+    "hyperparameter.opt_learning_rate_decay_steps",
+    source=HYPERPARAMETERS,
+    example="1192000 at batch size 1280; in 5.0.0 a WARNING",
+)
+def decay_steps(run: Run) -> Iterator[Breach]:
+    """Warm-up and decay together are as long as the rules say."""
+    key, rules, schedule = "opt_learning_rate_decay_steps", run.closed_rules, run.schedule
+    actual = as_number(run.value(key))
+    if actual != schedule.decay_steps:
+        severity = Severity.WARNING if _is_unscaled_decay(rules, actual) else Severity.ERROR
+        expected = f"{schedule.decay_steps} ({schedule.max_steps} - {schedule.warmup_steps} of warm-up)"
+        yield _wrong(run, key, expected, severity=severity)
+
+
+def _is_unscaled_decay(rules: Rules, actual: float | None) -> bool:
+    """Whether a v5.0 log holds the reference batch's decay at another batch size; the check came with 5.1.0."""
+    rate = rules.learning_rate
+    if not isinstance(rate, ScaledLearningRate) or not in_force(rules, until="5.0.0"):
+        return False
+    return actual == rate.total_steps - rate.warmup_steps
+
+
+def _wrong(run: Run, key: str, expected: str, *, severity: Severity | None = None) -> Breach:
+    event = run.first(key)
+    return Breach(
+        message=f"{key} is not what the rules say",
+        line=event.line,
+        expected=expected,
+        actual=show(event.event.value),
+        severity=severity,
+    )

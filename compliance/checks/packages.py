@@ -1,0 +1,173 @@
+"""The tree of an organisation: results/ and benchmarks/ as a submission has them; systems/ is checks.systems'.
+
+The official checker skips what it does not expect, so a misspelt folder passes there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from benchmark.benchmarks import BENCHMARKS
+from benchmark.rules import Rules
+from compliance.checks.results import Result
+from compliance.checks.rule import Breach, Rulebook
+from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
+from compliance.checks.systems import SUBMISSION_STRUCTURE
+from compliance.convergence.rcp import compare
+from compliance.findings import Finding, Severity, show
+from compliance.run import Run
+
+PACKAGE_CHECKER = "mlcommons/logging, package_checker"
+REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
+
+SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
+
+LARGEST_FILE = 50 << 20
+"""Bytes; a larger one is refused by the repository that submissions go to."""
+
+NAME = re.compile(r"(?!\.)[\w.+@=,-]+")
+"""What a folder or a file of a submission may be called."""
+
+_LOG_NAME = re.compile(r"result_.*\.txt")
+
+
+@dataclass(frozen=True)
+class Package:
+    """The tree of one organisation and the results in it."""
+
+    directory: Path
+    results: tuple[Result, ...]
+
+    @property
+    def file(self) -> str:
+        return str(self.directory)
+
+    @property
+    def row(self) -> Rules | None:
+        return next((result.row for result in self.results if result.row is not None), None)
+
+    @cached_property
+    def folders(self) -> dict[Path, int]:
+        """Each results/<system>/<benchmark> and how many logs lie in it."""
+        found = sorted(path for path in self.directory.glob("results/*/*") if path.is_dir())
+        return {path: sum(bool(_LOG_NAME.fullmatch(entry.name)) for entry in path.iterdir()) for path in found}
+
+
+PACKAGE_RULES: Rulebook[Package] = Rulebook()
+rule = PACKAGE_RULES.rule
+
+
+def check_package(package: Package) -> tuple[Finding, ...]:
+    """Every finding about an organisation's tree as a whole; raises nothing."""
+    return PACKAGE_RULES.judge(package)
+
+
+def disqualifications(run: Run) -> list[str]:
+    """Why a run, by what its own log says, does not count; empty if the log says nothing like that."""
+    return sorted(run.log.not_a_run)
+
+
+@rule("package.real_runs", source=HARNESS, example='`tracked_stats` with the value `{"simulated": true}`')
+def real_runs(package: Package) -> Iterator[Breach]:
+    """No log is of a run that was simulated, shortened to a proxy, fed with mock data or forced to succeed."""
+    for result in package.results:
+        for run in result.runs:
+            marks = disqualifications(run)
+            if marks:
+                yield Breach(
+                    message=f"{_place(package, run.log.path)} says that it is of no run that counts",
+                    expected="a run that trained",
+                    actual=", ".join(marks),
+                )
+
+
+@rule("package.benchmark", source=PACKAGE_CHECKER, example="results/A/llama3_405b/, results/A/llama31_tiny/")
+def benchmark(package: Package) -> Iterator[Breach]:
+    """A folder with logs has the name of a benchmark of MLPerf."""
+    for folder, logs in package.folders.items():
+        if logs and folder.name not in SUBMITTABLE:
+            yield Breach(
+                message=f"{_place(package, folder)} is named after no benchmark",
+                expected=f"one of {', '.join(SUBMITTABLE)}",
+                actual=show(folder.name),
+            )
+
+
+@rule("package.file_count", source=PACKAGE_CHECKER, example="four logs of llama31_405b")
+def file_count(package: Package) -> Iterator[Breach]:
+    """A result has exactly as many logs as the rules ask for."""
+    needed = {row.name: row.rules[-1].runs for row in BENCHMARKS.values()}
+    for folder, logs in package.folders.items():
+        if logs != needed.get(folder.name, logs):
+            yield Breach(
+                message=f"{_place(package, folder)} has another number of logs than a result",
+                expected=f"{needed[folder.name]} files result_*.txt",
+                actual=str(logs),
+            )
+
+
+@rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")
+def links(package: Package) -> Iterator[Breach]:
+    """The folders of results are no links: no log is looked for behind one."""
+    for here, folders, _ in os.walk(package.directory / "results"):
+        for path in (Path(here, name) for name in folders):
+            if path.is_symlink():
+                yield Breach(message="a folder of results is a link", actual=show(_place(package, path)))
+
+
+@rule("package.names", source=REPOSITORY_CHECKER, example="a folder `.git`, a file `my log.txt`")
+def names(package: Package) -> Iterator[Breach]:
+    """No name begins with a dot or holds a space, no link is broken, no file is above 50 MB."""
+    for here, folders, files in os.walk(package.directory):
+        for path in (Path(here, name) for name in [*folders, *files]):
+            fault = _name_fault(path)
+            if fault:
+                yield Breach(message=fault, actual=show(_place(package, path)))
+
+
+def _name_fault(path: Path) -> str:
+    if path.name.startswith(".") or " " in path.name:
+        return "a name with a space, or a dot at its beginning"
+    if not path.exists():
+        return "a broken link"
+    return "a file above 50 MB" if path.is_file() and path.stat().st_size > LARGEST_FILE else ""
+
+
+@rule(
+    "package.convergence",
+    source=CONVERGENCE_POINTS,
+    severity=Severity.WARNING,
+    example="a mean of 276480 sequences at batch size 1152 under 6.0.0, which the official tool accepts",
+)
+def convergence(package: Package) -> Iterator[Breach]:
+    """A result converges no faster than the policy allows; the official tool allows more since 5.1.0."""
+    for found in map(compare, package.results):
+        if found.policy is not None and not found.policy.passed:
+            yield Breach(
+                message=f"{_place(package, Path(found.directory))} converges faster than the policy allows",
+                expected=f"a mean of at least {found.policy.minimum:.1f} sequences",
+                actual=f"{found.mean}",
+            )
+
+
+@rule(
+    "package.implementation",
+    source=SUBMISSION_STRUCTURE,
+    severity=Severity.WARNING,
+    example="results of llama31_405b without benchmarks/llama31_405b/implementations/",
+)
+def implementation(package: Package) -> Iterator[Breach]:
+    """What ran is there, in benchmarks/<benchmark>/implementations/."""
+    for name in sorted({folder.name for folder, logs in package.folders.items() if logs}):
+        folder = package.directory / "benchmarks" / name / "implementations"
+        if not folder.is_dir() or not any(folder.iterdir()):
+            yield Breach(message=f"no implementation of {show(name)}", expected=f"files in {_place(package, folder)}")
+
+
+def _place(package: Package, path: Path) -> str:
+    return path.relative_to(package.directory).as_posix()

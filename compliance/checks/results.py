@@ -1,0 +1,115 @@
+"""The runs of one result together: their number, their seeds, and whether they are runs of the same thing at all."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.benchmarks import benchmark_named
+from benchmark.rules import Rules
+from compliance.checks.events import ANNOUNCED
+from compliance.checks.rule import Breach, Rulebook
+from compliance.checks.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
+from compliance.findings import Finding, Severity, show
+from compliance.run import Run
+
+# The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
+_MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """The runs in one directory."""
+
+    directory: Path
+    runs: tuple[Run, ...]
+
+    @property
+    def file(self) -> str:
+        return str(self.directory)
+
+    @property
+    def row(self) -> Rules | None:
+        return next((run.row for run in self.runs if run.row is not None), None)
+
+
+RESULT_RULES: Rulebook[Result] = Rulebook()
+rule = RESULT_RULES.rule
+
+
+def check_result(result: Result) -> tuple[Finding, ...]:
+    """Every finding about the runs as a whole; raises nothing."""
+    return RESULT_RULES.judge(result)
+
+
+@rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")
+def seeds(result: Result) -> Iterator[Breach]:
+    """Every run has a seed of its own."""
+    for _, runs in _equal(result.runs, lambda run: json.dumps(run.value("seed")) if run.has("seed") else None):
+        actual = f"seed {show(runs[0].value('seed'))} in {_names(runs)}"
+        yield Breach(message="runs share a seed", expected="one seed a run", actual=actual)
+
+
+@rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")
+def distinct(result: Result) -> Iterator[Breach]:
+    """Every log is of a run of its own, not of another run under another seed."""
+    for what, curve in (("evaluations", _evaluations), ("training losses", _losses)):
+        for _, runs in _equal(result.runs, curve):
+            yield Breach(
+                message=f"logs have the same {what}, to the last digit",
+                expected="runs with results of their own",
+                actual=f"equal in {_names(runs)}",
+            )
+            return
+
+
+def _evaluations(run: Run) -> Hashable:
+    return tuple((evaluation.position, evaluation.log_perplexity) for evaluation in run.evaluations)
+
+
+def _losses(run: Run) -> Hashable:
+    return tuple(step.loss for step in run.log.steps)
+
+
+def _equal(runs: Sequence[Run], of: Callable[[Run], Hashable]) -> list[tuple[Hashable, list[Run]]]:
+    """The values that several runs share, with the runs; a run without a value is equal to none."""
+    groups: defaultdict[Hashable, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[of(run)].append(run)
+    return [(value, same) for value, same in groups.items() if value and len(same) > 1]
+
+
+@rule(
+    "result.same_configuration",
+    source=HYPERPARAMETERS,
+    example="`opt_gradient_clip_norm` 1.0 in one run and 0.5 in another",
+)
+def same_configuration(result: Result) -> Iterator[Breach]:
+    """The runs of a result announce the same hyperparameters, system and submission."""
+    for key in ANNOUNCED:
+        runs = {json.dumps(run.value(key)): run for run in result.runs if run.has(key)}
+        if len(runs) > 1 and key not in _MAY_DIFFER:
+            yield Breach(
+                message=f"runs differ in {key}",
+                expected="one value in all runs",
+                actual="; ".join(f"{show(run.value(key))} in {_names([run])}" for run in runs.values()),
+            )
+
+
+@rule("result.count", source=BENCHMARK_RESULTS, severity=Severity.INFO, example="two runs of llama31_405b")
+def count(result: Result) -> Iterator[Breach]:
+    """A result that can be submitted has as many runs as the rules ask for."""
+    row = result.row
+    if row is not None and benchmark_named(row.benchmark).submittable and len(result.runs) < row.runs:
+        yield Breach(
+            message="too few runs for a result",
+            expected=f"{row.runs} runs of {row.benchmark}",
+            actual=f"{len(result.runs)}",
+        )
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(run.log.path.name for run in runs)

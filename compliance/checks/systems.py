@@ -1,0 +1,387 @@
+"""A system of a submission: what its description in systems/ says, against its logs and the folders they lie in.
+
+The tree of an organisation holds results/<system>/<benchmark>/result_*.txt and systems/<system>.json.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+from benchmark.benchmarks import BENCHMARKS
+from benchmark.mllog import STRICT_JSON
+from benchmark.rules import Rules
+from compliance.checks.clock import DIVISIONS_WITH_LIMIT
+from compliance.checks.results import Result
+from compliance.checks.rule import Absent, Breach, Rulebook
+from compliance.checks.sources import DIVISIONS, HYPERPARAMETERS
+from compliance.findings import Finding, Severity, as_count, show
+from compliance.run import Run
+
+SUBMISSION_STRUCTURE = 'submission_rules.adoc, "Submission content"'
+SYSTEM_CHECKER = "mlcommons/logging, system_desc_checker"
+SUMMARIZER = "mlcommons/logging, result_summarizer"
+
+MAX_DESCRIPTION = 1 << 20
+"""Bytes of a description; published ones have 2000."""
+
+FIELDS = (
+    *("submitter", "division", "status", "system_name", "number_of_nodes", "host_processors_per_node"),
+    *("host_processor_model_name", "host_processor_core_count", "host_processor_vcpu_count"),
+    *("host_processor_frequency", "host_processor_caches", "host_processor_interconnect", "host_memory_capacity"),
+    *("host_storage_type", "host_storage_capacity", "host_networking", "host_networking_topology"),
+    *("host_memory_configuration", "accelerators_per_node", "accelerator_model_name"),
+    *("accelerator_host_interconnect", "accelerator_frequency", "accelerator_on-chip_memories"),
+    *("accelerator_memory_configuration", "accelerator_memory_capacity", "accelerator_interconnect"),
+    *("accelerator_interconnect_topology", "cooling", "hw_notes", "framework", "other_software_stack"),
+    *("operating_system", "sw_notes"),
+)
+"""What every description has. Source: system_desc_checker.py (compared in a test)."""
+
+TEXTS = (
+    *("submitter", "system_name", "host_processor_model_name", "host_processor_core_count"),
+    *("accelerator_model_name", "accelerators_per_node", "framework"),
+)
+"""Fields that the official checker joins as text: a number there ends it with a traceback."""
+
+COUNTS = ("number_of_nodes", "accelerators_per_node")
+
+STATUSES = {
+    "onprem": "Available on-premise",
+    "cloud": "Available cloud",
+    "research": "Research, Development, or Internal (RDI)",
+    "preview": "Preview",
+}
+"""submission_status of a log -> status of its system. Source: system_desc_checker.py (compared in a test)."""
+
+_MODEL = re.compile(r"[A-Za-z]+[0-9]+[A-Za-z]*")
+"""Such as H100, GB200, MI300X."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of an organisation: its description and its results."""
+
+    path: Path
+    """systems/<system>.json, there or not."""
+    results: tuple[Result, ...]
+
+    @property
+    def file(self) -> str:
+        return str(self.path)
+
+    @property
+    def row(self) -> Rules | None:
+        return next((result.row for result in self.results if result.row is not None), None)
+
+    @property
+    def runs(self) -> Iterator[Run]:
+        return (run for result in self.results for run in result.runs)
+
+    @cached_property
+    def description(self) -> Mapping[str, object] | str:
+        """What the file says, or why it cannot be read."""
+        try:
+            return read_description(self.path)
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def field(self, name: str) -> object:
+        """A field of the description.
+
+        Raises:
+            Absent: the description cannot be read, or lacks it.
+        """
+        if isinstance(self.description, str) or name not in self.description:
+            raise Absent(name)
+        return self.description[name]
+
+    def text(self, name: str) -> str:
+        """A field that is text; raises Absent as `field` does, and for anything else."""
+        value = self.field(name)
+        if not isinstance(value, str):
+            raise Absent(name)
+        return value
+
+    def count(self, name: str) -> int:
+        """The whole number that a field holds, as text or as a number; raises Absent as `field` does."""
+        number = _whole(self.field(name))
+        if number is None:
+            raise Absent(name)
+        return number
+
+    @property
+    def accelerators(self) -> int:
+        """In all nodes; raises Absent as `count` does, and for none."""
+        accelerators = prod(map(self.count, COUNTS))
+        if not accelerators:
+            raise Absent("accelerators")
+        return accelerators
+
+
+def read_description(path: Path) -> Mapping[str, object]:
+    """The one object of strict JSON in a small file.
+
+    Raises:
+        OSError, ValueError, RecursionError: it is none, or cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError("not a regular file")
+    with path.open("rb") as stream:
+        content = stream.read(MAX_DESCRIPTION + 1)
+    if len(content) > MAX_DESCRIPTION:
+        raise ValueError(f"larger than {MAX_DESCRIPTION} bytes")
+    description = STRICT_JSON.decode(content.decode())
+    if not isinstance(description, dict):
+        raise ValueError(f"expected a JSON object, read {show(description)}")
+    return description
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, str) and len(value) < 10 and value.isascii() and value.isdecimal():
+        return int(value)
+    return as_count(value)
+
+
+def description_of(directory: Path) -> Path | None:
+    """Where the system is described whose runs are in `directory`; None for a directory of no submission.
+
+    One of a submission is results/<system>/<benchmark>, beside a folder systems or with the name of a benchmark.
+    """
+    if len(directory.parts) < 4 or ".." in directory.parts:
+        directory = Path(os.path.abspath(directory))
+    if len(directory.parents) < 3 or directory.parents[1].name != "results":
+        return None
+    systems = directory.parents[2] / "systems"
+    known = directory.name in BENCHMARKS or systems.is_dir()
+    return systems / f"{directory.parent.name}.json" if known else None
+
+
+SYSTEM_RULES: Rulebook[System] = Rulebook()
+rule = SYSTEM_RULES.rule
+
+
+def check_system(path: Path, results: Sequence[Result]) -> tuple[Finding, ...]:
+    """Every finding about a system, described in `path`, with its results; raises nothing."""
+    return SYSTEM_RULES.judge(System(path, tuple(results)))
+
+
+# The description by itself.
+
+
+@rule("system.missing", source=SUBMISSION_STRUCTURE, example="results/A/llama31_405b/ without systems/A.json")
+def missing(system: System) -> Iterator[Breach]:
+    """Every system with results has a description of its name."""
+    if not system.path.exists():
+        yield Breach(message="the system of these results is not described", expected=f"a file {system.path.name}")
+
+
+@rule("system.unreadable", source=SYSTEM_CHECKER, example="a name given twice, or JSON that is cut off")
+def unreadable(system: System) -> Iterator[Breach]:
+    """A description is one object of strict JSON."""
+    if isinstance(system.description, str) and system.path.exists():
+        yield Breach(
+            message="the description cannot be read", expected="a JSON object", actual=show(system.description)
+        )
+
+
+@rule("system.fields", source=SYSTEM_CHECKER, example="a description without `cooling`; it may be empty")
+def fields(system: System) -> Iterator[Breach]:
+    """A description has every field, empty or not."""
+    description = system.description
+    absent = [] if isinstance(description, str) else [name for name in FIELDS if name not in description]
+    if absent:
+        yield Breach(message="fields are missing", expected=f"{len(FIELDS)} fields", actual=f"no {', '.join(absent)}")
+
+
+@rule("system.text", source=SYSTEM_CHECKER, severity=Severity.WARNING, example='`"accelerators_per_node": 8`, not "8"')
+def text(system: System) -> Iterator[Breach]:
+    """What the official checker joins as text is text."""
+    for name in _present(system, TEXTS):
+        if not isinstance(system.field(name), str):
+            yield _wrong(system, name, "text")
+
+
+@rule("system.counts", source=SUMMARIZER, example='`"number_of_nodes": "eight"`')
+def counts(system: System) -> Iterator[Breach]:
+    """Nodes and accelerators are whole numbers."""
+    for name in _present(system, COUNTS):
+        if _whole(system.field(name)) is None:
+            yield _wrong(system, name, "a whole number")
+
+
+@rule("system.status", source=SYSTEM_CHECKER, example='`"status": "onprem"`')
+def status(system: System) -> Iterator[Breach]:
+    """The status is one that the rules know."""
+    if system.field("status") not in STATUSES.values():
+        yield _wrong(system, "status", f"one of {'; '.join(STATUSES.values())}")
+
+
+@rule(
+    "system.division", source=DIVISIONS, example='`"division": "Closed"`, or an open system with logs that say closed'
+)
+def division(system: System) -> Iterator[Breach]:
+    """The division is closed or open, in lower case, and that of the logs."""
+    # The official checkers compare with "closed": "Closed" passes and silently switches off those of seeds and RCPs.
+    stated = system.field("division")
+    if stated not in DIVISIONS_WITH_LIMIT:
+        yield _wrong(system, "division", f"{' or '.join(DIVISIONS_WITH_LIMIT)}, in lower case")
+    yield from _other_in_logs(system, "submission_division", lambda value: value == stated, show(stated))
+
+
+# The description and the logs.
+
+
+@rule(
+    "system.submitter",
+    source=SUBMISSION_STRUCTURE,
+    severity=Severity.WARNING,
+    example="logs of another organisation; A + B and B+A are the same",
+)
+def submitter(system: System) -> Iterator[Breach]:
+    """The submitter is the organisation of the logs."""
+    stated = system.text("submitter")
+    yield from _other_in_logs(
+        system,
+        "submission_org",
+        lambda value: isinstance(value, str) and _organisations(value) == _organisations(stated),
+        show(stated),
+    )
+
+
+def _organisations(text: str) -> list[str]:
+    return sorted(name.strip() for name in text.split("+"))
+
+
+@rule(
+    "system.availability",
+    source=SUBMISSION_STRUCTURE,
+    severity=Severity.WARNING,
+    example="submission_status onprem in the logs of a system that is available in the cloud, as in accepted results",
+)
+def availability(system: System) -> Iterator[Breach]:
+    """The status is that of the logs."""
+    stated = next((short for short, long in STATUSES.items() if long == system.field("status")), None)
+    if stated is not None:
+        yield from _other_in_logs(system, "submission_status", lambda value: value == stated, show(stated))
+
+
+@rule(
+    "system.platform",
+    source=SUBMISSION_STRUCTURE,
+    severity=Severity.WARNING,
+    example="submission_platform 128xNVIDIA GB200 for 128 nodes of GB300, as in accepted results",
+)
+def platform(system: System) -> Iterator[Breach]:
+    """Where submission_platform states nodes and accelerator, they are those of the system."""
+    nodes, models = system.count("number_of_nodes"), _MODEL.findall(system.text("accelerator_model_name"))
+
+    def fits(value: object) -> bool:
+        number, times, name = str(value).partition("x")
+        if times and number.isdecimal() and _whole(number) != nodes:
+            return False
+        return not models or not _MODEL.search(name) or any(model in name for model in models)
+
+    yield from _other_in_logs(system, "submission_platform", fits, f"{nodes}x{' '.join(models)}")
+
+
+def _other_in_logs(system: System, key: str, fits: Callable[[object], bool], expected: str) -> Iterator[Breach]:
+    """One breach for each value of a key that does not fit the description, however many logs have it."""
+    first: dict[str, Run] = {}
+    for run in system.runs:
+        if run.has(key) and not fits(run.value(key)):
+            first.setdefault(show(run.value(key)), run)
+    for value, run in first.items():
+        yield Breach(
+            message=f"{key} of the logs is not what the description says",
+            expected=expected,
+            actual=f"{value} in {_place(run)}",
+        )
+
+
+# The folders.
+
+
+@rule("system.benchmark", source=SUBMISSION_STRUCTURE, example="logs of llama31_8b in results/A/llama31_405b/")
+def benchmark(system: System) -> Iterator[Breach]:
+    """Logs lie in the folder of their benchmark; the official checkers judge by the name of the folder."""
+    for run in system.runs:
+        folder = run.log.path.absolute().parent.name
+        if run.has("submission_benchmark") and run.value("submission_benchmark") != folder:
+            yield Breach(
+                message=f"{_place(run)} is in the folder of another benchmark",
+                expected=f"submission_benchmark {folder}",
+                actual=show(run.value("submission_benchmark")),
+            )
+
+
+# The layout of the model on the accelerators.
+
+
+@rule(
+    "system.layout", source=HYPERPARAMETERS, example="tensor_parallelism 8, pipeline_parallelism 8 on 96 accelerators"
+)
+def layout(system: System) -> Iterator[Breach]:
+    """A model takes a whole number of times its tensor, pipeline and context parallelism in accelerators."""
+    accelerators = system.accelerators
+    for run in system.runs:
+        size = _model_parallel(run)
+        if size and accelerators % size:
+            yield Breach(
+                message=f"the parallelism of {_place(run)} does not fit the system",
+                expected=f"a divisor of {accelerators} accelerators",
+                actual=f"{size} = tensor x pipeline x context parallelism",
+            )
+
+
+@rule(
+    "system.batch",
+    source=HYPERPARAMETERS,
+    example="global_batch_size 1152 of 8 replicas that take 72 micro batches of 1",
+)
+def batch(system: System) -> Iterator[Breach]:
+    """The global batch is what all replicas take: micro batch, times its number, times data parallelism."""
+    accelerators = system.accelerators
+    for run in system.runs:
+        size, micro, steps = _model_parallel(run), *(_logged(run, key) for key in _BATCH)
+        if not (size and micro and steps) or accelerators % size:
+            continue
+        product = micro * steps * (accelerators // size)
+        if product != run.global_batch_size:
+            yield Breach(
+                message=f"the global batch size of {_place(run)} is not what the system takes",
+                expected=f"{product} = {micro} x {steps} x {accelerators // size} (micro batch x number x replicas)",
+                actual=f"global_batch_size {run.global_batch_size}",
+            )
+
+
+_MODEL_PARALLEL = ("tensor_parallelism", "pipeline_parallelism", "context_parallelism")
+_BATCH = ("micro_batch_size", "gradient_accumulation_steps")
+
+
+def _model_parallel(run: Run) -> int:
+    """Accelerators of one replica; 0 where the log does not say."""
+    return prod(_logged(run, key) for key in _MODEL_PARALLEL)
+
+
+def _logged(run: Run, key: str) -> int:
+    """A whole number that a log has under a key, 0 where it has none."""
+    return (as_count(run.value(key)) or 0) if run.has(key) else 0
+
+
+def _present(system: System, names: Sequence[str]) -> Iterator[str]:
+    """The names that are in the description; that others are missing is a rule of its own."""
+    return (name for name in names if not isinstance(system.description, str) and name in system.description)
+
+
+def _wrong(system: System, name: str, expected: str) -> Breach:
+    return Breach(message=f"{name} is not what it should be", expected=expected, actual=show(system.field(name)))
+
+
+def _place(run: Run) -> str:
+    return f"{run.log.path.absolute().parent.name}/{run.log.path.name}"

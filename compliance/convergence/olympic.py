@@ -1,0 +1,28 @@
+"""The mean that results are judged and scored by, and which runs count in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from compliance.checks.rule import Absent
+from compliance.run import Run
+
+
+def olympic_mean(values: Sequence[float | None]) -> float | None:
+    """The mean without the smallest and the largest value; None where too few are left, or one of them is no value.
+
+    Source: training_rules.adoc, "Benchmark Results": one run that did not converge may count as the slowest.
+    """
+    middle = sorted(math.inf if value is None else value for value in values)[1:-1]
+    # Not fsum: the last digit is to be that of the official tools.
+    mean = sum(middle) / len(middle) if middle else math.inf
+    return mean if math.isfinite(mean) else None
+
+
+def converged(run: Run) -> bool:
+    """Whether the run says that it succeeded and its last evaluation reached the target."""
+    try:
+        return run.status == "success" and run.last_log_perplexity <= run.rules.target_log_perplexity
+    except Absent:
+        return False

@@ -1,0 +1,122 @@
+"""A result's convergence against the reference: was it too fast, and by what is its score multiplied?
+
+The reference's numbers are those of benchmark.convergence. All lengths are in samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from benchmark.convergence import Match, Record, accepted_from, find_record, score_factor
+from benchmark.rules import Rules
+from compliance.checks.results import Result
+from compliance.checks.rule import Absent
+from compliance.convergence.olympic import converged, olympic_mean
+from compliance.run import Run, samples_count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The fastest mean that is accepted, and a result against it."""
+
+    minimum: float
+    margin: float
+    """Mean of the result less the minimum."""
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convergence:
+    """The runs of one result against the reference."""
+
+    directory: str
+    benchmark: str | None
+    ruleset: str | None
+    global_batch_size: int | None
+    samples: tuple[int | None, ...]
+    """To the target, a run each; None for one that did not reach it."""
+    mean: float | None = None
+    """Olympic; None with too few runs."""
+    fault: str = ""
+    """Why the result cannot be compared, if it cannot."""
+    match: Match | None = None
+    record: Record | None = None
+    policy: Limit | None = None
+    """By the policy: the t-test, with an allowance only in the rounds that gave one."""
+    official: Limit | None = None
+    """By the official rcp_checker, which goes on giving it."""
+    factor: float = 1.0
+    """What the score is multiplied by: a result is never scored as converging faster than the reference's mean."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the result passes both limits."""
+        return self.policy is not None and self.official is not None and self.policy.passed and self.official.passed
+
+
+def compare(result: Result) -> Convergence:
+    """A result against the reference of its ruleset; raises nothing."""
+    row = result.row
+    sizes = {_batch_size(run) for run in result.runs}
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    samples = tuple(samples_to_target(run) for run in result.runs)
+    mean = olympic_mean(samples)
+    facts = Convergence(
+        directory=result.file,
+        benchmark=None if row is None else row.benchmark,
+        ruleset=None if row is None else row.ruleset,
+        global_batch_size=size,
+        samples=samples,
+        mean=mean,
+        fault=_fault(row, size, samples),
+    )
+    return facts if facts.fault or row is None or size is None or mean is None else _judged(facts, row, size, mean)
+
+
+def _fault(row: Rules | None, size: int | None, samples: Sequence[int | None]) -> str:
+    if row is None:
+        return "the ruleset does not have this benchmark"
+    if size is None:
+        return "the logs do not have one global batch size"
+    if len(samples) < row.runs:
+        return f"{len(samples)} of the {row.runs} runs that make a result"
+    missed = samples.count(None)
+    return f"{missed} runs did not reach the target; one may" if missed > 1 else ""
+
+
+def _judged(facts: Convergence, row: Rules, size: int, mean: float) -> Convergence:
+    match, record = find_record(row, size)
+    if record is None:
+        sizes = ", ".join(str(point.global_batch_size) for point in row.reference_points)
+        fault = f"no reference point at or above global batch size {size} (there are: {sizes}); provide one"
+        return replace(facts, match=match, fault=fault)
+    return replace(
+        facts,
+        match=match,
+        record=record,
+        policy=_limit(record, row.runs, row.convergence_allowance, mean),
+        official=_limit(record, row.runs, row.convergence_allowance_official, mean),
+        factor=score_factor(record, mean),
+    )
+
+
+def _limit(record: Record, runs: int, allowance: int, mean: float) -> Limit:
+    minimum = accepted_from(record, runs, allowance)
+    return Limit(minimum=minimum, margin=mean - minimum, passed=mean >= minimum)
+
+
+def samples_to_target(run: Run) -> int | None:
+    """Samples of the last evaluation before run_stop; None where the run did not reach the target."""
+    if not converged(run):
+        return None
+    stop = run.first("run_stop").index
+    before = [event for event in run.all("eval_accuracy") if event.index < stop]
+    return samples_count(before[-1]) if before else None
+
+
+def _batch_size(run: Run) -> int | None:
+    try:
+        return run.global_batch_size
+    except Absent:
+        return None

@@ -1,0 +1,54 @@
+"""Time to target: minutes of each run, and the score of a result, raw and normalised by its convergence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compliance.checks.results import Result
+from compliance.checks.rule import Absent
+from compliance.convergence.olympic import converged, olympic_mean
+from compliance.convergence.rcp import compare
+from compliance.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The times of the runs of one result."""
+
+    directory: str
+    logs: tuple[str, ...]
+    minutes: tuple[float | None, ...]
+    """From run_start to run_stop, a run each; None for one that did not reach the target."""
+    olympic_minutes: float | None
+    """Mean without the fastest and the slowest run; None with too few runs, or too few that reached the target."""
+    factor: float | None
+    """By which the mean is multiplied where the runs converged faster than the reference; None without a reference."""
+    normalised_minutes: float | None
+    """The score that is published."""
+
+
+def score(result: Result) -> Score:
+    """The times of a result's runs; raises nothing."""
+    minutes = tuple(minutes_to_target(run) for run in result.runs)
+    convergence = compare(result)
+    enough = result.row is not None and len(minutes) >= result.row.runs
+    mean = olympic_mean(minutes) if enough else None
+    factor = None if convergence.fault else convergence.factor
+    return Score(
+        directory=result.file,
+        logs=tuple(run.file for run in result.runs),
+        minutes=minutes,
+        olympic_minutes=mean,
+        factor=factor,
+        normalised_minutes=None if mean is None or factor is None else mean * factor,
+    )
+
+
+def minutes_to_target(run: Run) -> float | None:
+    """Minutes from run_start to run_stop; None where the run did not reach the target or lacks either event."""
+    try:
+        elapsed = run.first("run_stop").event.time_ms - run.first("run_start").event.time_ms
+    except Absent:
+        return None
+    # In this order: the last digit is to be that of the official result_summarizer.
+    return elapsed / 60 / 1000 if converged(run) else None

@@ -1,0 +1,26 @@
+"""Arguments that several verbs have."""
+
+from __future__ import annotations
+
+import click
+
+from benchmark.arguments import PathArgument
+from benchmark.benchmarks import BENCHMARKS, DEFAULT
+
+CONFIG_FILE = click.argument("file", required=False, type=PathArgument())
+"""A config file; the environment where none is given."""
+
+BENCHMARK_OPTION = click.option(
+    "--benchmark",
+    type=click.Choice(list(BENCHMARKS)),
+    default=DEFAULT.name,
+    show_default=True,
+    help="Whose model and rules.",
+)
+
+PATHS = click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
+"""Logs, directories of runs, or any trees that hold result_*.txt."""
+
+RULESET = click.option("--ruleset", metavar="V", help="Judge by this ruleset, such as 6.0.0.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+STEP_SECONDS = click.FloatRange(min=0, min_open=True)

@@ -1,0 +1,94 @@
+"""The text of a config file, from the variables it is to export.
+
+What `source_config` reads back; `llama31 plan --write` and `config new` write such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from shlex import quote
+
+from benchmark.checkout import CONFIGS, IS_CHECKOUT
+from benchmark.config import NAMES, ConfigError
+
+# Variables that are read together stand on one line; each other one has a line of its own.
+_LINES = (
+    ("BENCHMARK", "RULESET"),
+    ("DGXNNODES", "DGXNGPU"),
+    ("TENSOR_MODEL_PARALLEL", "PIPELINE_MODEL_PARALLEL", "INTERLEAVED_PIPELINE", "CONTEXT_PARALLEL"),
+    ("MINIBS", "MICRO_BATCH_SIZE"),
+)
+
+_OF_THE_NAME = ("DGXSYSTEM", "CONFIG_FILENAME")
+"""config_common.sh takes both from the name of the file that sources it."""
+
+_OVERRIDABLE = ("WALLTIME",)
+"""A value that is already in the environment wins."""
+
+
+def file_name(system: str, values: Mapping[str, str]) -> str:
+    """`config_<system>_<nodes>x<gpus>x<MINIBS>xtp<TP>pp<PP>cp<CP>.sh`, the name that states what `values` say."""
+
+    def of(name: str) -> str:
+        return values.get(name, "1")
+
+    shape = f"{of('DGXNNODES')}x{of('DGXNGPU')}x{of('MINIBS')}"
+    layout = f"tp{of('TENSOR_MODEL_PARALLEL')}pp{of('PIPELINE_MODEL_PARALLEL')}cp{of('CONTEXT_PARALLEL')}"
+    return f"config_{system}_{shape}x{layout}.sh"
+
+
+_IN_CONFIGS = ('source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"',)
+
+_ELSEWHERE = (
+    'DGXSYSTEM=$(basename "${BASH_SOURCE[0]}" .sh)',
+    "export DGXSYSTEM=${DGXSYSTEM#config_}",
+    "export CONFIG_FILENAME=config_$DGXSYSTEM.sh",
+)
+"""What config_common.sh does, for a file that has none beside it."""
+
+
+def write_config(folder: Path, system: str, values: Mapping[str, str], comment: str) -> Path:
+    """Write a config file, which can be sourced where it is; an existing one is never overwritten.
+
+    Raises:
+        ConfigError: it is there, or cannot be written.
+    """
+    path = folder / file_name(system, values)
+    text = render(values, comment, in_configs=IS_CHECKOUT and folder.resolve() == CONFIGS)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be written: {error.strerror}"]) from None
+    return path
+
+
+def render(values: Mapping[str, str], comment: str, *, in_configs: bool = True) -> str:
+    """A config file that exports `values` (shell name -> value); in configs/ it sources config_common.sh first.
+
+    DGXSYSTEM and CONFIG_FILENAME are left out: the file's name gives them. So is an empty value, which is an unset one.
+
+    Raises:
+        ConfigError: a name is no variable of the harness.
+    """
+    unknown = [name for name in values if name not in NAMES]
+    if unknown:
+        raise ConfigError([f"{name} is not a variable of the harness; known: {', '.join(NAMES)}" for name in unknown])
+    given = {name: value for name, value in values.items() if value != "" and name not in _OF_THE_NAME}
+    together = {name for names in _LINES for name in names}
+    alone = ((name,) for name in NAMES if name not in together)
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    lines += _IN_CONFIGS if in_configs else _ELSEWHERE
+    lines += [
+        _export(present) for names in (*_LINES, *alone) if (present := [(n, given[n]) for n in names if n in given])
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _export(pairs: Iterable[tuple[str, str]]) -> str:
+    return "export " + " ".join(f"{name}={_value(name, value)}" for name, value in pairs)
+
+
+def _value(name: str, value: str) -> str:
+    return f"${{{name}:-{value}}}" if name in _OVERRIDABLE else quote(value)

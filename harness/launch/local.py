@@ -1,0 +1,73 @@
+"""Runs on this machine: what `bash run_and_time.sh` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import ConfigError, RunConfig
+from benchmark.refusal import Refused
+from harness.launch.experiments import CannotStart, Process
+from reference_impl.ready import make_ready
+
+
+class Local:
+    """Starts the ranks of one node, through `reference_impl.pretrain` without a rank.
+
+    Raises:
+        ConfigError: the configuration has more nodes.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        if config.nodes != 1:
+            raise ConfigError(
+                [
+                    f"DGXNNODES={config.nodes}: the ranks of one node are started here; start those of several with"
+                    " sbatch run.sub, or with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
+                ]
+            )
+        self._config = config
+        self.job: dict[str, str] = {}
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def prepare(self) -> dict[str, Any]:
+        try:
+            ready = make_ready(self._config)
+        except Refused as error:
+            raise CannotStart(str(error)) from None
+        print("\n".join(ready.lines), file=sys.stderr, flush=True)
+        return ready.data
+
+    def clear_caches(self) -> None:
+        """Left to the ranks, which drop the dataset's pages: the rest of the cache may be other people's."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "reference_impl.pretrain"]
+
+    def variables(self) -> dict[str, str]:
+        return {}
+
+    def send(self, process: Process, number: int) -> None:
+        process.send_signal(number)
+
+    def stacks(self, console: Path) -> list[str]:
+        return [f"what the ranks printed is in {console}"]
+
+    def kill(self, process: Process) -> None:
+        process.terminate()
+
+    def on_each_node(self, command: Sequence[str]) -> list[str]:
+        return list(command)
+
+    def is_requeued(self) -> bool:
+        return False
+
+    def requeue(self) -> bool:
+        return False

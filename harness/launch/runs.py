@@ -1,0 +1,111 @@
+"""A set of runs as a folder: LOGDIR/<DGXSYSTEM>/<time>/, with run.json saying how far it has come.
+
+All seeds are drawn and written down before the first run starts: a set that is cut off goes on with the same ones, and
+nobody picks a seed by its result.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import ConfigError, Resolved, RunConfig
+from benchmark.run_record import FILE_NAME, Experiment, record, stamp, write
+
+WAITING, RUNNING, CUT_OFF = "waiting", "running", "to be continued"
+"""What run.json says of a run that is not over."""
+
+_SAME = ("BENCHMARK", "DGXSYSTEM", "NEXP")
+"""What a set that goes on must have in common with itself; each run compares the rest with its checkpoint."""
+
+
+@dataclass
+class RunSet:
+    """Its folder, what run.json says of all runs, and of each."""
+
+    folder: Path
+    recorded: dict[str, Any]
+    experiments: list[Experiment]
+
+    @classmethod
+    def open(cls, resolved: Resolved, data: dict[str, Any], job: dict[str, str]) -> RunSet:
+        """A new set, or the one to go on with: RESUME's, or that which this job began before it was requeued.
+
+        Raises:
+            ConfigError: the folder cannot be made, or holds other runs.
+        """
+        config, now = resolved.config, datetime.now(UTC)
+        folder = config.resume or _folder_of_job(config, job)
+        if folder is not None:
+            runs = cls._read(folder, config)
+            runs.recorded.setdefault("jobs", []).append(job)
+        else:
+            recorded = record(resolved, data, now) | ({"jobs": [job]} if job else {})
+            seeds = enumerate(config.seeds)
+            waiting = [Experiment(result=f"result_{index}.txt", seed=seed, status=WAITING) for index, seed in seeds]
+            runs = cls(make_folder(config, now), recorded, waiting)
+        runs.save()
+        return runs
+
+    @classmethod
+    def _read(cls, folder: Path, config: RunConfig) -> RunSet:
+        path = folder.absolute() / FILE_NAME
+        try:
+            recorded = json.loads(path.read_text(encoding="utf-8"))
+            experiments = [Experiment(**one) for one in recorded.pop("experiments")]
+            values = {name: recorded["configuration"][name]["value"] for name in _SAME}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"{path} is no record of runs to go on with: {error!r}"]) from None
+        now = config.model_dump(mode="json", by_alias=True)
+        faults = [f"{name} is {now[name]}, but {values[name]} in {path}" for name in _SAME if now[name] != values[name]]
+        if faults:
+            raise ConfigError(faults)
+        return cls(path.parent, recorded, experiments)
+
+    def save(self) -> None:
+        write(self.folder, self.recorded, self.experiments)
+
+    def result(self, index: int) -> Path:
+        """The log of a run."""
+        return self.folder / self.experiments[index].result
+
+    def update(self, index: int, **changes: Any) -> None:
+        """Write down how far a run has come."""
+        self.experiments[index] = replace(self.experiments[index], **changes)
+        self.save()
+
+    def unfinished(self) -> list[int]:
+        """The runs that are not over, in order."""
+        return [index for index, one in enumerate(self.experiments) if one.status in (WAITING, RUNNING, CUT_OFF)]
+
+
+def make_folder(config: RunConfig, started: datetime) -> Path:
+    """LOGDIR/<DGXSYSTEM>/<time>, new.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = config.log_dir.absolute() / config.system / stamp(started)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError([f"LOGDIR={config.log_dir}: cannot make {folder}: {error.strerror}"]) from None
+    return folder
+
+
+def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
+    """The folder that an earlier allocation of this job began; None in its first."""
+    if job.get("restarts", "0") == "0":
+        return None
+    for path in sorted(config.log_dir.absolute().glob(f"{config.system}/*/{FILE_NAME}"), reverse=True):
+        try:
+            jobs = [one["id"] for one in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            # Of no job, or broken: what this one began was written at once.
+            continue
+        if job["id"] in jobs:
+            return path.parent
+    return None

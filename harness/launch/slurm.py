@@ -1,0 +1,271 @@
+"""Runs on the nodes of a Slurm job, in any container: every srun that a job makes.
+
+`run.sub` hands the job over; what starts inside a node is `run_and_time.sh`, which knows nothing of Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.checkout import ROOT
+from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
+from harness.launch.containers import (
+    BACK_ENDS,
+    Container,
+    Mount,
+    Wrapped,
+    check_image,
+    docker_kill,
+    mounts_of,
+    pyxis_start,
+    pyxis_stop,
+)
+from harness.launch.experiments import CannotStart, Process, child_environment
+from harness.launch.hang import explain, stacks_in
+
+# Runs its arguments with the environment's interpreter, in a container or not.
+_PYTHON = ("bash", "-euc", 'python=$(bash setup.sh); exec "$python" "$@"', "bash")
+
+# On a node itself; sudo asks for no password or is not used.
+_DROP_CACHES = """
+sync
+if [ -w /proc/sys/vm/drop_caches ]; then how=root; echo 3 >/proc/sys/vm/drop_caches
+elif sudo -n true 2>/dev/null; then how=sudo; sudo -n sysctl -q vm.drop_caches=3
+else how='no privilege: only the pages of the dataset, by the ranks'
+fi
+echo "caches    $(hostname): $how"
+"""
+
+_RANKS = "ranks"
+"""Name of the step that signals are for."""
+
+_STACKS_WAIT_S = 5.0
+"""For ranks that are asked where they are."""
+
+_REQUEUE_WAIT_S = 120.0
+
+_FIRST_PORT, _PORTS = 20_000, 12_768
+"""Below those that Linux gives to outgoing connections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The job that this process is the batch script of."""
+
+    number: str
+    nodes: tuple[str, ...]
+    """Host names, in the order of the ranks."""
+    restarts: int = 0
+    """How often it was requeued."""
+
+    @classmethod
+    def find(cls, number: str, node_list: str, restarts: int) -> Job:
+        """From batch's variables; a node list is Slurm's short form (n[1-4,7])."""
+        names = _output(["scontrol", "show", "hostnames", node_list]).split()
+        return cls(number=number, nodes=tuple(names), restarts=restarts)
+
+
+def srun(nodes: Sequence[str], ranks_per_node: int, *options: str) -> list[str]:
+    """The beginning of an srun: one step over these nodes.
+
+    Ranks are placed in blocks, so that rank r runs on node r / ranks_per_node. Binding is left to `launch.bind`, which
+    knows the GPUs' places; `--mpi=none`, since ranks find each other through torch.
+    """
+    size = (f"--nodes={len(nodes)}", f"--ntasks={len(nodes) * ranks_per_node}", f"--ntasks-per-node={ranks_per_node}")
+    manner = ("--distribution=block", "--cpu-bind=none", "--mpi=none")
+    return ["srun", *size, f"--nodelist={','.join(nodes)}", *manner, *options]
+
+
+class Slurm:
+    """Starts the ranks of a job.
+
+    Raises:
+        ConfigError: the job's nodes are not those of the configuration, or the container cannot have what it needs.
+    """
+
+    def __init__(self, config: RunConfig, job: Job) -> None:
+        if len(job.nodes) != config.nodes:
+            raise ConfigError(
+                [f"DGXNNODES={config.nodes}, but the job has {len(job.nodes)} nodes: sbatch -N $DGXNNODES run.sub"]
+            )
+        self._config, self._job = config, job
+        self._runtime = config.container_runtime or ("pyxis" if config.container_image else "none")
+        check_image(config.container_image)
+        self._container = Container(
+            image=config.container_image,
+            name=f"llama31_{job.number}",
+            mounts=mounts_of(config),
+            variables=variables_to_pass(config),
+            gpus=Path("/dev/nvidiactl").exists(),
+        )
+        # In LOGDIR, which every rank sees.
+        self._index = config.index_dir or config.log_dir.absolute() / f".index_{job.number}"
+        # Refuses now what the back end cannot express.
+        self._inside("true")
+
+    def __enter__(self) -> Slurm:
+        for folder in (self._config.log_dir, self._config.save_checkpoint, self._index):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._config.index_dir is None:
+            try:
+                shutil.rmtree(self._index)
+            except OSError as fault:
+                # A file system that still shows what ended ranks had open costs no run its verdict.
+                print(f"left behind {self._index}: {fault.strerror}", flush=True)
+        if self._runtime == "pyxis":
+            step = pyxis_stop(self._container)
+            subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
+
+    @property
+    def job(self) -> dict[str, str]:
+        job = self._job
+        return {"id": job.number, "nodes": ",".join(job.nodes), "restarts": str(job.restarts)}
+
+    def prepare(self) -> dict[str, Any]:
+        config, nodes = self._config, self._job.nodes
+        if self._runtime == "pyxis":
+            self._require("starting the container", pyxis_start(self._container), nodes)
+        with tempfile.NamedTemporaryFile("w", dir=config.log_dir, prefix=".job_") as token:
+            check = node_check(self._container.mounts, Path(token.name))
+            self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
+        if config.nccl_test_min_gbps is not None:
+            test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.nccl_test_min_gbps))
+            print(self._require("the all-reduce test", test, nodes, self._ranks_per_node), end="", flush=True)
+        ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
+        return json.loads(ready)
+
+    def clear_caches(self) -> None:
+        """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""
+        if self._config.clear_caches:
+            drop = Wrapped(srun=(), command=("bash", "-euc", _DROP_CACHES))
+            print(self._require("dropping page caches", drop, self._job.nodes), end="", flush=True)
+
+    def command(self) -> list[str]:
+        ranks = self._as_ranks("bash", "run_and_time.sh")
+        options = ("--label", "--kill-on-bad-exit=1", f"--job-name={_RANKS}")
+        return [*srun(self._job.nodes, self._ranks_per_node, *options, *ranks.srun), *ranks.command]
+
+    def variables(self) -> dict[str, str]:
+        """Where the ranks meet; another port each time, since the last one may still be held by what was killed."""
+        port = str(_free_port())
+        return {"MASTER_ADDR": self._job.nodes[0], "MASTER_PORT": port, "NPY_INDEX_DIR": str(self._index)}
+
+    def send(self, process: Process, number: int) -> None:
+        del process  # srun would take SIGTERM and SIGINT for itself
+        self._signal_ranks(number)
+
+    def kill(self, process: Process) -> None:
+        del process
+        if self._runtime == "docker":
+            subprocess.run(docker_kill(self._container), check=False)
+        self._signal_ranks(signal.SIGKILL)
+
+    def on_each_node(self, command: Sequence[str]) -> list[str]:
+        # Beside the ranks, which take all there is of a node; one node's failure is not the others'.
+        options = ("--overlap", "--kill-on-bad-exit=0", "--wait=0", "--job-name=telemetry")
+        return [*srun(self._job.nodes, 1, *options), *command]
+
+    def stacks(self, console: Path) -> list[str]:
+        before = console.stat().st_size
+        self._signal_ranks(signal.SIGUSR2)
+        time.sleep(_STACKS_WAIT_S)
+        with console.open("rb") as file:
+            file.seek(before)
+            said = file.read().decode("utf-8", errors="replace")
+        return explain(stacks_in(said), self._job.nodes, self._config.gpus_per_node)
+
+    def is_requeued(self) -> bool:
+        # While it is being ended, the state of a job is COMPLETING whatever comes next; the count is ahead of ours.
+        shown = _output(["scontrol", "--oneliner", "show", "job", self._job.number])
+        match = re.search(r"\bRestarts=(\d+)", shown)
+        return match is not None and int(match[1]) > self._job.restarts
+
+    def requeue(self) -> bool:
+        if self._job.restarts + 1 >= self._config.allocations or self._config.save_checkpoint is None:
+            return False
+        print(f"requeueing job {self._job.number}, to go on from the last checkpoint", flush=True)
+        if subprocess.run(["scontrol", "requeue", self._job.number], check=False).returncode:
+            print("Slurm does not requeue it, see above", flush=True)
+            return False
+        # Slurm now ends this process; what came after would be taken for the end of the job.
+        time.sleep(_REQUEUE_WAIT_S)
+        return True
+
+    @property
+    def _ranks_per_node(self) -> int:
+        # Docker's one container of a node starts all its ranks.
+        return 1 if self._runtime == "docker" else self._config.gpus_per_node
+
+    def _inside(self, *command: str) -> Wrapped:
+        return BACK_ENDS[self._runtime](self._container, command)
+
+    def _as_ranks(self, *command: str) -> Wrapped:
+        if self._runtime == "docker":
+            return self._inside(*command)
+        return self._inside("bash", "harness/launch/srun_rank.sh", *command)
+
+    def _require(self, what: str, step: Wrapped, nodes: Sequence[str], ranks_per_node: int = 1) -> str:
+        """What a step prints.
+
+        Raises:
+            CannotStart: a rank of it failed.
+        """
+        command = [*srun(nodes, ranks_per_node, *step.srun), *step.command]
+        environment = child_environment(self._config) | self.variables()
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise CannotStart(
+                f"{what} failed, see above (srun ended with status {done.returncode})\n{done.stdout}".strip()
+            )
+        return done.stdout
+
+    def _signal_ranks(self, number: int) -> None:
+        name = signal.Signals(number).name.removeprefix("SIG")
+        steps = _output(["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"])
+        for step in (line.split()[0] for line in steps.splitlines() if line.split()[1:] == [_RANKS]):
+            # It may have ended by itself in the meantime.
+            subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
+
+
+def _free_port() -> int:
+    """One that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will be."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+
+
+def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
+    """Ours and the libraries' own; nothing else of the environment, which holds secrets."""
+    theirs = (name for name in child_environment(config) if name.startswith(LIBRARY_PREFIXES))
+    return (*NAMES, *sorted(theirs), "MASTER_ADDR", "MASTER_PORT")
+
+
+def node_check(mounts: Sequence[Mount], token: Path) -> list[str]:
+    """The arguments of `harness.launch.node`, for what a container or a node without one must see."""
+    kinds = (("--writable" if mount.writable else "--readable", str(mount.path)) for mount in mounts)
+    return ["-m", "harness.launch.node", "--token", str(token), *(part for kind in kinds for part in kind)]
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,0 +1,311 @@
+"""The constants of the step-time model: how they are found from measured steps, and where they are kept.
+
+Each constant multiplies terms of the step time and is fitted by its logarithm: relative errors of the measured steps
+against a broad Gaussian prior. So one measurement is enough to refit, what the measurements do not tell stays where
+physics puts it, and the derivative of a step's log time by a log constant is simply the share of its terms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from harness.plan.job import Job
+from harness.plan.step_time import Term, seconds, terms
+
+SHIPPED = Path(__file__).with_name("calibration.json")
+
+OWN = "own"
+"""Release of the software that a user's own logs are from."""
+
+LOGGED_SPREAD = 0.015
+"""Of a median step from logs: two clusters with the same GPUs and configuration differ by 0.8 %."""
+
+TABLED_SPREAD = 0.03
+"""Of a step from a framework's documentation: the same configuration differs by 2 % from one release to the next."""
+
+UNCALIBRATED_SPREAD = 0.30
+"""What a (GPU, precision) that was never measured may be off: left out altogether, GB300 was predicted 38 % off."""
+
+SINGLE_SPREAD = 0.10
+"""What a (GPU, precision) measured once may be off elsewhere: releases of a framework differ by 7 to 9 %."""
+
+LEAST_SPREAD = 0.05
+"""What is claimed at best: rows of one software that agree say little of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed of a constant before any measurement: a log-normal."""
+
+    value: float
+    spread: float
+    """Standard deviation of the logarithm: 0.1 is 10 %."""
+
+
+PRIORS: Mapping[str, Prior] = {
+    "matmul": Prior(1.5, 0.1),  # dense matrix products reach two thirds of the datasheet's peak
+    "attention": Prior(2.0, 0.15),
+    "elementwise": Prior(2.0, 1.0),  # also takes what else grows with a layer's tokens: launch gaps, power limits
+    "gpu": Prior(1.0, 0.1),  # relative to H100 or GB200
+    "release": Prior(1.0, 0.1),  # relative to v5.0
+    "stack": Prior(1.0, 0.05),  # relative to code tuned for MLPerf
+    "tensor": Prior(0.3, 0.5),  # share of the transfer that is not hidden behind matrix products; so are the next three
+    "traffic": Prior(0.5, 0.5),
+    "latency": Prior(1.0, 0.5),
+    "context": Prior(0.3, 0.5),
+    "pipeline": Prior(0.3, 0.5),
+    "data": Prior(0.5, 0.5),
+    "fixed": Prior(0.2, 0.5),  # seconds a step
+}
+"""By the first word of a constant's name."""
+
+
+def physical_prior(name: str) -> Prior:
+    return PRIORS[name.split(".")[0]]
+
+
+class Constants(dict[str, float]):
+    """Constants by name; one that was never fitted is at its prior."""
+
+    def __missing__(self, name: str) -> float:
+        return physical_prior(name).value
+
+    def prior(self, name: str) -> Prior:
+        """What is believed of a constant by who has measured it elsewhere."""
+        return Prior(self[name], min(physical_prior(name).spread, 0.1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A step that was timed somewhere."""
+
+    job: Job
+    seconds: float
+    """Median step."""
+    source: str
+    spread: float = LOGGED_SPREAD
+    """Standard deviation of the logarithm that the fit allows it."""
+    evaluation: float | None = None
+    """Seconds of an evaluation, over steps that its sequences would fill, over seconds of a step."""
+    start: float | None = None
+    """Seconds of a run beyond its steps and evaluations: opening data, first steps, outliers."""
+
+    @property
+    def group(self) -> str:
+        return group(self.job)
+
+
+def group(job: Job) -> str:
+    """What one measurement says something about: the GPU, the precision, and the model's size."""
+    return f"{job.gpu.name} {job.precision} {job.size.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """How well the constants reproduce one measured step."""
+
+    source: str
+    group: str
+    software: str
+    gpus: int
+    error: float
+    """Predicted over measured, less one."""
+    left_out: float
+    """The same with constants that were fitted without this step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Constants with where they come from."""
+
+    constants: Constants
+    evaluation: float
+    """As in Measured, median."""
+    start: float
+    """As in Measured, median."""
+    residuals: tuple[Residual, ...]
+    made: str
+    """Date."""
+    command: str
+
+    def spread(self, job: Job) -> float:
+        """How far off a step of this job may be: twice the root mean square of its group's left-out errors."""
+        errors = [residual.left_out for residual in self.residuals if residual.group == group(job)]
+        if not errors:
+            return UNCALIBRATED_SPREAD
+        if len(errors) == 1:
+            return SINGLE_SPREAD
+        return max(LEAST_SPREAD, 2 * fmean(error**2 for error in errors) ** 0.5)
+
+    def measured(self, job: Job) -> int:
+        """How many steps of this job's group the constants were fitted to."""
+        return sum(residual.group == group(job) for residual in self.residuals)
+
+    def software(self, gpu: str, precision: str) -> tuple[str, str]:
+        """The (release, stack) to assume for a GPU and precision: the user's own, else a submission's, the latest."""
+        known = [r.software for r in self.residuals if r.group.startswith(f"{gpu} {precision} ")]
+        order = sorted(known, key=lambda software: (software.startswith(OWN), software.endswith(" mlperf"), software))
+        release, stack = (order[-1] if order else "v5.0 mlperf").split()
+        return release, stack
+
+
+def calibrate(
+    measured: Sequence[Measured],
+    *,
+    made: str,
+    command: str,
+    prior: Callable[[str], Prior] = physical_prior,
+    before: Calibration | None = None,
+) -> Calibration:
+    """Constants for measured steps, with each step's error, and its error when it is left out.
+
+    Args:
+        before: what the measurements do not tell is taken from there.
+    """
+    constants = Constants(before.constants if before else {})
+    constants.update(fit(measured, prior))
+    residuals = []
+    for row in measured:
+        without = Constants(constants)
+        without.update(fit([other for other in measured if other is not row], prior))
+        for name in _names(row) - _names(*(other for other in measured if other is not row)):
+            without[name] = prior(name).value
+        residuals.append(
+            Residual(
+                source=row.source,
+                group=row.group,
+                software=f"{row.job.release} {row.job.stack}",
+                gpus=row.job.gpus,
+                error=seconds(row.job, constants) / row.seconds - 1,
+                left_out=seconds(row.job, without) / row.seconds - 1,
+            )
+        )
+    evaluations = [row.evaluation for row in measured if row.evaluation is not None]
+    starts = [row.start for row in measured if row.start is not None]
+    return Calibration(
+        constants=constants,
+        evaluation=median(evaluations) if evaluations else before.evaluation if before else 1 / 3,
+        start=median(starts) if starts else before.start if before else 0.0,
+        residuals=(*(before.residuals if before else ()), *residuals),
+        made=made,
+        command=command,
+    )
+
+
+def _names(*rows: Measured) -> set[str]:
+    return {name for row in rows for term in terms(row.job) for name in term.constants}
+
+
+# The fit.
+
+
+def fit(measured: Sequence[Measured], prior: Callable[[str], Prior] = physical_prior) -> Constants:
+    """The most probable constants given measured steps: Gauss-Newton on logarithms."""
+    rows = [(terms(row.job), log(row.seconds), row.spread) for row in measured]
+    names = sorted(_names(*measured))
+    constants = Constants({name: prior(name).value for name in names})
+    for _ in range(50):
+        change = _change(rows, names, constants, prior)
+        for name, step in zip(names, change, strict=True):
+            constants[name] *= exp(max(-1.0, min(1.0, step)))
+        if max(map(abs, change), default=0.0) < 1e-9:
+            break
+    return constants
+
+
+def _change(
+    rows: Sequence[tuple[Sequence[Term], float, float]],
+    names: Sequence[str],
+    constants: Constants,
+    prior: Callable[[str], Prior],
+) -> list[float]:
+    """The step of Gauss-Newton: the solution of the normal equations, in the order of `names`."""
+    index = {name: i for i, name in enumerate(names)}
+    weights = [prior(name).spread ** -2 for name in names]
+    matrix = [[weight * (i == j) for j in range(len(names))] for i, weight in enumerate(weights)]
+    right = [weight * log(prior(name).value / constants[name]) for name, weight in zip(names, weights, strict=True)]
+    for found, measured, spread in rows:
+        shares: dict[int, float] = defaultdict(float)
+        calibrated = [(term, term.calibrated(constants)) for term in found]
+        total = sum(value for _, value in calibrated)
+        for term, value in calibrated:
+            for name in term.constants:
+                shares[index[name]] += value / total / spread
+        error = (measured - log(total)) / spread
+        for i, share in shares.items():
+            right[i] += share * error
+            for j, other in shares.items():
+                matrix[i][j] += share * other
+    return solve(matrix, right)
+
+
+def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """x where matrix x = right, for a symmetric positive definite matrix: Cholesky's method."""
+    size = len(right)
+    lower = [[0.0] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(i + 1):
+            rest = matrix[i][j] - sum(lower[i][k] * lower[j][k] for k in range(j))
+            lower[i][j] = rest**0.5 if i == j else rest / lower[j][j]
+    forward: list[float] = []
+    for i in range(size):
+        forward.append((right[i] - sum(lower[i][k] * forward[k] for k in range(i))) / lower[i][i])
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (forward[i] - sum(lower[k][i] * found[k] for k in range(i + 1, size))) / lower[i][i]
+    return found
+
+
+# The file.
+
+
+def load(path: Path = SHIPPED) -> Calibration:
+    """A calibration from its file.
+
+    Raises:
+        ValueError: the file is no calibration.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Calibration(
+            constants=Constants(fields["constants"]),
+            evaluation=fields["evaluation"],
+            start=fields["start"],
+            residuals=tuple(Residual(**residual) for residual in fields["residuals"]),
+            made=fields["made"],
+            command=fields["command"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no calibration file: {type(error).__name__}: {error}") from None
+
+
+def dump(calibration: Calibration) -> str:
+    """The text of a calibration's file."""
+    fields = {
+        "made": calibration.made,
+        "command": calibration.command,
+        "constants": {name: round(value, 4) for name, value in sorted(calibration.constants.items())},
+        "evaluation": round(calibration.evaluation, 4),
+        "start": round(calibration.start, 1),
+    }
+    head = json.dumps(fields, indent=2)[:-2]
+    rows = ",\n".join(f"    {json.dumps(_row(residual))}" for residual in calibration.residuals)
+    return f'{head},\n  "residuals": [\n{rows}\n  ]\n}}\n'
+
+
+def _row(residual: Residual) -> dict[str, object]:
+    return {
+        "source": residual.source,
+        "group": residual.group,
+        "software": residual.software,
+        "gpus": residual.gpus,
+        "error": round(residual.error, 4),
+        "left_out": round(residual.left_out, 4),
+    }

@@ -1,0 +1,262 @@
+"""llama31 plan: one configuration planned, layouts searched, constants refitted."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument, Verbs
+from benchmark.benchmarks import BENCHMARKS, Benchmark
+from benchmark.checkout import CONFIGS
+from benchmark.config import ConfigError, RunConfig, resolve
+from benchmark.hardware import GPUS, PRECISIONS
+from harness.arguments import BENCHMARK_OPTION
+
+if TYPE_CHECKING:
+    from harness.plan.calibration import Calibration, Measured
+    from harness.plan.search import Candidate, Found
+
+_PATH = PathArgument()
+
+
+class _PlanByDefault(Verbs):
+    """A group whose command is `layout` where the first argument names none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
+        return super().parse_args(ctx, args if named else ["layout", *args])
+
+
+@click.group(cls=_PlanByDefault, context_settings=SETTINGS)
+def plan() -> None:
+    """Does it fit, how long is a step, how long to the target: before an allocation is spent, without a GPU.
+
+    \b
+    llama31 plan configs/config_GB200_128x4x144xtp4pp8cp2.sh
+    llama31 plan --gpu GB200 --gpus 512 --precision nvfp4
+    llama31 plan calibrate results/logs/MY_SYSTEM --out mine.json
+
+    `plan FILE` and `plan --gpu ...` are short for `plan layout FILE` and `plan layout --gpu ...`, whose --help lists
+    the options.
+    """
+
+
+@plan.command()
+@click.argument("file", required=False, type=_PATH)
+@click.option("--gpu", type=click.Choice(list(GPUS)), help="The one in the system's name if not given.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Search the layouts of so many GPUs; needs no FILE.")
+@BENCHMARK_OPTION
+@click.option(
+    "--search", "searching", is_flag=True, help="Search the layouts of FILE's GPUs instead of planning its own."
+)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Instead of FILE's own; a search without FILE is in bf16."
+)
+@click.option("--quantised-weights", is_flag=True, help="Weights in fp8 alone, as published runs keep them.")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1), help="Layouts that a search lists.")
+@click.option("--calibration", "calibration_file", type=_PATH, help="Constants of your own, from `plan calibrate`.")
+@click.option("--json", "as_json", is_flag=True, help="Values instead of text.")
+@click.option("--picture", type=_PATH, help="Also draw memory and step time into this SVG file.")
+@click.option(
+    "--write",
+    type=_PATH,
+    is_flag=False,
+    flag_value=CONFIGS,
+    help="Also write the first layout of a search as a config file, here; into the checkout's configs/ if not said.",
+)
+def layout(
+    file: Path | None,
+    gpu: str | None,
+    gpus: int | None,
+    benchmark: str,
+    searching: bool,
+    precision: str | None,
+    quantised_weights: bool,
+    top: int,
+    calibration_file: Path | None,
+    as_json: bool,
+    picture: Path | None,
+    write: Path | None,
+) -> None:
+    """Plan the configuration of FILE or of the environment, or search the layouts of a number of GPUs.
+
+    Exit status 0 if it fits, 1 if it does not or nothing does.
+    """
+    searching = searching or gpus is not None
+    _refuse(
+        {
+            "--write needs a search (--gpus or --search)": write is not None and not searching,
+            "--write makes a config of this trainer, whose weights stay in bf16: leave --quantised-weights out": (
+                write is not None and quantised_weights
+            ),
+            "--picture draws one configuration; a search has many": picture is not None and searching,
+            "--gpus says what FILE says too": gpus is not None and file is not None,
+            "--gpus needs --gpu": gpus is not None and gpu is None,
+        }
+    )
+    calibration = _calibration(calibration_file)
+    if searching:
+        base = _bare(BENCHMARKS[benchmark], gpu, gpus) if gpu is not None and gpus is not None else _values(file)
+        _search(base | _precision(precision), calibration, gpu, quantised_weights, top, as_json, write)
+    else:
+        config = resolve(file).config
+        if precision is not None:
+            config = RunConfig.from_environment(_without(config, "FP8_RECIPE") | _precision(precision))
+        _plan(config, calibration, gpu, quantised_weights, as_json, picture)
+
+
+def _refuse(faults: dict[str, bool]) -> None:
+    found = [fault for fault, holds in faults.items() if holds]
+    if found:
+        raise ConfigError(found)
+
+
+def _calibration(path: Path | None) -> Calibration:
+    from harness.plan.calibration import SHIPPED, load
+
+    try:
+        return load(path or SHIPPED)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+
+
+def _plan(
+    config: RunConfig,
+    calibration: Calibration,
+    gpu: str | None,
+    quantised_weights: bool,
+    as_json: bool,
+    picture: Path | None,
+) -> None:
+    from harness.plan.planner import plan as make_plan
+    from harness.plan.report import plan_values, text
+
+    made = make_plan(config, calibration, gpu, quantised_weights=quantised_weights)
+    click.echo(json.dumps(plan_values(made), indent=2) if as_json else text(made, calibration))
+    if picture is not None:
+        from harness.plan.picture import svg
+
+        _save(picture, svg(made))
+    if not made.fits:
+        raise SystemExit(1)
+
+
+def _search(
+    base: dict[str, str],
+    calibration: Calibration,
+    gpu: str | None,
+    quantised_weights: bool,
+    top: int,
+    as_json: bool,
+    write: Path | None,
+) -> None:
+    from harness.plan.report import search_values, table
+    from harness.plan.search import search
+
+    found = search(base, calibration, gpu, quantised_weights=quantised_weights, listed=top)
+    click.echo(json.dumps(search_values(found, top), indent=2) if as_json else table(found, top))
+    if not found.candidates:
+        raise SystemExit(1)
+    if write is not None:
+        click.echo(f"written: {_write(found, found.candidates[0], calibration, write)}", err=True)
+
+
+def _bare(benchmark: Benchmark, gpu: str, gpus: int) -> dict[str, str]:
+    """A run on some GPUs, before it has a layout."""
+    from harness.plan.search import bare_values
+
+    per_node = min(GPUS[gpu].gpus_per_node, gpus)
+    if gpus % per_node:
+        raise ConfigError([f"--gpus {gpus} is no multiple of the {per_node} GPUs of a {gpu} node"])
+    return bare_values(benchmark, GPUS[gpu], gpus // per_node, per_node)
+
+
+def _values(file: Path | None) -> dict[str, str]:
+    """What a configuration says beyond its defaults."""
+    resolved = resolve(file)
+    values = resolved.config.to_environment()
+    return {name: values[name] for name, origin in resolved.origins.items() if origin != "default" and name in values}
+
+
+def _without(config: RunConfig, name: str) -> dict[str, str]:
+    return {key: value for key, value in config.to_environment().items() if key != name}
+
+
+def _precision(precision: str | None) -> dict[str, str]:
+    from harness.plan.job import precision_values
+
+    return {} if precision is None else precision_values(precision)
+
+
+def _write(found: Found, best: Candidate, calibration: Calibration, folder: Path) -> Path:
+    """Write a candidate's config file; an existing one is never overwritten."""
+    from harness.config_file import write_config
+    from harness.plan.planner import plan as make_plan
+
+    made = make_plan(best.config, calibration, found.gpu.name)
+    comment = (
+        f"{found.gpus} {found.gpu.name} in {found.precision}: planned at {best.step:.2f} s a step, "
+        f"{best.minutes:.0f} minutes to the target."
+    )
+    values = {**best.values, "WALLTIME": str(made.walltime)}
+    return write_config(folder, found.gpu.system, values, comment)
+
+
+def _save(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be written: {error.strerror}"]) from None
+
+
+@plan.command()
+@click.argument("paths", nargs=-1, required=True, type=_PATH)
+@click.option("--config", "config_file", type=_PATH, help="Configuration of logs that have no run.json beside them.")
+@click.option("--gpu", type=click.Choice(list(GPUS)), help="Of logs whose system's name does not say it.")
+@click.option("--from-scratch", is_flag=True, help="Start from physics, not from the constants that ship.")
+@click.option("--out", type=_PATH, help="File to write; standard output if not given.")
+def calibrate(
+    paths: tuple[Path, ...], config_file: Path | None, gpu: str | None, from_scratch: bool, out: Path | None
+) -> None:
+    """Refit the constants to logs (files, or folders of result_*.txt) and tables of measured steps (.csv)."""
+    from harness.plan import calibration
+
+    config = None if config_file is None else resolve(config_file).config
+    measured = [row for path in paths for row in _read(path, config, gpu)]
+    before = None if from_scratch else calibration.load()
+    names = " ".join(map(str, paths))
+    fitted = calibration.calibrate(
+        measured,
+        made=datetime.now(UTC).date().isoformat(),
+        command=f"llama31 plan calibrate {'--from-scratch ' if from_scratch else ''}{names}",
+        prior=calibration.physical_prior if before is None else before.constants.prior,
+        before=before,
+    )
+    for residual in fitted.residuals[-len(measured) :]:
+        click.echo(
+            f"{residual.error:+7.1%} predicted over measured, {residual.left_out:+7.1%} left out: "
+            f"{residual.group}, {residual.gpus} GPUs, {residual.source}",
+            err=True,
+        )
+    if out is None:
+        click.echo(calibration.dump(fitted), nl=False)
+    else:
+        _save(out, calibration.dump(fitted))
+
+
+def _read(path: Path, config: RunConfig | None, gpu: str | None) -> list[Measured]:
+    from harness.plan.measured import Unreadable, read_log, read_table
+
+    try:
+        if path.suffix == ".csv":
+            return read_table(path)
+        logs = sorted(path.rglob("result_*.txt")) if path.is_dir() else [path]
+        if not logs:
+            raise Unreadable(f"{path} holds no result_*.txt")
+        return [read_log(log, config, gpu) for log in logs]
+    except (Unreadable, OSError) as error:
+        raise ConfigError([str(error)]) from None

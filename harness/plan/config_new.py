@@ -1,0 +1,173 @@
+"""A config for a system that nobody has written one for: the layout that worked on such GPUs, fitted to their number.
+
+Every candidate is judged by RunConfig itself and by the planner, so that what is written down can run and fits. The
+fastest layout there is, is the search's to find (`llama31 plan --gpu ... --gpus ...`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmark.benchmarks import DEFAULT, Benchmark
+from benchmark.config import ConfigError, RunConfig
+from benchmark.hardware import GPUS, Gpu
+from harness.plan import calibration
+from harness.plan.planner import Plan, plan
+from harness.plan.search import bare_values, search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one copy of the model is cut."""
+
+    tensor: int
+    pipeline: int
+    interleaved: int
+    context: int
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.pipeline * self.context
+
+
+@dataclass(frozen=True)
+class Published:
+    """What submissions on a GPU had."""
+
+    layout: Layout
+    precision: str
+
+
+_TP8, _TP4, _TP2 = (Layout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
+
+PUBLISHED: dict[str, dict[str, Published]] = {
+    DEFAULT.name: {
+        "H100": Published(_TP8, "fp8"),
+        "H200": Published(_TP4, "fp8"),
+        "B200": Published(_TP4, "fp8"),
+        "GB200": Published(_TP4, "nvfp4"),
+        "GB300": Published(_TP2, "nvfp4"),
+    }
+}
+"""Benchmark -> GPU -> what it was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
+
+
+def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_batch_size: int | None = None) -> Plan:
+    """The plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
+
+    The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes. For
+    a benchmark of which none is published, the layouts of a search in bf16, the fastest first. Gradients are in bf16,
+    as in every published run. Where that does not fit, the fastest change that the planner knows to make it fit.
+
+    Args:
+        global_batch_size: that of the smallest reference point if None.
+
+    Raises:
+        ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do; or none fits.
+    """
+    published, points = PUBLISHED.get(benchmark.name, {}).get(gpu), benchmark.rules[-1].reference_points
+    wanted = global_batch_size or (points[0].global_batch_size if points else 1)
+    precision = "bf16" if published is None else published.precision
+    layouts = _searched(benchmark, gpu, nodes) if published is None else _neighbours(published.layout)
+    cut = False
+    for layout in layouts:
+        possible = list(_candidates(benchmark, GPUS[gpu], nodes, layout, precision))
+        if possible:
+            cut = True
+            chosen = _fitting(min(possible, key=lambda config: abs(config.global_batch_size - wanted)))
+            if chosen is not None:
+                return chosen
+    raise ConfigError([_refusal(gpu, nodes, None if published is None else published.layout, cut)])
+
+
+def _refusal(gpu: str, nodes: int, published: Layout | None, cut: bool) -> str:
+    """Why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
+    each = GPUS[gpu].gpus_per_node
+    asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
+    if published is None:
+        return f"{asked} have no layout that divides and fits them"
+    near = "no layout near the published one"
+    if cut:
+        command = f"llama31 plan --gpu {gpu} --gpus {nodes * each}"
+        return f"{asked} hold {near} in their memory; `{command}` looks for others"
+    return (
+        f"{asked} can be cut by {near} ({published.ranks} GPUs a copy); numbers of nodes that can: "
+        f"multiples of {published.ranks // each}"
+    )
+
+
+def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[Layout]:
+    """The layouts that a search lists, the fastest first."""
+    base = bare_values(benchmark, GPUS[gpu], nodes, GPUS[gpu].gpus_per_node)
+    for candidate in search(base, calibration.load(), gpu).candidates:
+        job = candidate.job
+        yield Layout(tensor=job.tensor, pipeline=job.pipeline, interleaved=job.chunks, context=job.context)
+
+
+def _neighbours(published: Layout) -> Iterator[Layout]:
+    """The published one first, then its neighbours, the least changed first."""
+    yield published
+    for context in (published.context, 1, 2 * published.context):
+        for pipeline, interleaved in ((8, 8), (4, 8), (16, 8), (9, 7), (7, 9), (6, 7), (3, 7)):
+            layout = Layout(tensor=published.tensor, pipeline=pipeline, interleaved=interleaved, context=context)
+            if layout != published:
+                yield layout
+
+
+def _fitting(config: RunConfig) -> Plan | None:
+    """A configuration as it is, or with one change that makes it fit; None if none does."""
+    known = calibration.load()
+    made = plan(config, known)
+    if made.fits:
+        return made
+    if not made.remedies:
+        return None
+    return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
+
+
+def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: Layout, precision: str) -> Iterator[RunConfig]:
+    """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
+    ranks = nodes * gpu.gpus_per_node
+    if ranks % layout.ranks:
+        return
+    replicas = ranks // layout.ranks
+    largest = benchmark.rules[-1].largest_batch
+    for minibatch in range(layout.pipeline, largest // replicas + 1, layout.pipeline):
+        values = {
+            **bare_values(benchmark, gpu, nodes, gpu.gpus_per_node),
+            "TENSOR_MODEL_PARALLEL": layout.tensor,
+            "PIPELINE_MODEL_PARALLEL": layout.pipeline,
+            "INTERLEAVED_PIPELINE": layout.interleaved,
+            "CONTEXT_PARALLEL": layout.context,
+            "MINIBS": minibatch,
+            "PRECISION": precision,
+        }
+        try:
+            yield RunConfig.from_environment({name: str(value) for name, value in values.items()})
+        except ConfigError:
+            continue
+
+
+def variables(made: Plan) -> dict[str, str]:
+    """What a config file of this plan exports: shell name -> value."""
+    names = (
+        "BENCHMARK",
+        "RULESET",
+        "DGXNNODES",
+        "DGXNGPU",
+        "TENSOR_MODEL_PARALLEL",
+        "PIPELINE_MODEL_PARALLEL",
+        "INTERLEAVED_PIPELINE",
+        "CONTEXT_PARALLEL",
+        "MINIBS",
+        "MICRO_BATCH_SIZE",
+        "PRECISION",
+        "RECOMPUTE_GRANULARITY",
+        "RECOMPUTE_MODULES",
+        "RECOMPUTE_METHOD",
+        "RECOMPUTE_NUM_LAYERS",
+        "GRAD_REDUCE_IN_FP32",
+    )
+    values = made.config.to_environment()
+    return {name: values[name] for name in names if name in values} | {"WALLTIME": str(made.walltime)}

@@ -1,0 +1,168 @@
+"""What the planner computes on: a model, cut in a certain way, on certain GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmark.config import ConfigError, RunConfig
+from benchmark.hardware import GPUS, PRECISIONS, Gpu, gpu_of_system
+from benchmark.sizes import ModelSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training job: enough to say what a step computes, moves and keeps."""
+
+    size: ModelSize
+    vocabulary: int
+    """Rows of the embedding and of the output layer."""
+    sequence_length: int
+    """Tokens."""
+    gpu: Gpu
+    gpus: int
+    tensor: int
+    pipeline: int
+    chunks: int
+    """Model chunks a pipeline stage (interleaving), 1 for none."""
+    context: int
+    micro_batch: int
+    """Sequences a forward pass."""
+    microbatches: int
+    """A step, on each data-parallel replica."""
+    precision: str
+    """Of the linear layers: one of hardware.PRECISIONS."""
+    release: str
+    """Round whose software is assumed: v5.0, v5.1 or v6.0."""
+    stack: str = "mlperf"
+    """`mlperf` for code tuned for a submission, `recipe` for a framework's own training recipe."""
+    quantised_weights: bool = True
+    """Whether layers' weights are kept in the precision of their products alone, as published runs keep fp8, or in
+    bf16 beside."""
+    gradient_bytes: int = 2
+    """Of a gradient as it is kept and reduced: 2 for bf16, 4 for fp32."""
+    moment_bytes: int = 8
+    """Of AdamW's two moments of a parameter."""
+    recompute: frozenset[str] = frozenset()
+    """What the backward pass computes again instead of keeping: `layernorm`, `mlp`, or `full` layers."""
+
+    @cached_property
+    def data(self) -> int:
+        """Data-parallel replicas."""
+        return self.gpus // (self.tensor * self.pipeline * self.context)
+
+    @property
+    def sharding(self) -> int:
+        """Ranks that hold the same weights, over which the optimizer's state is split."""
+        return self.data * self.context
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.data * self.micro_batch * self.microbatches
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one microbatch on one context-parallel rank."""
+        return self.micro_batch * self.sequence_length // self.context
+
+    @property
+    def ends_count_as_layers(self) -> bool:
+        """Whether embedding and loss take the place of a layer each, which is how 126 layers fill 8 x 8 chunks."""
+        return self.size.layers % (self.pipeline * self.chunks) != 0
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of one layer's matrices: query, key, value, projection, gate, up and down."""
+        return self.size.layer_parameters - self.layer_norms
+
+    @property
+    def mlp_share(self) -> float:
+        """Of a layer's matrices, the part that is in the MLP."""
+        return 3 * self.size.hidden * self.size.ffn_hidden / self.layer_matrices
+
+    @property
+    def layer_norms(self) -> int:
+        """Weights of one layer's two norms, which every tensor-parallel rank holds whole."""
+        return 2 * self.size.hidden
+
+    def chunk_layers(self, stage: int, chunk: int) -> int:
+        """Transformer layers in one model chunk of a pipeline stage."""
+        position, last = chunk * self.pipeline + stage, self.pipeline * self.chunks - 1
+        if not self.ends_count_as_layers:
+            return self.size.layers // (last + 1)
+        return (self.size.layers + 2) // (last + 1) - (position == 0) - (position == last)
+
+    def layers(self, stage: int) -> int:
+        """Transformer layers on pipeline stage `stage`."""
+        return sum(self.chunk_layers(stage, chunk) for chunk in range(self.chunks))
+
+    @property
+    def bubble(self) -> float:
+        """Idle time of a step in the pipeline, in microbatches of the busiest stage (interleaved 1F1B)."""
+        return (self.pipeline - 1) / self.chunks
+
+
+def from_config(
+    config: RunConfig,
+    *,
+    gpu: str | None = None,
+    release: str = "v5.0",
+    stack: str = "mlperf",
+    quantised_weights: bool = False,
+) -> Job:
+    """The job that a configuration describes.
+
+    Args:
+        gpu: its name; the one that the system's name states if None.
+        quantised_weights: as in Job; no variable of a configuration says it, since our trainer keeps bf16 weights.
+
+    Raises:
+        ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
+    """
+    found = gpu_of_system(config.system) if gpu is None else GPUS.get(gpu)
+    if found is None:
+        what = f"DGXSYSTEM={config.system} names no GPU" if gpu is None else f"--gpu {gpu} is no GPU"
+        raise ConfigError([f"{what} that the planner knows; known: {', '.join(GPUS)} (--gpu)"])
+    precision = precision_of(config)
+    if precision not in PRECISIONS or found.peak(precision) is None:
+        valid = ", ".join(name for name in PRECISIONS if found.peak(name) is not None)
+        raise ConfigError([f"{found.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
+    return Job(
+        size=config.size,
+        vocabulary=config.vocabulary,
+        sequence_length=config.rules.sequence_length,
+        gpu=found,
+        gpus=config.world_size,
+        tensor=config.tensor_model_parallel,
+        pipeline=config.pipeline_model_parallel,
+        chunks=config.interleaved_pipeline,
+        context=config.context_parallel,
+        micro_batch=config.micro_batch_size,
+        microbatches=config.gradient_accumulation_steps,
+        precision=precision,
+        release=release,
+        stack=stack,
+        quantised_weights=quantised_weights,
+        gradient_bytes=4 if config.grad_reduce_in_fp32 else 2,
+        moment_bytes=4 if config.precision_aware_optimizer else 8,
+        recompute=_recompute(config),
+    )
+
+
+def precision_of(config: RunConfig) -> str:
+    """One of hardware.PRECISIONS, or what else the configuration has."""
+    return "mxfp8" if config.precision == "fp8" and config.fp8_recipe == "mxfp8" else config.precision
+
+
+def precision_values(precision: str) -> dict[str, str]:
+    """The variables of a configuration whose `precision_of` is this."""
+    return {"PRECISION": "fp8", "FP8_RECIPE": "mxfp8"} if precision == "mxfp8" else {"PRECISION": precision}
+
+
+def _recompute(config: RunConfig) -> frozenset[str]:
+    """RECOMPUTE_METHOD=block, which spares some layers, is taken for all; a flash kernel has no core_attn to spare."""
+    if config.recompute_granularity == "full":
+        return frozenset({"full"})
+    if config.recompute_granularity == "selective" and config.recompute_modules:
+        return frozenset(config.recompute_modules.split(",")) & {"layernorm", "mlp"}
+    return frozenset()

@@ -1,0 +1,195 @@
+"""Measured steps: from tables of published runs, and from anybody's own logs.
+
+A table is a CSV file whose columns are named as in `COLUMNS`; others are left alone. A log needs its configuration:
+run.json beside it, as our launcher leaves, or a config file that is named.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from statistics import median
+
+from benchmark.benchmarks import DEFAULT, benchmark_named, find
+from benchmark.config import RunConfig
+from benchmark.hardware import GPUS, PRECISIONS
+from benchmark.mllog import TOKEN, Event, MalformedEvent, decode
+from benchmark.rules import Rules
+from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
+from harness.plan.job import Job, from_config
+
+COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "vp", "cp", "mbs", "microbatches")
+"""A table has these, `step_median_s` or `step_s`, and `round` (of MLPerf) or `source`; `benchmark` where it is another
+than benchmarks.DEFAULT, `layers` and `vocab` where they differ from the benchmark's. With `eval_s_median`,
+`run_minutes` and `steps` the pace of whole runs is learnt too."""
+
+SKIPPED_STEPS = 3
+"""Steps at the start of a run that are slower than the rest."""
+
+
+class Unreadable(ValueError):
+    """A file that no step can be read from; the message says what was expected."""
+
+
+def read_table(path: Path) -> list[Measured]:
+    """Every row of a table.
+
+    Raises:
+        Unreadable: a column is missing, or a value is not what its column holds.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Unreadable(f"{path}: expected a table: {error}") from None
+    missing = [name for name in COLUMNS if rows and name not in rows[0]]
+    if not rows or missing:
+        raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; missing {', '.join(missing)}")
+    found = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            found.append(_of_row(row))
+        except (LookupError, ValueError) as error:
+            raise Unreadable(f"{path}, line {number}: {type(error).__name__}: {error}") from None
+    return found
+
+
+def _of_row(row: Mapping[str, str]) -> Measured:
+    benchmark = benchmark_named(row.get("benchmark") or DEFAULT.name)
+    job = Job(
+        size=replace(benchmark.size, layers=int(row.get("layers") or benchmark.size.layers)),
+        vocabulary=int(row.get("vocab") or benchmark.vocabulary),
+        sequence_length=benchmark.rules[-1].sequence_length,
+        gpu=GPUS[row["gpu"]],
+        gpus=int(row["gpus"]),
+        tensor=int(row["tp"]),
+        pipeline=int(row["pp"]),
+        chunks=int(row["vp"]),
+        context=int(row["cp"]),
+        micro_batch=int(row["mbs"]),
+        microbatches=int(row["microbatches"]),
+        precision=row["precision"],
+        release=row["round"] if "round" in row else _release_of_recipe(row["source"]),
+        stack="mlperf" if "round" in row else "recipe",
+    )
+    _check(job)
+    step = _positive(row.get("step_median_s") or row["step_s"])
+    source = " ".join(row[name] for name in ("round", "submitter", "system", "source") if name in row)
+    if not row.get("eval_s_median"):
+        spread = LOGGED_SPREAD if job.stack == "mlperf" else TABLED_SPREAD
+        return Measured(job=job, seconds=step, source=source, spread=spread)
+    evaluation = _positive(row["eval_s_median"])
+    rules = find(benchmark.name, row["round"].removeprefix("v") + ".0")
+    batches = -(-rules.eval_sequences // job.global_batch_size)
+    starts = [
+        60 * float(minutes) - int(steps) * step - _evaluations(rules, job, int(steps)) * evaluation
+        for minutes, steps in zip(row["run_minutes"].split(";"), row["steps"].split(";"), strict=True)
+    ]
+    return Measured(job=job, seconds=step, source=source, evaluation=evaluation / batches / step, start=median(starts))
+
+
+def _check(job: Job) -> None:
+    ranks = job.tensor * job.pipeline * job.context
+    if min(job.gpus, ranks, job.chunks, job.micro_batch, job.microbatches, job.size.layers, job.vocabulary) < 1:
+        raise ValueError("a count is below 1")
+    if job.gpus % ranks:
+        raise ValueError(f"{job.gpus} GPUs are no multiple of tp x pp x cp = {ranks}")
+    layers, stages = job.size.layers, job.pipeline * job.chunks
+    if layers % stages and (layers + 2) % stages:
+        raise ValueError(f"pp x vp = {stages} divides neither {layers} layers nor {layers} + 2")
+    if job.precision not in PRECISIONS or job.gpu.peak(job.precision) is None:
+        raise ValueError(f"{job.gpu.name} has no matrix products in {job.precision!r}")
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < inf:
+        raise ValueError(f"expected seconds above 0, read {text!r}")
+    return seconds
+
+
+def _release_of_recipe(source: str) -> str:
+    """Recipes of NeMo up to 25.05 are of the time of v5.0, those of Megatron-Bridge 26 of v6.0."""
+    return "v6.0" if "Megatron-Bridge" in source else "v5.0"
+
+
+def _evaluations(rules: Rules, job: Job, steps: int) -> int:
+    return sum(due <= steps for due in rules.schedule(job.global_batch_size).evaluation_steps(steps))
+
+
+def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None) -> Measured:
+    """The median step of one run.
+
+    Args:
+        config: of the run, where no run.json beside the log says it.
+
+    Raises:
+        Unreadable: no configuration, no steps, or a batch that is not the configuration's.
+    """
+    events = list(_events(path))
+    config = config or _recorded_config(path)
+    times = [event.value["train_step_time"] for event in events if _is_step(event)][SKIPPED_STEPS:]
+    if not times:
+        raise Unreadable(f"{path}: expected more than {SKIPPED_STEPS} tracked_stats events with train_step_time")
+    logged = next((event.value for event in events if event.key == "global_batch_size"), None)
+    if logged != config.global_batch_size:
+        raise Unreadable(f"{path}: logs global_batch_size {logged}; its configuration has {config.global_batch_size}")
+    job = from_config(config, gpu=gpu, release=OWN)
+    step, evaluations = median(times), _durations(events, "eval_start", "eval_stop")
+    batches = -(-config.rules.eval_sequences // config.global_batch_size)
+    whole = _durations(events, "run_start", "run_stop")
+    taken = len(times) + SKIPPED_STEPS
+    return Measured(
+        job=job,
+        seconds=step,
+        source=path.name,
+        evaluation=median(evaluations) / batches / step if evaluations else None,
+        start=max(0.0, whole[0] - taken * step - sum(evaluations)) if whole else None,
+    )
+
+
+def _recorded_config(path: Path) -> RunConfig:
+    record = path.with_name("run.json")
+    if not record.is_file():
+        raise Unreadable(f"{path}: there is no run.json beside it; name its configuration with --config config_X.sh")
+    try:
+        recorded = json.loads(record.read_text(encoding="utf-8"))["configuration"]
+        values = {name: str(entry["value"]) for name, entry in recorded.items() if entry["value"] is not None}
+        return RunConfig.from_environment(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"{record}: expected the configuration of a run: {error}") from None
+
+
+def _events(path: Path) -> Iterator[Event]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            _, token, text = line.partition(TOKEN)
+            if not token:
+                continue
+            try:
+                yield decode(text)
+            except MalformedEvent as error:
+                raise Unreadable(f"{path}: {error}") from None
+
+
+def _is_step(event: Event) -> bool:
+    if event.key != "tracked_stats" or not isinstance(event.value, dict):
+        return False
+    seconds = event.value.get("train_step_time")
+    return isinstance(seconds, int | float) and seconds > 0
+
+
+def _durations(events: list[Event], start: str, stop: str) -> list[float]:
+    """Seconds between each start and the stop after it."""
+    found, began = [], None
+    for event in events:
+        if event.key == start:
+            began = event.time_ms
+        elif event.key == stop and began is not None:
+            found.append((event.time_ms - began) / 1000)
+            began = None
+    return found

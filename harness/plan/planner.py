@@ -1,0 +1,154 @@
+"""One configuration planned: does it fit, how long is a step, how long to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from benchmark.config import ConfigError, RunConfig
+from harness.plan import memory, step_time
+from harness.plan.calibration import Calibration
+from harness.plan.job import Job, from_config, precision_of
+from harness.plan.time_to_target import Outcome, Pace, evaluation_steps, outcomes, walltime
+
+BF16_GRADIENTS = {"GRAD_REDUCE_IN_FP32": "False"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """A change that makes a configuration fit."""
+
+    change: Mapping[str, str]
+    """Shell name -> value."""
+    total: float
+    """Bytes on the worst stage."""
+    step: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a configuration would do."""
+
+    config: RunConfig
+    job: Job
+    stages: list[memory.Stage]
+    parts: Mapping[str, float]
+    """Seconds of a step, by step_time.PARTS."""
+    pace: Pace
+    measured: int
+    """Steps of this GPU, precision and model that the constants were fitted to; it is uncalibrated if 0."""
+    outcomes: list[Outcome]
+    walltime: int
+    """Minutes, all experiments."""
+    remedies: list[Remedy]
+    """Fastest first; empty if the configuration fits."""
+
+    @property
+    def worst(self) -> memory.Stage:
+        return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def fits(self) -> bool:
+        return memory.fits(self.worst, self.job)
+
+    @property
+    def flops(self) -> float:
+        """Model FLOP/s of one GPU, attention counted whole."""
+        job = self.job
+        each = job.size.flops_per_sample(job.sequence_length, job.vocabulary)
+        return each * job.global_batch_size / self.pace.step / job.gpus
+
+
+def job_of(
+    config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
+) -> Job:
+    """The job of a configuration, with the software that its GPU and precision were measured with.
+
+    Raises:
+        ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
+    """
+    name = from_config(config, gpu=gpu).gpu.name
+    release, stack = calibration.software(name, precision_of(config))
+    return from_config(config, gpu=name, release=release, stack=stack, quantised_weights=quantised_weights)
+
+
+def pace_of(config: RunConfig, job: Job, calibration: Calibration) -> Pace:
+    step = step_time.seconds(job, calibration.constants)
+    return Pace(
+        step=step,
+        evaluation=step * evaluation_steps(config.rules, config.global_batch_size, calibration.evaluation),
+        start=calibration.start,
+        spread=calibration.spread(job),
+    )
+
+
+def plan(
+    config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
+) -> Plan:
+    """Everything about one configuration.
+
+    Raises:
+        ConfigError: as job_of.
+    """
+    job = job_of(config, calibration, gpu, quantised_weights=quantised_weights)
+    pace = pace_of(config, job, calibration)
+    likely = outcomes(config.rules, config.schedule, pace, limit=config.step_limit)
+    fits = memory.fits(memory.worst(job), job)
+    return Plan(
+        config=config,
+        job=job,
+        stages=memory.stages(job),
+        parts=step_time.breakdown(job, calibration.constants),
+        pace=pace,
+        measured=calibration.measured(job),
+        outcomes=likely,
+        walltime=walltime(likely[-1], pace, config.experiments),
+        remedies=[] if fits else sorted(_remedies(config, job, calibration), key=lambda remedy: remedy.step),
+    )
+
+
+def _remedies(config: RunConfig, planned: Job, calibration: Calibration) -> Iterator[Remedy]:
+    """Single changes that make a configuration fit, and gradients in bf16 together with those that alone do not."""
+    found = {}
+    for name, change in _changes(config):
+        remedy = _remedy(config, change, planned, calibration)
+        if remedy is not None:
+            found[name] = remedy
+    if config.grad_reduce_in_fp32 and "gradients" not in found:
+        for name, change in _changes(config):
+            if name not in found:
+                remedy = _remedy(config, change | BF16_GRADIENTS, planned, calibration)
+                if remedy is not None:
+                    found[name] = remedy
+    yield from found.values()
+
+
+def _remedy(config: RunConfig, change: Mapping[str, str], planned: Job, calibration: Calibration) -> Remedy | None:
+    """A change, if the configuration is possible with it and fits."""
+    try:
+        changed = RunConfig.from_environment({**config.to_environment(), "DGXSYSTEM": planned.gpu.system, **change})
+    except ConfigError:
+        return None
+    job = job_of(changed, calibration, planned.gpu.name, quantised_weights=planned.quantised_weights)
+    worst = memory.worst(job)
+    if not memory.fits(worst, job):
+        return None
+    return Remedy(change=change, total=worst.total, step=step_time.seconds(job, calibration.constants))
+
+
+def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
+    """What could be changed, by name."""
+    if config.grad_reduce_in_fp32:
+        yield "gradients", BF16_GRADIENTS
+    for modules in ("layernorm", "mlp"):
+        yield modules, {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": modules}
+    whole = {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "uniform", "RECOMPUTE_NUM_LAYERS": "1"}
+    yield "layers", whole
+    # Twice as many ranks a replica are half as many replicas: twice the minibatch keeps the global batch.
+    for name, size in (
+        ("TENSOR_MODEL_PARALLEL", config.tensor_model_parallel),
+        ("PIPELINE_MODEL_PARALLEL", config.pipeline_model_parallel),
+        ("CONTEXT_PARALLEL", config.context_parallel),
+    ):
+        yield name, {name: str(2 * size), "MINIBS": str(2 * config.minibatch)}

@@ -1,0 +1,225 @@
+"""Plans and searches as text for a terminal, and as values for a program. Nothing here computes, nothing prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harness.plan import memory
+from harness.plan.calibration import Calibration
+from harness.plan.planner import Plan, Remedy
+from harness.plan.search import Candidate, Found
+from harness.plan.step_time import KINDS
+from harness.plan.time_to_target import LONGEST_INIT_MINUTES
+
+WIDTH = 48
+"""Characters of a full bar."""
+
+_LETTERS = dict(zip(memory.PARTS, "WGOAL.", strict=True))
+
+
+def text(plan: Plan, calibration: Calibration) -> str:
+    """A plan for a person."""
+    return "\n".join(
+        [_title(plan), "", *_memory(plan), "", *_step(plan), "", *_target(plan), "", *_basis(plan, calibration)]
+    )
+
+
+def _title(plan: Plan) -> str:
+    job = plan.job
+    interleaved = f" (VP {job.chunks})" if job.chunks > 1 else ""
+    layout = f"TP {job.tensor} x PP {job.pipeline}{interleaved} x CP {job.context} x DP {job.data}"
+    batch = f"{job.microbatches} microbatches of {job.micro_batch}, global batch size {job.global_batch_size}"
+    return f"{plan.config.system}: {job.gpus} {job.gpu.name}, {job.precision}, {layout}, {batch}"
+
+
+def _memory(plan: Plan) -> Iterable[str]:
+    capacity, worst = plan.job.gpu.memory, plan.worst
+    yield f"Memory of a GPU by pipeline stage, GiB of {_gib(capacity)}"
+    yield "  " + ", ".join(f"{letter} {part}" for part, letter in _LETTERS.items())
+    largest = max(capacity, worst.total)
+    for stage in plan.stages:
+        bar = _stacked([(_LETTERS[part], size / largest) for part, size in stage.parts.items()])
+        detail = f"{stage.layers} layers, {stage.layer_activations} layers' activations"
+        yield f"  {stage.stage:2} |{bar:{WIDTH}}| {_gib(stage.total):>6}  {detail}"
+    room = capacity - worst.total
+    if plan.fits:
+        yield f"Fits: stage {worst.stage} needs most and leaves {_gib(room)} GiB."
+        return
+    if room >= 0:
+        yield f"Too tight: stage {worst.stage} leaves {_gib(room)} GiB; the count may be {memory.SPREAD:.0%} low."
+    else:
+        yield f"Does not fit: stage {worst.stage} needs {_gib(-room)} GiB more than there are. What would fit:"
+    yield from (
+        f"  {_change(remedy)}: {_gib(remedy.total)} GiB, {remedy.step:.2f} s a step" for remedy in plan.remedies
+    )
+    if not plan.remedies:
+        yield "  No single change does; search other layouts (--search)."
+
+
+def _change(remedy: Remedy) -> str:
+    return " ".join(f"{name}={value}" for name, value in remedy.change.items())
+
+
+def _step(plan: Plan) -> Iterable[str]:
+    step, spread = plan.pace.step, plan.pace.spread
+    tflops = f"{plan.flops / 1e12:,.0f} model TFLOP/s a GPU, attention counted whole"
+    yield f"Step {step:.2f} s, give or take {spread:.0%}; {tflops}"
+    for part, seconds in plan.parts.items():
+        if seconds:
+            bar = "#" * round(WIDTH * seconds / step)
+            yield f"  {part:21} {seconds:8.3f} s {seconds / step:6.1%}  {bar}"
+
+
+def _target(plan: Plan) -> Iterable[str]:
+    rules = plan.config.rules
+    yield f"To log perplexity {rules.target_log_perplexity} ({rules.benchmark} {rules.ruleset}), run_start to run_stop"
+    yield "   samples   steps  evaluations   minutes   margin to RCP   factor   GPU-hours"
+    for outcome in plan.outcomes:
+        margin = "-" if outcome.margin is None else f"{outcome.margin:+,.0f}"
+        hours = plan.job.gpus * outcome.minutes / 60
+        yield (
+            f"{outcome.samples:10,} {outcome.steps:7} {outcome.evaluations:12} {outcome.minutes:9.1f} {margin:>15} "
+            f"{outcome.factor:8.3f} {hours:11,.0f}"
+        )
+    runs = plan.config.experiments
+    hours = runs * plan.job.gpus * plan.outcomes[-1].minutes / 60
+    yield (
+        f"Ask for WALLTIME={plan.walltime}: {runs} {'run' if runs == 1 else 'runs'} at the slowest outcome and step, "
+        f"with {LONGEST_INIT_MINUTES:.0f} minutes of start-up each; {hours:,.0f} GPU-hours of training."
+    )
+
+
+def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
+    job = plan.job
+    what = f"{job.gpu.name} in {job.precision} training {job.size.name}"
+    if plan.measured:
+        steps = "1 measured step" if plan.measured == 1 else f"{plan.measured} measured steps"
+        yield f"Calibrated {calibration.made} on {steps} of {what}, software of {job.release} ({job.stack})."
+    else:
+        yield f"UNCALIBRATED: no step of {what} was measured; it may take {plan.pace.spread:.0%} more or less."
+    if not job.quantised_weights and job.precision != "bf16":
+        yield "Weights are kept in bf16 beside their quantised copies, as this trainer does (--quantised-weights: not)."
+
+
+def _stacked(parts: Sequence[tuple[str, float]]) -> str:
+    """A bar of letters; rounding the running sum keeps its length right."""
+    drawn, filled = "", 0.0
+    for letter, share in parts:
+        filled += share
+        drawn += letter * (round(WIDTH * filled) - len(drawn))
+    return drawn
+
+
+def _gib(size: float) -> str:
+    return f"{size / memory.GIB:.1f}"
+
+
+# A search.
+
+
+def table(found: Found, top: int) -> str:
+    """The fastest layouts of a search, and why others are not among them."""
+    title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target"
+    basis = "" if found.measured else "UNCALIBRATED: never measured; "
+    title += f" ({basis}a step may be {found.spread:.0%} off)"
+    header = "    TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes = "
+    header += " + ".join(f"{kind:>9}" for kind in KINDS)
+    listed = found.candidates[:top]
+    rows = [_candidate(rank, candidate) for rank, candidate in enumerate(listed, start=1)]
+    refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
+    empty = [] if rows else ["No layout fits."]
+    note = [
+        "One row a (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an interval.",
+        "What they are spent on, opening data apart, says why a row is better: compute by how stages share work,",
+        "transfers by what TP, CP and PP do not hide, bubble by waiting in the pipeline, once by the end of each step.",
+    ]
+    close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
+    if close > 1:
+        note.append(f"Rows 1 to {close} differ by less than a step may be off: measure before choosing among them.")
+    return "\n".join([title, header, *rows, *empty, *note, *refused])
+
+
+def _candidate(rank: int, candidate: Candidate) -> str:
+    job = candidate.job
+    cut = f"{job.tensor:2}  {job.pipeline:2}  {job.chunks:2}  {job.context:2}  {job.data:4}"
+    batch = f"{job.micro_batch:3}  {candidate.config.minibatch:6}  {job.global_batch_size:5}"
+    hours = f"{job.gpus * candidate.minutes / 60:10,.0f}"
+    cost = f"{candidate.step:8.3f}  {_gib(candidate.memory):>6}  {hours}  {candidate.minutes:8.1f}"
+    why = "   ".join(f"{minutes:9.2f}" for minutes in candidate.kinds.values())
+    return f"{rank:2}. {cut}  {batch}  {cost}   {why}"
+
+
+# For programs.
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON: bytes, seconds, minutes and sequences."""
+    job = plan.job
+    return {
+        "system": plan.config.system,
+        "benchmark": plan.config.benchmark,
+        "ruleset": plan.config.rules.ruleset,
+        "gpu": job.gpu.name,
+        "gpus": job.gpus,
+        "precision": job.precision,
+        "global_batch_size": job.global_batch_size,
+        "fits": plan.fits,
+        "memory": {
+            "capacity": job.gpu.memory,
+            "stages": [
+                {"stage": stage.stage, "layers": stage.layers, "total": stage.total, "parts": dict(stage.parts)}
+                for stage in plan.stages
+            ],
+            "remedies": [
+                {"change": dict(remedy.change), "total": remedy.total, "step": remedy.step} for remedy in plan.remedies
+            ],
+        },
+        "step": {
+            "seconds": plan.pace.step,
+            "spread": plan.pace.spread,
+            "parts": dict(plan.parts),
+            "tflops_per_gpu": plan.flops / 1e12,
+        },
+        "measured_steps": plan.measured,
+        "software": f"{job.release} {job.stack}",
+        "evaluation_seconds": plan.pace.evaluation,
+        "outcomes": [
+            {
+                "samples": outcome.samples,
+                "steps": outcome.steps,
+                "evaluations": outcome.evaluations,
+                "minutes": outcome.minutes,
+                "margin": outcome.margin,
+                "factor": outcome.factor,
+            }
+            for outcome in plan.outcomes
+        ],
+        "walltime_minutes": plan.walltime,
+    }
+
+
+def search_values(found: Found, top: int) -> dict[str, Any]:
+    """A search as JSON."""
+    return {
+        "gpu": found.gpu.name,
+        "gpus": found.gpus,
+        "precision": found.precision,
+        "measured_steps": found.measured,
+        "spread": found.spread,
+        "layouts": [
+            {
+                "variables": dict(candidate.values),
+                "global_batch_size": candidate.job.global_batch_size,
+                "step_seconds": candidate.step,
+                "memory": candidate.memory,
+                "minutes": candidate.minutes,
+                "minutes_by_kind": dict(candidate.kinds),
+            }
+            for candidate in found.candidates[:top]
+        ],
+        "refusals": [
+            {"reason": refusal.reason, "layouts": refusal.layouts, "example": refusal.example}
+            for refusal in found.refusals
+        ],
+    }

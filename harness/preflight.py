@@ -1,0 +1,158 @@
+"""A configuration before anything is spent on it, judged by the rules that its logs will be judged by.
+
+What the configuration would announce is taken as a log that just ends there, and goes through the same rule functions
+as the logs of others. What else can be known before a run has rules of its own here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark.announce import announce
+from benchmark.config import ConfigError, RunConfig, resolve
+from benchmark.mllog import POINT, Event
+from benchmark.rules import Rules
+from compliance.checks.results import Result, check_result
+from compliance.checks.rule import Absent, Breach, Rulebook
+from compliance.checks.runs import check_run
+from compliance.checks.sources import PREFLIGHT
+from compliance.findings import Finding, Severity
+from compliance.log import Log
+from compliance.run import Run
+from harness.simulate import Pace, VirtualClock, simulate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A configuration before its runs."""
+
+    path: Path | None
+    """Its file; None for one that the environment holds."""
+    possible: RunConfig | None = None
+    """None where no such run is possible."""
+    faults: tuple[str, ...] = ()
+    """Why it is not."""
+    step_seconds: float | None = None
+    """Expected seconds an optimizer step; None if nobody knows."""
+
+    @property
+    def file(self) -> str:
+        return "the environment" if self.path is None else str(self.path)
+
+    @property
+    def row(self) -> Rules | None:
+        return None if self.possible is None else self.possible.rules
+
+    @property
+    def config(self) -> RunConfig:
+        """Raises Absent where no such run is possible."""
+        if self.possible is None:
+            raise Absent("configuration")
+        return self.possible
+
+
+_PLACE = {"file": announce.__module__, "lineno": 1}
+"""What mllog adds to every event; one that is only announced was logged nowhere yet."""
+
+PREFLIGHT_RULES: Rulebook[Plan] = Rulebook()
+rule = PREFLIGHT_RULES.rule
+
+
+def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
+    """The plan of a config file, or of the environment; raises nothing that is wrong with either."""
+    try:
+        return Plan(path=file, possible=resolve(file).config, step_seconds=step_seconds)
+    except ConfigError as error:
+        return Plan(path=file, faults=tuple(error.faults))
+
+
+def check_plan(plan: Plan) -> tuple[Finding, ...]:
+    """Every finding about a plan; raises nothing."""
+    findings = PREFLIGHT_RULES.judge(plan)
+    if plan.possible is None:
+        return findings
+    runs = announced_runs(plan.possible, Path(plan.file))
+    found = [*check_run(runs[0]), *check_result(Result(Path(plan.file), runs))]
+    # There are no lines, and what follows the announcement is not missing yet.
+    return (*findings, *(replace(finding, line=None) for finding in found if finding.rule != "event.missing"))
+
+
+def announced_runs(config: RunConfig, path: Path) -> tuple[Run, ...]:
+    """As many of a configuration's runs as make a result, as far as they can be known: what each would announce."""
+    return tuple(_announced(config, seed, path) for seed in config.seeds[: config.rules.runs])
+
+
+def _announced(config: RunConfig, seed: int, path: Path) -> Run:
+    log = Log(path)
+    for key, value in announce(config.model_copy(update={"seed": seed})):
+        log.add(1, Event(key, value, POINT, 0, "", _PLACE), 0)
+    return Run(log, config.rules.ruleset)
+
+
+@rule(
+    "preflight.config",
+    source=PREFLIGHT,
+    example="MINIBS=31 on 64 replicas: no learning rate passes the official check at batch size 1984",
+)
+def possible(plan: Plan) -> Iterator[Breach]:
+    """The configuration describes a run that is possible, and its name what it describes."""
+    yield from (Breach(message=fault) for fault in plan.faults)
+
+
+@rule("preflight.name", source=PREFLIGHT, severity=Severity.WARNING, example="config_OLD.sh that exports DGXSYSTEM=NEW")
+def name(plan: Plan) -> Iterator[Breach]:
+    """A config file is named after its system, which its results are kept under."""
+    expected = f"config_{plan.config.system}.sh"
+    if plan.path is not None and plan.path.name != expected:
+        yield Breach(message="the file has another name than its DGXSYSTEM", expected=expected, actual=plan.path.name)
+
+
+@rule(
+    "preflight.walltime",
+    source=PREFLIGHT,
+    example="WALLTIME=60 for three runs of 90 minutes; an INFO without `--step-seconds`",
+)
+def walltime(plan: Plan) -> Iterator[Breach]:
+    """The runs of a job end before its walltime does; not judged where nobody knows how long a step takes."""
+    limit = plan.config.walltime
+    if limit is None:
+        return
+    if plan.step_seconds is None:
+        yield Breach(message="the time of a step is not known, so WALLTIME is not judged", severity=Severity.INFO)
+        return
+    minutes = expected_minutes(plan.config, plan.step_seconds)
+    if minutes > limit:
+        yield Breach(
+            message=f"NEXP={plan.config.experiments} takes longer than WALLTIME",
+            expected=f"WALLTIME of at least {minutes:.0f} minutes, at {plan.step_seconds} s a step",
+            actual=f"WALLTIME={limit}",
+        )
+
+
+@rule("preflight.output", source=PREFLIGHT, example="LOGDIR in a folder that is read-only")
+def output(plan: Plan) -> Iterator[Breach]:
+    """Results can be written to LOGDIR."""
+    folder = plan.config.log_dir.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Breach(message=f"LOGDIR={folder} cannot be written", actual=f"{existing} is no folder that we may write")
+
+
+@rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")
+def data(plan: Plan) -> Iterator[Breach]:
+    """The dataset is there; only the harness's own benchmark brings one."""
+    folder = plan.config.data_dir
+    if folder is None and plan.config.benchmark_row.dataset.files is not None:
+        yield Breach(message="DATADIR is not set", expected=f"the folder of the dataset of {plan.config.benchmark}")
+    elif folder is not None and not folder.is_dir():
+        yield Breach(message=f"DATADIR={folder} is no folder", expected="the folder of the dataset")
+
+
+def expected_minutes(config: RunConfig, step_seconds: float) -> float:
+    """Minutes that all runs of a job take, from the rehearsal of one that converges as the reference does."""
+    clock = VirtualClock(0.0)
+    simulate(config.model_copy(update={"seed": 0, "result_file": None}), clock, Pace(step=step_seconds))
+    return config.experiments * clock.now() / 60

@@ -1,0 +1,78 @@
+"""Results of the commands as text for a reader; lines, without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from compliance.convergence.rcp import Convergence, Limit
+from compliance.convergence.score import Score
+from compliance.official import Official, Verdict
+
+if TYPE_CHECKING:
+    # It needs a tenth of a second, for pydantic.
+    from compliance.package.build import Submission
+
+
+def score_lines(score: Score) -> Iterator[str]:
+    """A line for each run, and the score."""
+    for log, minutes in zip(score.logs, score.minutes, strict=True):
+        yield f"{'no result' if minutes is None else f'{minutes:.3f} min':>14}  {log}"
+    if score.olympic_minutes is not None:
+        yield f"{score.olympic_minutes:>10.3f} min  {score.directory} (olympic mean)"
+    if score.normalised_minutes is not None:
+        yield f"{score.normalised_minutes:>10.3f} min  {score.directory} (normalised, x {score.factor})"
+
+
+def convergence_lines(found: Convergence) -> Iterator[str]:
+    """What a result needed, what the reference needs, and the two limits."""
+    yield f"{_pass(found.passed)}  {found.directory}"
+    yield f"  {'result':<10}{_samples(found)}"
+    if found.fault:
+        yield f"  {'fault':<10}{found.fault}"
+    if found.record is not None and found.match is not None:
+        record = found.record
+        yield (
+            f"  {'reference':<10}{found.match}: mean {record.mean:.1f}, standard deviation {record.deviation:.1f} "
+            f"at global batch size {record.global_batch_size}"
+        )
+    for name, limit in (("policy", found.policy), ("official", found.official)):
+        if limit is not None:
+            yield f"  {name:<10}{_limit(limit)}"
+    if not found.fault:
+        yield f"  {'score':<10}x {found.factor}"
+
+
+def _samples(found: Convergence) -> str:
+    needed = ", ".join("not converged" if samples is None else str(samples) for samples in found.samples)
+    mean = "" if found.mean is None else f"; olympic mean {found.mean:.1f}"
+    return f"{found.benchmark} {found.ruleset}, global batch size {found.global_batch_size}: {needed}{mean}"
+
+
+def _limit(limit: Limit) -> str:
+    slower = "slower" if limit.margin >= 0 else "faster"
+    return f"{_pass(limit.passed)} from {limit.minimum:.1f}; the result is {abs(limit.margin):.1f} samples {slower}"
+
+
+def official_lines(official: Official) -> Iterator[str]:
+    """A line for each verdict, with its messages below."""
+    for verdict in official.verdicts:
+        yield f"{_pass(verdict.passed)}  {verdict.tool} {verdict.ruleset}  {verdict.path}"
+        yield from _messages(verdict)
+
+
+def submission_lines(submission: Submission) -> Iterator[str]:
+    """Which runs were taken, and where they are."""
+    for one in submission.chosen:
+        of = f"{len(one.runs)} of {one.launched} runs of {one.batch.provenance.system}"
+        yield f"{of}, {one.batch.provenance.benchmark}:"
+        yield from (f"  {run.file}" for run in one.runs)
+    yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
+
+
+def _messages(verdict: Verdict) -> Iterator[str]:
+    return (f"        {message}" for message in verdict.messages)
+
+
+def _pass(passed: bool) -> str:
+    return "PASS" if passed else "FAIL"

@@ -1,0 +1,1 @@
+"""What each verb of `llama31` reads from its command line, and prints."""

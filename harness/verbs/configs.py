@@ -1,0 +1,62 @@
+"""Configurations: what one means, and a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument, Verbs
+from benchmark.benchmarks import BENCHMARKS
+from benchmark.checkout import CONFIGS
+from benchmark.config import ConfigError, describe, resolve
+from benchmark.hardware import GPUS
+from harness.arguments import BENCHMARK_OPTION, CONFIG_FILE
+
+
+@click.command(context_settings=SETTINGS)
+@CONFIG_FILE
+def show(file: Path | None) -> None:
+    """Print the configuration of FILE, or of the environment: each value, where it came from, and what follows.
+
+    \b
+    llama31 show config_DGX.sh
+    """
+    click.echo(describe(resolve(file)))
+
+
+@click.group(cls=Verbs, context_settings=SETTINGS)
+def config() -> None:
+    """Write the config of a system."""
+
+
+@config.command("new")
+@click.option("--gpu", required=True, type=click.Choice(list(GPUS)))
+@click.option("--nodes", required=True, type=click.IntRange(1))
+@BENCHMARK_OPTION
+@click.option(
+    "--global-batch-size",
+    type=click.IntRange(1),
+    help="The nearest possible one is taken; the smallest that the reference's convergence is known at if not given.",
+)
+@click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
+@click.option(
+    "--out",
+    default=CONFIGS,
+    type=PathArgument(file_okay=False, exists=True),
+    help="Its folder; the checkout's configs/ if not given.",
+)
+def new(gpu: str, nodes: int, benchmark: str, global_batch_size: int | None, system: str | None, out: Path) -> None:
+    """Write the config of a run on NODES nodes, with the constraints solved, memory among them.
+
+    \b
+    llama31 config new --gpu H200 --nodes 96
+    """
+    from harness.config_file import write_config
+    from harness.plan.config_new import new_config, variables
+
+    if system is not None and "/" in system:
+        raise ConfigError([f"--system {system}: expected the first part of a file's name, without a slash"])
+    made = new_config(gpu, nodes, benchmark=BENCHMARKS[benchmark], global_batch_size=global_batch_size)
+    comment = f"{made.job.gpus} {gpu}: a draft that nobody has run, planned at {made.pace.step:.2f} s a step."
+    click.echo(write_config(out, system or GPUS[gpu].system, variables(made), comment))

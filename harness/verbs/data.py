@@ -1,0 +1,206 @@
+"""llama31 data: make, index and look at datasets.
+
+Exit status: 0 done, 1 a check failed, 2 wrong usage or data that cannot be read.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument, Said, Verbs
+from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
+from harness.arguments import BENCHMARK_OPTION
+from reference_impl.data.published import PUBLISHED
+from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
+
+_folder = click.argument("folder", type=PathArgument())
+_existing = PathArgument(exists=True)
+_tokenizer = click.option("--tokenizer", type=_existing, help="Tokenizer file; the benchmark's own if not given.")
+_dataset = click.Choice([name for name, published in PUBLISHED.items() if published.benchmark])
+_expect = click.option("--expect", type=click.Choice(list(PUBLISHED)), help="What FOLDER is to hold, as published.")
+
+
+class _DataVerbs(Verbs):
+    """What cannot be read or written of a dataset is said like what is wrong with it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Said([str(error)]) from None
+
+
+@click.group(cls=_DataVerbs, context_settings=SETTINGS)
+def data() -> None:
+    """Datasets: from C4's shards to one that is verified and indexed."""
+
+
+@data.command()
+@_folder
+@click.option("--c4", type=_existing, help="Folder of C4's c4-*.json.gz; the built-in corpus if not given.")
+@BENCHMARK_OPTION
+@_tokenizer
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as cores if not given.")
+@click.option("--skip-faulty", is_flag=True, help="Leave faulty lines out, counted, instead of refusing the shard.")
+def prepare(
+    folder: Path, c4: Path | None, benchmark: str, tokenizer: Path | None, workers: int | None, skip_faulty: bool
+) -> None:
+    """Tokenise a corpus into the dataset FOLDER, which appears when it is complete.
+
+    Started again after it was killed, it goes on where it was, and ends with the same bytes.
+
+    \b
+    llama31 data prepare /data/llama31_405b --c4 /data/c4/en
+    llama31 data prepare /data/tiny
+    """
+    from reference_impl.data.prepare import built_in, dataset
+    from reference_impl.data.prepare import c4 as shards
+    from reference_impl.files.checksum import cores
+    from reference_impl.files.progress import progress
+
+    path = tokenizer or benchmark_tokenizer((LLAMA31_TINY if c4 is None else BENCHMARKS[benchmark]).tokenizer)
+    plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
+    with progress("prepare", plan.size) as advance:
+        counts = dataset.prepare(folder, plan, workers=workers or cores(), skip_faulty=skip_faulty, advance=advance)
+    click.echo("\n".join(dataset.report(counts)))
+
+
+@data.command()
+@click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
+def index(file: Path | None) -> None:
+    """Build the shuffled index of the run that the config FILE, or the environment, describes; for each of its seeds.
+
+    It goes to NPY_INDEX_DIR, where the run finds it if nothing that it depends on has changed: data, tokenizer, seed,
+    number of sequences.
+
+    \b
+    SEED=7 DATADIR=/data/c4 NPY_INDEX_DIR=/data/index MAX_STEPS=500 \\
+        llama31 data index configs/config_DGXH100_64x8x288xtp8pp8cp2.sh
+    """
+    from benchmark.config import resolve
+
+    config = resolve(file).config
+    from reference_impl.quiet import quieten_libraries
+
+    # Before they are imported.
+    quieten_libraries()
+    from reference_impl.data.read.index import prebuild
+
+    for line in prebuild(config):
+        click.echo(line)
+
+
+@data.command()
+@_folder
+@click.option("--expect", type=_dataset, help="What FOLDER is to hold, as published.")
+@_tokenizer
+@click.option("--samples", default=2, show_default=True, type=click.IntRange(0), help="Documents to decode, a pair.")
+def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: int) -> None:
+    """Show what the dataset FOLDER holds: documents, tokens, sequences, and how some documents start.
+
+    Exit status: 0 as expected, 1 other counts or another type.
+
+    \b
+    llama31 data inspect /data/c4 --expect llama31_405b
+    """
+    from reference_impl.data import inspect as inspection
+
+    row = BENCHMARKS[expect] if expect else DEFAULT
+    length = row.rules[-1].sequence_length
+    sizes = PUBLISHED[expect].sizes if expect else {}
+    opened = Tokenizer(tokenizer or benchmark_tokenizer(row.tokenizer))
+    found = [
+        inspection.contents(folder, prefix, opened, sequence_length=length, samples=samples)
+        for prefix in inspection.prefixes(folder)
+    ]
+    click.echo(inspection.text(found, length))
+    faults = list(inspection.faults(found, sizes, opened))
+    for fault in faults:
+        click.echo(fault)
+    if faults:
+        sys.exit(1)
+
+
+@data.command()
+@click.argument("source")
+@_folder
+@_expect
+@click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
+@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds without a byte.")
+@click.option("--headers", type=click.File(), help="File of HTTP headers for SOURCE's host: a service token, say.")
+def download(
+    source: str, folder: Path, expect: str | None, connections: int, timeout: float, headers: TextIO | None
+) -> None:
+    """Fetch the files that SOURCE lists into FOLDER, and check them on the way.
+
+    SOURCE is a published set by name, an address that ends in .uri, or a base URL or folder with manifest.json. A
+    download that ended early goes on where it was; what is there and right is not fetched again.
+
+    \b
+    llama31 data download llama31_405b /data/c4
+    llama31 data download llama31_405b-tokenizer /data/tokenizer
+    llama31 data download https://mirror/405b /data/405b --expect llama31_405b-checkpoint
+    llama31 data download /mnt/mirror/c4 /local/c4
+    """
+    from reference_impl.data.fetch.download import Settings, download_set
+    from reference_impl.data.fetch.listing import listing, parse_headers
+    from reference_impl.data.fetch.sources import Patience
+    from reference_impl.files.progress import progress, size
+
+    published = PUBLISHED.get(expect or source)
+    location = PUBLISHED[source].address if source in PUBLISHED else source
+    settings = Settings(connections=connections, patience=Patience(notice=partial(click.echo, err=True)))
+    listed = listing(
+        location,
+        published=published,
+        headers=parse_headers(headers),
+        timeout_s=timeout,
+        patience=settings.patience,
+    )
+    manifest = download_set(listed, folder, published, settings, progress)
+    click.echo(f"{folder}: {len(manifest.files)} files, {size(manifest.total_bytes)}, {listed.promise}")
+
+
+@data.command()
+@_folder
+@_expect
+@click.option("--quick", is_flag=True, help="Compare sizes, and leave the bytes unread.")
+@click.option("--init", is_flag=True, help="Make the manifest of a copy that is known to be good.")
+@click.option("--repair", is_flag=True, help="First give misspelt and nested files of MLCommons' bucket their names.")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Files read at a time; as many as cores if not given.")
+def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bool, jobs: int | None) -> None:
+    """Compare every file of FOLDER with its manifest; every difference is listed.
+
+    Exit status: 0 all is as it should be, 1 something is missing, different or not expected.
+
+    \b
+    llama31 data verify /data/c4
+    llama31 data verify --quick --expect llama31_405b /data/c4
+    llama31 data verify --init --expect llama31_405b /data/c4
+    """
+    from reference_impl.data import verify as folders
+    from reference_impl.files.progress import progress, size
+
+    published = PUBLISHED[expect] if expect else None
+    if init and quick:
+        raise click.UsageError("--init reads every byte; --quick cannot go with it")
+    for line in folders.repair(folder) if repair else ():
+        click.echo(line)
+    if init:
+        manifest = folders.initialise(folder, published, progress)
+        click.echo(f"{folder}: {len(manifest.files)} files, {size(manifest.total_bytes)}, described in manifest.json")
+        return
+    verdict = folders.compare(folder, published, quick=quick, jobs=jobs, show=progress)
+    for fault in verdict.faults:
+        click.echo(fault)
+    if verdict.faults:
+        click.echo(f"{folder}: {len(verdict.faults)} faults", err=True)
+        sys.exit(1)
+    click.echo(f"{folder}: {verdict.summary}")

@@ -1,0 +1,98 @@
+"""Results: to look at while they are made and afterwards, and to submit."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument
+from benchmark.refusal import Refused
+from compliance import formats
+from compliance.check import Report
+from harness.arguments import PATHS, RULESET
+from harness.verbs.runs import require_checkout
+
+_FOLDER = PathArgument(exists=True, file_okay=False)
+
+
+@click.command(context_settings=SETTINGS)
+@PATHS
+@RULESET
+@click.option("-o", "--out", type=PathArgument(), help="Write it here; to the terminal if not given.")
+@click.option("--md", "form", flag_value="md", help="Markdown, for a pull request, instead of HTML.")
+@click.option("--csv", "form", flag_value="csv", help="A line for each run, instead of HTML.")
+@click.option("--published", "folder", type=_FOLDER, help="Compare with the results below this folder.")
+def report(
+    paths: tuple[Path, ...], ruleset: str | None, out: Path | None, form: str | None, folder: Path | None
+) -> None:
+    """Write a page with verdicts, scores, curves and speed of one result or of several.
+
+    \b
+    llama31 report results/logs/tiny/20261123T143742Z -o report.html
+    """
+    from report.write import render
+
+    try:
+        text = render(paths, form or "html", ruleset=ruleset, published=folder)
+        if out is None:
+            click.echo(text, nl=False)
+        else:
+            out.write_text(text, encoding="utf-8", newline="")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refused(formats.printable(str(error))) from None
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("log", type=PathArgument(dir_okay=False))
+@RULESET
+@click.option("--once", is_flag=True, help="Show where it stands, and end.")
+@click.pass_context
+def watch(context: click.Context, log: Path, ruleset: str | None, once: bool) -> None:
+    """Follow a LOG as it grows: losses, time to the target, convergence; exit 1 if a rule is broken.
+
+    \b
+    llama31 watch results/logs/tiny/20261123T143742Z/result_0.txt
+    """
+    from report.follow import watch_log
+
+    try:
+        fine = watch_log(log, ruleset, once=once)
+    except KeyboardInterrupt:
+        context.exit(128 + signal.SIGINT)
+    context.exit(int(not fine))
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("folders", nargs=-1, required=True, type=_FOLDER, metavar="RUNS_DIR...")
+@click.option("--out", required=True, type=PathArgument(), help="The submission becomes OUT/<submitter>.")
+@click.option("--system-yaml", required=True, type=PathArgument(exists=True, dir_okay=False))
+@click.option("--submitter", help="The submission_org of the runs if not given.")
+@click.pass_context
+def package(
+    context: click.Context, folders: tuple[Path, ...], out: Path, system_yaml: Path, submitter: str | None
+) -> None:
+    """Choose the runs that count and write the tree of a submission; exit 1, and none, if a check refuses it.
+
+    SYSTEM_YAML holds what no machine knows of the system.
+
+    \b
+    llama31 package results/logs/DGXH100 --out submission --system-yaml dgxh100.yaml
+    """
+    require_checkout("package")
+    from compliance.package.build import build
+    from compliance.package.runs import NotPackageable
+    from harness.text import submission_lines
+
+    try:
+        submission = build(folders, out, system_yaml, submitter=submitter)
+    except NotPackageable as error:
+        click.echo("".join(f"error: {formats.printable(fault)}\n" for fault in error.faults), err=True, nl=False)
+        context.exit(1)
+    found = Report(logs=(str(submission.path),), findings=submission.findings, unreadable=False)
+    lines = formats.printable("\n".join(submission_lines(submission)))
+    click.echo(f"{formats.text(found, 'submission')}\n{lines}")
+    context.exit(int(not submission.passed))

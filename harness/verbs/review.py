@@ -1,0 +1,119 @@
+"""Judging: a configuration before it runs, and results of anybody."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument
+from compliance import formats
+from compliance.check import Report, find_logs, open_result
+from compliance.checks.results import Result
+from harness.arguments import AS_JSON, PATHS, RULESET, STEP_SECONDS
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
+@click.option("--step-seconds", type=STEP_SECONDS, help="To judge WALLTIME by.")
+@AS_JSON
+@click.pass_context
+def preflight(context: click.Context, file: Path | None, step_seconds: float | None, as_json: bool) -> None:
+    """Check the configuration of FILE, or of the environment, before it runs; exit 1 if its logs would break a rule.
+
+    \b
+    llama31 preflight config_DGX.sh --step-seconds 12
+    """
+    from harness.preflight import check_plan, make_plan
+
+    plan = make_plan(file, step_seconds=step_seconds)
+    report = Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
+    click.echo(formats.as_json(report) if as_json else formats.text(report, "configuration"))
+    context.exit(int(not report.passed))
+
+
+@click.command(context_settings=SETTINGS)
+@PATHS
+@RULESET
+@AS_JSON
+def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
+    """Minutes from run_start to run_stop; of a full set of runs the olympic mean, raw and normalised.
+
+    \b
+    llama31 score results/logs/tiny/20261123T143742Z
+    """
+    from compliance.convergence.score import score as score_of
+    from harness.text import score_lines
+
+    scores = [score_of(result) for result in _results(paths, ruleset)]
+    document = {"format": formats.JSON_FORMAT, "results": [dataclasses.asdict(result) for result in scores]}
+    _show(document, [line for result in scores for line in score_lines(result)], as_json=as_json)
+
+
+@click.command(context_settings=SETTINGS)
+@PATHS
+@RULESET
+@AS_JSON
+@click.pass_context
+def rcp(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
+    """Convergence against the reference; exit 1 if a result is beyond the policy's limit or the official tool's.
+
+    \b
+    llama31 rcp results/
+    """
+    from compliance.convergence.rcp import compare
+    from harness.text import convergence_lines
+
+    found = [compare(result) for result in _results(paths, ruleset)]
+    document = {
+        "format": formats.JSON_FORMAT,
+        "results": [{**dataclasses.asdict(convergence), "passed": convergence.passed} for convergence in found],
+    }
+    _show(document, [line for convergence in found for line in convergence_lines(convergence)], as_json=as_json)
+    context.exit(int(not all(convergence.passed for convergence in found)))
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("path", type=PathArgument())
+@RULESET
+@AS_JSON
+@click.pass_context
+def official(context: click.Context, path: Path, ruleset: str | None, as_json: bool) -> None:
+    """Ask the official mlperf_logging tools, on a copy; exit 1 if one does not accept.
+
+    PATH is a log, a directory of runs, or a submitter's tree.
+
+    \b
+    llama31 official results/logs/tiny/20261123T143742Z
+    """
+    from compliance.official import judge
+    from harness.text import official_lines
+
+    verdicts = judge(path, ruleset)
+    document = {"format": formats.JSON_FORMAT, "passed": verdicts.passed, **dataclasses.asdict(verdicts)}
+    report = Report(logs=(str(path),), findings=verdicts.findings, unreadable=False)
+    _show(document, [*official_lines(verdicts), formats.text(report, "path")], as_json=as_json)
+    context.exit(int(not verdicts.passed))
+
+
+@click.command(context_settings=SETTINGS)
+def rules() -> None:
+    """Print every rule in words, as docs/rules.md has them.
+
+    \b
+    llama31 rules > docs/rules.md
+    """
+    from harness.rules_page import rules_page
+
+    click.echo(rules_page(), nl=False)
+
+
+def _results(paths: tuple[Path, ...], ruleset: str | None) -> list[Result]:
+    return [open_result(group, ruleset) for group in find_logs(paths)]
+
+
+def _show(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    click.echo(json.dumps(document, indent=2) if as_json else formats.printable("\n".join(lines)))

@@ -1,0 +1,76 @@
+"""Runs: real ones on this machine or in a job, and rehearsed ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument
+from benchmark.checkout import IS_CHECKOUT
+from benchmark.config import describe, resolve
+from benchmark.refusal import Refused
+from harness.arguments import CONFIG_FILE, STEP_SECONDS
+
+
+def require_checkout(verb: str) -> None:
+    """Refuse a verb that needs the repository's scripts beside the packages."""
+    if not IS_CHECKOUT:
+        raise Refused(f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh installs the trainer, too")
+
+
+@click.command(context_settings=SETTINGS)
+@CONFIG_FILE
+def run(file: Path | None) -> None:
+    """Run the configuration of FILE, or of the environment, NEXP times on this machine, and check the results.
+
+    Exit status: 0 a valid result, 1 not, 75 to be continued, 128 + n stopped by signal n.
+
+    \b
+    llama31 run config_tiny.sh
+    NEXP=3 SEED_BASE=7 llama31 run config_tiny.sh
+    """
+    require_checkout("run")
+    from harness.launch.experiments import run_experiments
+    from harness.launch.local import Local
+
+    resolved = resolve(file)
+    sys.exit(run_experiments(resolved, Local(resolved.config)))
+
+
+@click.command(context_settings=SETTINGS)
+@click.option("--id", "number", required=True, metavar="$SLURM_JOB_ID")
+@click.option("--nodes", "node_list", required=True, metavar="$SLURM_JOB_NODELIST")
+@click.option("--restarts", type=int, default=0, metavar="$SLURM_RESTART_COUNT")
+def job(number: str, node_list: str, restarts: int) -> None:
+    """Run the configuration of the environment NEXP times on the nodes of this Slurm job: what run.sub calls.
+
+    Exit status: as `llama31 run`.
+
+    \b
+    source configs/config_<SYSTEM>.sh && sbatch -N "$DGXNNODES" -t "$WALLTIME" run.sub
+    """
+    require_checkout("job")
+    from harness.launch.experiments import run_experiments
+    from harness.launch.slurm import Job, Slurm
+
+    resolved = resolve(None)
+    click.echo(describe(resolved))
+    sys.exit(run_experiments(resolved, Slurm(resolved.config, Job.find(number, node_list, restarts))))
+
+
+@click.command(context_settings=SETTINGS)
+@CONFIG_FILE
+@click.option("--out", type=PathArgument(), help="Folder for the logs, instead of LOGDIR/<DGXSYSTEM>/<time>.")
+@click.option("--step-seconds", type=STEP_SECONDS, help="What a step is said to take.")
+def simulate(file: Path | None, out: Path | None, step_seconds: float | None) -> None:
+    """Rehearse the configuration of FILE, or of the environment: the real loop in virtual time, training nothing.
+
+    \b
+    llama31 simulate config_DGX.sh --step-seconds 12
+    NEXP=3 llama31 simulate config_DGX.sh --out rehearsal
+    """
+    from harness.simulate import Pace, rehearse
+
+    sys.exit(rehearse(resolve(file), out, Pace() if step_seconds is None else Pace(step=step_seconds)))

@@ -1,0 +1,70 @@
+"""What a set of runs was: its checks, its score, its report, and the lines that end a launch and a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from benchmark.config import RunConfig
+from compliance.check import check_paths, find_logs, open_result
+from compliance.convergence.score import score
+from compliance.formats import printable, text
+from harness.text import score_lines
+
+
+def conclude(config: RunConfig, folder: Path, statuses: Sequence[int], causes: Sequence[str] = ()) -> int:
+    """Check what was written, say where it is, and return the exit status.
+
+    Only runs that did not succeed and checks that refuse them make a FAIL: a score or a report that cannot be made is
+    said, and leaves the verdict as it is.
+
+    Args:
+        statuses: how each run ended, as a shell has it; 128 + n for signal n.
+        causes: what is known of those that did not succeed.
+    """
+    notes: list[str] = []
+    if not any(folder.glob("result_*.txt")):
+        refused = "no run has left a log"
+    else:
+        refused = _check(config, folder)
+        notes += _attempt("score", lambda: _print_score(folder))
+        notes += _attempt("report", lambda: _write_report(config, folder))
+    causes = [*causes, refused] if refused else causes
+    worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in statuses))
+    click.echo("".join(f"cause     {cause}\n" for cause in causes), nl=False)
+    click.echo("".join(f"{note}\n" for note in notes), nl=False)
+    click.echo(f"results   {folder}")
+    click.echo(f"verdict   {'PASS' if worst == 0 else 'FAIL'}")
+    return worst
+
+
+def _check(config: RunConfig, folder: Path) -> str:
+    """Print what the checks find; why they refuse the logs, empty if they do not."""
+    try:
+        report = check_paths([folder], config.rules.ruleset)
+    except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
+        return f"compliance check crashed: {type(error).__name__}: {error}"
+    click.echo(text(report))
+    return "" if report.passed else "compliance check refuses the logs, see above"
+
+
+def _attempt(what: str, make: Callable[[], None]) -> Iterator[str]:
+    """Make it; a line that says why it could not be made."""
+    try:
+        make()
+    except Exception as error:  # noqa: BLE001 - whatever it was, the runs are as good as they were
+        yield f"{what:9} not made: {type(error).__name__}: {error}"
+
+
+def _print_score(folder: Path) -> None:
+    for group in find_logs([folder]):
+        click.echo(printable("\n".join(score_lines(score(open_result(group))))))
+
+
+def _write_report(config: RunConfig, folder: Path) -> None:
+    from report.write import render
+
+    page = render([folder], "html", ruleset=config.rules.ruleset)
+    (folder / "report.html").write_text(page, encoding="utf-8", newline="")

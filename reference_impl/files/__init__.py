@@ -1,0 +1,1 @@
+"""Files that are described by a manifest: checksums, comparison, progress."""

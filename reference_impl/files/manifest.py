@@ -1,0 +1,320 @@
+"""What a folder holds: the size and checksum of every file below it; of a dataset, also which of them are for what.
+
+`manifest.json` stands in the folder. It is written by what makes or downloads the files, or by `verify --init` from a
+copy that is known to be good, and compared before each run: training on the wrong bytes costs more than reading a page.
+`FolderManifest` fits any folder (a tokenizer, a checkpoint), `Manifest` a dataset. Names in a manifest are somebody
+else's input: none of them can leave the folder. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from stat import S_ISREG
+from threading import Event
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.files import write_at_once
+from benchmark.refusal import Refused
+from reference_impl.files.checksum import Advance, Algorithm, digest, in_parallel, silent, until
+from reference_impl.tokenizer import Tokenizer
+
+FILE_NAME = "manifest.json"
+
+
+class DataError(Refused):
+    """Data that must not be trained on, or cannot be had; the message lists every fault."""
+
+
+def checked_name(name: str) -> str:
+    """The name of a file below a folder, as a manifest may hold it: relative, without `..`, printable.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = name.split("/")
+    if not name.isprintable() or "\\" in name or any(part in {"", ".", ".."} for part in parts):
+        raise ValueError(f"{name!r} is no path below a folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(checked_name)]
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int = Field(ge=0)
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    """Of files that came with MLCommons' lists, which hold nothing else."""
+
+    @property
+    def checksum(self) -> tuple[Algorithm, str] | None:
+        """The one to compare: SHA-256 where there is one; None where only the size is known."""
+        if self.sha256 is not None:
+            return "sha256", self.sha256
+        return None if self.md5 is None else ("md5", self.md5)
+
+
+class FolderManifest(BaseModel):
+    """Every file below a folder but the manifest itself, hidden ones too."""
+
+    # Other fields say what the files are for, which is for those to read who use them.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    files: dict[FileName, FileEntry]
+    """By path relative to the folder."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json whole, or leave what is there.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = folder / FILE_NAME
+        try:
+            write_at_once(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The manifest of a folder.
+
+        Raises:
+            DataError: it is missing or malformed.
+        """
+        return cls.parse(cls.read(folder), str(folder / FILE_NAME))
+
+    @classmethod
+    def read(cls, folder: Path) -> bytes:
+        """The manifest of a folder as it is written.
+
+        Raises:
+            DataError: it is missing.
+        """
+        path = folder / FILE_NAME
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; {cls._advice(folder)}") from None
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+
+    @classmethod
+    def parse(cls, text: bytes, origin: str) -> Self:
+        """The manifest that `text` holds; errors name its `origin`.
+
+        Raises:
+            DataError: it is none.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise DataError(f"{origin} is no manifest: {error}") from None
+
+    @classmethod
+    def _advice(cls, folder: Path) -> str:
+        return f"llama31 data verify --init {folder} makes it from a copy that is known to be good"
+
+
+class Part(BaseModel):
+    """One `.bin`/`.idx` pair of the training blend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: FileName
+    """Path inside the folder, without the suffix."""
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    """Share of the blend."""
+
+
+class Manifest(FolderManifest):
+    """A dataset: which files are for training and which for validation, and the tokenizer that made them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus: str
+    """Where the text is from, for people."""
+    tokenizer_sha256: str | None = None
+    """None where nobody says it."""
+    vocabulary: int
+    train: tuple[Part, ...]
+    validation: FileName
+    """Prefix of the validation pair."""
+
+    @property
+    def prefixes(self) -> list[str]:
+        return [*(part.prefix for part in self.train), self.validation]
+
+    @classmethod
+    def _advice(cls, folder: Path) -> str:  # noqa: ARG003
+        return f"a dataset folder holds .bin, .idx and {FILE_NAME}"
+
+
+def load(folder: Path) -> Manifest:
+    """The manifest of a dataset folder.
+
+    Raises:
+        DataError: it is missing or malformed.
+    """
+    return Manifest.load(folder)
+
+
+def load_any(folder: Path) -> FolderManifest:
+    """The manifest of any folder, a `Manifest` if it is a dataset's.
+
+    Raises:
+        DataError: it is missing or malformed.
+    """
+    return parse_any(FolderManifest.read(folder), str(folder / FILE_NAME))
+
+
+def parse_any(text: bytes, origin: str) -> FolderManifest:
+    """The manifest that `text` holds, a `Manifest` if it is a dataset's.
+
+    Raises:
+        DataError: it is none.
+    """
+    manifest = FolderManifest.parse(text, origin)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError:
+        return manifest
+
+
+def dataset_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
+    """What is wrong with a dataset besides its bytes: pairs that it does not list, a tokenizer that did not make it."""
+    for name in (f"{prefix}.{suffix}" for prefix in manifest.prefixes for suffix in ("bin", "idx")):
+        if name not in manifest.files:
+            yield f"{folder / FILE_NAME} uses {name} but does not list it under files"
+    if tokenizer.vocab_size != manifest.vocabulary:
+        yield (
+            f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} pieces, the data in {folder} was made with "
+            f"{manifest.vocabulary}"
+        )
+    elif manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
+        yield (
+            f"tokenizer {tokenizer.path} has sha256 {tokenizer.sha256}, the data in {folder} was made with "
+            f"{manifest.tokenizer_sha256}"
+        )
+
+
+def file_faults(
+    folder: Path,
+    files: Mapping[str, FileEntry],
+    *,
+    quick: bool = False,
+    jobs: int | None = None,
+    advance: Advance = silent,
+) -> list[str]:
+    """One line for each file that is missing, has another size or, unless `quick`, other bytes.
+
+    Files are read on `jobs` threads, as many as cores if None, the largest first. `advance` counts the bytes of every
+    file, read or not.
+    """
+
+    stop = Event()
+    counted = until(stop, advance)
+
+    def fault(name: str) -> str | None:
+        return _file_fault(folder / name, files[name], quick=quick, advance=counted)
+
+    largest_first = sorted(files, key=lambda name: -files[name].bytes)
+    found = dict(zip(largest_first, in_parallel(fault, largest_first, jobs, stop), strict=True))
+    return [text for name in files if (text := found[name]) is not None]
+
+
+def _file_fault(path: Path, entry: FileEntry, *, quick: bool, advance: Advance) -> str | None:
+    fault = size_fault(path, entry.bytes)
+    if fault is not None or quick or entry.checksum is None:
+        return fault
+    algorithm, expected = entry.checksum
+    try:
+        found = digest(path, algorithm, advance)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None if found == expected else f"{path} has {algorithm} {found}, expected {expected}"
+
+
+def size_fault(path: Path, expected: int | None) -> str | None:
+    """What is wrong with a file by its size; None if nothing, whatever its size where none is expected."""
+    wanted = "" if expected is None else f", expected {expected} bytes"
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{path}: {error.strerror}{wanted}"
+    if not S_ISREG(status.st_mode):
+        return f"{path} is no file{wanted}"
+    return f"{path} has {status.st_size} bytes, expected {expected}" if expected not in (None, status.st_size) else None
+
+
+def unexpected_files(folder: Path, files: Mapping[str, object]) -> list[str]:
+    """One line for each file below the folder that `files` does not name, and for each folder that cannot be read."""
+    faults: list[str] = []
+    names = _names_below(folder, lambda error: faults.append(f"{_shown(Path(error.filename))}: {error.strerror}"))
+    return sorted(faults) + [f"{_shown(folder / name)} is not expected" for name in names if name not in files]
+
+
+def _shown(path: Path) -> str:
+    """A path that anybody may have named, as a terminal can show it."""
+    return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
+
+
+def files_below(folder: Path) -> list[str]:
+    """Relative paths of all files below a folder but its manifest, done or half written, hidden ones too, sorted.
+
+    A link to a file is a file. A link to a folder is listed and not entered: no manifest vouches for what is behind it.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+
+    return _names_below(folder, refuse)
+
+
+def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[str]:
+    """See `files_below`; told of each folder that cannot be read."""
+    names: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        here = Path(place)
+        links = [name for name in folders if (here / name).is_symlink()]
+        names += [(here / name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return sorted(name for name in names if name not in {FILE_NAME, f"{FILE_NAME}.new"})
+
+
+def describe_files(folder: Path, names: Sequence[str], advance: Advance = silent) -> dict[str, FileEntry]:
+    """Entries of files as they are now.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    stop = Event()
+    described = in_parallel(partial(_describe, folder, until(stop, advance)), names, stop=stop)
+    return dict(zip(names, described, strict=True))
+
+
+def _describe(folder: Path, advance: Advance, name: str) -> FileEntry:
+    path = folder / name
+    try:
+        return FileEntry(bytes=path.stat().st_size, sha256=digest(path, advance=advance))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,96 @@
+"""How far work on many bytes is: a bar with rate and time left on a terminal, elsewhere a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+from typing import TextIO
+
+from reference_impl.files.checksum import Advance, silent
+
+Show = Callable[[str, int], AbstractContextManager[Advance]]
+"""Shows how far work on so many bytes is, until the block ends: `progress`, or `unseen`."""
+
+LINE_EVERY_S = 10.0
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:
+    """A Show that shows nothing."""
+    return nullcontext(silent)
+
+
+@contextmanager
+def progress(what: str, total: int, *, done: int = 0, stream: TextIO | None = None) -> Iterator[Advance]:
+    """Shows how many of `total` bytes are done, on standard error if no stream is given, until the block ends.
+
+    Args:
+        done: bytes that an earlier call did, which count in no rate.
+    """
+    stream = stream or sys.stderr
+    if stream.isatty():
+        with _bar(what, total, done, stream) as advance:
+            yield advance
+    else:
+        yield Lines(what, total, done, stream).advance
+
+
+@contextmanager
+def _bar(what: str, total: int, done: int, stream: TextIO) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    # The average over a minute: connections come and go.
+    with Progress(*columns, TimeRemainingColumn(), console=Console(file=stream), speed_estimate_period=60.0) as display:
+        task = display.add_task(what, total=total, completed=done)
+        yield lambda count: display.advance(task, count)
+
+
+class Lines:
+    """A line every LINE_EVERY_S: `download  12.3 GB of 97.5 GB  12.6 %  410 MB/s  0:03:27 left`."""
+
+    def __init__(self, what: str, total: int, done: int, stream: TextIO) -> None:
+        self._what, self._total, self._stream = what, total, stream
+        self._before = self._done = done
+        self._start = self._last = time.monotonic()
+        self._lock = Lock()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._last < LINE_EVERY_S:
+                return
+            self._last = now
+            self._stream.write(
+                describe(self._what, self._done, self._total, self._done - self._before, now - self._start) + "\n"
+            )
+            self._stream.flush()
+
+
+def describe(what: str, done: int, total: int, worked: int, seconds: float) -> str:
+    """One line; `worked` bytes of the `done` ones took `seconds`."""
+    rate = worked / seconds
+    share = 100 * done / total if total else 100.0
+    left = f"{duration((total - done) / rate)} left" if rate > 0 else "stalled"
+    return f"{what}  {size(done)} of {size(total)}  {share:.1f} %  {size(rate)}/s  {left}"
+
+
+def size(count: float) -> str:
+    """Bytes for people, decimal as disks and networks are sold: 97.5 GB."""
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 or count >= 100 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,169 @@
+"""Where a run is going: when it will reach the target, and what its convergence will do to the score.
+
+Read off a log that may not have ended. The numbers of the reference are benchmark.convergence's; those of the
+run are what it has logged so far. All lengths are in sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from benchmark.convergence import accepted_from, find_record, mean_samples
+from benchmark.rules import Rules
+from compliance.checks.rule import Absent
+from compliance.convergence.olympic import olympic_mean
+from compliance.run import Run
+from report.facts import RunFacts
+from report.series import LARGEST
+
+RECENT = 256
+"""Steps of which the mean is how long the next ones will take."""
+
+FORWARD = 1 / 3
+"""Of a step's time, what its forward pass takes: a guess for evaluations, used until the first one is over.
+
+Of the published v5.1 runs, the first evaluation took 0.97 to 1.20 times what it says.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """When a run is expected to reach the target."""
+
+    samples: int
+    """The evaluation that is expected to reach it."""
+    by: str
+    """What says so."""
+    minutes: float
+    """From run_start."""
+    remaining: float
+    """Seconds from the last event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """What the score of a result would be multiplied by, and how far it is from being refused."""
+
+    samples: int
+    """To the target, of this run."""
+    runs: int
+    """Of which the mean is taken: this one and those of the result that are over."""
+    factor: float
+    minimum: float
+    """The smallest mean that the policy accepts."""
+    mean: float
+
+    @property
+    def margin(self) -> float:
+        return self.mean - self.minimum
+
+
+def trained(run: Run) -> int:
+    """Sequences trained on so far; raises Absent for a number that cannot be computed with."""
+    last = deque(run.log.steps, maxlen=1)
+    steps = last[0].samples if last and math.isfinite(last[0].samples) else 0.0
+    samples = max(int(steps), run.evaluations[-1].position if run.evaluations else 0)
+    if samples > LARGEST:
+        raise Absent("samples_count")
+    return samples
+
+
+def next_evaluation(run: Run) -> int:
+    """After how many sequences the next evaluation is, or the one that is under way.
+
+    Raises:
+        Absent: the log does not say what run it is.
+    """
+    done = [one.position for one in run.evaluations if one.log_perplexity is not None]
+    return _evaluation_from(run, max(trained(run), done[-1] + 1 if done else 0))
+
+
+def _evaluation_from(run: Run, samples: float) -> int:
+    """The first scheduled evaluation after `samples` sequences or more."""
+    if run.global_batch_size > LARGEST:
+        raise Absent("global_batch_size")
+    return run.schedule.evaluation_from(samples)
+
+
+def expected(run: Run) -> tuple[int, str]:
+    """The evaluation that is expected to reach the target, and by what.
+
+    By the reference's mean, unless the last two evaluations say otherwise: a loss falls ever more slowly, so that the
+    line through them meets the target too early if anything. Where it does so before the next evaluation, that one is
+    it; where it does so after the reference's mean, the mean is no longer to be had.
+
+    Raises:
+        Absent: the log does not say what run it is, or its rules have no reference.
+    """
+    rules, size, coming = run.rules, run.global_batch_size, next_evaluation(run)
+    crossing = _crossing(run, rules.target_log_perplexity)
+    record = find_record(rules, size)[1]
+    mean = mean_samples(rules, size) if record is None else record.mean
+    if crossing is not None and (crossing <= coming or mean is None or crossing > mean):
+        return _evaluation_from(run, max(crossing, coming)), "its last evaluations"
+    if mean is None:
+        raise Absent("reference")
+    return _evaluation_from(run, max(mean, coming)), f"the reference's mean of {mean:,.0f}"
+
+
+def _crossing(run: Run, target: float) -> float | None:
+    """Where the line through the last two evaluations meets the target; None where it does not fall."""
+    points = [(one.position, value) for one in run.evaluations[-2:] if (value := one.log_perplexity) is not None]
+    if len(points) < 2:
+        return None
+    (before, above), (last, value) = points
+    fall = (above - value) / (last - before) if last > before else 0.0
+    crossing = last + (value - target) / fall if fall > 0 else math.inf
+    return crossing if crossing <= LARGEST else None
+
+
+def arrival(facts: RunFacts) -> Arrival:
+    """When the run will reach the target, with the evaluations on the way.
+
+    Raises:
+        Absent: the log does not say enough: no run_start, no timed step, no reference.
+    """
+    run, size = facts.run, facts.run.global_batch_size
+    recent = [seconds for _, seconds in facts.step_seconds[-RECENT:]]
+    if not recent:
+        raise Absent("train_step_time")
+    step, (samples, by) = fmean(recent), expected(run)
+    evaluations = 1 + (samples - next_evaluation(run)) // (run.schedule.eval_interval_steps * size)
+    steps = max(0, samples - trained(run)) / size
+    remaining = steps * step + evaluations * evaluation_seconds(facts, step)
+    since = (_last_moment(run) - run.first("run_start").event.time_ms) / 1000
+    return Arrival(samples=samples, by=by, minutes=(since + remaining) / 60, remaining=remaining)
+
+
+def evaluation_seconds(facts: RunFacts, step: float) -> float:
+    """How long an evaluation takes: the median of those that are over, before that a guess from a step's time."""
+    taken = [span.seconds for span in facts.spans if span.kind == "evaluation"]
+    return median(taken) if taken else FORWARD * step * facts.run.rules.eval_sequences / facts.run.global_batch_size
+
+
+def _last_moment(run: Run) -> float:
+    """When what remains began: milliseconds at the last event, or at the start of the evaluation under way."""
+    if run.evaluations and run.evaluations[-1].start is not None and run.evaluations[-1].log_perplexity is None:
+        return run.evaluations[-1].start.event.time_ms
+    return deque(run.log.marks, maxlen=1)[0].time_ms
+
+
+def margin(rules: Rules, size: int, samples: int, others: Sequence[int | None] = ()) -> Margin | None:
+    """What a result is multiplied by whose runs need so many sequences; None without a reference, or without a score.
+
+    Of as many runs as make a result it is the published factor; of fewer, that of a result with their mean.
+
+    Args:
+        others: of the other runs; None for one that missed the target.
+    """
+    record, all_runs = find_record(rules, size)[1], [samples, *others]
+    is_result = len(all_runs) >= rules.runs
+    mean = olympic_mean(all_runs) if is_result else fmean(one for one in all_runs if one is not None)
+    if record is None or not mean:
+        return None
+    minimum = accepted_from(record, rules.runs, rules.convergence_allowance)
+    return Margin(samples=samples, runs=len(all_runs), factor=max(1.0, record.mean / mean), minimum=minimum, mean=mean)

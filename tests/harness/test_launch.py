@@ -1,0 +1,325 @@
+"""The parts of a launch that need no job: where ranks hang, which processors they get, what a set of runs remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from benchmark.clock import SystemClock
+from benchmark.config import ConfigError, resolve
+from benchmark.eventlog import EventLog
+from harness.launch.bind import Topology, choose, read_topology
+from harness.launch.experiments import (
+    Ending,
+    Received,
+    close_log,
+    last_words,
+    run_all,
+    run_once,
+    set_aside,
+    was_cut_off,
+)
+from harness.launch.hang import Place, Silence, explain, stacks_in
+from harness.launch.local import Local
+from harness.launch.node import faults
+from harness.launch.runs import RUNNING, RunSet
+from harness.launch.slurm import Job, Slurm
+from harness.verdict import conclude
+from report.progress import Progress
+from tests.fakes import configured, environment, read_events
+
+CONSOLE = """\
+0: Current thread 0x00007f1 (most recent call first):
+0:   File "/opt/torch/distributed/distributed_c10d.py", line 2501 in all_reduce
+0:   File "/checkout/reference_impl/step.py", line 88 in train_once
+0: what it printed before it answered
+2: Thread 0x00007f9 (most recent call first):
+2:   File "/opt/python/threading.py", line 320 in wait
+2: Current thread 0x00007f2 (most recent call first):
+2:   File "/checkout/reference_impl/data/read/datasets.py", line 40 in training
+srun: error: a line of srun's own
+"""
+
+
+def test_ranks_are_found_where_they_hang() -> None:
+    """Who does not answer comes first, then the rarest place; other threads than the one that trains do not count."""
+    places = stacks_in(CONSOLE) | {3: stacks_in(CONSOLE)[0]}
+    assert explain(places, ["n1", "n2"], 2) == [
+        "rank 1 on n1 does not answer: stopped or gone",
+        "rank 2 on n2 in training (read/datasets.py:40)",
+        "ranks 0 on n1, 3 on n2 in all_reduce (distributed/distributed_c10d.py:2501), "
+        "called from train_once (reference_impl/step.py:88)",
+    ]
+
+
+def test_ten_thousand_ranks_are_one_line() -> None:
+    """Those that wait in the same place are counted."""
+    lines = explain({rank: Place(innermost="wait") for rank in range(8192)}, [f"n{i}" for i in range(1024)], 8)
+    assert len(lines) == 1
+    assert lines[0].endswith("and 8184 more in wait")
+
+
+@pytest.mark.parametrize(("limit", "now", "expected"), [(60, 61, True), (60, 59, False), (0, 1e9, False)])
+def test_silence_has_a_limit(limit: float, now: float, expected: bool) -> None:
+    """Zero is none."""
+    assert Silence(limit=limit, since=0).too_long(now) is expected
+
+
+# Binding.
+
+TWO_SOCKETS = {0: tuple(range(8)), 1: tuple(range(8, 16))}
+
+
+@pytest.mark.parametrize(
+    ("topology", "allowed", "rank", "ranks", "processors", "reason"),
+    [
+        (
+            Topology(nodes=TWO_SOCKETS, gpus=(0, 0, 1, 1)),
+            range(16),
+            3,
+            4,
+            (12, 13, 14, 15),
+            "NUMA node 1, that of GPU 3",
+        ),
+        (Topology(nodes=TWO_SOCKETS, gpus=(1, 0)), range(16), 0, 2, tuple(range(8, 16)), "NUMA node 1, that of GPU 0"),
+        (Topology(nodes=TWO_SOCKETS, gpus=(-1, -1)), range(16), 1, 2, tuple(range(8, 16)), "an even share"),
+        (Topology(nodes=TWO_SOCKETS, gpus=()), range(16), 1, 3, (5, 6, 7, 8, 9), "an even share"),
+        (Topology(nodes=TWO_SOCKETS, gpus=(0, 1)), range(4), 0, 2, (0, 1, 2, 3), "bound already"),
+        (Topology(nodes={}, gpus=()), range(2), 3, 4, (0, 1), "2 processors for 4 ranks: not bound"),
+    ],
+)
+def test_ranks_are_bound_near_their_gpus(
+    topology: Topology, allowed: range, rank: int, ranks: int, processors: tuple[int, ...], reason: str
+) -> None:
+    """Where the topology says so; an even share, or nothing, where it does not, with the reason."""
+    binding = choose(topology, allowed, rank, ranks)
+    assert binding.processors == processors
+    assert binding.reason.startswith(reason)
+
+
+def test_the_topology_is_read_from_sys(tmp_path: Path) -> None:
+    """Two NUMA nodes, and GPUs in the order of their addresses."""
+    for node, processors in ((0, "0-3,8\n"), (1, "4-7\n")):
+        folder = tmp_path / f"devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(processors)
+    for address, node in (("0000:41:00.0", 1), ("0000:01:00.0", 0)):
+        folder = tmp_path / "bus/pci/drivers/nvidia" / address
+        folder.mkdir(parents=True)
+        (folder / "numa_node").write_text(f"{node}\n")
+    assert read_topology(tmp_path) == Topology(nodes={0: (0, 1, 2, 3, 8), 1: (4, 5, 6, 7)}, gpus=(0, 1))
+
+
+def test_this_machine_has_a_topology() -> None:
+    """Whatever it is, the ranks of a node get processors that this process may use."""
+    allowed = sorted(os.sched_getaffinity(0))
+    assert set(choose(read_topology(), allowed, 0, 1).processors) <= set(allowed)
+
+
+# What a node must see.
+
+
+def test_a_node_that_sees_everything_has_no_fault(tmp_path: Path) -> None:
+    """Readable and writable folders, and the token that the job has just made."""
+    token = tmp_path / ".job"
+    token.touch()
+    assert list(faults([tmp_path], [tmp_path], token)) == []
+
+
+def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
+    """A folder that is not there, and a LOGDIR that is another folder than the first node's."""
+    found = list(faults([tmp_path / "data"], [], tmp_path / ".job"))
+    assert found == [
+        f"{tmp_path / 'data'} is not there",
+        f"{tmp_path} (LOGDIR) is not the folder of the first node; all nodes must share it",
+    ]
+
+
+# How a run ended.
+
+
+@pytest.mark.parametrize(
+    ("status", "progress", "said", "expected"),
+    [
+        (0, Progress(started_ms=1, status="success"), "", False),
+        (75, Progress(started_ms=1), "", True),
+        (143, Progress(started_ms=1, status="aborted", reason="target 5.9 not reached"), "", False),
+        (143, Progress(started_ms=1, status="aborted", reason="RuntimeError: x", error="RuntimeError"), "", True),
+        (137, Progress(started_ms=1), "srun: error: n2: task 3: Killed", True),
+        (137, Progress(), "srun: error: n2: task 3: Killed", True),
+        (143, Progress(), "srun: error: n1: task 0: Exited with exit code 2", False),
+        (137, Progress(started_ms=1, status="success"), "srun: error: n2: task 3: Killed", False),
+    ],
+)
+def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
+    status: int, progress: Progress, said: str, expected: bool
+) -> None:
+    """A missed target and a refusal are ends; a killed rank, and whatever fails because of it, is none."""
+    assert was_cut_off(status, progress, said) is expected
+
+
+def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
+    """The others fail or are ended for it; srun may report them before."""
+    console = tmp_path / "console.log"
+    ended = ["srun: error: n1: tasks 0-1: Terminated", "srun: error: n2: task 2: Exited with exit code 1"]
+    console.write_text("\n".join([*ended, "srun: error: n2: task 3: Killed", "srun: Force Terminated"]))
+    assert last_words(console) == "srun: error: n2: task 3: Killed"
+    console.write_text("\n".join(ended))
+    assert last_words(console) == "srun: error: n2: task 2: Exited with exit code 1"
+
+
+def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Path) -> None:
+    """What its log and console say of the processes before is not why these ended, and is left as it was."""
+    console, log = tmp_path / "console_0.log", tmp_path / "result_0.txt"
+    console.write_text("srun: error: n1: task 1: Killed\n")
+    events = EventLog(log, SystemClock())
+    events.start("run_start")
+    events.end("run_stop", status="aborted", reason="RuntimeError: a rank is gone", error="RuntimeError")
+
+    class Refused(Local):
+        def command(self) -> list[str]:
+            return ["bash", "-c", "echo OSError: the address is in use; exit 1"]
+
+    config = configured().for_experiment(seed=1, result_file=log)
+    ending = run_once(config, console, Refused(config), Received())
+
+    assert (ending.status, ending.cause, ending.cut_off) == (1, "OSError: the address is in use", True)
+    before = log.read_text()
+    close_log(log, ending)
+    assert log.read_text() == before
+
+
+def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
+    """run_stop says aborted and why; a log that has one is left alone, and one without a clock."""
+    log = tmp_path / "result_0.txt"
+    ending = Ending(status=137, progress=Progress(started_ms=1, samples=32), cause="killed")
+    close_log(log, ending)
+    stop, samples = read_events(log)
+    assert (stop.key, stop.metadata["status"], stop.metadata["reason"]) == ("run_stop", "aborted", "killed")
+    assert samples.value == 32
+
+    for progress in (Progress(started_ms=1, stopped_ms=2), Progress()):
+        close_log(tmp_path / "other.txt", dataclasses.replace(ending, progress=progress))
+    assert not (tmp_path / "other.txt").exists()
+
+
+def test_a_log_without_a_checkpoint_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    """Nothing that a run has logged is deleted."""
+    log = tmp_path / "result_0.txt"
+    assert set_aside(log) == 0
+    for number, text in enumerate(("first", "second"), start=1):
+        log.write_text(text)
+        assert set_aside(log) == number
+    assert set_aside(log) == 2
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "result_0.txt.lost-1": "first",
+        "result_0.txt.lost-2": "second",
+    }
+
+
+def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What another program of the node listens at is passed over."""
+    config = configured(LOGDIR=str(tmp_path))
+    slurm = Slurm(config, Job(number="42", nodes=("n1",)))
+    with socket.socket() as held:
+        with socket.socket() as free:
+            held.bind(("", 0))
+            free.bind(("", 0))
+            drawn = [free.getsockname()[1], held.getsockname()[1]]
+        expected = str(drawn[0])
+        monkeypatch.setattr("harness.launch.slurm._FIRST_PORT", 0)
+        monkeypatch.setattr("harness.launch.slurm.secrets.randbelow", lambda _: drawn.pop())
+        assert slurm.variables()["MASTER_PORT"] == expected
+
+
+# Sets of runs.
+
+JOB = {"id": "42", "nodes": "n1,n2", "restarts": "0"}
+
+
+def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
+    """The same folder, the same seeds, and the run that was under way is not over."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
+    first = RunSet.open(resolved, {}, JOB)
+    first.update(0, status="success", minutes=1.0)
+    first.update(1, status=RUNNING)
+
+    again = RunSet.open(resolved, {}, JOB | {"restarts": "1"})
+    assert again.folder == first.folder
+    assert again.experiments == first.experiments
+    assert again.unfinished() == [1, 2]
+    assert [job["restarts"] for job in json.loads((again.folder / "run.json").read_text())["jobs"]] == ["0", "1"]
+
+
+@pytest.mark.parametrize("other", ["", "[]", '{"jobs": 1}', '{"jobs": [{}]}'])
+def test_a_requeued_job_passes_over_other_records(tmp_path: Path, other: str) -> None:
+    """A run.json beside its own that is none, or of no job, is nothing to stop at."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
+    first = RunSet.open(resolved, {}, JOB)
+    later = first.folder.with_name("later") / "run.json"
+    later.parent.mkdir()
+    later.write_text(other)
+    assert RunSet.open(resolved, {}, JOB | {"restarts": "1"}).folder == first.folder
+
+
+def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> None:
+    """However the one that it stops ends: srun's complaint of a rank that obeyed looks like a refusal's."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
+    runs, received = RunSet.open(resolved, {}, {}), Received()
+
+    class Obeying(Local):
+        def command(self) -> list[str]:
+            received.stop = signal.SIGTERM
+            return ["bash", "-c", "echo 'srun: error: n1: task 0: Exited with exit code 143'; exit 143"]
+
+    assert list(run_all(resolved.config, runs, Obeying(resolved.config), received)) == [0]
+    assert [one.status for one in runs.experiments[1:]] == ["waiting", "waiting"]
+
+
+def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """There is nothing to check, and nothing is said to have been refused."""
+    assert conclude(configured(), tmp_path, [1], ["run 0: it printed nothing"]) == 1
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines() == [
+        "cause     run 0: it printed nothing",
+        "cause     no run has left a log",
+        f"results   {tmp_path}",
+        "verdict   FAIL",
+    ]
+
+
+def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job's end is not lost over what it leaves behind."""
+    with Slurm(configured(LOGDIR=str(tmp_path)), Job(number="42", nodes=("n1",))):
+        (tmp_path / ".index_42").rmdir()
+    assert capsys.readouterr().out == f"left behind {tmp_path}/.index_42: No such file or directory\n"
+
+
+def test_another_job_begins_a_new_set(tmp_path: Path) -> None:
+    """Only a requeued job, or RESUME, goes on with what is there."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), SEED=1))
+    first = RunSet.open(resolved, {}, JOB)
+    first.folder.rename(first.folder.with_name("earlier"))
+    assert RunSet.open(resolved, {}, JOB | {"id": "43"}).folder != first.folder.with_name("earlier")
+
+
+def test_runs_of_another_benchmark_are_not_resumed(tmp_path: Path) -> None:
+    """RESUME with a folder of other runs is refused, with the values."""
+    runs = RunSet.open(resolve(None, environment(LOGDIR=str(tmp_path), NEXP=2)), {}, {})
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3, RESUME=str(runs.folder)))
+    with pytest.raises(ConfigError, match=r"NEXP is 3, but 2 in .*run\.json"):
+        RunSet.open(resolved, {}, {})
+
+
+def test_a_folder_without_runs_is_not_resumed(tmp_path: Path) -> None:
+    """One clear error."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path), RESUME=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"run\.json is no record of runs to go on with"):
+        RunSet.open(resolved, {}, {})

@@ -1,0 +1,229 @@
+"""`llama31 plan`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click import ClickException
+from click.testing import CliRunner, Result
+
+from benchmark.checkout import ROOT
+from benchmark.config import config_files, resolve, source_config
+from benchmark.hardware import gpu_of_system
+from harness.__main__ import main
+from harness.plan.planner import plan
+
+GB200 = ROOT / "configs" / "config_GB200_128x4x144xtp4pp8cp2.sh"
+H100 = ROOT / "configs" / "config_DGXH100_64x8x288xtp8pp8cp2.sh"
+
+
+@pytest.fixture
+def h100_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment: 512 H100 in bf16, without what its config does to make room."""
+    for name, value in source_config(H100).items():
+        if not name.startswith(("GRAD_", "RECOMPUTE_")):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PRECISION", "bf16")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def values(*arguments: object) -> dict[str, Any]:
+    return json.loads(invoke(*arguments, "--json").stdout)
+
+
+def test_every_config_with_a_gpu_fits(subtests: pytest.Subtests) -> None:
+    """Memory, step and outcomes of each config of the repository; and its job is given the time that it may take."""
+    for path in (path for path in config_files() if gpu_of_system(path.stem)):
+        with subtests.test(path.stem):
+            done = invoke(path)
+            assert done.exit_code == 0, done.output
+            assert "give or take" in done.stdout
+            (asked,) = re.findall(r"Ask for WALLTIME=(\d+):", done.stdout)
+            assert (resolve(path).config.walltime or 0) >= int(asked)
+
+
+def test_text_and_values_say_the_same() -> None:
+    """A number in the text is the number of --json."""
+    text, found = invoke(GB200, "--precision", "nvfp4").stdout, values(GB200, "--precision", "nvfp4")
+    assert f"Step {found['step']['seconds']:.2f} s" in text
+    for outcome in found["outcomes"]:
+        assert f"{outcome['samples']:,}" in text
+        assert f"{outcome['minutes']:.1f}" in text
+    assert sum(found["step"]["parts"].values()) == pytest.approx(found["step"]["seconds"])
+    assert len(found["memory"]["stages"]) == 8
+
+
+@pytest.mark.usefixtures("h100_in_bf16")
+def test_what_does_not_fit_is_told_what_would() -> None:
+    """405B in bf16 with fp32 gradients is too large for 512 H100; every remedy that is named fits."""
+    done = invoke()
+    assert done.exit_code == 1
+    assert "Does not fit: stage 1 needs" in done.stdout
+    found = values()["memory"]
+    remedies = found["remedies"]
+    assert {"GRAD_REDUCE_IN_FP32": "False"} in [remedy["change"] for remedy in remedies]
+    assert remedies == sorted(remedies, key=lambda remedy: remedy["step"])
+    assert all(remedy["total"] < found["capacity"] for remedy in remedies)
+
+
+@pytest.mark.usefixtures("h100_in_bf16")
+def test_a_remedy_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported, a remedy makes the configuration fit."""
+    monkeypatch.setenv("GRAD_REDUCE_IN_FP32", "False")
+    assert invoke().exit_code == 0
+
+
+def test_a_gpu_that_was_never_measured_is_labelled() -> None:
+    """Nobody published bf16 on B200: a wide band, and the word."""
+    done = invoke(ROOT / "configs" / "config_DGXB200_32x8x144xtp4pp8cp2.sh", "--precision", "bf16")
+    assert "UNCALIBRATED: no step of B200 in bf16 training 405b was measured" in done.stdout
+    assert "give or take 30%" in done.stdout
+
+
+def test_a_search_writes_a_config_that_is_planned_alike(tmp_path: Path) -> None:
+    """The first layout of a search, written and planned, takes the step that the search promised."""
+    search = ["--gpu", "GB300", "--gpus", "512", "--precision", "nvfp4"]
+    first = values(*search)["layouts"][0]
+    done = invoke(*search, "--write", tmp_path)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("config_GB300_*.sh")
+    assert values(path)["step"]["seconds"] == pytest.approx(first["step_seconds"])
+    made = plan(resolve(path).config, _shipped())
+    assert made.config.walltime == made.walltime
+    with pytest.raises(ClickException, match="cannot be written: File exists"):
+        main(["plan", *search, "--write", str(tmp_path)], standalone_mode=False)
+
+
+def test_a_search_says_why_each_row_is_where_it_is() -> None:
+    """Memory and what the minutes are spent on, in the text as in the values, and which rows are too close to call."""
+    search = ["--gpu", "GB200", "--gpus", "1536", "--precision", "fp8"]
+    lines, found = invoke(*search).stdout.splitlines(), values(*search)
+    assert lines[1].split()[-8:] == ["=", "compute", "+", "transfers", "+", "bubble", "+", "once"]
+    for line, layout in zip(lines[2:], found["layouts"], strict=False):
+        assert line.split()[-4:] == [f"{minutes:.2f}" for minutes in layout["minutes_by_kind"].values()]
+    first = found["layouts"][0]["minutes"]
+    close = sum(layout["minutes"] <= first * (1 + found["spread"]) for layout in found["layouts"])
+    assert any(line.startswith(f"Rows 1 to {close} differ by less than") for line in lines)
+
+
+def _shipped() -> Any:
+    from harness.plan.calibration import load
+
+    return load()
+
+
+def test_a_config_can_be_searched_from() -> None:
+    """--search keeps what the file says but for the layout, whatever the file's name states."""
+    found = values(GB200, "--search", "--precision", "nvfp4", "--top", 3)
+    assert [layout["variables"]["DGXNNODES"] for layout in found["layouts"]] == ["128"] * 3
+    assert found["layouts"][0]["variables"]["BENCHMARK"] == "llama31_405b"
+
+
+def test_the_picture_is_an_image(tmp_path: Path) -> None:
+    """Well-formed SVG with a bar for each part of each stage's memory and of the step."""
+    invoke(GB200, "--picture", tmp_path / "plan.svg")
+    root = ElementTree.parse(tmp_path / "plan.svg").getroot()
+    bars = [rect for rect in root.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") == "14"]
+    assert len(bars) == 8 * 6 + 12
+
+
+def test_the_picture_in_the_documentation_is_the_current_one(tmp_path: Path) -> None:
+    """docs/plan.svg is what the command at the top of docs/plan.md draws."""
+    invoke(GB200, "--precision", "nvfp4", "--picture", tmp_path / "plan.svg")
+    assert (tmp_path / "plan.svg").read_text() == (ROOT / "docs" / "plan.svg").read_text()
+
+
+def test_own_logs_make_own_constants(tmp_path: Path) -> None:
+    """Logs of runs at 21 seconds a step, refitted from and planned with, give 21 seconds a step."""
+    logs, mine = tmp_path / "logs", tmp_path / "mine.json"
+    rehearsed = CliRunner().invoke(main, ["simulate", str(GB200), "--out", str(logs), "--step-seconds", "21"])
+    assert rehearsed.exit_code == 0, rehearsed.output
+    done = invoke("calibrate", logs, "--out", mine)
+    assert done.exit_code == 0, done.output
+    found = values(GB200, "--calibration", mine)
+    assert found["step"]["seconds"] == pytest.approx(21, rel=0.02)
+    assert found["software"] == "own mlperf"
+    # The rehearsal's evaluations take 30 s.
+    assert found["evaluation_seconds"] == pytest.approx(30, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "A100", "--gpus", "8"], "'A100' is not one of 'H100', 'H200', 'B200', 'GB200', 'GB300'"),
+        (["--gpu", "H100", "--gpus", "12"], "--gpus 12 is no multiple of the 8 GPUs of a H100 node"),
+        (["--gpus", "8"], "--gpus needs --gpu"),
+        ([str(GB200), "--gpus", "8", "--gpu", "H100"], "--gpus says what FILE says too"),
+        ([str(GB200), "--write"], "--write needs a search"),
+        (["--gpu", "H100", "--gpus", "512", "--write", ".", "--quantised-weights"], "leave --quantised-weights out"),
+        ([str(GB200), "--precision", "fp6"], "'fp6' is not one of 'bf16', 'fp8', 'mxfp8', 'nvfp4'"),
+        ([str(H100), "--precision", "nvfp4"], "H100 has no matrix products in nvfp4; it has: bf16, fp8"),
+        ([str(ROOT / "config_tiny.sh")], "DGXSYSTEM=tiny names no GPU"),
+        ([str(GB200), "--picture", "/nowhere/plan.svg"], "/nowhere/plan.svg cannot be written: No such file"),
+        (["--gpu", "GB200", "--gpus", "512", "--write", "/nowhere"], "cannot be written: No such file"),
+        (["calibrate", "no.csv"], "No such file"),
+        (["calibrate", str(ROOT / "docs")], "holds no result_*.txt"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_clear_error(arguments: list[str], message: str) -> None:
+    """What was asked for, and the valid choices."""
+    with pytest.raises(ClickException) as error:
+        main(["plan", *arguments], standalone_mode=False)
+    assert message in str(error.value)
+
+
+def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
+    """Constants are not fitted to a run that was something else than its configuration says."""
+    logs = tmp_path / "logs"
+    CliRunner().invoke(main, ["simulate", str(GB200), "--out", str(logs)])
+    other = str(ROOT / "configs" / "config_DGXB200_32x8x144xtp4pp8cp2.sh")
+    with pytest.raises(ClickException, match="logs global_batch_size 1152; its configuration has 576"):
+        main(["plan", "calibrate", str(logs), "--config", other], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("Z80,8,bf16,1,1,1,1,1,1,2,x", "KeyError: 'Z80'"),
+        ("H100,8,bf16,4,4,1,1,1,1,2,x", "8 GPUs are no multiple of tp x pp x cp = 16"),
+        ("H100,40,bf16,8,5,5,1,1,5,2,x", "pp x vp = 25 divides neither 126 layers nor 126 + 2"),
+        ("H100,8,nvfp4,8,1,1,1,1,1,2,x", "H100 has no matrix products in 'nvfp4'"),
+        ("H100,8,bf16,8,1,1,1,0,1,2,x", "a count is below 1"),
+        ("H100,8,bf16,8,1,1,1,1,1,nan,x", "expected seconds above 0, read 'nan'"),
+        ("H100,8,bf16,8,1,1,1,1,1,,x", "could not convert string to float"),
+    ],
+)
+def test_a_broken_table_is_refused(row: str, message: str, tmp_path: Path) -> None:
+    """The line is named, with what is wrong in it."""
+    table = tmp_path / "steps.csv"
+    table.write_text(f"gpu,gpus,precision,tp,pp,vp,cp,mbs,microbatches,step_s,source\n{row}\n", encoding="utf-8")
+    with pytest.raises(ClickException, match=re.escape("steps.csv, line 2: ") + ".*" + re.escape(message)):
+        main(["plan", "calibrate", str(table)], standalone_mode=False)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """By its name."""
+    table = tmp_path / "steps.csv"
+    table.write_bytes(b"gpu,\xff")
+    with pytest.raises(ClickException, match=r"steps\.csv: expected a table: 'utf-8' codec can't decode"):
+        main(["plan", "calibrate", str(table)], standalone_mode=False)
+
+
+def test_exit_status_and_no_traceback() -> None:
+    """As a process: 2 and one line for bad input."""
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "plan", "no_such.sh"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config file no_such.sh does not exist")

@@ -1,0 +1,149 @@
+"""Preflight: what is wrong with a configuration is a finding before it runs, by the rules that its logs meet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from compliance.findings import Severity
+from harness.__main__ import main
+from harness.preflight import PREFLIGHT_RULES, check_plan, expected_minutes, make_plan
+from harness.simulate import Pace, VirtualClock, simulate
+from tests.fakes import EPOCH, configured, environment
+
+VALID: dict[str, str | int] = {
+    "DGXSYSTEM": "TEST_8x8x18xtp1pp1cp1",
+    "DGXNNODES": 8,
+    "MINIBS": 18,
+    "NEXP": 3,
+    "SEED_BASE": 1,
+}
+"""A run of 405B at the batch size of its smallest reference point."""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    return write(tmp_path)
+
+
+def write(folder: Path, **overrides: str | int) -> Path:
+    """A valid config file in `folder`, changed by `overrides`; the data and the results are in that folder."""
+    values = environment(**{**VALID, "DATADIR": str(folder), "LOGDIR": str(folder / "logs"), **overrides})
+    path = folder / f"config_{VALID['DGXSYSTEM']}.sh"
+    path.write_text("".join(f"export {name}='{value}'\n" for name, value in values.items()), encoding="utf-8")
+    return path
+
+
+def found(path: Path, step_seconds: float | None = None) -> list[tuple[str, Severity]]:
+    return [(f.rule, f.severity) for f in check_plan(make_plan(path, step_seconds=step_seconds))]
+
+
+def test_valid_config_has_no_finding(config_file: Path) -> None:
+    """A configuration that can run, with enough runs for a result, breaks no rule."""
+    assert found(config_file) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule", "severity"),
+    [
+        ({"MINIBS": 0}, "preflight.config", Severity.ERROR),
+        ({"MINIBS": 17, "DGXSYSTEM": "TEST"}, "hyperparameter.reference_batch", Severity.WARNING),
+        ({"MINIBS": 144, "DGXSYSTEM": "TEST"}, "hyperparameter.reference_batch", Severity.ERROR),
+        ({"MINIBS": 31, "DGXSYSTEM": "TEST"}, "preflight.config", Severity.ERROR),
+        ({"MINIBS": 19}, "preflight.config", Severity.ERROR),
+        ({"DGXSYSTEM": "OTHER"}, "preflight.name", Severity.WARNING),
+        ({"SEED": 1}, "preflight.config", Severity.ERROR),
+        ({"NEXP": 2}, "result.count", Severity.INFO),
+        ({"DATADIR": ""}, "preflight.data", Severity.ERROR),
+        ({"DATADIR": "missing"}, "preflight.data", Severity.ERROR),
+        ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),
+        ({"WALLTIME": 60}, "preflight.walltime", Severity.INFO),
+        ({"TYPO": 1}, "preflight.config", Severity.ERROR),
+    ],
+)
+def test_what_is_wrong_is_a_finding(
+    tmp_path: Path, overrides: dict[str, str | int], rule: str, severity: Severity
+) -> None:
+    """Each fault is a finding of its rule, and a fault of the configuration itself the only one."""
+    findings = found(write(tmp_path, **overrides))
+    assert (rule, severity) in findings
+    assert {name for name, _ in findings} <= {rule, "preflight.name"}
+
+
+def test_every_rule_here_is_broken_above() -> None:
+    """No rule of this page is without a configuration that breaks it."""
+    marks = test_what_is_wrong_is_a_finding.pytestmark  # type: ignore[attr-defined]
+    assert set(PREFLIGHT_RULES.rules) <= {rule for _, rule, _ in marks[0].args[1]}
+
+
+def test_batch_size_without_a_learning_rate_names_those_that_have_one(tmp_path: Path) -> None:
+    """A batch size at which no double passes the official check is refused with the nearest that have one."""
+    (finding,) = check_plan(make_plan(write(tmp_path, MINIBS=31, DGXSYSTEM="TEST")))
+    assert "no double satisfies the official check" in finding.message
+    assert "nearest global batch sizes" in finding.message
+
+
+def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
+    """Every fault of a configuration is a finding of its own."""
+    path = write(tmp_path, TENSOR_MODEL_PARALLEL=3, MICRO_BATCH_SIZE=5)
+    assert len(found(path)) > 2
+
+
+@pytest.mark.parametrize(("walltime", "fits"), [(99, False), (1000, True)])
+def test_walltime_is_compared_with_the_expected_time(tmp_path: Path, walltime: int, fits: bool) -> None:
+    """A job that would be cut off is an ERROR with the minutes that it needs."""
+    path = write(tmp_path, WALLTIME=walltime)
+    assert found(path, step_seconds=10.0) == ([] if fits else [("preflight.walltime", Severity.ERROR)])
+
+
+def test_expected_time_is_that_of_a_rehearsal(tmp_path: Path) -> None:
+    """The minutes of all runs together are what a rehearsal takes on its clock."""
+    clock = VirtualClock(EPOCH)
+    simulate(configured(SEED=0), clock, Pace(step=7.0))
+    assert expected_minutes(configured(NEXP=3), 7.0) == pytest.approx(3 * (clock.now() - EPOCH) / 60, rel=1e-6)
+
+
+def test_findings_name_the_file_and_no_line(tmp_path: Path) -> None:
+    """A configuration has no lines of a log to point at."""
+    path = write(tmp_path, MINIBS=17, DGXSYSTEM="TEST")
+    places = {(finding.file, finding.line) for finding in check_plan(make_plan(path))}
+    assert places == {(str(path), None)}
+
+
+# The command.
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["preflight", *(str(argument) for argument in arguments)])
+
+
+def test_command_passes_a_valid_config(config_file: Path) -> None:
+    """A valid configuration exits 0."""
+    result = run(config_file)
+    assert (result.exit_code, result.output) == (0, "PASS  1 configuration, 0 errors, 0 warnings\n")
+
+
+def test_command_fails_an_impossible_config(tmp_path: Path) -> None:
+    """A configuration that cannot run exits 1 with its faults, as text and as JSON."""
+    path = write(tmp_path, MINIBS=-1)
+    assert run(path).exit_code == 1
+    (finding,) = json.loads(run(path, "--json").output)["findings"]
+    assert finding["rule"] == "preflight.config"
+
+
+@pytest.mark.parametrize("arguments", [["missing.sh"], ["--step-seconds", "0"]])
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    """A file that does not exist and a step that takes no time exit 2 with one clear error."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+
+
+def test_command_checks_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without a file, the configuration that was sourced by hand is checked."""
+    for name, value in environment(**VALID, DATADIR=str(tmp_path), LOGDIR=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    assert run().exit_code == 0

@@ -1,0 +1,366 @@
+"""A report's numbers, and that a log cannot write into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from compliance.check import check_paths, find_logs, open_result
+from compliance.convergence.score import score
+from harness.__main__ import main
+from report.chart import Bar, Line, bar_chart, line_chart
+from report.facts import ResultFacts, RunFacts, gather, published, round_of
+from report.markdown import escaped, to_markdown
+from report.markup import Markup, tag
+from report.page import to_html
+from report.series import MOST_POINTS, binned, histogram, log_ticks, quantile, ticks
+from report.table import to_csv
+from tests.compliance.test_against_official import PUBLISHED
+from tests.compliance.test_against_official import published as needs_published
+from tests.launches import launch, llama31_405b
+from tests.logs import EVALUATION_SECONDS, INIT_SECONDS, STEP_SECONDS, LogFile
+
+V51 = PUBLISHED / "v5.1"
+EOS = PUBLISHED / "v5.0" / "NVIDIA" / "results" / "eos-dfw_n64_ngc25.01_nemo"
+HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[2J\"'&|`@someone [x](http://y)"
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of three rehearsed 405B runs."""
+    return launch(tmp_path_factory.mktemp("report") / "runs", llama31_405b())
+
+
+def one(path: Path, ruleset: str | None = None) -> ResultFacts:
+    (result,) = gather([path], ruleset)
+    return result
+
+
+# Facts.
+
+
+def test_verdict_and_score_are_those_of_the_commands(rehearsed: Path) -> None:
+    """Findings are `check`'s and the score is `score`'s."""
+    result, checked = one(rehearsed), check_paths([rehearsed])
+    assert set(result.findings) == set(checked.findings)
+    assert result.passed == checked.passed
+    assert result.score == score(open_result(find_logs([rehearsed])[0]))
+
+
+def test_time_of_a_run_is_accounted_for(log: LogFile) -> None:
+    """Initialisation, training, evaluations and the rest are what the clock of the run says."""
+    (run,) = one(log.path).runs
+    steps, evaluations = len(run.losses), len(run.evaluations)
+    assert run.shares == pytest.approx(
+        {
+            "initialisation": INIT_SECONDS,
+            "training": steps * STEP_SECONDS,
+            "evaluation": evaluations * EVALUATION_SECONDS,
+            "other": 0.5,
+        }
+    )
+    assert run.minutes == pytest.approx(run.timed / 60)
+    times = run.step_times
+    assert times is not None
+    assert (times.count, times.median, times.deviation, times.slow) == (steps, STEP_SECONDS, 0, ())
+
+
+def test_slow_steps_are_found(log: LogFile) -> None:
+    """A step that takes 1.2 times the median or longer is told, with its place."""
+    log.get("tracked_stats", 4)["value"]["train_step_time"] = 1.2 * STEP_SECONDS
+    place = log.get("tracked_stats", 4)["metadata"]["samples_count"]
+    (run,) = one(log.save()).runs
+    assert run.step_times is not None
+    assert run.step_times.slow == ((place, 1.2 * STEP_SECONDS),)
+
+
+def test_slow_ranks_are_told(log: LogFile) -> None:
+    """The slowest first, with how often they were named; what is none is passed over."""
+    first, second = {"rank": 9, "node": "n2", "ratio": 1.5}, {"rank": 3, "node": "n1", "ratio": 1.1}
+    more = [
+        5,
+        {},
+        {"rank": 10**400, "node": "n1", "ratio": 1.0},
+        {"rank": 1, "node": 2, "ratio": 1.0},
+        {"rank": 1, "node": "n1", "ratio": 1e300},
+    ]
+    at = log.events.index(log.get("eval_start"))
+    for named in ([first, second], [second | {"ratio": 1.2}, *more], 5):
+        log.events.insert(at, log.get("tracked_stats", 0) | {"value": {"slowest_ranks": named}})
+    result = one(log.save())
+    (run,) = result.runs
+    assert [(slow.rank, slow.count, slow.high) for slow in run.slow_ranks] == [(9, 1, 1.5), (3, 2, 1.2)]
+    row = re.search(r'<tr><th scope="row">3</th>.*?</tr>', to_html([result]))
+    assert row is not None
+    assert re.findall(r">([^<>]+)</(?:td|data)>", row[0]) == ["n1", "result_0.txt", "2", "1.150", "1.200"]
+
+
+@needs_published
+def test_speed_of_a_published_result() -> None:
+    """512 H100 at 55.13 s a step: 874.5 TFLOP/s each; the submitter's formula, with a larger vocabulary, says 877.7."""
+    (result,) = published(EOS)
+    assert result.gpu is not None
+    assert (result.gpu.name, result.gpus, result.global_batch_size) == ("H100", 512, 1152)
+    assert result.median_step == pytest.approx(55.13, abs=0.01)
+    assert result.teraflops == pytest.approx(877.7 * 21430 / 21508, rel=1e-3)
+    assert result.utilisation("fp8") == pytest.approx(0.4435 * 21430 / 21508, rel=1e-3)
+
+
+@needs_published
+def test_every_finding_is_somewhere() -> None:
+    """Of a tree of several results each finding of `check` is one of some result, those of the systems too."""
+    results, checked = gather([V51], "5.1.0"), check_paths([V51], "5.1.0")
+    assert {finding for result in results for finding in result.findings} == set(checked.findings)
+
+
+@needs_published
+def test_round_of_a_published_result() -> None:
+    """A published result is judged by the rules of its round, which its path names."""
+    assert round_of(EOS) == "5.0.0"
+    assert round_of(Path("/x/training_results_v5.1/NVIDIA")) == "5.1.0"
+    assert round_of(Path("/x/v9.9/NVIDIA")) is None
+    assert {result.score.factor for result in published(V51)} == {1.0}
+
+
+# Forms.
+
+
+def test_csv_has_a_line_for_each_run_in_full(rehearsed: Path) -> None:
+    """Numbers are not rounded, so that another program can go on with them."""
+    result = one(rehearsed)
+    rows = list(csv.DictReader(io.StringIO(to_csv([result]))))
+    assert [float(row["minutes"]) for row in rows] == list(result.score.minutes)
+    assert {float(row["result: score, minutes"]) for row in rows} == {result.score.normalised_minutes}
+
+
+def test_markdown_shows_the_score(rehearsed: Path) -> None:
+    """The first table has the verdict and the score."""
+    result = one(rehearsed)
+    row = to_markdown([result]).splitlines()[4]
+    assert "| PASS |" in row
+    assert f"| {result.score.normalised_minutes:.3f} |" in row
+
+
+def test_commands_write_all_forms(rehearsed: Path, tmp_path: Path) -> None:
+    """`report -o` writes a page; `--md` and `--csv` print to the terminal where no file is named."""
+    page = tmp_path / "report.html"
+    assert CliRunner().invoke(main, ["report", str(rehearsed), "-o", str(page)]).exit_code == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert CliRunner().invoke(main, ["report", str(rehearsed), "--md"]).output.startswith("# Results")
+    assert CliRunner().invoke(main, ["report", str(rehearsed), "--csv"]).output.startswith("result: result,")
+    assert CliRunner().invoke(main, ["report", str(tmp_path / "none")]).exit_code == 2
+    assert CliRunner().invoke(main, ["report", str(rehearsed), "-o", str(tmp_path / "none" / "a")]).exit_code == 2
+
+
+def test_page_needs_nothing_else(rehearsed: Path) -> None:
+    """No address of anything in the page, no script, and a policy that allows neither."""
+    page = to_html(gather([rehearsed]))
+    assert not re.search(r"https?://|src=|href=|url\(|<script|@import", page)
+    assert "default-src &#x27;none&#x27;" in page
+
+
+# Hostile logs.
+
+
+class Tags(HTMLParser):
+    """Which elements a page has, and that they close as they opened."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.attributes: set[str] = set()
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in ("meta", "br", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def hostile(rehearsed: Path, tmp_path: Path) -> Path:
+    """A result whose every text is an attack, and whose numbers are as large as JSON lets them be."""
+    folder = tmp_path / "=cmd|<b>"
+    folder.mkdir()
+    log = LogFile(rehearsed / "result_0.txt")
+    log.path = folder / "result_<img src=x>.txt"
+    for event in log.events:
+        if isinstance(event["value"], str):
+            event["value"] = HOSTILE
+    log.set("submission_benchmark", "llama31_405b")
+    log.set("seed", HOSTILE)
+    for nth, number in enumerate((1e308, -1e308, 10**400, 1e-320)):
+        log.get("tracked_stats", 5 + nth)["value"].update({HOSTILE: number, "train_step_time": number})
+        log.get("tracked_stats", 5 + nth)["metadata"]["samples_count"] = number
+    log.get("run_stop")["metadata"]["status"] = HOSTILE
+    log.save()
+    (folder / "run.json").write_text(json.dumps({HOSTILE: [HOSTILE, {"value": HOSTILE, "origin": HOSTILE}]}))
+    return folder
+
+
+def test_hostile_text_is_only_text(hostile: Path, rehearsed: Path) -> None:
+    """The page of a hostile log has no element and no attribute that the page of a good one has not."""
+    page, good = Tags(to_html(gather([hostile]))), Tags(to_html(gather([rehearsed])))
+    assert page.open == []
+    # A good log has no findings, whose ids are code.
+    assert page.seen <= good.seen | {"code"}
+    assert page.attributes <= good.attributes | {"data-name"}
+    assert "\x1b" not in to_html(gather([hostile]))
+
+
+def test_hostile_markdown_is_only_text(hostile: Path) -> None:
+    """Neither markup, nor a link, nor a mention, nor a further column."""
+    text = to_markdown(gather([hostile]))
+    assert not re.search(r"<|@|\]\(|`|\x1b", text)
+    assert len({line.count("|") for line in text.splitlines()[2:5]}) == 1
+
+
+def test_hostile_csv_is_no_formula(hostile: Path) -> None:
+    """No cell begins as a formula of a spreadsheet does."""
+    cells = [cell for row in csv.reader(io.StringIO(to_csv(gather([hostile])))) for cell in row]
+    assert not any(re.match(r"[=@+]|-(?![0-9])", cell) for cell in cells)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b":::MLLOG {}\n", b"noise\n"])
+def test_no_log_at_all(tmp_path: Path, content: bytes) -> None:
+    """Of files that hold no run there is a report too: that they fail."""
+    (tmp_path / "result_0.txt").write_bytes(content)
+    results = gather([tmp_path])
+    assert not results[0].passed
+    assert "FAIL" in to_html(results)
+    assert "FAIL" in to_markdown(results)
+
+
+def test_page_of_a_long_log_is_bounded(log: LogFile) -> None:
+    """Ten times the steps do not make the page longer by a tenth: what cannot be seen is drawn as its range."""
+
+    def size(times: int) -> int:
+        steps = [
+            event for event in log.events if event["key"] == "tracked_stats" and "reduced_train_loss" in event["value"]
+        ]
+        at = log.events.index(steps[-1])
+        longer = LogFile(log.path)
+        longer.events[at:at] = steps * times
+        longer.path = log.path.with_name(f"result_{times}.txt")
+        return len(to_html([one(longer.save())]))
+
+    assert size(200) < 1.1 * size(20)
+
+
+# Drawing.
+
+NUMBERS = st.floats(-1e15, 1e15, allow_nan=False)
+
+
+@given(low=NUMBERS, high=NUMBERS)
+@example(low=0.0, high=5e-324)
+def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
+    """At most a dozen multiples of one step, inside the range."""
+    low, high = min(low, high), max(low, high)
+    found = ticks(low, high)
+    room = 1e-6 * (high - low)
+    assert len(found) <= 12
+    assert all(low - room <= value <= high + room for value in found)
+    if high - low > max(1e-9 * max(abs(low), abs(high)), 1e-299):
+        assert len(found) >= 2
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.0, 1e9))
+def test_log_ticks_are_within(low: float, ratio: float) -> None:
+    """1, 2 and 5 times powers of ten, inside the range."""
+    assert all(0.99 * low <= value <= 1.01 * low * ratio for value in log_ticks(low, low * ratio))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000), st.integers(1, 400))
+def test_bins_lose_no_extreme(values: list[float], most: int) -> None:
+    """However few bins: the smallest, the largest and the mean of all values are kept."""
+    bins = binned([(float(index), value) for index, value in enumerate(values)], most)
+    assert len(bins) <= most
+    assert min(one.low for one in bins) == min(values)
+    assert max(one.high for one in bins) == max(values)
+    if len(values) % len(bins) == 0 and len(values) // len(bins) * len(bins) == len(values) and len(values) <= most:
+        assert fmean(one.mean for one in bins) == pytest.approx(fmean(values), abs=1e-6)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.integers(1, 60))
+def test_histogram_counts_every_value(values: list[float], bins: int) -> None:
+    """Each value is in one bin, and the bins cover all values."""
+    found = histogram(values, bins)
+    assert sum(number for _, _, number in found) == len(values)
+    assert found[0][0] <= min(values)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=100), st.floats(0, 1))
+def test_quantile_is_numpys(values: list[float], fraction: float) -> None:
+    """The same as numpy's default definition."""
+    assert quantile(sorted(values), fraction) == pytest.approx(float(np.quantile(values, fraction)), abs=1e-6)
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=50))
+def test_every_mark_is_inside_its_chart(points: list[tuple[float, float]]) -> None:
+    """Whatever the numbers, a chart draws within its frame, and no coordinate is NaN."""
+    drawing = line_chart("title", [Line(label="a", colour=0, points=sorted(points))], x_label="x", y_label="y")
+    places = re.findall(r'<circle cx="([^"]*)" cy="([^"]*)"', drawing)
+    assert len(places) == len(points) or len(points) > MOST_POINTS
+    for x, y in places:
+        assert 0 <= float(x) <= 460
+        assert 0 <= float(y) <= 280
+    assert "nan" not in drawing.replace("title", "")
+
+
+def test_bar_says_its_number() -> None:
+    """A chart has a title, a description and the numbers of its parts, for those who do not see it."""
+    drawing = bar_chart(
+        "Minutes", [Bar(label="a", parts=[("bar c0", 0.0, 2.5, "a: 2.5 min")], note="2.5 min")], x_label="m"
+    )
+    assert "<title>Minutes</title><desc>a: 2.5 min</desc>" in drawing
+    assert "<title>a: 2.5 min</title>" in drawing
+
+
+@given(st.text())
+def test_markup_escapes_text(text: str) -> None:
+    """Text in an element or an attribute cannot leave it."""
+    made = tag("p", text, title=text)
+    assert made.count("<") == 2
+    assert made.count('"') == 2
+    assert tag("p", Markup("<b>")) == "<p><b></p>"
+
+
+@given(st.text())
+def test_markdown_escapes_text(text: str) -> None:
+    """Nothing is left that Markdown acts on."""
+    assert not re.search(r"[<>|`*\[\]\n]", escaped(text))
+
+
+def test_numbers_beyond_all_measure_are_not_drawn(log: LogFile) -> None:
+    """A number that no measurement has, and NaN, leave the curves."""
+    log.get("tracked_stats", 2)["value"]["train_step_time"] = 1e300
+    (run,) = one(log.save()).runs
+    assert isinstance(run, RunFacts)
+    assert len(run.step_seconds) == len(run.losses) - 1
+    assert all(math.isfinite(value) for _, value in run.step_seconds)
+
+
+def test_valid_logs_of_every_benchmark_have_a_page(valid: Callable[[str], LogFile]) -> None:
+    """The charts of each benchmark are drawn from one run of it."""
+    for name in ("tiny", "405b", "8b"):
+        assert to_html(gather([valid(name).path])).count("<figure>") == 6

@@ -1,0 +1,404 @@
+"""Watching a run: what is shown is true, early enough, and never taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark.benchmarks import find
+from benchmark.checkout import ROOT
+from benchmark.mllog import TOKEN
+from compliance.check import find_logs, open_result
+from compliance.checks.runs import check_run
+from compliance.convergence.rcp import compare
+from compliance.findings import Finding
+from compliance.log import MAX_LINE
+from compliance.run import Run
+from harness.__main__ import main
+from report.facts import RunFacts
+from report.follow import PlainScreen, follow, other_samples
+from report.forecast import arrival, expected, margin, next_evaluation
+from report.progress import LineFollower
+from report.watch import CERTAIN, PLAIN_BLOCKS, View, Watch, certain, lines
+from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
+from tests.launches import launch, llama31_405b
+from tests.logs import LogFile
+
+V51 = sorted(PUBLISHED.glob("v5.1/*/results/*/llama31_405b/result_*.txt"))
+RESULTS = sorted({log.parent for log in V51})
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of three rehearsed 405B runs."""
+    return launch(tmp_path_factory.mktemp("watch") / "runs", llama31_405b())
+
+
+def growing(path: Path) -> Iterator[tuple[bytes, Watch]]:
+    """Each line of a log, and the watch that has seen it and those before."""
+    watch = Watch(path)
+    for line in path.read_bytes().splitlines(keepends=True):
+        watch.take(line)
+        yield line, watch
+
+
+def milliseconds(run: Run, key: str) -> float:
+    return run.first(key).event.time_ms
+
+
+def whole(path: Path) -> Watch:
+    """A watch that has seen all of a log."""
+    *_, (_, watch) = growing(path)
+    return watch
+
+
+def until(path: Path, key: str) -> Watch:
+    """A watch that has seen a log up to the first event of a key."""
+    return next(watch for line, watch in growing(path) if f'"{key}"'.encode() in line)
+
+
+# The forecast.
+
+
+@published
+@pytest.mark.parametrize("path", [pytest.param(log, id=f"{log.parent.parent.name}-{log.stem}") for log in V51])
+def test_arrival_seen_from_half_way(path: Path) -> None:
+    """Half-way through each published v5.1 run, the time at which it is expected to end is right to a tenth."""
+    end = whole(path).run
+    start, stop = milliseconds(end, "run_start"), milliseconds(end, "run_stop")
+    # The clock of this test is that of the log: what is shown at a moment is made of the lines up to then.
+    half = next(watch for line, watch in growing(path) if now(line) >= (start + stop) / 2)
+    assert arrival(RunFacts(half.run)).minutes == pytest.approx((stop - start) / 60_000, rel=0.1)
+
+
+def now(line: bytes) -> float:
+    return float(json.loads(line.partition(TOKEN.encode())[2])["time_ms"])
+
+
+def test_the_last_evaluations_correct_the_reference(rehearsed: Path) -> None:
+    """From the second evaluation on, a run whose loss falls more slowly than the reference's is expected later."""
+    log = LogFile(rehearsed / "result_0.txt")
+    evaluations = log.indices("eval_accuracy")
+    del log.events[evaluations[1] + 2 :]
+    for index, value in zip(evaluations, (5.9, 5.85), strict=False):
+        log.events[index]["value"] = value
+    watch = Watch(rehearsed / "result_0.txt")
+    for event in log.events:
+        watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+    # From 276480 and 294912 sequences, five more times 0.05 to 5.6.
+    assert expected(watch.run) == (294912 + 5 * 18432, "its last evaluations")
+
+
+def test_half_way_through_a_rehearsal_the_next_evaluation_is_the_first(rehearsed: Path) -> None:
+    """Before the first evaluation, the next one is the first of the schedule."""
+    watch = until(rehearsed / "result_0.txt", "block_start")
+    assert next_evaluation(watch.run) == 276480
+
+
+# Convergence.
+
+
+@published
+@pytest.mark.parametrize("round_name", ROUNDS)
+def test_the_last_factor_is_that_of_the_result(round_name: str) -> None:
+    """With the other runs beside it, the factor at the end of each published run is the one its result is scored by."""
+    for group in find_logs([PUBLISHED / round_name]):
+        found = compare(open_result(group, ROUNDS[round_name]))
+        samples = found.samples
+        assert samples[-1] is not None
+        rules = find("llama31_405b", ROUNDS[round_name])
+        assert found.global_batch_size is not None
+        shown = margin(rules, found.global_batch_size, samples[-1], samples[:-1])
+        assert shown is not None
+        assert (shown.factor, shown.mean) == (found.factor, found.mean)
+        assert found.policy is not None
+        assert (shown.minimum, shown.margin) == (found.policy.minimum, found.policy.margin)
+
+
+@published
+@pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.parent.name) for folder in RESULTS])
+def test_the_factor_that_is_shown_at_the_end(folder: Path) -> None:
+    """Fed line by line, the last run of each published v5.1 result ends on the factor of `compliance rcp`."""
+    path = folder / "result_2.txt"
+    watch = whole(path)
+    found = compare(open_result(find_logs([folder])[0], "5.1.0"))
+    said = "\n".join(lines(watch.run, View(others=other_samples(path))))
+    assert f"the score is normalised by {found.factor:.4f} (mean of 3 runs)" in said
+
+
+def test_a_run_that_missed_counts_as_the_slowest() -> None:
+    """Of three runs one may miss the target: the mean is that of the run in the middle."""
+    found = margin(find("llama31_405b"), 1152, 294912, [None, 276480])
+    assert found is not None
+    assert (found.mean, found.factor) == (294912, 313344 / 294912)
+    assert margin(find("llama31_405b"), 1152, 294912, [None, None]) is None
+
+
+def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
+    """Before the first evaluation, what stopping there would do to the score: 313344 / 276480 = 1.1333, and refused."""
+    watch = until(rehearsed / "result_0.txt", "block_start")
+    (said,) = (line for line in lines(watch.run, View()) if line.startswith("convergence"))
+    assert "276,480: stopping at the next evaluation would be normalised by 1.1333" in said
+    assert "BELOW the smallest accepted mean" in said
+
+
+# Findings.
+
+
+def names(findings: list[Finding] | tuple[Finding, ...]) -> set[str]:
+    return {finding.rule for finding in findings}
+
+
+@pytest.mark.parametrize("name", ["tiny", "405b", "8b"])
+def test_no_finding_on_any_prefix_of_a_valid_log(valid: Callable[[str], LogFile], name: str) -> None:
+    """While a valid run is on, nothing is said to be wrong with it."""
+    for _, watch in growing(valid(name).path):
+        assert certain(watch.run) == []
+
+
+@published
+@pytest.mark.parametrize("path", [pytest.param(log, id=log.parent.parent.name) for log in V51 if log.stem[-1] == "0"])
+def test_findings_of_published_logs_stay(path: Path) -> None:
+    """Whatever is shown while a published run is on is among the findings at its end, on the same line."""
+    shown = set()
+    for number, (_, watch) in enumerate(growing(path)):
+        if number % 9 == 0:
+            shown |= {(finding.rule, finding.line) for finding in certain(watch.run)}
+    assert shown <= {(finding.rule, finding.line) for finding in check_run(watch.run)}
+
+
+SAMPLES = st.sampled_from([0, 17, 4096, 10**15, 10**300, 10**400, 1e308])
+VALUES: st.SearchStrategy[object] = st.sampled_from(
+    [None, -1, 0, 1.5, 5.0, 1e300, 10**400, "", "open", "llama31_405b", True, [], {"reduced_train_loss": -1}]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_shown_is_never_taken_back(made_logs: dict[str, Path], data: st.DataObject) -> None:
+    """Of a log broken in any way, each rule that is said to be broken on the way is broken at the end."""
+    events = LogFile(made_logs["tiny"]).events
+    for _ in range(data.draw(st.integers(1, 3))):
+        index = data.draw(st.integers(0, len(events) - 1))
+        match data.draw(st.sampled_from(["drop", "repeat", "move", "value", "late", "samples"])):
+            case "drop":
+                del events[index]
+            case "repeat":
+                events.insert(index, events[index])
+            case "move":
+                events.insert(data.draw(st.integers(0, len(events) - 1)), events.pop(index))
+            case "value":
+                events[index] = events[index] | {"value": data.draw(VALUES)}
+            case "late":
+                events[index] = events[index] | {"time_ms": events[index]["time_ms"] + 10_000_000}
+            case "samples":
+                metadata = {
+                    **events[index]["metadata"],
+                    "samples_count": data.draw(SAMPLES),
+                }
+                events[index] = events[index] | {"metadata": metadata}
+    watch, shown = Watch(made_logs["tiny"]), set()
+    for number, event in enumerate(events):
+        watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+        if number % 5 == 0:
+            shown |= names(certain(watch.run))
+    assert shown <= names(check_run(watch.run))
+    assert list(lines(watch.run, View()))
+
+
+def test_a_wrong_value_is_shown_at_once(log: LogFile) -> None:
+    """A wrong hyperparameter is a finding as soon as it is logged, long before the run ends."""
+    log.set("opt_gradient_clip_norm", 0.5)
+    watch = until(log.save(), "opt_gradient_clip_norm")
+    assert names(certain(watch.run)) == {"hyperparameter.opt_gradient_clip_norm"}
+    assert not watch.run.has("run_start")
+
+
+def test_certain_rules_exist() -> None:
+    """Every rule that is shown early is one that there is."""
+    from compliance.run import RUN_RULES
+
+    assert set(RUN_RULES.rules) >= CERTAIN
+
+
+# Files that grow, shrink and change.
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "result_0.txt"
+
+
+def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
+    """Half a line is no line; nothing is read twice; a file that is not there yet has no lines."""
+    follower = LineFollower(file)
+    assert follower.poll() == (False, [])
+    file.write_bytes(b"one\ntw")
+    assert follower.poll() == (False, [b"one\n"])
+    assert follower.poll() == (False, [])
+    with file.open("ab") as stream:
+        stream.write(b"o\nthree\n")
+    assert follower.poll() == (False, [b"two\n", b"three\n"])
+
+
+def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
+    """A resumed run cuts its log back to the checkpoint; what is left is read again."""
+    file.write_bytes(b"one\ntwo\n")
+    follower = LineFollower(file)
+    follower.poll()
+    os.truncate(file, 4)
+    assert follower.poll() == (True, [b"one\n"])
+
+
+def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
+    """A rotated log is another file under the same name, of whatever size."""
+    file.write_bytes(b"one\n")
+    follower = LineFollower(file)
+    follower.poll()
+    file.rename(file.with_suffix(".old"))
+    file.write_bytes(b"another one\nmore\n")
+    assert follower.poll() == (True, [b"another one\n", b"more\n"])
+
+
+def test_a_line_without_end_is_passed_over(file: Path) -> None:
+    """Of a line too long to be looked at nothing is kept but that it is one, and the next one is read."""
+    follower, found = LineFollower(file), []
+    for text in (b"x" * MAX_LINE * 2, b"x" * MAX_LINE + b"\nnext\n"):
+        with file.open("ab") as stream:
+            stream.write(text)
+        for _ in range(4):
+            found += follower.poll()[1]
+    assert found == [b"\n", b"next\n"]
+
+
+def test_followed_to_its_end(rehearsed: Path, file: Path) -> None:
+    """A log that is written piece by piece is shown after each, until its run has stopped."""
+    raw = (rehearsed / "result_0.txt").read_bytes()
+    pieces = [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
+
+    def sleep(_seconds: float) -> None:
+        with file.open("ab") as stream:
+            stream.write(pieces.pop(0) if pieces else b"")
+
+    seen = [(run.log.counts["eval_accuracy"], run.has("run_stop"), last) for run, last in follow(file, sleep=sleep)]
+    assert seen[0] == (0, False, False)
+    assert [last for _, _, last in seen] == [False] * (len(seen) - 1) + [True]
+    assert seen[-1][1]
+
+
+def test_the_last_line_is_waited_for(rehearsed: Path, file: Path) -> None:
+    """What follows run_stop belongs to the run: a valid log has no finding at its end, however slowly it is written."""
+    head, stop, tail = (rehearsed / "result_0.txt").read_bytes().rpartition(b'"run_stop"')
+    rest = stop + tail
+    end = rest.index(b"\n") + 1
+    pieces = [head + rest[:end], rest[end:]]
+
+    def sleep(_seconds: float) -> None:
+        with file.open("ab") as stream:
+            stream.write(pieces.pop(0) if pieces else b"")
+
+    *_, (run, last) = follow(file, sleep=sleep)
+    assert last
+    assert certain(run, final=True) == []
+
+
+def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal that cannot be drawn on: a line every ten seconds, one for each evaluation, all at the end."""
+    now = 0.0
+    screen = PlainScreen(lambda: now)
+    evaluations = 0
+    for _, watch in growing(rehearsed / "result_0.txt"):
+        now += 0.01
+        screen.show(watch.run, View())
+        evaluations = watch.run.log.counts["eval_accuracy"]
+    printed = capsys.readouterr().out.splitlines()
+    assert evaluations <= len(printed) <= evaluations + 2 + now / 10
+    screen.show(watch.run, View(final=True, blocks=PLAIN_BLOCKS), last=True)
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert said.startswith("success      llama31_405b 6.0.0")
+
+
+def test_command(rehearsed: Path) -> None:
+    """`watch --once` says where a log stands; exit 0 where nothing is wrong."""
+    done = CliRunner().invoke(main, ["watch", "--once", str(rehearsed / "result_0.txt")])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("success      llama31_405b 6.0.0, batch size 1152  result_0.txt\n")
+    assert "normalised by" in done.output
+
+
+def test_on_a_terminal(rehearsed: Path) -> None:
+    """On a terminal all there is to say stands there when the run is over."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "harness", "watch", str(rehearsed / "result_0.txt")]
+    terminal = os.environ | {"TERM": "xterm", "COLUMNS": "200", "LINES": "40"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=ROOT, env=terminal) as process:
+        os.close(theirs)
+        drawn = b""
+        # A terminal whose other side is closed is an error on Linux, not an end of file.
+        with contextlib.suppress(OSError):
+            while read := os.read(ours, 1 << 16):
+                drawn += read
+        assert process.wait() == 0, drawn.decode()
+    os.close(ours)
+    assert b"success      llama31_405b 6.0.0" in drawn
+    assert "▁".encode() in drawn
+
+
+def test_command_fails_on_a_broken_log(log: LogFile) -> None:
+    """A broken rule is exit 1, and a log that is not there exit 2."""
+    log.set("opt_gradient_clip_norm", 0.5)
+    done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
+    assert (done.exit_code, "opt_gradient_clip_norm" in done.output) == (1, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--once"]])
+def test_command_refuses_what_is_no_file(file: Path, options: list[str]) -> None:
+    """A log that is not there, a pipe and a device are exit 2 and one line, not a wait for ever."""
+    os.mkfifo(file)
+    for path in (file, file.with_name("missing"), "/dev/zero"):
+        done = CliRunner().invoke(main, ["watch", *options, str(path)])
+        assert (done.exit_code, done.output.count("\n")) == (2, 1)
+
+
+def test_command_says_what_is_wrong_with_a_run_that_is_on(log: LogFile) -> None:
+    """`watch --once` says all there is to say before the run is over, too."""
+    log.set("opt_gradient_clip_norm", 0.5)
+    del log.events[log.indices("run_stop")[0] :]
+    done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
+    assert (done.exit_code, "opt_gradient_clip_norm" in done.output) == (1, True)
+    assert "event.missing" not in done.output
+
+
+def test_command_ends_quietly_when_interrupted(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends it with the status of an interrupt and no word."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("report.follow.follow", interrupted)
+    done = CliRunner().invoke(main, ["watch", str(log.path)])
+    assert (done.exit_code, done.output) == (130, "")
+
+
+def test_hostile_log_reaches_no_terminal(log: LogFile) -> None:
+    """Control characters of a log are shown, not sent; numbers of any size are taken."""
+    log.set("run_stop", None)
+    log.get("run_stop")["metadata"]["status"] = "\x1b[2J"
+    for event in log.events:
+        if event["key"] == "tracked_stats" and "train_step_time" in event["value"]:
+            event["metadata"]["samples_count"] = 10**300
+    done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
+    assert "\x1b" not in done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
