@@ -23,8 +23,8 @@ BOOKS: tuple[tuple[str, Rulebook[Any]], ...] = (
 _HEAD = """\
 # Rules
 
-What `python -m compliance` judges by: the MLPerf Training policies as far as they concern these benchmarks, and what
-a log must hold to be judged at all. Printed by `llama31 rules`; change a rule where it is written.
+What `llama31 check` judges by: the MLPerf Training policies as far as they concern these benchmarks, and what a log
+must hold to be judged at all. Printed by `llama31 rules`; change a rule where it is written.
 
 - **ERROR**: the rule is broken, or cannot be judged.
 - **WARNING**: it is broken the way accepted published logs break it, or rule and official checker contradict.

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import compliance
+import harness
 from benchmark.benchmarks import find
 from benchmark.checkout import ROOT
 from benchmark.rules import Rules
@@ -53,7 +54,10 @@ def test_rule_has_an_entry_with_an_example(subtests: pytest.Subtests) -> None:
 
 def test_every_rulebook_is_on_the_page() -> None:
     """No set of rules is left out."""
-    found = pkgutil.walk_packages(compliance.__path__, "compliance.")
+    packages = (compliance, harness)
+    found = [
+        module for package in packages for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
     modules = [importlib.import_module(module.name) for module in found]
     books = {id(value) for module in modules for value in vars(module).values() if isinstance(value, Rulebook)}
     assert books == {id(book) for _, book in BOOKS}

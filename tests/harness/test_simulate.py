@@ -178,7 +178,7 @@ def test_command_fails_with_a_run_that_does_not_reach_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rehearsal that MAX_STEPS ends before the target exits 1."""
-    monkeypatch.setenv("MAX_STEPS", "230")
+    monkeypatch.setenv("MAX_STEPS", "240")
     assert run(LARGE, "--out", tmp_path / "logs").exit_code == 1
 
 
