@@ -20,22 +20,24 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     Raises:
         ValueError: the run has no seed yet.
     """
-    if config.seed is None:
+    layout = config.layout
+    submission = config.submission
+    if config.job.seed is None:
         raise ValueError("a run is announced with its seed; draw one first (benchmark.seeds)")
     rules, schedule, adamw = config.rules, config.schedule, config.rules.optimizer
-    linear = _NUMBER_FORMATS[config.precision]
+    linear = _NUMBER_FORMATS[config.kernels.precision]
     # Attention and collectives stay in bf16 where the matrix products go below it.
-    others = linear if config.precision in ("fp32", "bf16") else "bfloat16"
+    others = linear if config.kernels.precision in ("fp32", "bf16") else "bfloat16"
     pairs: list[tuple[str, Any]] = [
         ("submission_benchmark", config.benchmark),
-        ("submission_org", config.submission_org),
-        ("submission_division", config.submission_division),
-        ("submission_status", config.submission_status),
-        ("submission_platform", config.submission_platform),
-        ("seed", config.seed),
-        ("global_batch_size", config.global_batch_size),
-        ("gradient_accumulation_steps", config.gradient_accumulation_steps),
-        ("micro_batch_size", config.micro_batch_size),
+        ("submission_org", submission.org),
+        ("submission_division", submission.division),
+        ("submission_status", submission.status),
+        ("submission_platform", submission.platform),
+        ("seed", config.job.seed),
+        ("global_batch_size", layout.global_batch_size),
+        ("gradient_accumulation_steps", layout.gradient_accumulation_steps),
+        ("micro_batch_size", layout.micro_batch_size),
         ("max_sequence_length", rules.sequence_length),
         ("eval_samples", rules.eval_sequences),
         ("opt_name", "adamw"),
@@ -51,14 +53,14 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
         ("opt_gradient_clip_norm", adamw.gradient_clip_norm),
         ("max_steps", rules.fixed_max_steps or config.step_limit),
         ("target_accuracy", rules.target_log_perplexity),
-        ("tensor_parallelism", config.tensor_model_parallel),
-        ("pipeline_parallelism", config.pipeline_model_parallel),
-        ("context_parallelism", config.context_parallel),
+        ("tensor_parallelism", layout.tensor_model_parallel),
+        ("pipeline_parallelism", layout.pipeline_model_parallel),
+        ("context_parallelism", layout.context_parallel),
         ("expert_parallelism", 1),
         ("lowest_numerical_precision_in_linear", linear),
         ("lowest_numerical_precision_in_attn", others),
         ("lowest_numerical_precision_in_comm", others),
-        ("config_filename", config.config_filename),
+        ("config_filename", config.process.config_filename),
     ]
     if rules.init_checkpoint_step is not None:
         pairs.append(("init_checkpoint_step", rules.init_checkpoint_step))

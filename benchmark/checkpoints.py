@@ -52,14 +52,15 @@ class Resumption:
 
 def identity(config: RunConfig, data: str) -> Identity:
     """What must be equal for one run to continue another; `data` is a checksum of the dataset."""
+    kernels = config.kernels
     log = _log_of(config)
     return {
         "BENCHMARK": config.benchmark,
         "RULESET": config.rules.ruleset,
-        "SEED": config.seed,
-        "PRECISION": config.precision,
-        "FP8_RECIPE": config.fp8_recipe,
-        "USE_PRECISION_AWARE_OPTIMIZER": config.precision_aware_optimizer,
+        "SEED": config.job.seed,
+        "PRECISION": kernels.precision,
+        "FP8_RECIPE": kernels.fp8_recipe,
+        "USE_PRECISION_AWARE_OPTIMIZER": kernels.precision_aware_optimizer,
         "RESULT_FILE": f"{log.parent.name}/{log.name}",
         "dataset": data,
         # Decides how often Megatron-Core goes through the data, and so the order of it.
@@ -72,13 +73,13 @@ def identity(config: RunConfig, data: str) -> Identity:
 def folder_of(config: RunConfig) -> Path | None:
     """The folder of this run's checkpoints: SAVE_CHECKPOINT/<folder of the log>/<name of the log>."""
     log = _log_of(config)
-    return None if config.save_checkpoint is None else config.save_checkpoint / log.parent.name / log.stem
+    return None if config.job.save_checkpoint is None else config.job.save_checkpoint / log.parent.name / log.stem
 
 
 def _log_of(config: RunConfig) -> Path:
-    if config.result_file is None:
+    if config.process.result_file is None:
         raise ValueError("a run that is saved needs its RESULT_FILE")
-    return config.result_file.absolute()
+    return config.process.result_file.absolute()
 
 
 class Checkpoints:

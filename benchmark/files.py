@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+RUN_JSON = "run.json"
+"""Beside the logs of a set of runs: what ran, as `run_record` has it."""
+
 
 def flush(file: IO[Any]) -> None:
     """To the disk, so that a power failure cannot undo what is written after it."""

@@ -22,11 +22,11 @@ def require_initial_loss(config: RunConfig, loss: float) -> None:
     Raises:
         WrongInitialLoss: with the numbers and the likely causes.
     """
-    row, loaded = config.benchmark_row, config.load_checkpoint is not None
+    row, loaded = config.benchmark_row, config.data.load_checkpoint is not None
     low, high = row.initial_train_loss
-    if low <= loss <= high or not config.initial_loss_gate or loaded != (row.initial_weights is not None):
+    if low <= loss <= high or not config.data.initial_loss_gate or loaded != (row.initial_weights is not None):
         return
-    start = f"LOAD_CHECKPOINT={config.load_checkpoint}" if loaded else "random weights"
+    start = f"LOAD_CHECKPOINT={config.data.load_checkpoint}" if loaded else "random weights"
     likely = _LIKELY[loss > high] if loaded else _LIKELY_FROM_RANDOM
     raise WrongInitialLoss(
         f"first training loss {loss:.4f} from {start}, expected {low} to {high} for {config.benchmark}; likely causes: "

@@ -165,7 +165,7 @@ def resume(
         "recomputed_steps": resumption.recomputed_steps,
         "outage": round(log.clock.now() - resumption.last_event, 3),
     }
-    samples = resumption.step * config.global_batch_size
+    samples = resumption.step * config.layout.global_batch_size
     log.event("tracked_stats", value, step=resumption.step, samples_count=samples)
     return step
 
@@ -177,7 +177,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
         done: optimizer steps taken before. Saves come after a step and before an evaluation, so that this number is all
             that there is to know about where a run stands.
     """
-    rules, gbs = config.rules, config.global_batch_size
+    rules, gbs = config.rules, config.layout.global_batch_size
     accuracy, status, reason, error_type = None, "aborted", "", ""
     try:
         step.open_data()

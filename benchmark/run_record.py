@@ -1,33 +1,56 @@
 """run.json: what ran. Configuration and origins, seeds, outcomes, code revision, versions, machine, data.
 
-Of the environment, only the variables of the configuration's own table: an environment holds secrets.
+Written and read here alone, also what earlier versions wrote. Of the environment it holds only the variables of the
+configuration's own table: an environment holds secrets.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.checkout import ROOT
-from benchmark.config import NAMES, Resolved, kernels
-from benchmark.files import write_at_once
+from benchmark.config import Resolved, RunConfig, kernels
+from benchmark.files import RUN_JSON, write_at_once
+from benchmark.refusal import Refused
 
-FILE_NAME = "run.json"
+VERSION = 1
+"""Of the schema: a field that goes or changes its meaning raises it."""
+
+LARGEST = 1 << 20
+"""Bytes of a run.json that is read."""
+
+Scalar = str | int | float | bool | None
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One of the runs, as run.json lists it."""
+class UnreadableRecord(Refused):
+    """A run.json that is none, or of a later version."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Setting(_Part):
+    """One variable of the configuration."""
+
+    value: Scalar = None
+    origin: str = ""
+
+
+class Experiment(_Part):
+    """One of the runs."""
 
     result: str
     """File name of the log."""
@@ -40,28 +63,87 @@ class Experiment:
     """How often it was cut off before its first checkpoint and started again, under a new clock."""
 
 
-def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> dict[str, Any]:
+class RunRecord(_Part):
+    """A set of runs. What an earlier version did not write yet is empty."""
+
+    version: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    benchmark: str = ""
+    ruleset: str = ""
+    system: str = ""
+    started: AwareDatetime | None = None
+    configuration: dict[str, Setting] = {}
+    """Shell name -> value and origin."""
+    code: dict[str, Scalar] = {}
+    versions: dict[str, str] = {}
+    layer_spec: str = ""
+    machine: dict[str, Scalar] = {}
+    data: dict[str, Any] = {}
+    """The manifest of the data, or that nothing was trained."""
+    jobs: tuple[dict[str, str], ...] = ()
+    """Of the batch system that ran it, one after the other."""
+    experiments: tuple[Experiment, ...] = ()
+
+    def setting(self, name: str) -> Scalar:
+        """A variable of the configuration, by shell name; None where it has no value."""
+        return self.configuration[name].value if name in self.configuration else None
+
+    def config(self) -> RunConfig:
+        """The configuration, under the ruleset of the runs.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        values = {name: setting.value for name, setting in self.configuration.items()}
+        values["RULESET"] = self.ruleset
+        return RunConfig.from_environment({name: str(value) for name, value in values.items() if value is not None})
+
+    def with_experiments(self, experiments: Sequence[Experiment]) -> RunRecord:
+        return self.model_copy(update={"experiments": tuple(experiments)})
+
+    def with_job(self, job: dict[str, str]) -> RunRecord:
+        return self.model_copy(update={"jobs": (*self.jobs, job)})
+
+
+def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> RunRecord:
     """Everything about a set of runs but their outcomes."""
     config = resolved.config
-    values = config.model_dump(mode="json", by_alias=True)
-    return {
-        "benchmark": config.benchmark,
-        "ruleset": config.rules.ruleset,
-        "system": config.system,
-        "started": started.isoformat(timespec="seconds"),
-        "configuration": {name: {"value": values[name], "origin": resolved.origins[name]} for name in NAMES},
-        "code": code_revision(),
-        "versions": versions(),
-        "layer_spec": kernels.layer_spec(config, kernels.probe()),
-        "machine": machine(),
-        "data": data,
-    }
+    values = config.values(as_json=True)
+    return RunRecord(
+        benchmark=config.benchmark,
+        ruleset=config.rules.ruleset,
+        system=config.system,
+        started=started.replace(microsecond=0),
+        configuration={name: Setting(value=value, origin=resolved.origins[name]) for name, value in values.items()},
+        code=code_revision(),
+        versions=versions(),
+        layer_spec=kernels.layer_spec(config.kernels, kernels.probe()),
+        machine=machine(),
+        data=data,
+    )
 
 
-def write(folder: Path, recorded: dict[str, Any], experiments: list[Experiment]) -> None:
+def write(folder: Path, recorded: RunRecord) -> None:
     """Write run.json whole, or leave the last one."""
-    text = json.dumps({**recorded, "experiments": [asdict(one) for one in experiments]}, indent=2) + "\n"
-    write_at_once(folder / FILE_NAME, text)
+    write_at_once(folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n")
+
+
+def read(path: Path) -> RunRecord:
+    """A run.json, which may be anybody's.
+
+    Raises:
+        UnreadableRecord: it is none, with the first reason.
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise UnreadableRecord(f"{path}: a run.json has {LARGEST:,} bytes at most")
+    try:
+        return RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UnreadableRecord(f"{path} is no record of runs: {where}: {first['msg']}") from None
 
 
 def stamp(now: datetime) -> str:
@@ -69,7 +151,7 @@ def stamp(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-def code_revision() -> dict[str, Any]:
+def code_revision() -> dict[str, Scalar]:
     """The commit of the checkout and whether files differ from it; both None outside a git checkout."""
     revision = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain")
@@ -95,7 +177,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, Scalar]:
     """Processor, cores that this process may use, and memory, without names that identify a host."""
     pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
+from benchmark.files import RUN_JSON
 from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
@@ -21,8 +21,6 @@ from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
 from compliance.run import Run
 
-PROVENANCE = "run.json"
-_PROVENANCE_LIMIT = 1 << 20
 # A name may hold a line break.
 _LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
 
@@ -165,18 +163,16 @@ def open_run(path: Path, ruleset: str | None = None, *, each: Callable[[int, Eve
     fault = ""
     if ruleset is None:
         try:
-            ruleset = _recorded_ruleset(path.with_name(PROVENANCE))
-        except (OSError, ValueError, RecursionError) as error:
-            fault = f"{type(error).__name__}: {error}"
+            ruleset = _recorded_ruleset(path.with_name(RUN_JSON))
+        except (OSError, Refused) as error:
+            fault = str(error)
     return Run(load(path, each), ruleset, provenance_fault=fault)
 
 
-def _recorded_ruleset(provenance: Path) -> str | None:
-    if not provenance.is_file():
+def _recorded_ruleset(path: Path) -> str | None:
+    if not path.is_file():
         return None
-    with provenance.open("rb") as stream:
-        record = json.loads(stream.read(_PROVENANCE_LIMIT))
-    ruleset = record.get("ruleset", "") if isinstance(record, dict) else None
-    if not isinstance(ruleset, str):
-        raise ValueError("expected an object with a ruleset, such as 6.0.0")
-    return ruleset or None
+    # pydantic takes a tenth of a second, which logs of others, without a run.json, need not.
+    from benchmark.run_record import read
+
+    return read(path).ruleset or None

@@ -87,7 +87,7 @@ def announced_runs(config: RunConfig, path: Path) -> tuple[Run, ...]:
 
 def _announced(config: RunConfig, seed: int, path: Path) -> Run:
     log = Log(path)
-    for key, value in announce(config.model_copy(update={"seed": seed})):
+    for key, value in announce(config.changed(SEED=seed)):
         log.add(1, Event(key, value, POINT, 0, "", _PLACE), 0)
     return Run(log, config.rules.ruleset)
 
@@ -117,7 +117,7 @@ def name(plan: Plan) -> Iterator[Breach]:
 )
 def walltime(plan: Plan) -> Iterator[Breach]:
     """The runs of a job end before its walltime does; not judged where nobody knows how long a step takes."""
-    limit = plan.config.walltime
+    limit = plan.config.job.walltime
     if limit is None:
         return
     if plan.step_seconds is None:
@@ -126,7 +126,7 @@ def walltime(plan: Plan) -> Iterator[Breach]:
     minutes = expected_minutes(plan.config, plan.step_seconds)
     if minutes > limit:
         yield Breach(
-            message=f"NEXP={plan.config.experiments} takes longer than WALLTIME",
+            message=f"NEXP={plan.config.job.experiments} takes longer than WALLTIME",
             expected=f"WALLTIME of at least {minutes:.0f} minutes, at {plan.step_seconds} s a step",
             actual=f"WALLTIME={limit}",
         )
@@ -135,7 +135,7 @@ def walltime(plan: Plan) -> Iterator[Breach]:
 @rule("preflight.output", source=PREFLIGHT, example="LOGDIR in a folder that is read-only")
 def output(plan: Plan) -> Iterator[Breach]:
     """Results can be written to LOGDIR."""
-    folder = plan.config.log_dir.absolute()
+    folder = plan.config.job.log_dir.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         yield Breach(message=f"LOGDIR={folder} cannot be written", actual=f"{existing} is no folder that we may write")
@@ -144,7 +144,7 @@ def output(plan: Plan) -> Iterator[Breach]:
 @rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")
 def data(plan: Plan) -> Iterator[Breach]:
     """The dataset is there; only the harness's own benchmark brings one."""
-    folder = plan.config.data_dir
+    folder = plan.config.data.data_dir
     if folder is None and plan.config.benchmark_row.dataset.files is not None:
         yield Breach(message="DATADIR is not set", expected=f"the folder of the dataset of {plan.config.benchmark}")
     elif folder is not None and not folder.is_dir():
@@ -154,5 +154,5 @@ def data(plan: Plan) -> Iterator[Breach]:
 def expected_minutes(config: RunConfig, step_seconds: float) -> float:
     """Minutes that all runs of a job take, from the rehearsal of one that converges as the reference does."""
     clock = VirtualClock(0.0)
-    simulate(config.model_copy(update={"seed": 0, "result_file": None}), clock, Pace(step=step_seconds))
-    return config.experiments * clock.now() / 60
+    simulate(config.changed(SEED=0, RESULT_FILE=None), clock, Pace(step=step_seconds))
+    return config.job.experiments * clock.now() / 60

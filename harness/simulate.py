@@ -87,8 +87,8 @@ class SimulatedStep:
     """A Step that trains nothing: it lets time pass and reads its losses off a curve. One seed gives one run."""
 
     def __init__(self, config: RunConfig, clock: VirtualClock, log: EventLog, pace: Pace) -> None:
-        self._random = Random(config.seed)
-        self._batch = config.global_batch_size
+        self._random = Random(config.job.seed)
+        self._batch = config.layout.global_batch_size
         self._schedule = config.schedule
         self._clock = clock
         self._log = log
@@ -156,7 +156,7 @@ def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> Curve:
 
 def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:
     """Rehearse one run, whose seed is set; it is logged to the configuration's result file, nowhere without one."""
-    log = EventLog(config.result_file, clock)
+    log = EventLog(config.process.result_file, clock)
     return run(
         config,
         lambda: SimulatedStep(config, clock, log, pace),
@@ -188,7 +188,7 @@ def rehearse(resolved: Resolved, out: Path | None, pace: Pace) -> int:
         outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, pace)
         minutes = round((clock.now() - began) / 60, 3)
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status, minutes=minutes))
-    write(folder, record(resolved, MARK, started), experiments)
+    write(folder, record(resolved, MARK, started).with_experiments(experiments))
     return conclude(config, folder, [int(experiment.status != "success") for experiment in experiments])
 
 

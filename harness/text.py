@@ -64,8 +64,8 @@ def official_lines(official: Official) -> Iterator[str]:
 def submission_lines(submission: Submission) -> Iterator[str]:
     """Which runs were taken, and where they are."""
     for one in submission.chosen:
-        of = f"{len(one.runs)} of {one.launched} runs of {one.batch.provenance.system}"
-        yield f"{of}, {one.batch.provenance.benchmark}:"
+        of = f"{len(one.runs)} of {one.launched} runs of {one.batch.record.system}"
+        yield f"{of}, {one.batch.record.benchmark}:"
         yield from (f"  {run.file}" for run in one.runs)
     yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
 

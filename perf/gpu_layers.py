@@ -93,7 +93,7 @@ class Layers(MegatronModule):
 
     def __init__(self, config: RunConfig, transformer: TransformerConfig) -> None:
         super().__init__(transformer)
-        specs = block_spec(transformer, None, layer_spec(config, parallel.machine())).layer_specs
+        specs = block_spec(transformer, None, layer_spec(config.kernels, parallel.machine())).layer_specs
         self.layers = torch.nn.ModuleList(
             build_module(spec, config=transformer, layer_number=index + 1) for index, spec in enumerate(specs)
         )
@@ -108,7 +108,7 @@ def ours(config: RunConfig, shape: Shape) -> Step:
     """A step of the trainer's layers."""
     transformer, where = shard(config, shape), parallel.device()
     layers = Layers(config, transformer).to(where)
-    model = DistributedDataParallel(transformer, ddp_config(config, parallel.machine()), layers)
+    model = DistributedDataParallel(transformer, ddp_config(config.kernels, parallel.machine()), layers)
     optimizer = get_megatron_optimizer(optimizer_config(config), [model])
     use_fused_kernel(optimizer)
     rotary = RotaryEmbedding(
@@ -215,7 +215,7 @@ def main(layers: int, microbatches: int, rounds: int, spec: str, cpu_smoke: bool
     config = run_config(spec)
     parallel.alone()
     parallel.initialize(config)
-    chosen = layer_spec(config, parallel.machine())
+    chosen = layer_spec(config.kernels, parallel.machine())
     print(
         f"{layers} layers, {microbatches} x {length} tokens, bf16, forward + backward + AdamW, full-attention FLOPs, "
         f"median of {rounds} rounds"

@@ -36,7 +36,7 @@ def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connec
     from perf.state_forms import configuration, trainer
 
     os.environ.update(LOCAL_RANK=str(rank))
-    step = trainer(configuration(RANKS).model_copy(update={"rank": rank, "rendezvous_file": meeting}))
+    step = trainer(configuration(RANKS).changed(RANK=rank, RENDEZVOUS_FILE=meeting))
     dist.barrier()
     if rank == 0:
         launcher.send(0.0)

@@ -46,12 +46,12 @@ def measure() -> float:
 def main(least: float) -> int:
     from reference_impl import parallel
 
-    config = RunConfig.from_environment().model_copy(update={"seed": 0})
+    config = RunConfig.from_environment().changed(SEED=0)
     parallel.initialize(config)
     measured = measure()
-    if config.rank == 0:
+    if config.process.rank == 0:
         verdict = "" if measured >= least else f", less than NCCL_TEST_MIN_GBPS={least:g}"
-        sys.stdout.write(f"network   all-reduce over {config.world_size} ranks: {measured:.2f} GB/s{verdict}\n")
+        sys.stdout.write(f"network   all-reduce over {config.layout.world_size} ranks: {measured:.2f} GB/s{verdict}\n")
     parallel.shut_down()
     return int(measured < least)
 

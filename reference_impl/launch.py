@@ -36,20 +36,21 @@ _LONG_S = 3600.0
 def launch(config: RunConfig) -> int:
     """Run DGXNGPU ranks of `reference_impl.pretrain`; returns as `supervise` does."""
     with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
-        environments = [_environment(config, Path(folder), rank) for rank in range(config.gpus_per_node)]
+        environments = [_environment(config, Path(folder), rank) for rank in range(config.layout.gpus_per_node)]
         return supervise([sys.executable, "-m", "reference_impl.pretrain"], environments)
 
 
 def _environment(config: RunConfig, folder: Path, rank: int) -> dict[str, str]:
     """Of a rank: torchrun's variables as far as they have a meaning here, and our own."""
-    defaults = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // config.gpus_per_node))}
+    layout = config.layout
+    defaults = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // layout.gpus_per_node))}
     ours = {
         "RANK": rank,
         "LOCAL_RANK": rank,
-        "WORLD_SIZE": config.gpus_per_node,
-        "LOCAL_WORLD_SIZE": config.gpus_per_node,
+        "WORLD_SIZE": layout.gpus_per_node,
+        "LOCAL_WORLD_SIZE": layout.gpus_per_node,
         "RENDEZVOUS_FILE": folder / "rendezvous",
-        "NPY_INDEX_DIR": config.index_dir or folder / "index",
+        "NPY_INDEX_DIR": config.data.index_dir or folder / "index",
     }
     return {**defaults, **os.environ, **{name: str(value) for name, value in ours.items()}}
 

@@ -16,6 +16,7 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from benchmark.config import RunConfig
+from benchmark.config.groups import Kernels
 from benchmark.config.kernels import LayerSpec, Machine, layer_spec
 from benchmark.sizes import ModelSize
 from reference_impl import parallel
@@ -31,15 +32,15 @@ _FP8_FORMATS = {"tensorwise": "hybrid", "blockwise": "e4m3", "mxfp8": "e4m3"}
 def build_model(config: RunConfig) -> list[MegatronModule]:
     """This rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped for data parallelism."""
     here = parallel.machine()
-    transformer, spec = transformer_config(config, here), layer_spec(config, here)
-    if config.tp_comm_overlap:
+    transformer, spec = transformer_config(config, here), layer_spec(config.kernels, here)
+    if config.kernels.tp_comm_overlap:
         initialize_user_buffers(config)
     chunks = [gpt_chunk(config, transformer, stage, spec).to(parallel.device()) for stage in virtual_stages(config)]
-    if config.load_checkpoint is None:
+    if config.data.load_checkpoint is None:
         initialize_weights(chunks, config)
     if transformer.bf16:
         chunks = [Float16Module(transformer, chunk) for chunk in chunks]
-    ddp = ddp_config(config, here)
+    ddp = ddp_config(config.kernels, here)
     return [
         DistributedDataParallel(transformer, ddp, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
@@ -50,10 +51,10 @@ def transformer_config(config: RunConfig, machine: Machine) -> TransformerConfig
     """Megatron-Core's configuration of the model, of how it is split, and of its kernels on such a machine."""
     return TransformerConfig(
         **_shape(config.size),
-        **_precision(config),
+        **_precision(config.kernels),
         **_layout(config, on_gpu=machine.gpu),
         **_kernels(config, machine),
-        **_recomputation(config),
+        **_recomputation(config.kernels),
         # Off would leave the layers' tensor-parallel marks unset, and the gradient norm would count one shard only.
         perform_initialization=True,
         use_cpu_initialization=not machine.gpu,
@@ -80,29 +81,30 @@ def _shape(size: ModelSize) -> dict[str, Any]:
     }
 
 
-def _precision(config: RunConfig) -> dict[str, Any]:
-    dtype = DTYPES[config.precision]
+def _precision(kernels: Kernels) -> dict[str, Any]:
+    dtype = DTYPES[kernels.precision]
     settings: dict[str, Any] = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": dtype is torch.bfloat16}
-    if config.precision == "fp8":
-        recipe = config.fp8_recipe or "tensorwise"
+    if kernels.precision == "fp8":
+        recipe = kernels.fp8_recipe or "tensorwise"
         settings |= {"fp8": _FP8_FORMATS[recipe], "fp8_recipe": recipe}
-    if config.precision == "nvfp4":
+    if kernels.precision == "nvfp4":
         settings |= {"fp4": "e2m1", "fp4_recipe": "nvfp4"}
     return settings
 
 
 def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
-    stages = config.pipeline_model_parallel * config.interleaved_pipeline
-    interleaved = config.interleaved_pipeline > 1
+    layout = config.layout
+    stages = layout.pipeline_model_parallel * layout.interleaved_pipeline
+    interleaved = layout.interleaved_pipeline > 1
     # 126 layers fill 64 chunks when embedding and loss take the place of a layer each.
     uneven = config.size.layers % stages != 0
     return {
-        "tensor_model_parallel_size": config.tensor_model_parallel,
-        "sequence_parallel": config.sequence_parallel,
-        "tp_comm_overlap": config.tp_comm_overlap,
-        "context_parallel_size": config.context_parallel,
-        "pipeline_model_parallel_size": config.pipeline_model_parallel,
-        "virtual_pipeline_model_parallel_size": config.interleaved_pipeline if interleaved else None,
+        "tensor_model_parallel_size": layout.tensor_model_parallel,
+        "sequence_parallel": layout.sequence_parallel,
+        "tp_comm_overlap": config.kernels.tp_comm_overlap,
+        "context_parallel_size": layout.context_parallel,
+        "pipeline_model_parallel_size": layout.pipeline_model_parallel,
+        "virtual_pipeline_model_parallel_size": layout.interleaved_pipeline if interleaved else None,
         "account_for_embedding_in_pipeline_split": uneven,
         "account_for_loss_in_pipeline_split": uneven,
         # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.
@@ -114,48 +116,49 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
 
 
 def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
-    on_te = layer_spec(config, machine) == "te"
-    fused = machine.gpu if config.kernel_fusion is None else config.kernel_fusion
+    kernels = config.kernels
+    on_te = layer_spec(config.kernels, machine) == "te"
+    fused = machine.gpu if kernels.kernel_fusion is None else kernels.kernel_fusion
     return {
-        "cp_comm_type": (config.cp_comm_type or "p2p") if on_te else None,
+        "cp_comm_type": (kernels.cp_comm_type or "p2p") if on_te else None,
         "bias_activation_fusion": fused,
         "bias_dropout_fusion": fused,
         "apply_rope_fusion": fused and on_te,
         "gradient_accumulation_fusion": fused and on_te and machine.weight_gradient_fusion,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
-        "cross_entropy_loss_fusion": config.ce_fusion_impl is not None,
-        "cross_entropy_fusion_impl": config.ce_fusion_impl or "native",
-        "cuda_graph_impl": config.cuda_graph,
-        "use_te_rng_tracker": config.cuda_graph != "none",
+        "cross_entropy_loss_fusion": kernels.ce_fusion_impl is not None,
+        "cross_entropy_fusion_impl": kernels.ce_fusion_impl or "native",
+        "cuda_graph_impl": kernels.cuda_graph,
+        "use_te_rng_tracker": kernels.cuda_graph != "none",
     }
 
 
-def _recomputation(config: RunConfig) -> dict[str, Any]:
+def _recomputation(kernels: Kernels) -> dict[str, Any]:
     return {
-        "recompute_granularity": config.recompute_granularity,
-        "recompute_modules": config.recompute_modules.split(",") if config.recompute_modules else None,
-        "recompute_method": config.recompute_method,
-        "recompute_num_layers": config.recompute_num_layers,
+        "recompute_granularity": kernels.recompute_granularity,
+        "recompute_modules": kernels.recompute_modules.split(",") if kernels.recompute_modules else None,
+        "recompute_method": kernels.recompute_method,
+        "recompute_num_layers": kernels.recompute_num_layers,
     }
 
 
-def ddp_config(config: RunConfig, machine: Machine) -> DistributedDataParallelConfig:
+def ddp_config(kernels: Kernels, machine: Machine) -> DistributedDataParallelConfig:
     """Megatron-Core's configuration of gradient reduction and of the gathering of updated weights."""
-    reduce = machine.gpu if config.overlap_grad_reduce is None else config.overlap_grad_reduce
-    gather = reduce if config.overlap_param_gather is None else config.overlap_param_gather
+    reduce = machine.gpu if kernels.overlap_grad_reduce is None else kernels.overlap_grad_reduce
+    gather = reduce if kernels.overlap_param_gather is None else kernels.overlap_param_gather
     return DistributedDataParallelConfig(
-        grad_reduce_in_fp32=config.grad_reduce_in_fp32,
+        grad_reduce_in_fp32=kernels.grad_reduce_in_fp32,
         use_distributed_optimizer=True,
         overlap_grad_reduce=reduce,
         overlap_param_gather=gather,
-        bucket_size=config.bucket_size,
+        bucket_size=kernels.bucket_size,
     )
 
 
 def virtual_stages(config: RunConfig) -> list[int | None]:
     """The model chunks of a pipeline stage; [None] without interleaving."""
-    return [None] if config.interleaved_pipeline == 1 else list(range(config.interleaved_pipeline))
+    return [None] if config.layout.interleaved_pipeline == 1 else list(range(config.layout.interleaved_pipeline))
 
 
 def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec) -> GPTModel:
@@ -184,13 +187,14 @@ def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | No
 
 def initialize_user_buffers(config: RunConfig) -> None:
     """Set up the buffers through which Transformer Engine overlaps tensor-parallel collectives with matrix products."""
+    layout = config.layout
     from transformer_engine.pytorch.module.base import initialize_ub
 
-    tokens = config.micro_batch_size * config.rules.sequence_length // config.context_parallel
+    tokens = layout.micro_batch_size * config.rules.sequence_length // layout.context_parallel
     initialize_ub(
         shape=[tokens, config.size.hidden],
-        tp_size=config.tensor_model_parallel,
-        use_fp8=config.precision == "fp8",
+        tp_size=layout.tensor_model_parallel,
+        use_fp8=config.kernels.precision == "fp8",
         bootstrap_backend="nccl",
     )
 
@@ -216,7 +220,7 @@ def initialize_weights(chunks: list[torch.nn.Module], config: RunConfig) -> None
         if parameter.dim() < 2:
             continue
         std = residual_std if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else size.init_std
-        generator = torch.Generator(parameter.device).manual_seed(zlib.crc32(f"{config.seed}:{name}".encode()))
+        generator = torch.Generator(parameter.device).manual_seed(zlib.crc32(f"{config.job.seed}:{name}".encode()))
         parameter.copy_(_draw_shard(name, parameter, std, generator))
 
 

@@ -32,8 +32,9 @@ def use_fused_kernel(optimizer: MegatronOptimizer) -> None:
 
 def optimizer_config(config: RunConfig) -> OptimizerConfig:
     """Megatron-Core's configuration of AdamW, with the numbers of the rules."""
+    kernels = config.kernels
     adamw = config.rules.optimizer
-    moments = torch.bfloat16 if config.precision_aware_optimizer else torch.float32
+    moments = torch.bfloat16 if kernels.precision_aware_optimizer else torch.float32
     return OptimizerConfig(
         optimizer="adam",
         lr=config.schedule.base_learning_rate,
@@ -43,10 +44,10 @@ def optimizer_config(config: RunConfig) -> OptimizerConfig:
         adam_beta2=adamw.beta_2,
         adam_eps=adamw.epsilon,
         clip_grad=adamw.gradient_clip_norm,
-        params_dtype=DTYPES[config.precision],
-        bf16=config.precision != "fp32",
+        params_dtype=DTYPES[kernels.precision],
+        bf16=kernels.precision != "fp32",
         use_distributed_optimizer=True,
-        use_precision_aware_optimizer=config.precision_aware_optimizer,
+        use_precision_aware_optimizer=kernels.precision_aware_optimizer,
         exp_avg_dtype=moments,
         exp_avg_sq_dtype=moments,
     )

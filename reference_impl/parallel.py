@@ -32,9 +32,10 @@ def initialize(config: RunConfig) -> None:
     Raises:
         ConfigError: this machine has not what the configuration's switches need.
     """
+    layout = config.layout
     if torch.cuda.is_available():
-        torch.cuda.set_device((config.rank or 0) % config.gpus_per_node)
-    if faults := kernels.lacking(config, machine()):
+        torch.cuda.set_device((config.process.rank or 0) % layout.gpus_per_node)
+    if faults := kernels.lacking(config.kernels, machine()):
         raise ConfigError(faults)
     cpu.install()
     cpu.keep_freed_memory()
@@ -43,12 +44,12 @@ def initialize(config: RunConfig) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT, **_meeting(config))
-    interleaved = config.interleaved_pipeline if config.interleaved_pipeline > 1 else None
+    interleaved = layout.interleaved_pipeline if layout.interleaved_pipeline > 1 else None
     parallel_state.initialize_model_parallel(
-        config.tensor_model_parallel,
-        config.pipeline_model_parallel,
+        layout.tensor_model_parallel,
+        layout.pipeline_model_parallel,
         interleaved,
-        context_parallel_size=config.context_parallel,
+        context_parallel_size=layout.context_parallel,
     )
     seed_everything(config)
 
@@ -58,12 +59,13 @@ def _meeting(config: RunConfig) -> dict[str, Any]:
 
     That is served by rank 0 to whoever reaches the port, on every interface; a file, to who may open it.
     """
-    if config.rendezvous_file is None:
+    process = config.process
+    if process.rendezvous_file is None:
         return {}
     _stay_on_this_machine()
-    store = dist.FileStore(str(config.rendezvous_file), config.world_size)  # type: ignore[attr-defined]
+    store = dist.FileStore(str(process.rendezvous_file), config.layout.world_size)  # type: ignore[attr-defined]
     store.set_timeout(_TIMEOUT)
-    return {"store": store, "rank": config.rank, "world_size": config.world_size}
+    return {"store": store, "rank": process.rank, "world_size": config.layout.world_size}
 
 
 def alone(backend: str | None = None) -> None:
@@ -81,13 +83,13 @@ def _stay_on_this_machine() -> None:
 
 def seed_everything(config: RunConfig) -> None:
     """Start every generator from the run's one seed; the default one is the same on all ranks."""
-    if config.seed is None:
+    if config.job.seed is None:
         raise ValueError("a run needs its seed")
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    model_parallel_cuda_manual_seed(config.seed, te_rng_tracker=config.cuda_graph != "none")
+    random.seed(config.job.seed)
+    np.random.seed(config.job.seed)
+    model_parallel_cuda_manual_seed(config.job.seed, te_rng_tracker=config.kernels.cuda_graph != "none")
     # After Megatron-Core's own, which on a CPU draws from this generator too.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.job.seed)
 
 
 def shut_down() -> None:

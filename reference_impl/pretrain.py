@@ -43,7 +43,7 @@ def main() -> int:
     try:
         config = RunConfig.from_environment()
         _refuse_incomplete(config)
-        if config.rank is None:
+        if config.process.rank is None:
             from reference_impl.launch import launch
 
             return launch(config)
@@ -57,9 +57,9 @@ def main() -> int:
 
 def _refuse_incomplete(config: RunConfig) -> None:
     require_initial_weights(config)
-    needed = {"SEED": config.seed, "RESULT_FILE": config.result_file}
-    if config.rank is not None:
-        needed["NPY_INDEX_DIR"] = config.index_dir
+    needed = {"SEED": config.job.seed, "RESULT_FILE": config.process.result_file}
+    if config.process.rank is not None:
+        needed["NPY_INDEX_DIR"] = config.data.index_dir
     missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise ConfigError([f"{' and '.join(missing)}: set by the launcher (llama31 run), or by hand for one run"])
@@ -81,7 +81,7 @@ def train(config: RunConfig) -> int:
     run_identity = identity(config, manifest.digest)
     resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))
     clock = SystemClock(after=resumption.last_event if resumption else 0.0)
-    log = EventLog(config.result_file if config.rank == 0 else None, clock)
+    log = EventLog(config.process.result_file if config.process.rank == 0 else None, clock)
     outcome = run(
         config,
         lambda: MegatronStep(config, manifest, resuming=resumption is not None, preempted=preempted),
@@ -89,13 +89,13 @@ def train(config: RunConfig) -> int:
         clear_caches=lambda: clear_caches(data_folder(config), manifest),
         barrier=parallel.barrier,
         checkpoints=Checkpoints(
-            folder_of(config), interval=config.save_interval, run=run_identity, writes=config.rank == 0
+            folder_of(config), interval=config.job.save_interval, run=run_identity, writes=config.process.rank == 0
         ),
         resumption=resumption,
     )
     if (peak := parallel.peak_memory_gib()) is not None:
         log.event("tracked_stats", {"max_memory_usage": round(peak, 3)})
-    if config.rank == 0:
+    if config.process.rank == 0:
         _report(outcome)
     parallel.shut_down()
     return _EXIT_STATUS[outcome.status]
@@ -118,7 +118,7 @@ def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
     came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if config.save_checkpoint is None:
+        if config.job.save_checkpoint is None:
             # Not print(), which may be what the signal has come into.
             os.write(2, b"SIGUSR1 ignored: SAVE_CHECKPOINT is not set, so the run could not be continued\n")
         else:

@@ -36,7 +36,7 @@ def make_ready(config: RunConfig) -> Ready:
         Refused: it cannot.
     """
     require_initial_weights(config)
-    weights = usable_checkpoint(config) if config.load_checkpoint else None
+    weights = usable_checkpoint(config) if config.data.load_checkpoint else None
     data = ready(config)
     lines = [] if weights is None else [f"weights   {summary(weights, config.vocabulary)}"]
     lines.append(f"data      {data_folder(config)}, {data.compared} of its files compared")
@@ -46,7 +46,7 @@ def make_ready(config: RunConfig) -> Ready:
 
 def require_initial_weights(config: RunConfig) -> None:
     """Raise ConfigError for a run whose benchmark starts from a checkpoint, and that has none."""
-    if config.benchmark_row.initial_weights is not None and config.load_checkpoint is None:
+    if config.benchmark_row.initial_weights is not None and config.data.load_checkpoint is None:
         raise ConfigError(
             [
                 f"BENCHMARK={config.benchmark} starts from a checkpoint: set LOAD_CHECKPOINT to the folder of its "

@@ -63,11 +63,11 @@ class MegatronStep:
         self._attach()
         self._forward_backward = get_forward_backward_func()
         self._reader = Reader(
-            micro_batch_size=config.micro_batch_size,
+            micro_batch_size=config.layout.micro_batch_size,
             replica=parallel_state.get_data_parallel_rank(),
-            replicas=config.data_parallel,
+            replicas=config.layout.data_parallel,
             cp_rank=parallel_state.get_context_parallel_rank(),
-            cp_size=config.context_parallel,
+            cp_size=config.layout.context_parallel,
         )
         self._datasets: Datasets | None = None
         self._done = 0
@@ -98,7 +98,7 @@ class MegatronStep:
         self._datasets = open_datasets(config, data_folder(config), self._manifest, tokenizer_of(config))
 
     def train(self, steps: int) -> Iterator[StepStats]:
-        start = self._done * self._config.global_batch_size
+        start = self._done * self._config.layout.global_batch_size
         batches = self._reader.training(self._open().train, start)
         for left in reversed(range(steps)):
             stats = self.train_once(batches)
@@ -111,7 +111,7 @@ class MegatronStep:
         """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
         mine = median(self._forward_times)
         self._forward_times.clear()
-        return slowest(gather(mine), self._nodes, self._config.pipeline_model_parallel)
+        return slowest(gather(mine), self._nodes, self._config.layout.pipeline_model_parallel)
 
     def evaluate(self, sequences: int) -> float:
         batches = self._reader.evaluation(self._open().validation, sequences)
@@ -141,7 +141,7 @@ class MegatronStep:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        reports = self._run(batches, self._config.gradient_accumulation_steps, forward_only=False)
+        reports = self._run(batches, self._config.layout.gradient_accumulation_steps, forward_only=False)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         # What ranks have to agree on goes with the loss: no collective of its own for what is rare.
@@ -163,7 +163,7 @@ class MegatronStep:
 
     def _whole_pipelines(self, microbatches: int) -> int:
         """At least so many microbatches, in the multiple that an interleaved pipeline takes."""
-        group = self._config.pipeline_model_parallel if len(self.chunks) > 1 else 1
+        group = self._config.layout.pipeline_model_parallel if len(self.chunks) > 1 else 1
         return -(-microbatches // group) * group
 
     def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
@@ -176,7 +176,7 @@ class MegatronStep:
             model=self.chunks if interleaved else self.chunks[0],
             num_microbatches=microbatches,
             seq_length=self._config.rules.sequence_length,
-            micro_batch_size=self._config.micro_batch_size,
+            micro_batch_size=self._config.layout.micro_batch_size,
             forward_only=forward_only,
         )
 
@@ -212,7 +212,7 @@ def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[flo
 def synthetic_batches(config: RunConfig) -> Iterator[Batch]:
     """Random tokens in the shapes of real ones; from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
-    shape = (config.micro_batch_size, config.rules.sequence_length // config.context_parallel)
+    shape = (config.layout.micro_batch_size, config.rules.sequence_length // config.layout.context_parallel)
     while True:
         tokens = torch.randint(0, config.vocabulary, shape, generator=generator)
         yield Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape))

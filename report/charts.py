@@ -100,7 +100,7 @@ def _evaluations(results: Sequence[ResultFacts], runs: Sequence[_Drawn], legend:
 
 
 def _reference(result: ResultFacts) -> Iterator[Zone]:
-    record = result.record
+    record = result.reference
     if record is not None:
         label = f"{record.mean:,.0f} ± {record.deviation:,.0f} sequences at batch size {record.global_batch_size}"
         yield Zone(record.mean - record.deviation, record.mean + record.deviation, label)

@@ -6,7 +6,6 @@ or judged again.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -18,9 +17,12 @@ from statistics import fmean, median, pstdev
 
 from benchmark.benchmarks import BENCHMARKS, benchmark_named, every_rules
 from benchmark.convergence import Record, find_record
+from benchmark.files import RUN_JSON
 from benchmark.hardware import Gpu, gpu_of_system
+from benchmark.refusal import Refused
 from benchmark.rules import Rules
-from compliance.check import PROVENANCE, LogGroup, check_paths, find_logs, open_result
+from benchmark.run_record import RunRecord, read
+from compliance.check import LogGroup, check_paths, find_logs, open_result
 from compliance.checks.packages import disqualifications
 from compliance.checks.results import Result
 from compliance.checks.rule import Absent
@@ -31,9 +33,6 @@ from compliance.findings import Finding, Severity, as_count, as_number, count, s
 from compliance.run import Run
 from report.series import LARGEST, Point, drawable, quantile
 from report.telemetry import Telemetry, read_telemetry
-
-MAX_PROVENANCE = 1 << 20
-"""Bytes of a run.json."""
 
 MAX_MEASURES = 40
 """Names of other measurements of a run that are shown."""
@@ -270,8 +269,8 @@ class ResultFacts:
     group: LogGroup
     findings: tuple[Finding, ...]
     """Of its logs, of the runs together, and of its system."""
-    provenance: Mapping[str, object]
-    """run.json; empty where there is none, or it cannot be read."""
+    record: RunRecord
+    """run.json; empty where there is none, or it cannot be read, which is a finding of run.provenance."""
 
     @cached_property
     def runs(self) -> list[RunFacts]:
@@ -286,7 +285,7 @@ class ResultFacts:
         return compare(self.result)
 
     @cached_property
-    def record(self) -> Record | None:
+    def reference(self) -> Record | None:
         """What the reference needs at its batch size, whether or not the runs are enough to be compared with it."""
         if self.rules is None or self.global_batch_size is None:
             return None
@@ -315,12 +314,6 @@ class ResultFacts:
     def _system(self) -> System | None:
         return None if self.group.system is None else System(self.group.system, (self.result,))
 
-    def setting(self, name: str) -> object:
-        """A variable of the configuration, as run.json has it; None where it has none."""
-        configuration = self.provenance.get("configuration")
-        entry = configuration.get(name) if isinstance(configuration, dict) else None
-        return entry.get("value") if isinstance(entry, dict) else None
-
     @cached_property
     def gpus(self) -> int | None:
         """By the system's description, else by run.json; ranks where they are no GPUs."""
@@ -329,7 +322,7 @@ class ResultFacts:
                 return self._system.accelerators
         except Absent:
             pass
-        nodes, each = as_count(self.setting("DGXNNODES")), as_count(self.setting("DGXNGPU"))
+        nodes, each = as_count(self.record.setting("DGXNNODES")), as_count(self.record.setting("DGXNGPU"))
         product = (nodes or 0) * (each or 0)
         return product if product and _small(product) else None
 
@@ -337,14 +330,14 @@ class ResultFacts:
     def gpu(self) -> Gpu | None:
         """The model, by the system's description, the name of the system, or the platform that the logs name."""
         platforms = [run.value("submission_platform") for run in self.result.runs if run.has("submission_platform")]
-        named = [self.system.get("accelerator_model_name"), self.provenance.get("system"), *platforms[:1]]
+        named = [self.system.get("accelerator_model_name"), self.record.system, *platforms[:1]]
         return next((gpu for name in named if isinstance(name, str) and (gpu := gpu_of_system(name))), None)
 
     @cached_property
     def precision(self) -> str | None:
         """Of the linear layers, by the logs or by run.json."""
         stated = [run.value(_PRECISION) for run in self.result.runs if run.has(_PRECISION)]
-        value = stated[0] if stated else self.setting("PRECISION")
+        value = stated[0] if stated else self.record.setting("PRECISION")
         return value if isinstance(value, str) else None
 
     @cached_property
@@ -432,7 +425,7 @@ def _facts(group: LogGroup, name: str, findings: Iterable[Finding], ruleset: str
         result=result,
         group=group,
         findings=tuple(finding for finding in findings if finding.file in files),
-        provenance=read_provenance(group.paths[0].with_name(PROVENANCE)),
+        record=_record(group.paths[0].with_name(RUN_JSON)),
     )
 
 
@@ -447,13 +440,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(one[shared:]) for one in parts]
 
 
-def read_provenance(path: Path) -> Mapping[str, object]:
-    """run.json; empty where there is none or it is none. That it is broken is a finding of run.provenance."""
+def _record(path: Path) -> RunRecord:
     try:
-        if not path.is_file():
-            return {}
-        with path.open("rb") as stream:
-            record = json.loads(stream.read(MAX_PROVENANCE))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return read(path)
+    except (OSError, Refused):
+        return RunRecord()

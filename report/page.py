@@ -165,7 +165,7 @@ def _result(result: ResultFacts) -> Iterator[Markup]:
     yield from _measures(result)
     yield from _nodes(result)
     yield from _values("System", result.system)
-    yield from _values("Provenance (run.json)", result.provenance)
+    yield from _values("Provenance (run.json)", result.record.model_dump(mode="json", exclude_defaults=True))
 
 
 def _slow_ranks(result: ResultFacts) -> Iterator[Markup]:

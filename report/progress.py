@@ -181,7 +181,7 @@ class LogFollower:
 
 def expected_samples(config: RunConfig, samples: int) -> int:
     """Where the target is likely: the first evaluation from `samples` on that is past the reference's mean."""
-    gbs = config.global_batch_size
+    gbs = config.layout.global_batch_size
     least = max(samples, mean_samples(config.rules, gbs) or 0)
     return min(config.schedule.evaluation_from(least), config.step_limit * gbs)
 
@@ -196,10 +196,10 @@ def line(config: RunConfig, progress: Progress) -> str:
     if progress.log_perplexity is not None:
         parts.append(f"log perplexity {progress.log_perplexity:.3f} (target {config.rules.target_log_perplexity})")
     if progress.step_time:
-        tokens = config.global_batch_size * config.rules.sequence_length / progress.step_time
+        tokens = config.layout.global_batch_size * config.rules.sequence_length / progress.step_time
         parts.append(f"{tokens:,.0f} tokens/s")
     if progress.step_time and not progress.status:
-        remaining = (expected - progress.samples) / config.global_batch_size * progress.step_time
+        remaining = (expected - progress.samples) / config.layout.global_batch_size * progress.step_time
         parts.append(f"ETA {int(remaining) // 60}:{int(remaining) % 60:02}")
     if progress.slow and not progress.status:
         parts.append(progress.slow)

@@ -35,7 +35,7 @@ def launch(
         outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, Pace(step=step_seconds))
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status))
     resolved = Resolved(config=config, origins=dict.fromkeys(NAMES, "default"))
-    write(folder, record(resolved, MARK, started), experiments)
+    write(folder, record(resolved, MARK, started).with_experiments(experiments))
     return folder
 
 

@@ -43,22 +43,22 @@ def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
 def test_name_states_the_content(subtests: pytest.Subtests) -> None:
     """The name of a config states nodes, GPUs, batch and layout."""
     for path, config in SHAPED.items():
-        layout = f"tp{config.tensor_model_parallel}pp{config.pipeline_model_parallel}cp{config.context_parallel}"
-        stated = f"_{config.nodes}x{config.gpus_per_node}x{config.minibatch}x{layout}"
+        cut = config.layout
+        layout = f"tp{cut.tensor_model_parallel}pp{cut.pipeline_model_parallel}cp{cut.context_parallel}"
+        stated = f"_{cut.nodes}x{cut.gpus_per_node}x{cut.minibatch}x{layout}"
         with subtests.test(path.stem):
             assert path.stem.endswith(stated) or f"{stated}_" in path.stem
 
 
 def test_config_sourced_by_hand_is_the_same_run(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """`source config_X.sh` in a strict shell, from any folder, gives the run that naming the file gives."""
-    unnamed = {"config_filename": ""}
     for path, by_file in CONFIGS.items():
         script = f'set -euo pipefail; source "{path}"; exec env -0'
         text = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
         exported = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
         by_hand = resolve(None, {name: value for name, value in exported.items() if name in NAMES}).config
         with subtests.test(path.stem):
-            assert by_hand.model_copy(update=unnamed) == by_file.model_copy(update=unnamed)
+            assert by_hand.changed(CONFIG_FILENAME="") == by_file.changed(CONFIG_FILENAME="")
 
 
 def test_config_passes_preflight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
@@ -98,7 +98,9 @@ def test_the_official_checkers_accept_a_rehearsal(
     rehearsals: dict[Path, list[Path]], tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     """Of each batch size that a config has, and of each benchmark under each ruleset."""
-    of_configs = {(config.rules, config.global_batch_size): rehearsals[path] for path, config in OFFICIAL.items()}
+    of_configs = {
+        (config.rules, config.layout.global_batch_size): rehearsals[path] for path, config in OFFICIAL.items()
+    }
     submittable = [rules for row in BENCHMARKS.values() if row.submittable for rules in row.rules]
     others = [rules for rules in submittable if rules not in {rules for rules, _ in of_configs}]
     of_rules = {
@@ -128,7 +130,7 @@ def _columns(config: RunConfig) -> tuple[str, ...]:
     names = ("TENSOR_MODEL_PARALLEL", "PIPELINE_MODEL_PARALLEL", "INTERLEAVED_PIPELINE", "CONTEXT_PARALLEL")
     values = config.to_environment()
     layout = (values[name] for name in (*names, "MICRO_BATCH_SIZE"))
-    return (str(config.world_size), *layout, str(config.global_batch_size), config.precision)
+    return (str(config.layout.world_size), *layout, str(config.layout.global_batch_size), config.kernels.precision)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,14 @@ def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     path = Path(done.output.strip())
     config = RunConfig.from_environment(source_config(path), complete=True)
-    assert (config.nodes, path.name) == (nodes, f"config_{config.system}.sh")
+    assert (config.layout.nodes, path.name) == (nodes, f"config_{config.system}.sh")
     planned = CliRunner().invoke(main, ["plan", str(path)])
     assert planned.exit_code == 0, planned.output
-    assert f"Ask for WALLTIME={config.walltime}:" in planned.output
-    assert abs(config.global_batch_size - 1152) <= config.data_parallel * config.pipeline_model_parallel
+    assert f"Ask for WALLTIME={config.job.walltime}:" in planned.output
+    assert (
+        abs(config.layout.global_batch_size - 1152)
+        <= config.layout.data_parallel * config.layout.pipeline_model_parallel
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,4 +181,4 @@ def test_a_new_config_that_cannot_be_written_is_an_error(arguments: list[str], m
 
 def test_one_config_has_more_than_ten_thousand_gpus() -> None:
     """What is shown at scale is shown on a config of that scale."""
-    assert max(config.world_size for config in OFFICIAL.values()) > 10_000
+    assert max(config.layout.world_size for config in OFFICIAL.values()) > 10_000

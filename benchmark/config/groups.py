@@ -1,0 +1,197 @@
+"""The variables of a run, in groups: a field for each, whose alias is the shell name that submitters know.
+
+Frozen values, each judged by itself here; what they mean together is `impossible`'s and `kernels`' to judge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from benchmark.checkout import RESULTS
+from benchmark.seeds import SEED_LIMIT
+
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A number of things of which there are some; the limit keeps a typing mistake from being counted up to."""
+Index = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
+
+_RECOMPUTABLE = r"^(core_attn|layernorm|mlp)(,(core_attn|layernorm|mlp))*$"
+"""What can be recomputed by itself in a layer of ours."""
+
+
+class Group(BaseModel):
+    """Some variables that are used together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Layout(Group):
+    """How the model is cut, and on how many ranks it is trained."""
+
+    nodes: Count = Field(alias="DGXNNODES")
+    gpus_per_node: Count = Field(alias="DGXNGPU")
+    """Ranks a node: one for each GPU, or for each process on CPUs."""
+    tensor_model_parallel: Count = Field(1, alias="TENSOR_MODEL_PARALLEL")
+    pipeline_model_parallel: Count = Field(1, alias="PIPELINE_MODEL_PARALLEL")
+    interleaved_pipeline: Count = Field(1, alias="INTERLEAVED_PIPELINE")
+    """Model chunks a pipeline stage (Megatron's virtual pipeline size); 1 is no interleaving."""
+    context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
+    minibatch: Count = Field(alias="MINIBS")
+    """Sequences a step for each data-parallel replica; global batch size = MINIBS x data-parallel size."""
+    micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
+    """Sequences a forward pass."""
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def model_parallel(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor_model_parallel * self.pipeline_model_parallel * self.context_parallel
+
+    @property
+    def data_parallel(self) -> int:
+        return self.world_size // self.model_parallel
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.minibatch * self.data_parallel
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Microbatches a step on each replica."""
+        return self.minibatch // self.micro_batch_size
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Activations outside the tensor-parallel layers are split along the sequence wherever layers are split."""
+        return self.tensor_model_parallel > 1
+
+
+class Kernels(Group):
+    """What computes, communicates and is kept: precision, fused kernels, overlap, recomputation."""
+
+    precision: Literal["fp32", "bf16", "fp8", "nvfp4"] = Field("bf16", alias="PRECISION")
+    """Of the layers' matrix products; weights and activations are bf16 from there on down, the optimizer's own fp32."""
+    fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
+    """How fp8 values are scaled, always by what is in the tensor now; tensorwise if unset."""
+    layer_spec: Literal["auto", "te", "torch"] = Field("auto", alias="LAYER_SPEC")
+    """Kernels of the layers: Transformer Engine's or PyTorch's own; `auto` is the former where it is installed."""
+    kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
+    """Fuse what surrounds matrix products (SwiGLU, residual; with `te` RoPE, weight gradients); on GPUs if unset."""
+    ce_fusion_impl: Literal["native", "te"] | None = Field(None, alias="CE_FUSION_IMPL")
+    """A fused cross entropy: Megatron-Core's or Transformer Engine's; none if unset."""
+    cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
+    """`local` replays each layer as a CUDA graph."""
+    recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")
+    """Activations computed again in the backward pass: of some modules, of whole layers; none if unset."""
+    recompute_modules: str | None = Field(None, alias="RECOMPUTE_MODULES", pattern=_RECOMPUTABLE)
+    """With `selective`: some of core_attn, layernorm and mlp, with commas; core_attn if unset."""
+    recompute_method: Literal["uniform", "block"] | None = Field(None, alias="RECOMPUTE_METHOD")
+    """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many of each model chunk."""
+    recompute_num_layers: Count | None = Field(None, alias="RECOMPUTE_NUM_LAYERS")
+    tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
+    """Overlap the tensor-parallel collectives with the matrix products beside them."""
+    cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
+    """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
+    grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")
+    """Type that gradients are added up and reduced in; that of the weights if off."""
+    overlap_grad_reduce: bool | None = Field(None, alias="OVERLAP_GRAD_REDUCE")
+    """Reduce gradients during the backward pass; on GPUs if unset."""
+    overlap_param_gather: bool | None = Field(None, alias="OVERLAP_PARAM_GATHER")
+    """Gather updated weights during the next forward pass; as OVERLAP_GRAD_REDUCE if unset."""
+    bucket_size: PositiveInt | None = Field(None, alias="BUCKET_SIZE")
+    """Weights whose gradients are reduced together; Megatron-Core's own choice if unset."""
+    precision_aware_optimizer: bool = Field(False, alias="USE_PRECISION_AWARE_OPTIMIZER")
+    """Keep AdamW's moments in bf16."""
+
+
+class Hyperparameters(Group):
+    """What the rules leave to a submitter of some benchmarks."""
+
+    learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
+    """Peak learning rate, only where the rules leave it to the submitter."""
+    warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
+    """Warm-up, only where the rules leave it to the submitter."""
+    max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
+    """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
+
+
+class Job(Group):
+    """How many runs there are, where they are kept, and what surrounds them."""
+
+    walltime: Count | None = Field(None, alias="WALLTIME")
+    """Minutes that a job may take, all its runs together; `sbatch -t $WALLTIME`."""
+    experiments: Count = Field(1, alias="NEXP")
+    """Runs, one after the other, each with its own seed."""
+    seed: Seed | None = Field(None, alias="SEED")
+    """Seed of the one run; the system's entropy if unset."""
+    seed_base: Seed | None = Field(None, alias="SEED_BASE")
+    """Seed of the first of several runs; run i uses SEED_BASE + i."""
+    log_dir: Path = Field(RESULTS / "logs", alias="LOGDIR")
+    """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
+    save_checkpoint: Path | None = Field(None, alias="SAVE_CHECKPOINT")
+    """Folder of the training state, seen by all ranks; a run that is started again goes on from there. None is saved if
+    unset."""
+    save_interval: Count | None = Field(None, alias="SAVE_INTERVAL")
+    """Steps between two saves; only on SIGUSR1 if unset."""
+    resume: Path | None = Field(None, alias="RESUME")
+    """Folder of unfinished runs of this configuration, to go on with them instead of starting new ones."""
+    allocations: Count = Field(1, alias="NPAR")
+    """Allocations that a job may use, one after the other: it requeues itself and goes on from its checkpoint."""
+    container_image: str = Field("", alias="CONT")
+    """Image that the ranks run in: a name, or a file; none if unset."""
+    container_runtime: Literal["none", "pyxis", "apptainer", "docker"] | None = Field(None, alias="CONTAINER_RUNTIME")
+    """What runs it; pyxis where CONT is set and this is not."""
+    clear_caches: bool = Field(True, alias="CLEAR_CACHES")
+    """Before each run of a job, drop the whole page cache of every node, where the user may."""
+    nccl_test_min_gbps: float | None = Field(None, alias="NCCL_TEST_MIN_GBPS", ge=0, allow_inf_nan=False)
+    """Refuse a job whose all-reduce over all ranks has a smaller bus bandwidth, in GB/s; not measured if unset."""
+    hang_monitor_timeout: float = Field(30, alias="HANG_MONITOR_TIMEOUT", ge=0, allow_inf_nan=False)
+    """Minutes without a line in the log after which a run is asked where it hangs, and ended; 0 waits for ever."""
+    telemetry_interval: int = Field(0, alias="TELEMETRY_INTERVAL", ge=0, le=3600)
+    """Seconds between two samples of each node's GPUs, memory and processors, beside the log; 0 takes none."""
+
+
+class Data(Group):
+    """What a run is trained on, and starts from."""
+
+    data_dir: Path | None = Field(None, alias="DATADIR")
+    """Folder of the tokenised dataset, of which the harness brings the tiny benchmark's."""
+    tokenizer: Path | None = Field(None, alias="TOKENIZER")
+    """File of the benchmark's tokenizer; if unset the installed one, where setup.sh installs it."""
+    load_checkpoint: Path | None = Field(None, alias="LOAD_CHECKPOINT")
+    """Folder of the weights that training starts from, NeMo's or Hugging Face's; drawn at random if unset."""
+    initial_loss_gate: bool = Field(True, alias="INITIAL_LOSS_GATE")
+    """End a run that starts from LOAD_CHECKPOINT with a first training loss outside the range of the rules."""
+    index_dir: Path | None = Field(None, alias="NPY_INDEX_DIR")
+    """Folder for the shuffled index, seen by all ranks; a temporary one where a single node runs."""
+
+
+class Process(Group):
+    """What a launcher tells the processes of one run."""
+
+    config_filename: str = Field("", alias="CONFIG_FILENAME")
+    """Set by the launcher: the config file, as logged."""
+    result_file: Path | None = Field(None, alias="RESULT_FILE")
+    """Set by the launcher: the log of this run."""
+    rendezvous_file: Path | None = Field(None, alias="RENDEZVOUS_FILE")
+    """Set by the launcher: where the ranks of one machine meet; at MASTER_ADDR, MASTER_PORT if unset."""
+    rank: Index | None = Field(None, alias="RANK")
+    """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
+    world_size: PositiveInt | None = Field(None, alias="WORLD_SIZE")
+    """Set beside RANK: the number of ranks that were started."""
+
+
+class Submission(Group):
+    """Whose result it will be."""
+
+    org: str = Field("reference", alias="MLPERF_SUBMISSION_ORG", min_length=1)
+    division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")
+    status: Literal["onprem", "cloud", "preview", "research"] = Field("research", alias="MLPERF_SUBMISSION_STATUS")
+    platform: str = Field("", alias="MLPERF_SUBMISSION_PLATFORM")
+    """As logged; <nodes>x<DGXSYSTEM> if unset."""

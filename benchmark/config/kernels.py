@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from benchmark.config.run_config import RunConfig
+from benchmark.config.groups import Kernels, Layout
+from benchmark.sizes import ModelSize
 
 LayerSpec = Literal["te", "torch"]
 
@@ -63,44 +63,44 @@ def probe() -> Machine:
     )
 
 
-def layer_spec(config: RunConfig, machine: Machine) -> LayerSpec:
+def layer_spec(kernels: Kernels, machine: Machine) -> LayerSpec:
     """Transformer Engine's layers where it is installed beside a GPU, PyTorch's elsewhere; or the one asked for."""
-    if config.layer_spec != "auto":
-        return config.layer_spec
+    if kernels.layer_spec != "auto":
+        return kernels.layer_spec
     return "te" if machine.gpu and machine.transformer_engine else "torch"
 
 
-def needs(config: RunConfig) -> Iterator[Need]:
+def needs(kernels: Kernels) -> Iterator[Need]:
     """The switches of a run that only Transformer Engine on a GPU can follow."""
-    if config.layer_spec == "te":
+    if kernels.layer_spec == "te":
         yield Need(switch="LAYER_SPEC=te")
-    if config.precision == "fp8":
-        recipe = FP8_RECIPES[config.fp8_recipe or "tensorwise"]
+    if kernels.precision == "fp8":
+        recipe = FP8_RECIPES[kernels.fp8_recipe or "tensorwise"]
         yield Need(
             switch=f"PRECISION=fp8 with {recipe.switch}",
             transformer_engine=recipe.transformer_engine,
             compute_capability=recipe.compute_capability,
         )
-    if config.precision == "nvfp4":
+    if kernels.precision == "nvfp4":
         yield Need(switch="PRECISION=nvfp4", transformer_engine="2.7.0", compute_capability=(10, 0))
-    if "layernorm" in (config.recompute_modules or ""):
-        least = "2.6.0" if config.precision == "fp8" else "2.0.0"
+    if "layernorm" in (kernels.recompute_modules or ""):
+        least = "2.6.0" if kernels.precision == "fp8" else "2.0.0"
         yield Need(switch="RECOMPUTE_MODULES=layernorm", transformer_engine=least)
-    if config.tp_comm_overlap:
+    if kernels.tp_comm_overlap:
         yield Need(switch="TP_COMM_OVERLAP=True")
-    if config.cp_comm_type in ("p2p", "a2a"):
-        yield Need(switch=f"CP_COMM_TYPE={config.cp_comm_type}")
-    if config.ce_fusion_impl == "te":
+    if kernels.cp_comm_type in ("p2p", "a2a"):
+        yield Need(switch=f"CP_COMM_TYPE={kernels.cp_comm_type}")
+    if kernels.ce_fusion_impl == "te":
         yield Need(switch="CE_FUSION_IMPL=te")
-    if config.cuda_graph != "none":
-        yield Need(switch=f"CUDA_GRAPH_IMPLEMENTATION={config.cuda_graph}")
-    if config.precision_aware_optimizer:
+    if kernels.cuda_graph != "none":
+        yield Need(switch=f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}")
+    if kernels.precision_aware_optimizer:
         yield Need(switch="USE_PRECISION_AWARE_OPTIMIZER=True", transformer_engine="2.1.0")
 
 
-def lacking(config: RunConfig, machine: Machine) -> list[str]:
+def lacking(kernels: Kernels, machine: Machine) -> list[str]:
     """What the run needs and the machine does not have; empty if it can be trained there."""
-    return [fault for need in needs(config) for fault in _lacking(need, machine)]
+    return [fault for need in needs(kernels) for fault in _lacking(need, machine)]
 
 
 def _lacking(need: Need, machine: Machine) -> Iterator[str]:
@@ -129,47 +129,47 @@ def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
-def contradictions(config: RunConfig) -> Iterator[str]:
+def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
     """Switches that cannot go together on any machine."""
-    if config.layer_spec == "torch":
-        for need in needs(config):
+    if kernels.layer_spec == "torch":
+        for need in needs(kernels):
             yield f"{need.switch} needs Transformer Engine's layers, but LAYER_SPEC=torch"
-    if config.fp8_recipe is not None and config.precision != "fp8":
-        yield f"FP8_RECIPE={config.fp8_recipe} needs PRECISION=fp8; it is {config.precision}"
-    yield from _parallel_contradictions(config)
-    yield from _recompute_contradictions(config)
+    if kernels.fp8_recipe is not None and kernels.precision != "fp8":
+        yield f"FP8_RECIPE={kernels.fp8_recipe} needs PRECISION=fp8; it is {kernels.precision}"
+    yield from _parallel_contradictions(kernels, layout, size)
+    yield from _recompute_contradictions(kernels, size)
 
 
-def _parallel_contradictions(config: RunConfig) -> Iterator[str]:
-    tp, cp, groups = config.tensor_model_parallel, config.context_parallel, config.size.query_groups
-    if config.tp_comm_overlap and tp == 1:
+def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
+    tp, cp, groups = layout.tensor_model_parallel, layout.context_parallel, size.query_groups
+    if kernels.tp_comm_overlap and tp == 1:
         yield "TP_COMM_OVERLAP=True needs tensor parallelism; TENSOR_MODEL_PARALLEL is 1"
-    if config.cp_comm_type == "a2a" and groups % (tp * cp):
+    if kernels.cp_comm_type == "a2a" and groups % (tp * cp):
         yield (
             f"CP_COMM_TYPE=a2a deals out heads: TENSOR_MODEL_PARALLEL({tp}) x CONTEXT_PARALLEL({cp}) = {tp * cp} "
             f"does not divide the {groups} query groups; p2p and all_gather need not"
         )
-    if config.overlap_param_gather and config.overlap_grad_reduce is False:
+    if kernels.overlap_param_gather and kernels.overlap_grad_reduce is False:
         yield "OVERLAP_PARAM_GATHER=True needs OVERLAP_GRAD_REDUCE, which is off"
-    if config.bucket_size is not None and config.overlap_grad_reduce is False:
-        yield f"BUCKET_SIZE={config.bucket_size} needs OVERLAP_GRAD_REDUCE, which is off: all is one bucket then"
+    if kernels.bucket_size is not None and kernels.overlap_grad_reduce is False:
+        yield f"BUCKET_SIZE={kernels.bucket_size} needs OVERLAP_GRAD_REDUCE, which is off: all is one bucket then"
 
 
-def _recompute_contradictions(config: RunConfig) -> Iterator[str]:
-    granularity, layers = config.recompute_granularity, config.size.layers
-    whole = {"RECOMPUTE_METHOD": config.recompute_method, "RECOMPUTE_NUM_LAYERS": config.recompute_num_layers}
+def _recompute_contradictions(kernels: Kernels, size: ModelSize) -> Iterator[str]:
+    granularity, layers = kernels.recompute_granularity, size.layers
+    whole = {"RECOMPUTE_METHOD": kernels.recompute_method, "RECOMPUTE_NUM_LAYERS": kernels.recompute_num_layers}
     if granularity == "full":
         for name in [name for name, value in whole.items() if value is None]:
             yield f"RECOMPUTE_GRANULARITY=full needs {name}, which is not set"
-        if config.cuda_graph != "none":
-            yield f"RECOMPUTE_GRANULARITY=full cannot be in a graph: CUDA_GRAPH_IMPLEMENTATION={config.cuda_graph}"
+        if kernels.cuda_graph != "none":
+            yield f"RECOMPUTE_GRANULARITY=full cannot be in a graph: CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}"
     else:
         for name in [name for name, value in whole.items() if value is not None]:
             yield f"{name}={whole[name]} needs RECOMPUTE_GRANULARITY=full; it is {granularity or 'not set'}"
-    if config.recompute_modules is not None and granularity != "selective":
+    if kernels.recompute_modules is not None and granularity != "selective":
         yield (
-            f"RECOMPUTE_MODULES={config.recompute_modules} needs RECOMPUTE_GRANULARITY=selective; "
+            f"RECOMPUTE_MODULES={kernels.recompute_modules} needs RECOMPUTE_GRANULARITY=selective; "
             f"it is {granularity or 'not set'}"
         )
-    if (config.recompute_num_layers or 0) > layers:
-        yield f"RECOMPUTE_NUM_LAYERS({config.recompute_num_layers}) is above the {layers} layers of the model"
+    if (kernels.recompute_num_layers or 0) > layers:
+        yield f"RECOMPUTE_NUM_LAYERS({kernels.recompute_num_layers}) is above the {layers} layers of the model"

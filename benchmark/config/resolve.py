@@ -50,7 +50,7 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
 
 def describe(resolved: Resolved) -> str:
     """The whole configuration as text: every variable with its origin, then everything that follows from them."""
-    values = resolved.config.model_dump(by_alias=True)
+    values = resolved.config.values()
     rows = [(name, _text(values[name]), resolved.origins[name]) for name in NAMES]
     rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -63,14 +63,15 @@ def _text(value: object) -> str:
 
 def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     """(name, value, equation) of what the configuration implies."""
-    rules, schedule, gbs = config.rules, config.schedule, config.global_batch_size
+    rules, schedule, layout = config.rules, config.schedule, config.layout
+    gbs, replicas = layout.global_batch_size, layout.data_parallel
     source = f"rules {rules.benchmark} {rules.ruleset}"
-    layout = f"TP {config.tensor_model_parallel} x PP {config.pipeline_model_parallel} x CP {config.context_parallel}"
-    yield "ranks", str(config.world_size), f"DGXNNODES {config.nodes} x DGXNGPU {config.gpus_per_node}"
-    yield "data_parallel", str(config.data_parallel), f"{config.world_size} ranks / ({layout})"
-    yield "global_batch_size", str(gbs), f"MINIBS {config.minibatch} x data-parallel {config.data_parallel}"
-    accumulation = f"MINIBS {config.minibatch} / MICRO_BATCH_SIZE {config.micro_batch_size}"
-    yield "gradient_accumulation_steps", str(config.gradient_accumulation_steps), accumulation
+    cut = f"TP {layout.tensor_model_parallel} x PP {layout.pipeline_model_parallel} x CP {layout.context_parallel}"
+    yield "ranks", str(layout.world_size), f"DGXNNODES {layout.nodes} x DGXNGPU {layout.gpus_per_node}"
+    yield "data_parallel", str(replicas), f"{layout.world_size} ranks / ({cut})"
+    yield "global_batch_size", str(gbs), f"MINIBS {layout.minibatch} x data-parallel {replicas}"
+    accumulation = f"MINIBS {layout.minibatch} / MICRO_BATCH_SIZE {layout.micro_batch_size}"
+    yield "gradient_accumulation_steps", str(layout.gradient_accumulation_steps), accumulation
     yield "target_log_perplexity", str(rules.target_log_perplexity), source
     yield "sequence_length", str(rules.sequence_length), source
     yield "opt_base_learning_rate", repr(schedule.base_learning_rate), f"{source} at global batch size {gbs}"
@@ -83,6 +84,7 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     first = schedule.first_eval_step
     yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
     yield "eval_sequences", str(rules.eval_sequences), source
-    yield "last_step", str(config.step_limit), "MAX_STEPS" if config.max_steps else "MAX_STEPS is not set"
+    given = "MAX_STEPS" if config.hyperparameters.max_steps else "MAX_STEPS is not set"
+    yield "last_step", str(config.step_limit), given
     row = config.benchmark_row
     yield "parameters", f"{row.parameters:,}", f"{row.size.name}, vocabulary {row.vocabulary:,}"

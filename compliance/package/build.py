@@ -61,7 +61,7 @@ def build(
         NotPackageable: with everything that keeps the runs from being submitted, before anything is written.
     """
     facts, chosen = read_facts(facts_file), choose(folders, allow_simulated=allow_simulated)
-    submitter = submitter or chosen[0].batch.config.submission_org
+    submitter = submitter or chosen[0].batch.config.submission.org
     target = out / submitter
     faults = [*_bad_names(submitter, chosen), *_missing_configs(checkout, chosen)]
     if target.exists() or target.is_symlink():
@@ -80,14 +80,14 @@ def build(
 
 
 def _bad_names(submitter: str, chosen: Sequence[Chosen]) -> Iterator[str]:
-    for name in dict.fromkeys([submitter, *(one.batch.provenance.system for one in chosen)]):
+    for name in dict.fromkeys([submitter, *(one.batch.record.system for one in chosen)]):
         if not NAME.fullmatch(name):
             yield f"{name!r} cannot name a folder of a submission: letters, digits and _ . + - @ = , only, no dot first"
 
 
 def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
     for one in chosen:
-        config = one.batch.config.config_filename
+        config = one.batch.config.process.config_filename
         if not config:
             yield f"{one.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
         elif not _configs(checkout, config):
@@ -103,8 +103,8 @@ def _configs(checkout: Path, name: str) -> list[str]:
 
 
 def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path) -> None:
-    system, benchmark = one.batch.provenance.system, one.batch.provenance.benchmark
-    description = describe(one.batch.provenance, one.batch.config, submitter, facts)
+    system, benchmark = one.batch.record.system, one.batch.record.benchmark
+    description = describe(one.batch.record, one.batch.config, submitter, facts)
     systems, results = tree / "systems", tree / "results" / system / benchmark
     systems.mkdir(parents=True, exist_ok=True)
     (systems / f"{system}.json").write_text(json.dumps(description, indent=4) + "\n", encoding="utf-8")
@@ -112,7 +112,7 @@ def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path
     for index, run in enumerate(one.runs):
         shutil.copyfile(run.log.path, results / f"result_{index}.txt")
     implementation = tree / "benchmarks" / benchmark / "implementations" / system
-    _copy_implementation(checkout, implementation, one.batch.config.config_filename)
+    _copy_implementation(checkout, implementation, one.batch.config.process.config_filename)
 
 
 def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
@@ -130,7 +130,7 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 
 
 def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool) -> Submission:
-    ruleset = chosen[0].batch.provenance.ruleset
+    ruleset = chosen[0].batch.record.ruleset
     findings = [*check_paths([tree], ruleset).findings, *judge(tree, ruleset).findings]
     if allow_simulated:
         findings = [finding for finding in findings if finding.rule != "package.real_runs"]

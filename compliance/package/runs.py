@@ -8,22 +8,22 @@ the number of windows is even the policy names no median: the slower of the two 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from benchmark.announce import announce
 from benchmark.benchmarks import UnknownRules, benchmark_named, find
 from benchmark.config import ConfigError, RunConfig
+from benchmark.files import RUN_JSON
 from benchmark.rules import Rules
-from compliance.check import PROVENANCE, open_run
+from benchmark.run_record import RunRecord, UnreadableRecord, read
+from compliance.check import open_run
 from compliance.checks.packages import disqualifications
 from compliance.checks.rule import Absent
 from compliance.convergence.olympic import olympic_mean
@@ -41,34 +41,7 @@ class NotPackageable(ValueError):
         super().__init__("\n".join(faults))
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Setting(_Record):
-    """One variable of the configuration."""
-
-    value: str | int | float | None
-
-
-class Launched(_Record):
-    """One run that was started."""
-
-    result: str
-    """File name of its log."""
-
-
-class Provenance(_Record):
-    """What of run.json a package is made of."""
-
-    benchmark: str
-    ruleset: str
-    system: str
-    started: AwareDatetime
-    configuration: dict[str, Setting]
-    versions: dict[str, str]
-    machine: dict[str, str | int | float | None]
-    experiments: tuple[Launched, ...]
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -76,25 +49,27 @@ class Batch:
     """The runs of one launch."""
 
     folder: Path
-    provenance: Provenance
+    record: RunRecord
+
+    @property
+    def started(self) -> datetime:
+        return self.record.started or _NEVER
 
     @property
     def rules(self) -> Rules:
         """Raises UnknownRules."""
-        return find(self.provenance.benchmark, self.provenance.ruleset)
+        return find(self.record.benchmark, self.record.ruleset)
 
     @cached_property
     def config(self) -> RunConfig:
         """The configuration as it was; raises ConfigError where it is none."""
-        values = {name: setting.value for name, setting in self.provenance.configuration.items()}
-        values["RULESET"] = self.provenance.ruleset
-        return RunConfig.from_environment({name: str(value) for name, value in values.items() if value is not None})
+        return self.record.config()
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Every run that was started, in that order; one without a log is an unreadable one."""
-        names = [experiment.result for experiment in self.provenance.experiments]
-        return tuple(open_run(self.folder / Path(name).name, self.provenance.ruleset) for name in names)
+        names = [experiment.result for experiment in self.record.experiments]
+        return tuple(open_run(self.folder / Path(name).name, self.record.ruleset) for name in names)
 
 
 @dataclass(frozen=True)
@@ -114,15 +89,15 @@ def choose(folders: Iterable[Path], *, allow_simulated: bool = False) -> list[Ch
     Raises:
         NotPackageable: with everything that keeps them from being submitted.
     """
-    batches = sorted(_batches(folders), key=lambda batch: batch.provenance.started)
+    batches = sorted(_batches(folders), key=lambda batch: batch.started)
     faults = [fault for batch in batches for fault in _faults(batch, allow_simulated=allow_simulated)]
-    if len(rulesets := {batch.provenance.ruleset for batch in batches}) > 1:
+    if len(rulesets := {batch.record.ruleset for batch in batches}) > 1:
         faults.append(f"runs of several rulesets ({', '.join(sorted(rulesets))}); a submission is for one")
     if faults:
         raise NotPackageable(faults)
     groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
     for batch in batches:
-        groups[batch.provenance.system, batch.provenance.benchmark].append(batch)
+        groups[batch.record.system, batch.record.benchmark].append(batch)
     chosen = [_chosen(group) for group in groups.values()]
     if faults := [one for one in chosen if isinstance(one, str)]:
         raise NotPackageable(faults)
@@ -135,7 +110,7 @@ def _chosen(batches: Sequence[Batch]) -> Chosen | str:
     runs = [run for batch in batches for run in batch.runs]
     window = median_window(runs, rules.runs)
     if window is None:
-        return f"{batches[0].provenance.system}, {rules.benchmark}: {_why_none(runs, rules.runs)}"
+        return f"{batches[0].record.system}, {rules.benchmark}: {_why_none(runs, rules.runs)}"
     owner = next(batch for batch in batches if window[0] in batch.runs)
     return Chosen(batch=owner, runs=window, launched=len(runs))
 
@@ -170,22 +145,21 @@ def _window_minutes(runs: Sequence[Run]) -> float:
 def _batches(folders: Iterable[Path]) -> list[Batch]:
     """Each launch once, even where folders overlap."""
     found = {here.resolve(): here for folder in folders for here in _launches(folder)}
-    return [Batch(here, _provenance(here / PROVENANCE)) for here in found.values()]
+    return [Batch(here, _record(here / RUN_JSON)) for here in found.values()]
 
 
 def _launches(folder: Path) -> list[Path]:
-    found = sorted(Path(here) for here, _, names in os.walk(folder) if PROVENANCE in names)
+    found = sorted(Path(here) for here, _, names in os.walk(folder) if RUN_JSON in names)
     if not found:
-        raise NotPackageable([f"no {PROVENANCE} in {folder} or below it; expected a folder that a run made"])
+        raise NotPackageable([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run made"])
     return found
 
 
-def _provenance(path: Path) -> Provenance:
+def _record(path: Path) -> RunRecord:
     try:
-        return Provenance.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = f"{error.error_count()} faults, {error.errors()[0]}" if isinstance(error, ValidationError) else error
-        raise NotPackageable([f"{path} is no record of runs: {reason}"]) from None
+        return read(path)
+    except (OSError, UnreadableRecord) as error:
+        raise NotPackageable([str(error)]) from None
 
 
 def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
@@ -194,6 +168,8 @@ def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
     except (UnknownRules, ConfigError) as error:
         yield f"{batch.folder}: {error}"
         return
+    if batch.record.started is None:
+        yield f"{batch.folder}: {RUN_JSON} does not say when the runs were launched"
     if not benchmark_named(rules.benchmark).submittable:
         yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
     for run in batch.runs:
@@ -214,4 +190,4 @@ def _differences(config: RunConfig, run: Run) -> Iterator[str]:
         return
     for key, value in announce(config.for_experiment(seed=seed, result_file=run.log.path)):
         if run.has(key) and run.value(key) != value:
-            yield f"{key} is {show(run.value(key))} in the log, {show(value)} by {PROVENANCE} beside it"
+            yield f"{key} is {show(run.value(key))} in the log, {show(value)} by {RUN_JSON} beside it"

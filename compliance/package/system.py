@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from benchmark.config import RunConfig
-from benchmark.run_record import machine
+from benchmark.run_record import RunRecord, machine
 from compliance.checks.systems import FIELDS, STATUSES
-from compliance.package.runs import NotPackageable, Provenance
+from compliance.package.runs import NotPackageable
 
 FROM_THE_RUNS = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node")
 """Fields that the configuration decides; a file of facts may repeat them, not change them."""
@@ -33,7 +33,7 @@ _LSCPU_TIMEOUT_S = 10
 Facts = dict[str, object]
 
 
-def describe(provenance: Provenance, config: RunConfig, submitter: str, facts: Facts) -> dict[str, object]:
+def describe(record: RunRecord, config: RunConfig, submitter: str, facts: Facts) -> dict[str, object]:
     """The description of the system that the runs of `config` were made on.
 
     What a person says comes before what a machine says. This machine is asked only if its processor is that of the
@@ -49,7 +49,7 @@ def describe(provenance: Provenance, config: RunConfig, submitter: str, facts: F
         for field in FROM_THE_RUNS
         if stated[field] != decided[field]
     ]
-    found = dict.fromkeys(FIELDS, "") | _recorded(provenance) | _of_this_machine(provenance) | facts | decided
+    found = dict.fromkeys(FIELDS, "") | _recorded(record) | _of_this_machine(record) | facts | decided
     faults += [f"{field} is empty; state it in the file of facts" for field in NEEDED if not found[field]]
     if faults:
         raise NotPackageable(faults)
@@ -91,13 +91,13 @@ def _as_text(value: object) -> str:
 
 
 def _decided(config: RunConfig, submitter: str) -> dict[str, str]:
-    values = (submitter, config.submission_division, STATUSES[config.submission_status])
-    return dict(zip(FROM_THE_RUNS, (*values, str(config.nodes), str(config.gpus_per_node)), strict=True))
+    values = (submitter, config.submission.division, STATUSES[config.submission.status])
+    return dict(zip(FROM_THE_RUNS, (*values, str(config.layout.nodes), str(config.layout.gpus_per_node)), strict=True))
 
 
-def _recorded(provenance: Provenance) -> dict[str, object]:
+def _recorded(record: RunRecord) -> dict[str, object]:
     """What run.json holds of the machine and the software of the runs."""
-    seen, versions = provenance.machine, provenance.versions
+    seen, versions = record.machine, record.versions
     memory, engine = seen.get("memory_gib"), versions.get("megatron-core")
     return {
         "host_processor_model_name": _as_text(seen.get("processor")),
@@ -107,8 +107,8 @@ def _recorded(provenance: Provenance) -> dict[str, object]:
     }
 
 
-def _of_this_machine(provenance: Provenance) -> dict[str, object]:
-    if machine()["processor"] != provenance.machine.get("processor"):
+def _of_this_machine(record: RunRecord) -> dict[str, object]:
+    if machine()["processor"] != record.machine.get("processor"):
         return {}
     topology = _lscpu()
     fields: dict[str, object] = {field: topology[name] for field, name in _LSCPU.items() if name in topology}

@@ -115,8 +115,9 @@ BACK_ENDS: dict[str, BackEnd] = {"none": none, "pyxis": pyxis, "apptainer": appt
 
 def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
     """What a run reads and writes, a folder before what lies in it, so that it does not hide a mount inside it."""
-    read = [ROOT, config.data_dir, config.tokenizer, config.load_checkpoint]
-    written = [config.log_dir, config.save_checkpoint, config.index_dir]
+    data = config.data
+    read = [ROOT, data.data_dir, data.tokenizer, data.load_checkpoint]
+    written = [config.job.log_dir, config.job.save_checkpoint, data.index_dir]
     writable = {path.absolute(): False for path in read if path is not None}
     writable |= {path.absolute(): True for path in written if path is not None}
     return tuple(Mount(path=path, writable=writable[path]) for path in sorted(writable))

@@ -178,7 +178,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
     """One of the runs, from where it stands."""
     seed, console = runs.experiments[index].seed, runs.folder / f"console_{index}.log"
     run = config.for_experiment(seed=seed, result_file=runs.result(index))
-    print(f"run {index + 1} of {config.experiments}, seed {seed}", flush=True)
+    print(f"run {index + 1} of {config.job.experiments}, seed {seed}", flush=True)
     if not has_checkpoint(run):
         runs.update(index, lost=set_aside(runs.result(index)))
         launcher.clear_caches()
@@ -189,7 +189,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
         print(f"console   {console}", flush=True)
     if received.stop and launcher.is_requeued():
         return ending
-    if ending.cut_off and run.save_checkpoint is not None:
+    if ending.cut_off and run.job.save_checkpoint is not None:
         runs.update(index, status=CUT_OFF)
     else:
         said = ending.progress.status or f"ended with status {ending.status} and no run_stop"
@@ -199,13 +199,13 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
 
 def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Received) -> Ending:
     """The processes of one run, from their start to their end."""
-    assert config.result_file is not None
-    follower = LogFollower(config.result_file)
+    assert config.process.result_file is not None
+    follower = LogFollower(config.process.result_file)
     # Of a run that goes on, what its console and log say is of the processes before these.
     said_before = console.stat().st_size if console.exists() else 0
     before = reduce(advance, follower.poll(), Progress())
     progress = resuming = before if before == Progress() else going_on(before)
-    silence = Silence(limit=config.hang_monitor_timeout * 60, since=time.monotonic())
+    silence = Silence(limit=config.job.hang_monitor_timeout * 60, since=time.monotonic())
     hang: list[str] = []
     with (
         console.open("ab") as output,
@@ -246,9 +246,9 @@ def how_it_ended(returncode: int, progress: Progress, words: str, hang: Sequence
 
 def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:
     """Samples of every node, where they are asked for."""
-    if not config.telemetry_interval or config.result_file is None:
+    if not config.job.telemetry_interval or config.process.result_file is None:
         return nullcontext()
-    return sampled(launcher.on_each_node(sampler(config.result_file, config.telemetry_interval)))
+    return sampled(launcher.on_each_node(sampler(config.process.result_file, config.job.telemetry_interval)))
 
 
 @contextmanager

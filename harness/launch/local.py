@@ -21,11 +21,11 @@ class Local:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        if config.nodes != 1:
+        if config.layout.nodes != 1:
             raise ConfigError(
                 [
-                    f"DGXNNODES={config.nodes}: the ranks of one node are started here; start those of several with"
-                    " sbatch run.sub, or with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
+                    f"DGXNNODES={config.layout.nodes}: the ranks of one node are started here; start those of several "
+                    "with sbatch run.sub, or with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
                 ]
             )
         self._config = config

@@ -6,14 +6,14 @@ nobody picks a seed by its result.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmark.config import ConfigError, Resolved, RunConfig
-from benchmark.run_record import FILE_NAME, Experiment, record, stamp, write
+from benchmark.files import RUN_JSON
+from benchmark.run_record import Experiment, RunRecord, UnreadableRecord, read, record, stamp, write
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "to be continued"
 """What run.json says of a run that is not over."""
@@ -24,11 +24,14 @@ _SAME = ("BENCHMARK", "DGXSYSTEM", "NEXP")
 
 @dataclass
 class RunSet:
-    """Its folder, what run.json says of all runs, and of each."""
+    """Its folder, and what run.json says of it."""
 
     folder: Path
-    recorded: dict[str, Any]
-    experiments: list[Experiment]
+    recorded: RunRecord
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        return self.recorded.experiments
 
     @classmethod
     def open(cls, resolved: Resolved, data: dict[str, Any], job: dict[str, str]) -> RunSet:
@@ -38,35 +41,37 @@ class RunSet:
             ConfigError: the folder cannot be made, or holds other runs.
         """
         config, now = resolved.config, datetime.now(UTC)
-        folder = config.resume or _folder_of_job(config, job)
+        folder = config.job.resume or _folder_of_job(config, job)
         if folder is not None:
             runs = cls._read(folder, config)
-            runs.recorded.setdefault("jobs", []).append(job)
         else:
-            recorded = record(resolved, data, now) | ({"jobs": [job]} if job else {})
             seeds = enumerate(config.seeds)
             waiting = [Experiment(result=f"result_{index}.txt", seed=seed, status=WAITING) for index, seed in seeds]
-            runs = cls(make_folder(config, now), recorded, waiting)
+            runs = cls(make_folder(config, now), record(resolved, data, now).with_experiments(waiting))
+        if job or folder is not None:
+            runs.recorded = runs.recorded.with_job(job)
         runs.save()
         return runs
 
     @classmethod
     def _read(cls, folder: Path, config: RunConfig) -> RunSet:
-        path = folder.absolute() / FILE_NAME
+        path = folder.absolute() / RUN_JSON
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
-            experiments = [Experiment(**one) for one in recorded.pop("experiments")]
-            values = {name: recorded["configuration"][name]["value"] for name in _SAME}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError([f"{path} is no record of runs to go on with: {error!r}"]) from None
-        now = config.model_dump(mode="json", by_alias=True)
-        faults = [f"{name} is {now[name]}, but {values[name]} in {path}" for name in _SAME if now[name] != values[name]]
+            recorded = read(path)
+        except (OSError, UnreadableRecord) as error:
+            raise ConfigError([f"{path} is no record of runs to go on with: {error}"]) from None
+        now = config.values(as_json=True)
+        faults = [
+            f"{name} is {now[name]}, but {recorded.setting(name)} in {path}"
+            for name in _SAME
+            if now[name] != recorded.setting(name)
+        ]
         if faults:
             raise ConfigError(faults)
-        return cls(path.parent, recorded, experiments)
+        return cls(path.parent, recorded)
 
     def save(self) -> None:
-        write(self.folder, self.recorded, self.experiments)
+        write(self.folder, self.recorded)
 
     def result(self, index: int) -> Path:
         """The log of a run."""
@@ -74,7 +79,9 @@ class RunSet:
 
     def update(self, index: int, **changes: Any) -> None:
         """Write down how far a run has come."""
-        self.experiments[index] = replace(self.experiments[index], **changes)
+        experiments = list(self.experiments)
+        experiments[index] = experiments[index].model_copy(update=changes)
+        self.recorded = self.recorded.with_experiments(experiments)
         self.save()
 
     def unfinished(self) -> list[int]:
@@ -88,11 +95,11 @@ def make_folder(config: RunConfig, started: datetime) -> Path:
     Raises:
         ConfigError: it cannot be made.
     """
-    folder = config.log_dir.absolute() / config.system / stamp(started)
+    folder = config.job.log_dir.absolute() / config.system / stamp(started)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError([f"LOGDIR={config.log_dir}: cannot make {folder}: {error.strerror}"]) from None
+        raise ConfigError([f"LOGDIR={config.job.log_dir}: cannot make {folder}: {error.strerror}"]) from None
     return folder
 
 
@@ -100,12 +107,12 @@ def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
     """The folder that an earlier allocation of this job began; None in its first."""
     if job.get("restarts", "0") == "0":
         return None
-    for path in sorted(config.log_dir.absolute().glob(f"{config.system}/*/{FILE_NAME}"), reverse=True):
+    for path in sorted(config.job.log_dir.absolute().glob(f"{config.system}/*/{RUN_JSON}"), reverse=True):
         try:
-            jobs = [one["id"] for one in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            # Of no job, or broken: what this one began was written at once.
+            jobs = read(path).jobs
+        except (OSError, UnreadableRecord):
+            # Broken: what this one began was written at once.
             continue
-        if job["id"] in jobs:
+        if any(one.get("id") == job["id"] for one in jobs):
             return path.parent
     return None

@@ -96,33 +96,34 @@ class Slurm:
     """
 
     def __init__(self, config: RunConfig, job: Job) -> None:
-        if len(job.nodes) != config.nodes:
+        nodes = config.layout.nodes
+        if len(job.nodes) != nodes:
             raise ConfigError(
-                [f"DGXNNODES={config.nodes}, but the job has {len(job.nodes)} nodes: sbatch -N $DGXNNODES run.sub"]
+                [f"DGXNNODES={nodes}, but the job has {len(job.nodes)} nodes: sbatch -N $DGXNNODES run.sub"]
             )
         self._config, self._job = config, job
-        self._runtime = config.container_runtime or ("pyxis" if config.container_image else "none")
-        check_image(config.container_image)
+        self._runtime = config.job.container_runtime or ("pyxis" if config.job.container_image else "none")
+        check_image(config.job.container_image)
         self._container = Container(
-            image=config.container_image,
+            image=config.job.container_image,
             name=f"llama31_{job.number}",
             mounts=mounts_of(config),
             variables=variables_to_pass(config),
             gpus=Path("/dev/nvidiactl").exists(),
         )
         # In LOGDIR, which every rank sees.
-        self._index = config.index_dir or config.log_dir.absolute() / f".index_{job.number}"
+        self._index = config.data.index_dir or config.job.log_dir.absolute() / f".index_{job.number}"
         # Refuses now what the back end cannot express.
         self._inside("true")
 
     def __enter__(self) -> Slurm:
-        for folder in (self._config.log_dir, self._config.save_checkpoint, self._index):
+        for folder in (self._config.job.log_dir, self._config.job.save_checkpoint, self._index):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._config.index_dir is None:
+        if self._config.data.index_dir is None:
             try:
                 shutil.rmtree(self._index)
             except OSError as fault:
@@ -141,18 +142,18 @@ class Slurm:
         config, nodes = self._config, self._job.nodes
         if self._runtime == "pyxis":
             self._require("starting the container", pyxis_start(self._container), nodes)
-        with tempfile.NamedTemporaryFile("w", dir=config.log_dir, prefix=".job_") as token:
+        with tempfile.NamedTemporaryFile("w", dir=config.job.log_dir, prefix=".job_") as token:
             check = node_check(self._container.mounts, Path(token.name))
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
-        if config.nccl_test_min_gbps is not None:
-            test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.nccl_test_min_gbps))
+        if config.job.nccl_test_min_gbps is not None:
+            test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
             print(self._require("the all-reduce test", test, nodes, self._ranks_per_node), end="", flush=True)
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
         return json.loads(ready)
 
     def clear_caches(self) -> None:
         """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""
-        if self._config.clear_caches:
+        if self._config.job.clear_caches:
             drop = Wrapped(srun=(), command=("bash", "-euc", _DROP_CACHES))
             print(self._require("dropping page caches", drop, self._job.nodes), end="", flush=True)
 
@@ -188,7 +189,7 @@ class Slurm:
         with console.open("rb") as file:
             file.seek(before)
             said = file.read().decode("utf-8", errors="replace")
-        return explain(stacks_in(said), self._job.nodes, self._config.gpus_per_node)
+        return explain(stacks_in(said), self._job.nodes, self._config.layout.gpus_per_node)
 
     def is_requeued(self) -> bool:
         # While it is being ended, the state of a job is COMPLETING whatever comes next; the count is ahead of ours.
@@ -197,7 +198,7 @@ class Slurm:
         return match is not None and int(match[1]) > self._job.restarts
 
     def requeue(self) -> bool:
-        if self._job.restarts + 1 >= self._config.allocations or self._config.save_checkpoint is None:
+        if self._job.restarts + 1 >= self._config.job.allocations or self._config.job.save_checkpoint is None:
             return False
         print(f"requeueing job {self._job.number}, to go on from the last checkpoint", flush=True)
         if subprocess.run(["scontrol", "requeue", self._job.number], check=False).returncode:
@@ -210,7 +211,7 @@ class Slurm:
     @property
     def _ranks_per_node(self) -> int:
         # Docker's one container of a node starts all its ranks.
-        return 1 if self._runtime == "docker" else self._config.gpus_per_node
+        return 1 if self._runtime == "docker" else self._config.layout.gpus_per_node
 
     def _inside(self, *command: str) -> Wrapped:
         return BACK_ENDS[self._runtime](self._container, command)

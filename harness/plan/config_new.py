@@ -75,7 +75,7 @@ def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_b
         possible = list(_candidates(benchmark, GPUS[gpu], nodes, layout, precision))
         if possible:
             cut = True
-            chosen = _fitting(min(possible, key=lambda config: abs(config.global_batch_size - wanted)))
+            chosen = _fitting(min(possible, key=lambda config: abs(config.layout.global_batch_size - wanted)))
             if chosen is not None:
                 return chosen
     raise ConfigError([_refusal(gpu, nodes, None if published is None else published.layout, cut)])

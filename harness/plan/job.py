@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.config.groups import Kernels
 from benchmark.hardware import GPUS, PRECISIONS, Gpu, gpu_of_system
 from benchmark.sizes import ModelSize
 
@@ -119,11 +120,12 @@ def from_config(
     Raises:
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
     """
+    layout = config.layout
     found = gpu_of_system(config.system) if gpu is None else GPUS.get(gpu)
     if found is None:
         what = f"DGXSYSTEM={config.system} names no GPU" if gpu is None else f"--gpu {gpu} is no GPU"
         raise ConfigError([f"{what} that the planner knows; known: {', '.join(GPUS)} (--gpu)"])
-    precision = precision_of(config)
+    precision = precision_of(config.kernels)
     if precision not in PRECISIONS or found.peak(precision) is None:
         valid = ", ".join(name for name in PRECISIONS if found.peak(name) is not None)
         raise ConfigError([f"{found.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
@@ -132,26 +134,26 @@ def from_config(
         vocabulary=config.vocabulary,
         sequence_length=config.rules.sequence_length,
         gpu=found,
-        gpus=config.world_size,
-        tensor=config.tensor_model_parallel,
-        pipeline=config.pipeline_model_parallel,
-        chunks=config.interleaved_pipeline,
-        context=config.context_parallel,
-        micro_batch=config.micro_batch_size,
-        microbatches=config.gradient_accumulation_steps,
+        gpus=layout.world_size,
+        tensor=layout.tensor_model_parallel,
+        pipeline=layout.pipeline_model_parallel,
+        chunks=layout.interleaved_pipeline,
+        context=layout.context_parallel,
+        micro_batch=layout.micro_batch_size,
+        microbatches=layout.gradient_accumulation_steps,
         precision=precision,
         release=release,
         stack=stack,
         quantised_weights=quantised_weights,
-        gradient_bytes=4 if config.grad_reduce_in_fp32 else 2,
-        moment_bytes=4 if config.precision_aware_optimizer else 8,
-        recompute=_recompute(config),
+        gradient_bytes=4 if config.kernels.grad_reduce_in_fp32 else 2,
+        moment_bytes=4 if config.kernels.precision_aware_optimizer else 8,
+        recompute=_recompute(config.kernels),
     )
 
 
-def precision_of(config: RunConfig) -> str:
+def precision_of(kernels: Kernels) -> str:
     """One of hardware.PRECISIONS, or what else the configuration has."""
-    return "mxfp8" if config.precision == "fp8" and config.fp8_recipe == "mxfp8" else config.precision
+    return "mxfp8" if kernels.precision == "fp8" and kernels.fp8_recipe == "mxfp8" else kernels.precision
 
 
 def precision_values(precision: str) -> dict[str, str]:
@@ -159,10 +161,10 @@ def precision_values(precision: str) -> dict[str, str]:
     return {"PRECISION": "fp8", "FP8_RECIPE": "mxfp8"} if precision == "mxfp8" else {"PRECISION": precision}
 
 
-def _recompute(config: RunConfig) -> frozenset[str]:
+def _recompute(kernels: Kernels) -> frozenset[str]:
     """RECOMPUTE_METHOD=block, which spares some layers, is taken for all; a flash kernel has no core_attn to spare."""
-    if config.recompute_granularity == "full":
+    if kernels.recompute_granularity == "full":
         return frozenset({"full"})
-    if config.recompute_granularity == "selective" and config.recompute_modules:
-        return frozenset(config.recompute_modules.split(",")) & {"layernorm", "mlp"}
+    if kernels.recompute_granularity == "selective" and kernels.recompute_modules:
+        return frozenset(kernels.recompute_modules.split(",")) & {"layernorm", "mlp"}
     return frozenset()

@@ -7,7 +7,6 @@ run.json beside it, as our launcher leaves, or a config file that is named.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import inf
@@ -16,9 +15,12 @@ from statistics import median
 
 from benchmark.benchmarks import DEFAULT, benchmark_named, find
 from benchmark.config import RunConfig
+from benchmark.files import RUN_JSON
 from benchmark.hardware import GPUS, PRECISIONS
 from benchmark.mllog import TOKEN, Event, MalformedEvent, decode
+from benchmark.refusal import Refused
 from benchmark.rules import Rules
+from benchmark.run_record import read
 from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
 from harness.plan.job import Job, from_config
 
@@ -132,15 +134,16 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
     """
     events = list(_events(path))
     config = config or _recorded_config(path)
+    layout = config.layout
     times = [event.value["train_step_time"] for event in events if _is_step(event)][SKIPPED_STEPS:]
     if not times:
         raise Unreadable(f"{path}: expected more than {SKIPPED_STEPS} tracked_stats events with train_step_time")
     logged = next((event.value for event in events if event.key == "global_batch_size"), None)
-    if logged != config.global_batch_size:
-        raise Unreadable(f"{path}: logs global_batch_size {logged}; its configuration has {config.global_batch_size}")
+    if logged != layout.global_batch_size:
+        raise Unreadable(f"{path}: logs global_batch_size {logged}; its configuration has {layout.global_batch_size}")
     job = from_config(config, gpu=gpu, release=OWN)
     step, evaluations = median(times), _durations(events, "eval_start", "eval_stop")
-    batches = -(-config.rules.eval_sequences // config.global_batch_size)
+    batches = -(-config.rules.eval_sequences // layout.global_batch_size)
     whole = _durations(events, "run_start", "run_stop")
     taken = len(times) + SKIPPED_STEPS
     return Measured(
@@ -153,14 +156,12 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
 
 
 def _recorded_config(path: Path) -> RunConfig:
-    record = path.with_name("run.json")
+    record = path.with_name(RUN_JSON)
     if not record.is_file():
         raise Unreadable(f"{path}: there is no run.json beside it; name its configuration with --config config_X.sh")
     try:
-        recorded = json.loads(record.read_text(encoding="utf-8"))["configuration"]
-        values = {name: str(entry["value"]) for name, entry in recorded.items() if entry["value"] is not None}
-        return RunConfig.from_environment(values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return read(record).config()
+    except Refused as error:
         raise Unreadable(f"{record}: expected the configuration of a run: {error}") from None
 
 

@@ -69,7 +69,7 @@ def job_of(
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
     """
     name = from_config(config, gpu=gpu).gpu.name
-    release, stack = calibration.software(name, precision_of(config))
+    release, stack = calibration.software(name, precision_of(config.kernels))
     return from_config(config, gpu=name, release=release, stack=stack, quantised_weights=quantised_weights)
 
 
@@ -77,7 +77,7 @@ def pace_of(config: RunConfig, job: Job, calibration: Calibration) -> Pace:
     step = step_time.seconds(job, calibration.constants)
     return Pace(
         step=step,
-        evaluation=step * evaluation_steps(config.rules, config.global_batch_size, calibration.evaluation),
+        evaluation=step * evaluation_steps(config.rules, config.layout.global_batch_size, calibration.evaluation),
         start=calibration.start,
         spread=calibration.spread(job),
     )
@@ -103,7 +103,7 @@ def plan(
         pace=pace,
         measured=calibration.measured(job),
         outcomes=likely,
-        walltime=walltime(likely[-1], pace, config.experiments),
+        walltime=walltime(likely[-1], pace, config.job.experiments),
         remedies=[] if fits else sorted(_remedies(config, job, calibration), key=lambda remedy: remedy.step),
     )
 
@@ -115,7 +115,7 @@ def _remedies(config: RunConfig, planned: Job, calibration: Calibration) -> Iter
         remedy = _remedy(config, change, planned, calibration)
         if remedy is not None:
             found[name] = remedy
-    if config.grad_reduce_in_fp32 and "gradients" not in found:
+    if config.kernels.grad_reduce_in_fp32 and "gradients" not in found:
         for name, change in _changes(config):
             if name not in found:
                 remedy = _remedy(config, change | BF16_GRADIENTS, planned, calibration)
@@ -139,7 +139,8 @@ def _remedy(config: RunConfig, change: Mapping[str, str], planned: Job, calibrat
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
     """What could be changed, by name."""
-    if config.grad_reduce_in_fp32:
+    layout = config.layout
+    if config.kernels.grad_reduce_in_fp32:
         yield "gradients", BF16_GRADIENTS
     for modules in ("layernorm", "mlp"):
         yield modules, {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": modules}
@@ -147,8 +148,8 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
     yield "layers", whole
     # Twice as many ranks a replica are half as many replicas: twice the minibatch keeps the global batch.
     for name, size in (
-        ("TENSOR_MODEL_PARALLEL", config.tensor_model_parallel),
-        ("PIPELINE_MODEL_PARALLEL", config.pipeline_model_parallel),
-        ("CONTEXT_PARALLEL", config.context_parallel),
+        ("TENSOR_MODEL_PARALLEL", layout.tensor_model_parallel),
+        ("PIPELINE_MODEL_PARALLEL", layout.pipeline_model_parallel),
+        ("CONTEXT_PARALLEL", layout.context_parallel),
     ):
-        yield name, {name: str(2 * size), "MINIBS": str(2 * config.minibatch)}
+        yield name, {name: str(2 * size), "MINIBS": str(2 * layout.minibatch)}

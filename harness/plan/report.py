@@ -82,7 +82,7 @@ def _target(plan: Plan) -> Iterable[str]:
             f"{outcome.samples:10,} {outcome.steps:7} {outcome.evaluations:12} {outcome.minutes:9.1f} {margin:>15} "
             f"{outcome.factor:8.3f} {hours:11,.0f}"
         )
-    runs = plan.config.experiments
+    runs = plan.config.job.experiments
     hours = runs * plan.job.gpus * plan.outcomes[-1].minutes / 60
     yield (
         f"Ask for WALLTIME={plan.walltime}: {runs} {'run' if runs == 1 else 'runs'} at the slowest outcome and step, "
@@ -143,7 +143,7 @@ def table(found: Found, top: int) -> str:
 def _candidate(rank: int, candidate: Candidate) -> str:
     job = candidate.job
     cut = f"{job.tensor:2}  {job.pipeline:2}  {job.chunks:2}  {job.context:2}  {job.data:4}"
-    batch = f"{job.micro_batch:3}  {candidate.config.minibatch:6}  {job.global_batch_size:5}"
+    batch = f"{job.micro_batch:3}  {candidate.config.layout.minibatch:6}  {job.global_batch_size:5}"
     hours = f"{job.gpus * candidate.minutes / 60:10,.0f}"
     cost = f"{candidate.step:8.3f}  {_gib(candidate.memory):>6}  {hours}  {candidate.minutes:8.1f}"
     why = "   ".join(f"{minutes:9.2f}" for minutes in candidate.kinds.values())

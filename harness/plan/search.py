@@ -289,7 +289,7 @@ def _accepted(
                 heappush(heap, following)
             continue
         seen.add(cut)
-        job = replace(shape.job, microbatches=config.gradient_accumulation_steps)
+        job = replace(shape.job, microbatches=config.layout.gradient_accumulation_steps)
         parts = step_time.breakdown(job, calibration.constants)
         steps = seconds / shape.step(minibatch)
         yield Candidate(

@@ -37,7 +37,7 @@ def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -
         CheckpointError: on the first rank, listing every fault of any: files, tensors, shapes, types, the model's
             numbers. The others leave with exit status 2, without a word.
     """
-    if config.load_checkpoint is None:
+    if config.data.load_checkpoint is None:
         return
     checkpoint = on_rank_0(lambda: usable_checkpoint(config))
     boxes = list(_boxes(chunks))

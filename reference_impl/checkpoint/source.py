@@ -171,11 +171,11 @@ def usable_checkpoint(config: RunConfig) -> Checkpoint:
     Raises:
         CheckpointError: listing every fault.
     """
-    if config.load_checkpoint is None:
+    if config.data.load_checkpoint is None:
         raise CheckpointError(["LOAD_CHECKPOINT is not set"])
-    checkpoint = open_checkpoint(config.load_checkpoint)
+    checkpoint = open_checkpoint(config.data.load_checkpoint)
     # FP8 and FP4 are types of what goes into matrix products; the weights are bf16.
-    dtype = "float32" if config.precision == "fp32" else "bfloat16"
+    dtype = "float32" if config.kernels.precision == "fp32" else "bfloat16"
     faults = faults_for(checkpoint, config.size, config.vocabulary, dtype)
     if faults:
         raise CheckpointError(faults)

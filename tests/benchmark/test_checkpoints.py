@@ -32,11 +32,11 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self.folder = folder_of(config) or Path()
-        self.seed = config.seed or 0
-        assert config.result_file is not None
-        config.result_file.parent.mkdir(parents=True, exist_ok=True)
+        self.seed = config.job.seed or 0
+        assert config.process.result_file is not None
+        config.process.result_file.parent.mkdir(parents=True, exist_ok=True)
         self.clock = FakeClock()
-        self.log = EventLog(config.result_file, self.clock)
+        self.log = EventLog(config.process.result_file, self.clock)
         self.checkpoints = Checkpoints(self.folder, interval=10, run=identity(config, "data"))
         self.complete: Callable[[], None] = lambda: None
 

@@ -263,8 +263,8 @@ def test_global_batch_size_follows_from_the_layout() -> None:
         MINIBS=144,
         MICRO_BATCH_SIZE=2,
     )
-    assert (config.world_size, config.model_parallel, config.data_parallel) == (512, 64, 8)
-    assert (config.global_batch_size, config.gradient_accumulation_steps) == (1152, 72)
+    assert (config.layout.world_size, config.layout.model_parallel, config.layout.data_parallel) == (512, 64, 8)
+    assert (config.layout.global_batch_size, config.layout.gradient_accumulation_steps) == (1152, 72)
     assert config.schedule == config.rules.schedule(1152)
 
 
@@ -276,14 +276,15 @@ def test_a_run_gives_up_within_the_schedule() -> None:
 
 def test_platform_defaults_to_nodes_and_system() -> None:
     """The official checker refuses an empty platform, so there is always one."""
-    assert configured(DGXNNODES=2, MINIBS=72).submission_platform == "2xTEST"
+    assert configured(DGXNNODES=2, MINIBS=72).submission.platform == "2xTEST"
 
 
 def test_experiment_keeps_all_but_its_seed_and_log() -> None:
     """One of several runs is the same configuration with its own seed and result file."""
     config = configured(NEXP=3, SEED_BASE=10)
     one = config.for_experiment(seed=11, result_file=Path("result_1.txt"))
-    assert (one.seed, one.seed_base, one.experiments, one.result_file) == (11, None, 1, Path("result_1.txt"))
+    assert (one.job.seed, one.job.seed_base, one.job.experiments) == (11, None, 1)
+    assert one.process.result_file == Path("result_1.txt")
     assert one.schedule == config.schedule
 
 
@@ -322,13 +323,13 @@ def test_round_trip_through_the_environment(variables: dict[str, str | int]) -> 
 def test_learning_rate_survives_the_environment_bit_for_bit(rate: float) -> None:
     """A learning rate read back from its variable is the same double."""
     config = configured(BENCHMARK="llama31_8b", LEARNING_RATE=repr(rate), WARMUP_STEPS=0)
-    assert RunConfig.from_environment(config.to_environment()).learning_rate == rate
+    assert RunConfig.from_environment(config.to_environment()).hyperparameters.learning_rate == rate
 
 
 def test_a_run_cannot_be_changed() -> None:
     """Configurations are values."""
     with pytest.raises(ValueError, match="frozen"):
-        configured().nodes = 2
+        configured().layout.nodes = 2
 
 
 # Config files.

@@ -85,19 +85,21 @@ def test_contradiction_is_refused(variables: dict[str, object], said: str) -> No
 )
 def test_what_a_machine_lacks_is_named(variables: dict[str, object], machine: Machine, said: str) -> None:
     """A machine without what a switch needs is told the switch, the need and what is there."""
-    (fault,) = lacking(config(**variables), machine)
+    (fault,) = lacking(config(**variables).kernels, machine)
     assert said in fault
 
 
 @pytest.mark.parametrize("recipe", FP8_RECIPES)
 def test_every_recipe_runs_somewhere(recipe: str) -> None:
     """Blackwell with a current Transformer Engine lacks nothing for any recipe."""
-    assert lacking(config(PRECISION="fp8", FP8_RECIPE=recipe, TP_COMM_OVERLAP=1), BLACKWELL) == []
+    assert lacking(config(PRECISION="fp8", FP8_RECIPE=recipe, TP_COMM_OVERLAP=1).kernels, BLACKWELL) == []
 
 
 def test_versions_compare_as_numbers() -> None:
     """2.10 is later than 2.9, whatever follows the release."""
-    assert lacking(config(PRECISION="nvfp4"), replace(BLACKWELL, transformer_engine="2.10.0.dev0+5fdd7bb")) == []
+    assert (
+        lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, transformer_engine="2.10.0.dev0+5fdd7bb")) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,13 @@ def test_versions_compare_as_numbers() -> None:
 )
 def test_layers_are_chosen_by_what_is_there(asked: str, machine: Machine, chosen: str) -> None:
     """Transformer Engine where it is installed beside a GPU; what is asked for comes first."""
-    assert layer_spec(config(LAYER_SPEC=asked), machine) == chosen
+    assert layer_spec(config(LAYER_SPEC=asked).kernels, machine) == chosen
 
 
 def test_the_probe_knows_no_capability() -> None:
     """Without torch nobody knows the GPU, and an unknown capability is not judged."""
     assert probe().compute_capability is None
-    assert lacking(config(PRECISION="nvfp4"), replace(BLACKWELL, compute_capability=None)) == []
+    assert lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, compute_capability=None)) == []
 
 
 def test_the_guide_names_only_variables_that_exist() -> None:

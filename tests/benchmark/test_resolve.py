@@ -39,7 +39,7 @@ def test_an_environment_that_was_sourced_by_hand_is_enough() -> None:
     resolved = resolve(None, environment())
 
     assert resolved.origins["MINIBS"] == "environment"
-    assert resolved.config.config_filename == ""
+    assert resolved.config.process.config_filename == ""
 
 
 def test_the_description_has_every_variable_and_every_equation() -> None:

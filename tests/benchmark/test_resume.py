@@ -61,13 +61,13 @@ class Interruptible(SimulatedStep):
 
 def rehearse(config: RunConfig, clock: VirtualClock, at: int | None = None, how: str = "") -> Outcome | None:
     """Start or continue a run, as a process of its own would; None where that was killed."""
-    assert config.result_file is not None
+    assert config.process.result_file is not None
     run_identity = identity(config, "data")
     resumption = find_resumption(config, run_identity)
     folder = folder_of(config)
     assert folder is not None
     make_ready(folder)
-    log = EventLog(config.result_file, clock)
+    log = EventLog(config.process.result_file, clock)
     try:
         return run(
             config,
@@ -75,13 +75,13 @@ def rehearse(config: RunConfig, clock: VirtualClock, at: int | None = None, how:
             log,
             clear_caches=lambda: "none",
             barrier=lambda: None,
-            checkpoints=Checkpoints(folder, interval=config.save_interval, run=run_identity),
+            checkpoints=Checkpoints(folder, interval=config.job.save_interval, run=run_identity),
             resumption=resumption,
         )
     except Interrupted as interrupted:
         # SIGTERM leaves a run_stop; SIGKILL leaves nothing, or half a line.
         if how != "terminated":
-            config.result_file.write_bytes(
+            config.process.result_file.write_bytes(
                 interrupted.log + (b':::MLLOG {"namespace"' if how == "half a line" else b"")
             )
         return None

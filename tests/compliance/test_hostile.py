@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmark.checkout import ROOT
+from benchmark.files import RUN_JSON
 from benchmark.mllog import TOKEN
-from compliance.check import PROVENANCE, NoLogs, check_paths, find_logs
+from compliance.check import NoLogs, check_paths, find_logs
 from compliance.log import MAX_DEFECTS, MAX_FILE, MAX_KEPT_TEXT, MAX_LINE, DefectKind, Log, load
 from harness.__main__ import main
 from tests.compliance.test_log_reader import event
@@ -331,7 +332,7 @@ def test_strange_names_are_printed_harmlessly(log: LogFile, name: str, form: str
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "\x00", '{"ruleset": 6}', "9" * 100_000, '"x"'])
 def test_strange_provenance_is_a_warning(log: LogFile, content: str) -> None:
     """A run.json that cannot be read is a WARNING, and the log is judged."""
-    log.path.with_name(PROVENANCE).write_text(content, encoding="utf-8")
+    log.path.with_name(RUN_JSON).write_text(content, encoding="utf-8")
     report = check_paths([log.path])
     assert [finding.rule for finding in report.findings] == ["run.provenance"]
     assert report.passed

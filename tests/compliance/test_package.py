@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance.check import PROVENANCE, find_logs, open_result
+from benchmark.files import RUN_JSON
+from compliance.check import find_logs, open_result
 from compliance.checks import packages as package_checks
 from compliance.checks.packages import PACKAGE_RULES, Package, check_package
 from compliance.checks.systems import FIELDS, STATUSES
@@ -179,7 +180,7 @@ def test_logs_are_those_of_the_runs(submission: Submission, launched: Path) -> N
 def test_system_is_what_runs_machine_and_facts_say(submission: Submission, launched: Path) -> None:
     """The description has every field: of the configuration, of the machine of the runs, of the file of facts."""
     system = json.loads((submission.path / "systems/TEST.json").read_text(encoding="utf-8"))
-    record = json.loads((launched / PROVENANCE).read_text(encoding="utf-8"))
+    record = json.loads((launched / RUN_JSON).read_text(encoding="utf-8"))
     assert list(system) == list(FIELDS)
     assert (system["submitter"], system["division"], system["status"]) == ("Example", "closed", STATUSES["research"])
     assert (system["number_of_nodes"], system["accelerators_per_node"]) == ("1", "8")
@@ -193,7 +194,7 @@ def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(describing, "machine", lambda: {"processor": "another"})
     (chosen,) = choose([launched], allow_simulated=True)
     facts: dict[str, object] = {"system_name": "a", "accelerator_model_name": "b"}
-    found = describing.describe(chosen.batch.provenance, chosen.batch.config, "Example", facts)
+    found = describing.describe(chosen.batch.record, chosen.batch.config, "Example", facts)
     assert (found["host_processor_caches"], found["operating_system"]) == ("", "")
     assert found["host_memory_capacity"]
 
@@ -239,7 +240,7 @@ def attempt(runs: Path, tmp_path: Path, facts: Path, checkout: Path) -> Attempt:
 
 
 def _record(attempt: Attempt, **changes: object) -> None:
-    path = attempt.runs[0] / PROVENANCE
+    path = attempt.runs[0] / RUN_JSON
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
@@ -264,11 +265,11 @@ def _two_rulesets(attempt: Attempt) -> None:
 
 
 def _no_record(attempt: Attempt) -> None:
-    (attempt.runs[0] / PROVENANCE).unlink()
+    (attempt.runs[0] / RUN_JSON).unlink()
 
 
 def _broken_record(attempt: Attempt) -> None:
-    (attempt.runs[0] / PROVENANCE).write_text('{"benchmark": "llama31_405b"}', encoding="utf-8")
+    (attempt.runs[0] / RUN_JSON).write_text('{"benchmark": 1}', encoding="utf-8")
 
 
 def _too_few(attempt: Attempt) -> None:
@@ -293,10 +294,10 @@ REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
     ("the log says that it is simulated", _simulated),
     ("llama31_tiny is a benchmark of this harness alone", _tiny),
     ("runs of several rulesets (5.1.0, 6.0.0)", _two_rulesets),
-    (f"no {PROVENANCE} in", _no_record),
+    (f"no {RUN_JSON} in", _no_record),
     ("is no record of runs", _broken_record),
     ("2 of the 3 runs", _too_few),
-    (f"opt_adamw_beta_2 is 0.99 in the log, 0.95 by {PROVENANCE}", _other_log),
+    (f"opt_adamw_beta_2 is 0.99 in the log, 0.95 by {RUN_JSON}", _other_log),
     ("exists; a submission is never changed", _existing),
     ("'../Example' cannot name a folder", _bad_submitter),
     ("which is not in", _another_checkout),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compliance.check import PROVENANCE, NoLogs, check_paths, find_logs, open_result
+from benchmark.files import RUN_JSON
+from compliance.check import NoLogs, check_paths, find_logs, open_result
 from compliance.checks.results import RESULT_RULES
 from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
@@ -165,7 +166,7 @@ def _errors(findings: tuple[Finding, ...]) -> set[str]:
 
 def test_ruleset_of_the_run_is_used(result: Path) -> None:
     """The run.json beside a log says by which ruleset it is judged; the command line has the last word."""
-    (result / PROVENANCE).write_text(json.dumps({"ruleset": "1.2.3"}), encoding="utf-8")
+    (result / RUN_JSON).write_text(json.dumps({"ruleset": "1.2.3"}), encoding="utf-8")
     assert _errors(check_paths([result]).findings) == {"run.benchmark"}
     assert check_paths([result], tiny().rules.ruleset).passed
 

@@ -11,9 +11,9 @@ import pytest
 
 from benchmark.announce import announce
 from benchmark.benchmarks import find
+from benchmark.files import RUN_JSON
 from benchmark.mllog import TOKEN
 from benchmark.rules import ScaledLearningRate
-from compliance.check import PROVENANCE
 from compliance.checks.clock import AT_ONCE_MS
 from compliance.checks.events import ANNOUNCED, required
 from compliance.findings import Severity
@@ -152,7 +152,7 @@ def _unreadable(log: LogFile) -> None:
 
 
 def _bad_provenance(log: LogFile) -> None:
-    log.path.with_name(PROVENANCE).write_text("{", encoding="utf-8")
+    log.path.with_name(RUN_JSON).write_text("{", encoding="utf-8")
 
 
 def _backward_clock(log: LogFile) -> None:

@@ -49,7 +49,7 @@ def test_every_config_with_a_gpu_fits(subtests: pytest.Subtests) -> None:
             assert done.exit_code == 0, done.output
             assert "give or take" in done.stdout
             (asked,) = re.findall(r"Ask for WALLTIME=(\d+):", done.stdout)
-            assert (resolve(path).config.walltime or 0) >= int(asked)
+            assert (resolve(path).config.job.walltime or 0) >= int(asked)
 
 
 def test_text_and_values_say_the_same() -> None:
@@ -99,7 +99,7 @@ def test_a_search_writes_a_config_that_is_planned_alike(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("config_GB300_*.sh")
     assert values(path)["step"]["seconds"] == pytest.approx(first["step_seconds"])
     made = plan(resolve(path).config, _shipped())
-    assert made.config.walltime == made.walltime
+    assert made.config.job.walltime == made.walltime
     with pytest.raises(ClickException, match="cannot be written: File exists"):
         main(["plan", *search, "--write", str(tmp_path)], standalone_mode=False)
 

@@ -76,7 +76,7 @@ def test_the_first_candidate_is_the_best_of_all_minibatches() -> None:
         steps = expected_steps(config.rules, config.schedule, shipped.evaluation)
         minutes[minibatch] = (pace.start + pace.step * steps) / 60
     assert len(minutes) > 100
-    assert min(minutes, key=lambda each: minutes[each]) == best.config.minibatch
+    assert min(minutes, key=lambda each: minutes[each]) == best.config.layout.minibatch
 
 
 @pytest.mark.parametrize(

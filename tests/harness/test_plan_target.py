@@ -98,7 +98,7 @@ def test_minutes_are_those_of_the_real_loop(tmp_path: Path) -> None:
     run(config, lambda: TimedStep(clock), EventLog(path, clock), clear_caches=lambda: "none", barrier=lambda: None)
     at = {event.key: event.time_ms for event in read_events(path)}
     samples = next(event.value for event in read_events(path) if event.key == "train_samples")
-    expected = outcome(config.rules, config.schedule, PACE, samples // config.global_batch_size)
+    expected = outcome(config.rules, config.schedule, PACE, samples // config.layout.global_batch_size)
     assert expected.evaluations == 3
     assert expected.minutes == pytest.approx((at["run_stop"] - at["run_start"]) / 60_000)
 

@@ -197,7 +197,7 @@ def test_every_field_of_the_rules_decides_something(tmp_path: Path, benchmark: s
         size = row.reference_points[-1].global_batch_size
         config = configured(**common, DGXNGPU=1, MINIBS=size, MLPERF_SUBMISSION_DIVISION=division)
         paths.append(tmp_path / f"result_{division}.txt")
-        simulate(config.model_copy(update={"result_file": paths[-1]}), VirtualClock(EPOCH), Pace())
+        simulate(config.changed(RESULT_FILE=paths[-1]), VirtualClock(EPOCH), Pace())
     before = verdict(paths, row)
     for name, changed_row in changed(row):
         with subtests.test(field=name):

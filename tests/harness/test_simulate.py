@@ -42,7 +42,7 @@ def run_of(rules: Rules, **overrides: str | int) -> RunConfig:
 
 
 def rehearsed(path: Path, config: RunConfig, pace: Pace | None = None) -> Path:
-    simulate(config.model_copy(update={"result_file": path}), VirtualClock(EPOCH), pace or Pace())
+    simulate(config.changed(RESULT_FILE=path), VirtualClock(EPOCH), pace or Pace())
     return path
 
 
@@ -99,7 +99,7 @@ def test_rehearsal_ends_about_where_the_reference_did(tmp_path: Path, seed: int)
     """The target is reached within an evaluation interval of the reference's mean."""
     config = run_of(find("llama31_405b"), SEED=seed)
     stop = next(e for e in read_events(rehearsed(tmp_path / "log", config)) if e.key == "run_stop")
-    interval = config.schedule.eval_interval_steps * config.global_batch_size
+    interval = config.schedule.eval_interval_steps * config.layout.global_batch_size
     mean = config.rules.reference_points[-1].mean
     assert abs(stop.metadata["samples_count"] - mean) <= interval
     assert stop.metadata["status"] == "success"

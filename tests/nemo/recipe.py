@@ -98,41 +98,41 @@ TABLE = (
         why="the rules have ceil(1,200,000 x 1152 / global batch size), warm-up included",
     ),
     Row("data.seq_length", RULES.sequence_length),
-    Row("data.micro_batch_size", CONFIG.micro_batch_size),
+    Row("data.micro_batch_size", CONFIG.layout.micro_batch_size),
     Row(
         "data.global_batch_size",
-        CONFIG.global_batch_size,
+        CONFIG.layout.global_batch_size,
         why="no rule fixes it up to 9,216; ours is MINIBS x data-parallel size, the recipe's comes with its mock data",
     ),
     # Precision.
     Row("trainer.plugins.params_dtype", "torch.bfloat16"),
     Row(
         "trainer.plugins.precision",
-        CONFIG.precision,
+        CONFIG.kernels.precision,
         why="no rule fixes it; ours multiplies matrices in fp8, as NVIDIA's submission to v5.0 on the same GPUs",
     ),
     Row(
         "trainer.plugins.grad_reduce_in_fp32",
-        CONFIG.grad_reduce_in_fp32,
+        CONFIG.kernels.grad_reduce_in_fp32,
         why="no rule fixes the type that gradients are sent in; bf16 is half the bytes",
     ),
     Row(
         "model.config.recompute_granularity",
-        CONFIG.recompute_granularity,
+        CONFIG.kernels.recompute_granularity,
         why="what does not fit into 80 GB is computed again, which changes no value",
     ),
     # The layout.
-    Row("trainer.strategy.tensor_model_parallel_size", CONFIG.tensor_model_parallel),
-    Row("trainer.strategy.pipeline_model_parallel_size", CONFIG.pipeline_model_parallel),
+    Row("trainer.strategy.tensor_model_parallel_size", CONFIG.layout.tensor_model_parallel),
+    Row("trainer.strategy.pipeline_model_parallel_size", CONFIG.layout.pipeline_model_parallel),
     Row(
         "trainer.strategy.virtual_pipeline_model_parallel_size",
-        CONFIG.interleaved_pipeline,
+        CONFIG.layout.interleaved_pipeline,
         why=_FREE,
     ),
-    Row("trainer.strategy.context_parallel_size", CONFIG.context_parallel, why=_FREE),
-    Row("trainer.strategy.sequence_parallel", CONFIG.sequence_parallel),
-    Row("trainer.devices", CONFIG.gpus_per_node),
-    Row("trainer.num_nodes", CONFIG.nodes, why="an argument of the recipe, which its user gives"),
+    Row("trainer.strategy.context_parallel_size", CONFIG.layout.context_parallel, why=_FREE),
+    Row("trainer.strategy.sequence_parallel", CONFIG.layout.sequence_parallel),
+    Row("trainer.devices", CONFIG.layout.gpus_per_node),
+    Row("trainer.num_nodes", CONFIG.layout.nodes, why="an argument of the recipe, which its user gives"),
     # Evaluation.
     Row(
         "trainer.val_check_interval",
@@ -141,7 +141,7 @@ TABLE = (
     ),
     Row(
         "trainer.limit_val_batches",
-        RULES.eval_sequences / CONFIG.global_batch_size,
+        RULES.eval_sequences / CONFIG.layout.global_batch_size,
         why="in global batches; the rules have 5,760 sequences at every batch size",
     ),
 )

@@ -207,7 +207,7 @@ def wrong_parameters(config: RunConfig, weights: Weights) -> tuple[int, list[str
     parallel.initialize(config)
     chunks = build_model(config)
     load_initial_weights(config, chunks)
-    rank, tp = parallel_state.get_tensor_model_parallel_rank(), config.tensor_model_parallel
+    rank, tp = parallel_state.get_tensor_model_parallel_rank(), config.layout.tensor_model_parallel
     found = dict(named_parameters(chunks))
     expected = {name: parameter(name, weights, TINY, tp, rank) for name in found}
     return len(found), [name for name, value in found.items() if not torch.equal(value, expected[name])]

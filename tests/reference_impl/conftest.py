@@ -66,9 +66,9 @@ def start_ranks(config: RunConfig, work: Callable[[RunConfig], Any], meeting: Pa
 
     No daemons: saving a checkpoint starts processes. Whoever starts ranks ends them.
     """
-    context, together = multiprocessing.get_context("fork"), config.model_copy(update={"rendezvous_file": meeting})
+    context, together = multiprocessing.get_context("fork"), config.changed(RENDEZVOUS_FILE=meeting)
     ranks = {}
-    for rank in range(config.world_size):
+    for rank in range(config.layout.world_size):
         receive, send = context.Pipe(duplex=False)
         ranks[receive] = context.Process(target=_as_rank, args=(rank, together, work, send))
     for process in ranks.values():
@@ -119,6 +119,6 @@ def _as_rank(rank: int, config: RunConfig, work: Callable[[RunConfig], Any], sen
     torch.set_num_threads(1)
     os.environ.update(LOCAL_RANK=str(rank))
     try:
-        send.send(("answer", work(config.model_copy(update={"rank": rank}))))
+        send.send(("answer", work(config.changed(RANK=rank))))
     except BaseException:  # noqa: BLE001 - whatever a rank dies of is the test's answer
         send.send(("error", traceback.format_exc()))

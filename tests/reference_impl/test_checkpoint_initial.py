@@ -99,7 +99,7 @@ def loaded_by_megatron(config: RunConfig, weights: Weights) -> list[str]:
     state = unwrap(chunks[0]).sharded_state_dict(prefix="module.")
     for value in state.values():
         value.key = fused(value.key)
-    folder = str(config.load_checkpoint / "weights")  # type: ignore[operator]
+    folder = str(config.data.load_checkpoint / "weights")  # type: ignore[operator]
     loaded = dist_checkpointing.load({"model": state}, folder)["model"]
     unwrap(chunks[0]).load_state_dict({name.removeprefix("module."): value for name, value in loaded.items()})
     return [

@@ -154,7 +154,7 @@ def test_runs_that_start_at_once_make_the_corpus_once(
 ) -> None:
     """One makes it, the other waits, and both have it."""
     monkeypatch.setattr(configured, "BUILT_IN", tmp_path / "data" / "tiny")
-    config = tiny().model_copy(update={"data_dir": None})
+    config = tiny().changed(DATADIR=None)
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(ready, [config, config]))
 

@@ -50,7 +50,7 @@ def test_every_config_is_one_that_megatron_takes(machine: Machine, subtests: pyt
             transformer = transformer_config(config, machine)
             assert transformer.num_layers == config.size.layers
             assert transformer.params_dtype == transformer.pipeline_dtype
-            assert ddp_config(config, machine).overlap_grad_reduce == machine.gpu
+            assert ddp_config(config.kernels, machine).overlap_grad_reduce == machine.gpu
 
 
 @pytest.mark.usefixtures("transformer_engine")
@@ -135,7 +135,7 @@ def test_reduction_reaches_megatron(
     variables: dict[str, object], reduce: bool, gather: bool, fp32: bool, bucket: int | None, tiny: Tiny
 ) -> None:
     """The switches of gradient reduction set DistributedDataParallel's."""
-    ddp = ddp_config(tiny(**variables), CPU)
+    ddp = ddp_config(tiny(**variables).kernels, CPU)
 
     assert (ddp.overlap_grad_reduce, ddp.overlap_param_gather) == (reduce, gather)
     assert (ddp.grad_reduce_in_fp32, ddp.bucket_size, ddp.use_distributed_optimizer) == (fp32, bucket, True)

@@ -69,12 +69,12 @@ def in_child(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def chunks_of(config: RunConfig, rank: int) -> list[GPTModel]:
     """One rank's part of the model, as the trainer builds it, on the meta device."""
-    dist.init_process_group("fake", rank=rank, world_size=config.world_size, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=config.layout.world_size, store=FakeStore())
     parallel_state.initialize_model_parallel(
-        config.tensor_model_parallel,
-        config.pipeline_model_parallel,
-        config.interleaved_pipeline if config.interleaved_pipeline > 1 else None,
-        context_parallel_size=config.context_parallel,
+        config.layout.tensor_model_parallel,
+        config.layout.pipeline_model_parallel,
+        config.layout.interleaved_pipeline if config.layout.interleaved_pipeline > 1 else None,
+        context_parallel_size=config.layout.context_parallel,
         create_gloo_process_groups=False,
     )
     transformer = transformer_config(config, Machine())

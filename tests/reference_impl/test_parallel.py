@@ -22,9 +22,9 @@ def told(config: RunConfig) -> dict[str, Any]:
     """What a rank of two learns of the other."""
     parallel.initialize(config)
     return {
-        "gathered": parallel.gather(0.5 + (config.rank or 0)),
+        "gathered": parallel.gather(0.5 + (config.process.rank or 0)),
         "nodes": parallel.nodes(),
-        "decided": parallel.on_rank_0(lambda: {"by": config.rank}),
+        "decided": parallel.on_rank_0(lambda: {"by": config.process.rank}),
     }
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ import reference_impl.step  # noqa: F401
 from benchmark.checkpoints import complete_in, folder_of
 from benchmark.config import ConfigError, RunConfig
 from benchmark.mllog import Event
+from benchmark.rules import Rules, Schedule
 from reference_impl import pretrain
 from tests.fakes import read_events
 from tests.reference_impl.conftest import run_ranks, start_ranks
@@ -31,6 +32,25 @@ LAST = 6
 """Steps of a run here: evaluations after 2, 4 and 6, with a target that none reaches."""
 
 TWO_RANKS = {"DGXNGPU": 2, "MINIBS": 2}
+
+
+class Short(RunConfig):
+    """A run that evaluates often, of little, and does not get where it should."""
+
+    @cached_property
+    def rules(self) -> Rules:
+        return replace(
+            super().rules,
+            eval_every_sequences=8,
+            skip_slope=Fraction(0),
+            skip_intercept=0,
+            eval_sequences=8,
+            target_log_perplexity=1.0,
+        )
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return replace(super().schedule, max_steps=LAST)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +65,7 @@ def make_short(make_tiny: Tiny) -> Tiny:
             SAVE_CHECKPOINT=folder / "state",
             **{"SAVE_INTERVAL": 2, **variables},
         )
-        rules = replace(
-            config.rules,
-            eval_every_sequences=8,
-            skip_slope=Fraction(0),
-            skip_intercept=0,
-            eval_sequences=8,
-            target_log_perplexity=1.0,
-        )
-        # What find() would give, in the place where it is kept.
-        config.__dict__["rules"] = rules
-        config.__dict__["schedule"] = replace(rules.schedule(config.global_batch_size), max_steps=LAST)
-        return config
+        return Short.from_environment(config.to_environment())
 
     return make
 
@@ -68,7 +77,7 @@ def told_to_stop_in(step: int, config: RunConfig) -> int:
     train_once = MegatronStep.train_once
 
     def signalled(self: MegatronStep, batches: Any) -> Any:
-        if self._done + 1 == step and config.rank == config.world_size - 1:
+        if self._done + 1 == step and config.process.rank == config.layout.world_size - 1:
             os.kill(os.getpid(), signal.SIGUSR1)
         return train_once(self, batches)
 
@@ -93,7 +102,7 @@ def kill_ranks(config: RunConfig, *, checkpoints: int) -> None:
             for pid, process in zip(pids, ranks.values(), strict=True):
                 os.killpg(pid, signal.SIGKILL)
                 process.join()
-    assert [process.exitcode for process in ranks.values()] == [-signal.SIGKILL] * config.world_size
+    assert [process.exitcode for process in ranks.values()] == [-signal.SIGKILL] * config.layout.world_size
 
 
 def checkpoints_of(config: RunConfig) -> Path:
@@ -104,9 +113,9 @@ def checkpoints_of(config: RunConfig) -> Path:
 
 def told(config: RunConfig) -> list[tuple[object, ...]]:
     """What the log says of training and evaluations, without times and what only one of two runs can have."""
-    assert config.result_file is not None
+    assert config.process.result_file is not None
     said: list[tuple[object, ...]] = []
-    for event in read_events(config.result_file):
+    for event in read_events(config.process.result_file):
         value = event.value
         if isinstance(value, dict):
             if "reduced_train_loss" not in value:
@@ -117,8 +126,8 @@ def told(config: RunConfig) -> list[tuple[object, ...]]:
 
 
 def resumed(config: RunConfig) -> list[dict[str, Any]]:
-    assert config.result_file is not None
-    events = read_events(config.result_file)
+    assert config.process.result_file is not None
+    events = read_events(config.process.result_file)
     return [event.value for event in events if isinstance(event.value, dict) and "resumed" in event.value]
 
 
@@ -143,8 +152,8 @@ def runs(make_short: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     kill_ranks(interrupted, checkpoints=1)
     second = run_ranks(interrupted, partial(told_to_stop_in, 5))
-    assert interrupted.result_file is not None
-    stopped = read_events(interrupted.result_file)
+    assert interrupted.process.result_file is not None
+    stopped = read_events(interrupted.process.result_file)
     return Runs(whole, interrupted, [second, run_ranks(interrupted, pretrain.train)], stopped)
 
 
@@ -169,15 +178,15 @@ def test_the_log_says_what_an_interruption_cost(runs: Runs) -> None:
     assert killed["recomputed_steps"] == steps_cut_off(runs.interrupted)
     assert stopped["recomputed_steps"] == 0
     assert min(killed["outage"], stopped["outage"]) > 0
-    assert runs.interrupted.result_file is not None
-    assert sorted(path.name for path in runs.interrupted.result_file.parent.iterdir()) == [
+    assert runs.interrupted.process.result_file is not None
+    assert sorted(path.name for path in runs.interrupted.process.result_file.parent.iterdir()) == [
         *("result_0.txt", "result_0.txt.cut-1")
     ]
 
 
 def steps_cut_off(config: RunConfig) -> int:
-    assert config.result_file is not None
-    return config.result_file.with_name("result_0.txt.cut-1").read_text().count("train_step_time")
+    assert config.process.result_file is not None
+    return config.process.result_file.with_name("result_0.txt.cut-1").read_text().count("train_step_time")
 
 
 def test_a_save_that_was_not_finished_is_not_used(make_short: Tiny, tmp_path: Path) -> None:
@@ -187,7 +196,7 @@ def test_a_save_that_was_not_finished_is_not_used(make_short: Tiny, tmp_path: Pa
     newest, older = complete_in(checkpoints_of(config))
     newest.rename(newest.with_suffix(".partial"))
 
-    assert run_ranks(config.model_copy(update={"save_interval": None}), pretrain.train) == [1]
+    assert run_ranks(config.changed(SAVE_INTERVAL=None), pretrain.train) == [1]
     (mark,) = resumed(config)
     assert mark["recomputed_steps"] == steps_cut_off(config)
     assert list(checkpoints_of(config).iterdir()) == [older]
@@ -206,13 +215,13 @@ def refused(config: RunConfig) -> str:
 def test_a_log_with_nothing_to_go_on_from_is_refused_by_all_ranks(make_short: Tiny, tmp_path: Path) -> None:
     """Rank 0 says why, the others end with the same status, and the log is as it was."""
     config = make_short(tmp_path, "there", **TWO_RANKS)
-    assert config.result_file is not None
-    config.result_file.write_text("a log\n")
+    assert config.process.result_file is not None
+    config.process.result_file.write_text("a log\n")
 
     said, other = run_ranks(config, refused)
     assert "has no complete checkpoint of it" in said
     assert other == "exit 2"
-    assert config.result_file.read_text() == "a log\n"
+    assert config.process.result_file.read_text() == "a log\n"
 
 
 def test_a_signal_without_a_folder_is_ignored_with_a_word(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:

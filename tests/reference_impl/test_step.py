@@ -157,7 +157,7 @@ def test_warm_up_does_not_move_the_data(tiny: Tiny, reference: dict[str, Any]) -
 
 def slowest_of_two(config: RunConfig) -> list[Any]:
     """What three steps say at their end, where each forward pass takes rank 1 twice as long, by a clock of our own."""
-    step, clock, seconds = build(config), FakeClock(), 1 + (config.rank or 0)
+    step, clock, seconds = build(config), FakeClock(), 1 + (config.process.rank or 0)
 
     def pass_time(*_: object) -> None:
         clock.seconds += seconds

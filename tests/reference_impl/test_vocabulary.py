@@ -125,7 +125,7 @@ def test_data_of_32_000_pieces_are_refused(
 
 def test_a_tokenizer_of_32_000_pieces_is_refused(cut: Callable[..., RunConfig], data_dir: Path) -> None:
     """With data of its own, too: every difference from the benchmark's row is named at once."""
-    mixtral = cut(DATADIR=data_dir).model_copy(update={"tokenizer": None})
+    mixtral = cut(DATADIR=data_dir).changed(TOKENIZER=None)
     with pytest.raises(TokenizerError, match=r"TOKENIZER is not set: Llama 3\.1's tokenizer comes with no package"):
         ready(mixtral)
 

@@ -114,19 +114,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     faulthandler.register(signal.SIGUSR2)
     config = RunConfig.from_environment()
-    assert config.rank is not None
-    assert config.result_file is not None
-    together = InStep(config.rank, config.world_size)
-    if config.rank:
+    assert config.process.rank is not None
+    assert config.process.result_file is not None
+    together = InStep(config.process.rank, config.layout.world_size)
+    if config.process.rank:
         return together.follow()
-    hold = config.result_file.parents[2] / HOLD
+    hold = config.process.result_file.parents[2] / HOLD
     this_run = identity(config, "simulated")
     resumption = find_resumption(config, this_run)
     folder = folder_of(config)
     if folder is not None:
         make_ready(folder)
     clock = RealClock(after=resumption.last_event if resumption else 0.0)
-    log = EventLog(config.result_file, clock)
+    log = EventLog(config.process.result_file, clock)
     pace = Pace(init=0.1, open_data=0.0, step=STEP_S, evaluation=STEP_S, save=STEP_S, load=STEP_S)
 
     def build() -> SteppedStep:
@@ -141,7 +141,7 @@ def main() -> int:
         log,
         clear_caches=lambda: "none, simulated",
         barrier=lambda: None,
-        checkpoints=Checkpoints(folder, interval=config.save_interval, run=this_run),
+        checkpoints=Checkpoints(folder, interval=config.job.save_interval, run=this_run),
         resumption=resumption,
     )
     status = EXIT_STATUS[outcome.status]

@@ -37,8 +37,8 @@ def data_folder(config: RunConfig) -> Path:
     Raises:
         DataError: DATADIR is not set and the benchmark has no data of its own.
     """
-    if config.data_dir is not None:
-        return config.data_dir
+    if config.data.data_dir is not None:
+        return config.data.data_dir
     if config.benchmark_row.dataset.files is not None:
         raise DataError(f"DATADIR is not set; {config.benchmark} trains on the dataset in that folder")
     return BUILT_IN
@@ -50,7 +50,7 @@ def tokenizer_of(config: RunConfig) -> Tokenizer:
     Raises:
         TokenizerError: there is none, or it cannot be read.
     """
-    return Tokenizer(config.tokenizer or benchmark_tokenizer(config.benchmark_row.tokenizer))
+    return Tokenizer(config.data.tokenizer or benchmark_tokenizer(config.benchmark_row.tokenizer))
 
 
 def dataset_of(config: RunConfig) -> Manifest:
@@ -86,7 +86,7 @@ def ready(config: RunConfig) -> Ready:
         DataError, TokenizerError: the data is not there or not right.
     """
     folder, tokenizer = data_folder(config), tokenizer_of(config)
-    if config.data_dir is None:
+    if config.data.data_dir is None:
         _make_built_in(folder)
     manifest, differences = _described(config)
     quick = manifest.total_bytes > HASHED_BYTES

@@ -103,7 +103,7 @@ def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer
 
 def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDatasetConfig:
     return GPTDatasetConfig(
-        random_seed=config.seed,
+        random_seed=config.job.seed,
         sequence_length=config.rules.sequence_length,
         tokenizer=tokenizer,
         reset_position_ids=False,
@@ -139,14 +139,14 @@ def index_folder(config: RunConfig, manifest: Manifest) -> Path:
     Megatron-Core's key holds seed, length, number of sequences, tokenizer and path of the data, but not what the data
     is; the folder's name does.
     """
-    if config.index_dir is None:
+    if config.data.index_dir is None:
         raise DataError("NPY_INDEX_DIR is not set; the index is kept in that folder, which all ranks see")
-    return config.index_dir / manifest.digest[:16]
+    return config.data.index_dir / manifest.digest[:16]
 
 
 def train_sequences(config: RunConfig) -> int:
     """Sequences that the run can train on."""
-    return config.step_limit * config.global_batch_size
+    return config.step_limit * config.layout.global_batch_size
 
 
 def _validation(config: RunConfig, prefix: Path, tokenizer: Tokenizer) -> OrderedGPTDataset:

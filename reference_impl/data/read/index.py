@@ -31,7 +31,7 @@ def prebuild(config: RunConfig) -> Iterator[str]:
     Raises:
         DataError: the seed or a folder is not set, or there is no room for the index.
     """
-    if config.seed is None and config.seed_base is None:
+    if config.job.seed is None and config.job.seed_base is None:
         raise DataError("SEED or SEED_BASE is not set; an index is of one seed")
     data, manifest, tokenizer = data_folder(config), dataset_of(config), tokenizer_of(config)
     folder = index_folder(config, manifest)
@@ -44,7 +44,7 @@ def prebuild(config: RunConfig) -> Iterator[str]:
     with one_process():
         for seed in config.seeds:
             start = time.perf_counter()
-            train = open_train(config.model_copy(update={"seed": seed}), data, manifest, tokenizer)
+            train = open_train(config.changed(SEED=seed), data, manifest, tokenizer)
             seconds, after = time.perf_counter() - start, _bytes_in(folder)
             what = f"built, {size(after - before)}" if after > before else "is there already"
             yield f"seed {seed}: {len(train):,} sequences, {what}, {seconds:.1f} s"
@@ -76,10 +76,11 @@ def _refuse_without_room(config: RunConfig, data: Path, manifest: Manifest, fold
     disk, memory = sum(needs) + BLEND_BYTES * sequences, max(needs)
     free, available = shutil.disk_usage(folder).free, psutil.virtual_memory().available
     if disk > free or memory > available:
+        steps, gbs = config.step_limit, config.layout.global_batch_size
         raise DataError(
-            f"an index of MAX_STEPS {config.step_limit} x global batch size {config.global_batch_size} = {sequences:,} "
-            f"sequences takes {size(disk)} of disk and {size(memory)} of memory; {folder} has {size(free)}, "
-            f"{size(available)} of memory are free. A smaller MAX_STEPS makes it smaller"
+            f"an index of MAX_STEPS {steps} x global batch size {gbs} = {sequences:,} sequences takes {size(disk)} of "
+            f"disk and {size(memory)} of memory; {folder} has {size(free)}, {size(available)} of memory are free. "
+            "A smaller MAX_STEPS makes it smaller"
         )
 
 

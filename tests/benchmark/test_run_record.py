@@ -1,0 +1,67 @@
+"""run.json: what is written is read back, and so is what earlier versions wrote."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from benchmark.checkout import ROOT
+from benchmark.config import resolve
+from benchmark.files import RUN_JSON
+from benchmark.run_record import LARGEST, VERSION, Experiment, RunRecord, UnreadableRecord, read, record, write
+from tests.fakes import EPOCH, environment
+
+OLD = ROOT / "tests" / "golden" / "run.json"
+"""Written before the record had a version."""
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """With its version, and every run."""
+    started = datetime.fromtimestamp(EPOCH, UTC)
+    resolved = resolve(None, environment(NEXP=2, SEED_BASE=3))
+    made = record(resolved, {"simulated": True}, started).with_experiments(
+        [Experiment(result=f"result_{index}.txt", seed=3 + index) for index in range(2)]
+    )
+    write(tmp_path, made)
+    assert read(tmp_path / RUN_JSON) == made
+    assert json.loads((tmp_path / RUN_JSON).read_text())["version"] == VERSION
+    assert made.config() == resolved.config
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """Its configuration is the run that it was, and nothing of it is lost."""
+    old = read(OLD)
+    assert old.config().layout.global_batch_size == 1152
+    assert [one.seed for one in old.experiments] == [5, 6]
+    written = json.loads(OLD.read_text(encoding="utf-8"))
+    again = old.model_dump(mode="json")
+    assert {name: again[name] for name in written if name != "started"} == {
+        name: value for name, value in written.items() if name != "started"
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "the file: Invalid JSON"),
+        ("[" * 10_000, "the file: Invalid JSON: recursion limit exceeded"),
+        (json.dumps({"version": VERSION + 1}), f"version: Input should be less than or equal to {VERSION}"),
+        (json.dumps({"ruleset": 6}), "ruleset: Input should be a valid string"),
+        (json.dumps({"experiments": [{"result": "result_0.txt"}]}), "experiments.0.seed: Field required"),
+        (" " * (LARGEST + 1), "a run.json has 1,048,576 bytes at most"),
+    ],
+)
+def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -> None:
+    """With the place and the reason, whoever wrote it."""
+    (tmp_path / RUN_JSON).write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableRecord) as refusal:
+        read(tmp_path / RUN_JSON)
+    assert said in str(refusal.value)
+
+
+def test_a_setting_that_was_not_recorded_has_no_value() -> None:
+    """Of a variable that is younger than the record, say."""
+    assert RunRecord().setting("PRECISION") is None
