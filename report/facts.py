@@ -207,19 +207,19 @@ class RunFacts:
     @cached_property
     def slow_ranks(self) -> list[SlowRank]:
         """The ranks that it named, the slowest first; see benchmark.stragglers."""
-        found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
-        for event in self.run.all("tracked_stats"):
-            value = event.event.value
-            named = value.get("slowest_ranks") if isinstance(value, dict) else None
-            for one in named if isinstance(named, list) else ():
-                match one:
-                    case {"rank": int(rank), "node": str(node), "ratio": float(ratio)} if 0 <= rank <= LARGEST >= ratio:
-                        found[rank, node[:40]].append(ratio)
-        ranks = [
-            SlowRank(rank=rank, node=node, count=len(ratios), median=median(ratios), high=max(ratios))
-            for (rank, node), ratios in found.items()
-        ]
-        return sorted(ranks, key=lambda one: one.median, reverse=True)
+        return _slow_ranks(one for named in self._stragglers for one in named)
+
+    @property
+    def latest_slow_ranks(self) -> list[SlowRank]:
+        """Those of its last report."""
+        return _slow_ranks(self._stragglers[-1] if self._stragglers else [])
+
+    @cached_property
+    def _stragglers(self) -> list[list[tuple[int, str, float]]]:
+        """Rank, node and ratio of each that a report names; a list for each report."""
+        values = (event.event.value for event in self.run.all("tracked_stats"))
+        reports = (value.get("slowest_ranks") for value in values if isinstance(value, dict))
+        return [list(filter(None, map(_straggler, report))) for report in reports if isinstance(report, list)]
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -253,6 +253,24 @@ class RunFacts:
             elif started is not None and time >= started:
                 yield (started - origin) / 1000, (time - origin) / 1000
                 started = None
+
+
+def _straggler(named: object) -> tuple[int, str, float] | None:
+    match named:
+        case {"rank": int(rank), "node": str(node), "ratio": float(ratio)} if 0 <= rank <= LARGEST >= ratio:
+            return rank, node[:40], ratio
+    return None
+
+
+def _slow_ranks(named: Iterable[tuple[int, str, float]]) -> list[SlowRank]:
+    found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+    for rank, node, ratio in named:
+        found[rank, node].append(ratio)
+    ranks = (
+        SlowRank(rank=rank, node=node, count=len(ratios), median=median(ratios), high=max(ratios))
+        for (rank, node), ratios in found.items()
+    )
+    return sorted(ranks, key=lambda one: one.median, reverse=True)
 
 
 def _small(value: float) -> bool:

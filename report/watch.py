@@ -1,25 +1,22 @@
 """A run while it is on, from its log alone: where it stands, when it will be there, what is certain to be wrong.
 
-`Watch` takes in lines as they come; `lines` says what there is to say, as text. Neither knows of a terminal or a clock.
+As text, which knows neither of a terminal nor of a clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
-from compliance.check import open_run
+from benchmark import stragglers
 from compliance.checks.rule import Absent
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, show
-from compliance.log import LineReader, Log
 from compliance.run import Run
-from report.facts import SLOW, RunFacts, round_of
+from report.facts import SLOW, RunFacts
 from report.forecast import arrival, margin, next_evaluation, trained
-from report.progress import PHASES
 from report.series import Point, binned
 
 _OF_DIVISION = "hyperparameter."
@@ -39,37 +36,21 @@ CERTAIN = frozenset(
 The others are judged when the run has stopped.
 """
 
+PHASES = {
+    "init_start": "initialising",
+    "run_start": "opening data",
+    "block_start": "training",
+    "eval_start": "evaluating",
+    "run_stop": "done",
+}
+"""What a run does from an event on."""
+
 RECENT = 32
 """Steps whose median is compared with that of all steps."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_BLOCKS = "_.-=+*%#"
 """For a terminal without these characters."""
-
-
-class Watch:
-    """What a log says so far."""
-
-    def __init__(self, path: Path, ruleset: str | None = None) -> None:
-        self.path = path
-        self.ruleset = ruleset or open_run(path).ruleset or round_of(path)
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget all lines: the file begins anew."""
-        self._log = Log(self.path)
-        self._reader = LineReader(self._log)
-        self._lines = 0
-
-    def take(self, line: bytes) -> None:
-        """The next line of the log."""
-        self._lines += 1
-        self._reader.take(self._lines, line)
-
-    @property
-    def run(self) -> Run:
-        """The log so far, as the rules look at it."""
-        return Run(self._log, self.ruleset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +81,7 @@ def lines(run: Run, view: View) -> Iterator[str]:
     """What there is to say about a run, a line each, in an order that stays."""
     facts = RunFacts(run)
     yield f"{phase(run):12} {_benchmark(run)}  {run.log.path.name}"
-    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps):
+    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _stragglers):
         try:
             yield from said(facts, view)
         except Absent:
@@ -110,18 +91,34 @@ def lines(run: Run, view: View) -> Iterator[str]:
         yield f"{finding.severity:<12} {finding.rule}{where}: {finding.message}; {finding.actual}"
 
 
-def line(run: Run, view: View) -> str:
-    """The same in one line, for a terminal that cannot be drawn on."""
+def line(run: Run) -> str:
+    """The most of it in one line, for a terminal that cannot be drawn on."""
     facts = RunFacts(run)
     parts: list[str] = []
-    for said in (_progress, _arrival, _margin):
+    for said in (_trained, _perplexity, _speed, _remaining, _slow):
         try:
-            parts += [text[13:] for text in said(facts, view)]
+            parts += said(facts)
         except Absent:
             continue
+    return f"{phase(run):12} {'  '.join(parts)}".rstrip()
+
+
+def _perplexity(facts: RunFacts) -> Iterator[str]:
     if facts.evaluations:
-        parts.insert(1, f"log perplexity {facts.evaluations[-1][1]:.4f}")
-    return f"{phase(run):12} {'; '.join(parts)}".rstrip()
+        yield f"log perplexity {facts.evaluations[-1][1]:.4f} (target {facts.run.rules.target_log_perplexity})"
+
+
+def _speed(facts: RunFacts) -> Iterator[str]:
+    recent = [seconds for _, seconds in facts.step_seconds[-RECENT:]]
+    if sum(recent) > 0:
+        tokens = len(recent) * facts.run.global_batch_size * facts.run.rules.sequence_length
+        yield f"{tokens / sum(recent):,.0f} tokens/s"
+
+
+def _remaining(facts: RunFacts) -> Iterator[str]:
+    if not facts.run.has("run_stop"):
+        found = arrival(facts)
+        yield f"ETA {_duration(found.remaining)} at {found.samples:,} sequences"
 
 
 def phase(run: Run) -> str:
@@ -146,10 +143,13 @@ def _benchmark(run: Run) -> str:
 
 
 def _progress(facts: RunFacts, _view: View) -> Iterator[str]:
+    yield from (f"{'progress':12} {said}" for said in _trained(facts))
+
+
+def _trained(facts: RunFacts) -> Iterator[str]:
     run = facts.run
-    step = f"step {trained(run) // run.global_batch_size:,}, "
     loss = f", training loss {facts.losses[-1][1]:.3f}" if facts.losses else ""
-    yield f"{'progress':12} {step}{trained(run):,} sequences{loss}"
+    yield f"step {trained(run) // run.global_batch_size:,}, {trained(run):,} sequences{loss}"
 
 
 def _losses(facts: RunFacts, view: View) -> Iterator[str]:
@@ -198,6 +198,19 @@ def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
     slow = f"{len(times.slow)} of {times.count} steps {SLOW} times that or longer"
     latest = f", last after {times.slow[-1][0]:,.0f}: {times.slow[-1][1]:.3f} s" if times.slow else ""
     yield f"{'step':12} median {times.median:.3f} s, last {RECENT} {trend:+.1%}; {slow}{latest}"
+
+
+def _stragglers(facts: RunFacts, _view: View) -> Iterator[str]:
+    yield from (f"{'slow':12} {said.removeprefix('slow: ')}" for said in _slow(facts))
+
+
+def _slow(facts: RunFacts) -> Iterator[str]:
+    """The ranks that the last report of stragglers found far slower than others; none once the run is over."""
+    latest = [] if facts.run.has("run_stop") else facts.latest_slow_ranks
+    far = [one for one in latest if one.high > stragglers.SLOW]
+    if far:
+        more = f", {len(far) - 1} more" if len(far) > 1 else ""
+        yield f"slow: rank {far[0].rank} on {far[0].node}, {far[0].high - 1:.0%} over the median{more}"
 
 
 def sparkline(points: Sequence[Point], view: View) -> str:

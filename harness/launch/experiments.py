@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -29,10 +28,13 @@ from compliance.check import Report
 from compliance.formats import text
 from harness.launch.hang import Silence
 from harness.launch.runs import CUT_OFF, RUNNING, RunSet
+from harness.launch.standing import Standing, standing
 from harness.launch.telemetry import sampled, sampler
 from harness.preflight import Plan, check_plan
 from harness.verdict import conclude
-from report.progress import LogFollower, Progress, advance, display, going_on
+from report.follower import LogFollower
+from report.screen import characters, screen
+from report.watch import View
 
 POLL_S = 0.2
 
@@ -123,7 +125,7 @@ class Ending:
 
     status: int
     """As a shell gives it: 128 + n for signal n."""
-    progress: Progress
+    standing: Standing
     cause: str = ""
     """Why it is no success."""
     cut_off: bool = False
@@ -192,24 +194,25 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
     if ending.cut_off and run.job.save_checkpoint is not None:
         runs.update(index, status=CUT_OFF)
     else:
-        said = ending.progress.status or f"ended with status {ending.status} and no run_stop"
-        runs.update(index, status=said, minutes=ending.progress.minutes)
+        said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
+        runs.update(index, status=said, minutes=ending.standing.minutes)
     return ending
 
 
 def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Received) -> Ending:
     """The processes of one run, from their start to their end."""
     assert config.process.result_file is not None
-    follower = LogFollower(config.process.result_file)
+    follower = LogFollower(config.process.result_file, config.rules.ruleset)
     # Of a run that goes on, what its console and log say is of the processes before these.
     said_before = console.stat().st_size if console.exists() else 0
-    before = reduce(advance, follower.poll(), Progress())
-    progress = resuming = before if before == Progress() else going_on(before)
+    follower.poll()
+    before, heard = standing(follower.run), False
+    view = View(blocks=characters())
     silence = Silence(limit=config.job.hang_monitor_timeout * 60, since=time.monotonic())
     hang: list[str] = []
     with (
         console.open("ab") as output,
-        display() as shown,
+        screen() as shown,
         telemetry(config, launcher),
         started(config, launcher, output) as process,
     ):
@@ -217,10 +220,10 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
         while running:
             running = process.poll() is None
             now = time.monotonic()
-            for event in follower.poll():
-                progress = advance(progress, event)
+            if follower.poll():
+                heard = True
                 silence.broken(now)
-            shown.update(config, progress, now)
+                shown.show(follower.run, view)
             while running and received.pending:
                 launcher.send(process, received.pending.pop())
             if running and not hang and silence.too_long(now):
@@ -230,18 +233,21 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
             if running:
                 time.sleep(POLL_S)
         received.running = False
-    ending = how_it_ended(process.returncode, progress, last_words(console, said_before), hang)
-    # Where these processes logged nothing, the log is as those before had left it.
-    return replace(ending, progress=before) if progress is resuming else ending
+        if heard:
+            shown.show(follower.run, view, last=True)
+    # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
+    now_stands = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
+    ending = how_it_ended(process.returncode, now_stands, last_words(console, said_before), hang)
+    return ending if heard else replace(ending, standing=before)
 
 
-def how_it_ended(returncode: int, progress: Progress, words: str, hang: Sequence[str]) -> Ending:
+def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str]) -> Ending:
     """By the processes' status (-n for signal n), log and last words, and where they hung."""
     status = returncode if returncode >= 0 else 128 - returncode
-    said = [progress.reason, words if progress.error or not progress.reason else ""]
+    said = [standing.reason, words if standing.error or not standing.reason else ""]
     cause = "; ".join(hang[:2] or filter(None, said)) if status else ""
-    cut_off = bool(hang) or was_cut_off(status, progress, words)
-    return Ending(status=status, progress=progress, cause=cause, cut_off=cut_off)
+    cut_off = bool(hang) or was_cut_off(status, standing, words)
+    return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off)
 
 
 def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:
@@ -297,16 +303,16 @@ def listening() -> Iterator[Received]:
             signal.signal(number, handler)
 
 
-def was_cut_off(status: int, progress: Progress, words: str) -> bool:
+def was_cut_off(status: int, standing: Standing, words: str) -> bool:
     """Whether a run ended on its way: after its clock had started, or by a signal that nobody here had sent.
 
     srun ends the other ranks when one fails, so its own status tells little; `words` are the run's last ones.
     """
     if status in (0, os.EX_TEMPFAIL):
         return status == os.EX_TEMPFAIL
-    if progress.status == "success" or (progress.status == "aborted" and not progress.error):
+    if standing.status == "success" or (standing.status == "aborted" and not standing.error):
         return False
-    return progress.started_ms is not None or "Exited with exit code" not in words
+    return standing.started_ms is not None or "Exited with exit code" not in words
 
 
 def has_checkpoint(config: RunConfig) -> bool:
@@ -328,12 +334,12 @@ def set_aside(log: Path) -> int:
 
 def close_log(log: Path, ending: Ending) -> None:
     """Log the run_stop that a run which was killed could not log itself."""
-    progress = ending.progress
-    if progress.started_ms is None or progress.stopped_ms is not None:
+    standing = ending.standing
+    if standing.started_ms is None or standing.stopped_ms is not None:
         return
     events = EventLog(log, SystemClock())
-    events.end("run_stop", status="aborted", samples_count=progress.samples, reason=ending.cause)
-    events.event("train_samples", progress.samples)
+    events.end("run_stop", status="aborted", samples_count=standing.samples, reason=ending.cause)
+    events.event("train_samples", standing.samples)
 
 
 def last_words(console: Path, start: int = 0) -> str:

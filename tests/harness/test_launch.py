@@ -30,8 +30,8 @@ from harness.launch.local import Local
 from harness.launch.node import faults
 from harness.launch.runs import RUNNING, RunSet
 from harness.launch.slurm import Job, Slurm
+from harness.launch.standing import Standing
 from harness.verdict import conclude
-from report.progress import Progress
 from tests.fakes import configured, environment, read_events
 
 CONSOLE = """\
@@ -145,23 +145,23 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "progress", "said", "expected"),
+    ("status", "standing", "said", "expected"),
     [
-        (0, Progress(started_ms=1, status="success"), "", False),
-        (75, Progress(started_ms=1), "", True),
-        (143, Progress(started_ms=1, status="aborted", reason="target 5.9 not reached"), "", False),
-        (143, Progress(started_ms=1, status="aborted", reason="RuntimeError: x", error="RuntimeError"), "", True),
-        (137, Progress(started_ms=1), "srun: error: n2: task 3: Killed", True),
-        (137, Progress(), "srun: error: n2: task 3: Killed", True),
-        (143, Progress(), "srun: error: n1: task 0: Exited with exit code 2", False),
-        (137, Progress(started_ms=1, status="success"), "srun: error: n2: task 3: Killed", False),
+        (0, Standing(started_ms=1, status="success"), "", False),
+        (75, Standing(started_ms=1), "", True),
+        (143, Standing(started_ms=1, status="aborted", reason="target 5.9 not reached"), "", False),
+        (143, Standing(started_ms=1, status="aborted", reason="RuntimeError: x", error="RuntimeError"), "", True),
+        (137, Standing(started_ms=1), "srun: error: n2: task 3: Killed", True),
+        (137, Standing(), "srun: error: n2: task 3: Killed", True),
+        (143, Standing(), "srun: error: n1: task 0: Exited with exit code 2", False),
+        (137, Standing(started_ms=1, status="success"), "srun: error: n2: task 3: Killed", False),
     ],
 )
 def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
-    status: int, progress: Progress, said: str, expected: bool
+    status: int, standing: Standing, said: str, expected: bool
 ) -> None:
     """A missed target and a refusal are ends; a killed rank, and whatever fails because of it, is none."""
-    assert was_cut_off(status, progress, said) is expected
+    assert was_cut_off(status, standing, said) is expected
 
 
 def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
@@ -198,14 +198,14 @@ def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Pat
 def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
     """run_stop says aborted and why; a log that has one is left alone, and one without a clock."""
     log = tmp_path / "result_0.txt"
-    ending = Ending(status=137, progress=Progress(started_ms=1, samples=32), cause="killed")
+    ending = Ending(status=137, standing=Standing(started_ms=1, samples=32), cause="killed")
     close_log(log, ending)
     stop, samples = read_events(log)
     assert (stop.key, stop.metadata["status"], stop.metadata["reason"]) == ("run_stop", "aborted", "killed")
     assert samples.value == 32
 
-    for progress in (Progress(started_ms=1, stopped_ms=2), Progress()):
-        close_log(tmp_path / "other.txt", dataclasses.replace(ending, progress=progress))
+    for standing in (Standing(started_ms=1, stopped_ms=2), Standing()):
+        close_log(tmp_path / "other.txt", dataclasses.replace(ending, standing=standing))
     assert not (tmp_path / "other.txt").exists()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmark.benchmarks import find
 from benchmark.config import RunConfig
-from benchmark.convergence import likely_samples, mean_samples
+from benchmark.convergence import find_record, likely_samples, mean_samples
 from benchmark.eventlog import EventLog
 from benchmark.loop import StepStats, run
 from harness.plan import calibration
@@ -45,12 +45,17 @@ def test_outcomes_are_evaluations_of_the_rules(gbs: int, ruleset: str) -> None:
 
 @given(BATCHES)
 def test_the_references_mean_is_likely(gbs: int) -> None:
-    """The first evaluation past the reference's mean is always among the outcomes, at a factor of 1."""
+    """The first evaluation past the reference's mean is always among the outcomes, at the factor of its record.
+
+    That is 1 but for a step between the mean of all its seeds and the olympic one of the record, which is higher.
+    """
     rules = find("llama31_405b", "6.0.0")
     mean = mean_samples(rules, gbs)
     assert mean is not None
     found = [each for each in outcomes(rules, rules.schedule(gbs), PACE) if each.samples >= mean]
-    assert found[0].factor == 1
+    record = find_record(rules, gbs)[1]
+    assert record is not None
+    assert found[0].factor == max(1.0, record.mean / found[0].samples)
     assert found[0].samples - mean < rules.schedule(gbs).eval_interval_steps * gbs or found[0].evaluations == 1
 
 

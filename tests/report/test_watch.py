@@ -27,10 +27,11 @@ from compliance.log import MAX_LINE
 from compliance.run import Run
 from harness.__main__ import main
 from report.facts import RunFacts
-from report.follow import PlainScreen, follow, other_samples
+from report.follow import follow, other_samples
+from report.follower import LineFollower, LogFollower
 from report.forecast import arrival, expected, margin, next_evaluation
-from report.progress import LineFollower
-from report.watch import CERTAIN, PLAIN_BLOCKS, View, Watch, certain, lines
+from report.screen import PlainScreen
+from report.watch import CERTAIN, PLAIN_BLOCKS, View, certain, line, lines
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
 from tests.launches import launch, llama31_405b
 from tests.logs import LogFile
@@ -45,25 +46,25 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch(tmp_path_factory.mktemp("watch") / "runs", llama31_405b())
 
 
-def growing(path: Path) -> Iterator[tuple[bytes, Watch]]:
+def growing(path: Path) -> Iterator[tuple[bytes, LogFollower]]:
     """Each line of a log, and the watch that has seen it and those before."""
-    watch = Watch(path)
-    for line in path.read_bytes().splitlines(keepends=True):
-        watch.take(line)
-        yield line, watch
+    watch = LogFollower(path)
+    for text in path.read_bytes().splitlines(keepends=True):
+        watch.take(text)
+        yield text, watch
 
 
 def milliseconds(run: Run, key: str) -> float:
     return run.first(key).event.time_ms
 
 
-def whole(path: Path) -> Watch:
+def whole(path: Path) -> LogFollower:
     """A watch that has seen all of a log."""
     *_, (_, watch) = growing(path)
     return watch
 
 
-def until(path: Path, key: str) -> Watch:
+def until(path: Path, key: str) -> LogFollower:
     """A watch that has seen a log up to the first event of a key."""
     return next(watch for line, watch in growing(path) if f'"{key}"'.encode() in line)
 
@@ -93,7 +94,7 @@ def test_the_last_evaluations_correct_the_reference(rehearsed: Path) -> None:
     del log.events[evaluations[1] + 2 :]
     for index, value in zip(evaluations, (5.9, 5.85), strict=False):
         log.events[index]["value"] = value
-    watch = Watch(rehearsed / "result_0.txt")
+    watch = LogFollower(rehearsed / "result_0.txt")
     for event in log.events:
         watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
     # From 276480 and 294912 sequences, five more times 0.05 to 5.6.
@@ -208,7 +209,7 @@ def test_what_is_shown_is_never_taken_back(made_logs: dict[str, Path], data: st.
                     "samples_count": data.draw(SAMPLES),
                 }
                 events[index] = events[index] | {"metadata": metadata}
-    watch, shown = Watch(made_logs["tiny"]), set()
+    watch, shown = LogFollower(made_logs["tiny"]), set()
     for number, event in enumerate(events):
         watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
         if number % 5 == 0:
@@ -328,6 +329,34 @@ def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert said.isascii()
     assert said.startswith("success      llama31_405b 6.0.0")
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([], ""),
+        ([1.05, 1.0], ""),
+        ([1.31, 1.05], "rank 7 on n2, 31% over the median"),
+        ([1.5, 1.2, 1.2, 1.0], "rank 7 on n2, 50% over the median, 2 more"),
+    ],
+)
+def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, rehearsed: Path) -> None:
+    """From a tenth on, the line names the slowest rank and its node, until the run is over."""
+    watch = until(rehearsed / "result_0.txt", "eval_start")
+    slowest = [{"rank": 7 - index, "node": "n2", "ratio": ratio} for index, ratio in enumerate(ratios)]
+    event = json.loads((rehearsed / "result_0.txt").read_text(encoding="utf-8").splitlines()[-1].partition(TOKEN)[2])
+    event |= {"key": "tracked_stats", "value": {"slowest_ranks": slowest}}
+    watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+    assert line(watch.run).endswith(said)
+    assert ("over the median" in line(watch.run)) is bool(said)
+
+
+def test_a_line_holds_what_people_ask_for(rehearsed: Path) -> None:
+    """Step, sequences, loss, speed, time left and where the target is likely."""
+    said = line(until(rehearsed / "result_0.txt", "eval_start").run)
+    begins = "evaluating   step 240, 276,480 sequences, training loss "
+    for part in (begins, " tokens/s  ETA 0:", " at 313,344 sequences"):
+        assert part in said, said
 
 
 def test_command(rehearsed: Path) -> None:

@@ -1,0 +1,50 @@
+"""How a run stands, by its log: what its launcher acts on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compliance.checks.rule import Absent
+from compliance.run import Run
+from report.forecast import trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Of a run that may be on, over, or not begun."""
+
+    samples: int = 0
+    """Trained on."""
+    status: str = ""
+    """Of run_stop; empty before."""
+    reason: str = ""
+    error: str = ""
+    """Type of the exception that ended it."""
+    started_ms: float | None = None
+    """run_start."""
+    stopped_ms: float | None = None
+    """run_stop."""
+
+    @property
+    def minutes(self) -> float | None:
+        """From run_start to run_stop."""
+        if self.started_ms is None or self.stopped_ms is None:
+            return None
+        return (self.stopped_ms - self.started_ms) / 60_000
+
+
+def standing(run: Run) -> Standing:
+    """By what is logged so far."""
+    start = run.first("run_start").event if run.has("run_start") else None
+    stop = run.last("run_stop").event if run.has("run_stop") else None
+    said = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}
+    try:
+        samples = trained(run)
+    except Absent:
+        samples = 0
+    return Standing(
+        samples=samples,
+        started_ms=None if start is None else start.time_ms,
+        stopped_ms=None if stop is None else stop.time_ms,
+        **said,
+    )
