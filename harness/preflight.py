@@ -22,6 +22,7 @@ from compliance.checks.sources import PREFLIGHT
 from compliance.findings import Finding, Severity
 from compliance.log import Log
 from compliance.run import Run
+from harness.launch.containers import back_end_of
 from harness.simulate import Pace, VirtualClock, simulate
 
 
@@ -149,6 +150,15 @@ def data(plan: Plan) -> Iterator[Breach]:
         yield Breach(message="DATADIR is not set", expected=f"the folder of the dataset of {plan.config.benchmark}")
     elif folder is not None and not folder.is_dir():
         yield Breach(message=f"DATADIR={folder} is no folder", expected="the folder of the dataset")
+
+
+@rule("preflight.container", source=PREFLIGHT, example="CONTAINER_RUNTIME=docker for two nodes")
+def container(plan: Plan) -> Iterator[Breach]:
+    """The container back end can run such a job."""
+    try:
+        back_end_of(plan.config.job, plan.config.layout)
+    except ConfigError as error:
+        yield from (Breach(message=fault) for fault in error.faults)
 
 
 def expected_minutes(config: RunConfig, step_seconds: float) -> float:

@@ -145,8 +145,8 @@ class Job(Group):
     """Allocations that a job may use, one after the other: it requeues itself and goes on from its checkpoint."""
     container_image: str = Field("", alias="CONT")
     """Image that the ranks run in: a name, or a file; none if unset."""
-    container_runtime: Literal["none", "pyxis", "apptainer", "docker"] | None = Field(None, alias="CONTAINER_RUNTIME")
-    """What runs it; pyxis where CONT is set and this is not."""
+    container_runtime: str | None = Field(None, alias="CONTAINER_RUNTIME")
+    """What runs it, by a name of harness/launch/containers.py; pyxis where CONT is set and this is not."""
     clear_caches: bool = Field(True, alias="CLEAR_CACHES")
     """Before each run of a job, drop the whole page cache of every node, where the user may."""
     nccl_test_min_gbps: float | None = Field(None, alias="NCCL_TEST_MIN_GBPS", ge=0, allow_inf_nan=False)

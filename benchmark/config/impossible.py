@@ -105,16 +105,8 @@ def name_faults(system: str, layout: Layout) -> Iterator[str]:
             )
 
 
-def job_faults(job: Job, layout: Layout) -> Iterator[str]:
-    """Why no launcher can start the runs like this."""
-    if job.container_runtime not in (None, "none") and not job.container_image:
-        yield f"CONTAINER_RUNTIME={job.container_runtime} needs an image: CONT is not set"
-    if job.container_runtime == "none" and job.container_image:
-        yield f"CONTAINER_RUNTIME=none, but CONT={job.container_image}: unset one of them"
-    if job.container_runtime == "docker" and layout.nodes > 1:
-        yield f"CONTAINER_RUNTIME=docker starts the ranks of one node; DGXNNODES is {layout.nodes}"
-    if job.container_runtime == "docker" and (job.allocations > 1 or job.nccl_test_min_gbps is not None):
-        yield "CONTAINER_RUNTIME=docker passes on no signal, starts no single rank: unset NPAR, NCCL_TEST_MIN_GBPS"
+def job_faults(job: Job) -> Iterator[str]:
+    """Why runs cannot be kept like this. What a container back end cannot do, its own class says."""
     if job.save_interval is not None and job.save_checkpoint is None:
         yield f"SAVE_INTERVAL({job.save_interval}) needs SAVE_CHECKPOINT, the folder to save to"
 

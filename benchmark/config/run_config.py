@@ -150,14 +150,14 @@ class RunConfig(BaseModel):
             rules = self.rules
         except UnknownRules as error:
             return [f"BENCHMARK={self.benchmark} RULESET={self.ruleset}: {error}"]
-        layout, job = self.layout, self.job
+        layout = self.layout
         faults = [
             *impossible.ruleset_faults(self.benchmark_row, self.ruleset),
             *impossible.layout_faults(layout, self.size, self.vocabulary, rules.sequence_length),
             *kernels.contradictions(self.kernels, layout, self.size),
             *impossible.name_faults(self.system, layout),
             *self._seed_faults(),
-            *impossible.job_faults(job, layout),
+            *impossible.job_faults(self.job),
             *impossible.process_faults(self.process, layout),
         ]
         # The schedule divides by the batch size, which only a possible layout has.

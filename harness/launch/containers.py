@@ -1,4 +1,4 @@
-"""Container back ends as text: how a command line runs inside an image, one function for each.
+"""Container back ends: how a command line runs inside an image, one class for each, with all its answers.
 
 Every folder is mounted under its own path, so that a path means the same inside and outside and no variable has to be
 translated. Whatever a back end's syntax cannot express is refused, never passed on to be read as something else.
@@ -6,12 +6,15 @@ translated. Whatever a back end's syntax cannot express is refused, never passed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from benchmark.checkout import ROOT
 from benchmark.config import ConfigError, RunConfig
+from benchmark.config.groups import Job, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,72 +48,152 @@ class Wrapped:
     command: tuple[str, ...]
 
 
-BackEnd = Callable[[Container, Sequence[str]], Wrapped]
+class BackEnd(ABC):
+    """One way to run a command inside an image: everything that a job asks of it."""
+
+    name: ClassVar[str]
+    """A value of CONTAINER_RUNTIME."""
+    needs_image: ClassVar[bool] = True
+    whole_node: ClassVar[bool] = False
+    """Whether one container of a node starts all its ranks, where others are started by srun, a task each."""
+
+    @abstractmethod
+    def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
+        """The command inside the container."""
+
+    def start(self, container: Container) -> Wrapped | None:
+        """What each node does once before the job's steps, if anything."""
+        del container
+        return None
+
+    def stop(self, container: Container) -> Wrapped | None:
+        """What each node does after them, if anything."""
+        del container
+        return None
+
+    def kill(self, container: Container) -> tuple[str, ...]:
+        """The command that ends what outlives srun's own processes; empty where nothing does."""
+        del container
+        return ()
+
+    def faults(self, job: Job, layout: Layout) -> Iterator[str]:
+        """Why the back end cannot run such a job."""
+        if self.needs_image and not job.container_image:
+            yield f"CONTAINER_RUNTIME={self.name} needs an image: CONT is not set"
+        del layout
 
 
-def none(container: Container, command: Sequence[str]) -> Wrapped:
-    """No container: the command as it is."""
-    del container
-    return Wrapped(srun=(), command=tuple(command))
+class NoContainer(BackEnd):
+    """The command as it is."""
+
+    name = "none"
+    needs_image = False
+
+    def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
+        del container
+        return Wrapped(srun=(), command=tuple(command))
+
+    def faults(self, job: Job, layout: Layout) -> Iterator[str]:
+        del layout
+        if job.container_image:
+            yield f"CONTAINER_RUNTIME=none, but CONT={job.container_image}: unset one of them"
 
 
-def pyxis(container: Container, command: Sequence[str]) -> Wrapped:
-    """NVIDIA's plugin for srun; the image was given a name on each node by `pyxis_start`.
+class Pyxis(BackEnd):
+    """NVIDIA's plugin for srun; the image is given a name on each node at the start, and kept for the job's steps.
 
     Source: pyxis 0.24, README.md: mounts are SRC:DST[:FLAGS], separated by commas, and nothing is quoted.
     """
-    options = (
-        f"--container-name={container.name}",
-        f"--container-mounts={_pyxis_mounts(container.mounts)}",
-        f"--container-workdir={container.working_folder}",
-        "--no-container-mount-home",
-    )
-    return Wrapped(srun=options, command=tuple(command))
+
+    name = "pyxis"
+
+    def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
+        options = (
+            f"--container-name={container.name}",
+            f"--container-mounts={_pyxis_mounts(container.mounts)}",
+            f"--container-workdir={container.working_folder}",
+            "--no-container-mount-home",
+        )
+        return Wrapped(srun=options, command=tuple(command))
+
+    def start(self, container: Container) -> Wrapped:
+        options = (f"--container-image={container.image}", f"--container-name={container.name}")
+        return Wrapped(srun=(*options, "--no-container-mount-home"), command=("true",))
+
+    def stop(self, container: Container) -> Wrapped:
+        # Where enroot keeps it after the job (pyxis's container_scope=global).
+        script = 'if command -v enroot >/dev/null && enroot list | grep -Fqx "$1"; then enroot remove --force "$1"; fi'
+        return Wrapped(srun=(), command=("bash", "-euc", script, "bash", f"pyxis_{container.name}"))
 
 
-def pyxis_start(container: Container) -> Wrapped:
-    """Imports the image once on a node and keeps it under its name for the job's other steps."""
-    options = (f"--container-image={container.image}", f"--container-name={container.name}")
-    return Wrapped(srun=(*options, "--no-container-mount-home"), command=("true",))
-
-
-def pyxis_stop(container: Container) -> Wrapped:
-    """Removes the named container from a node, where enroot keeps it after the job (pyxis's container_scope=global)."""
-    script = 'if command -v enroot >/dev/null && enroot list | grep -Fqx "$1"; then enroot remove --force "$1"; fi'
-    return Wrapped(srun=(), command=("bash", "-euc", script, "bash", f"pyxis_{container.name}"))
-
-
-def apptainer(container: Container, command: Sequence[str]) -> Wrapped:
+class Apptainer(BackEnd):
     """Apptainer or Singularity: `--mount` is a line of CSV, so that any path can be quoted.
 
     Source: Apptainer user guide, "Bind paths and mounts".
     """
-    mounts = (f"--mount={_csv(_bind(mount, read_only='ro'))}" for mount in container.mounts)
-    gpus = ("--nv",) if container.gpus else ()
-    options = (*gpus, "--no-home", f"--pwd={container.working_folder}", *mounts)
-    return Wrapped(srun=(), command=("apptainer", "exec", *options, container.image, *command))
+
+    name = "apptainer"
+
+    def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
+        mounts = (f"--mount={_csv(_bind(mount, read_only='ro'))}" for mount in container.mounts)
+        gpus = ("--nv",) if container.gpus else ()
+        options = (*gpus, "--no-home", f"--pwd={container.working_folder}", *mounts)
+        return Wrapped(srun=(), command=("apptainer", "exec", *options, container.image, *command))
 
 
-def docker(container: Container, command: Sequence[str]) -> Wrapped:
+class Docker(BackEnd):
     """Docker on one node. Values of variables stay out of the command line, which every user of the node can read.
 
     Source: docker run's reference: `--mount` is a line of CSV, `--env=NAME` passes a variable on.
     """
-    mounts = (f"--mount={_csv(_bind(mount, read_only='readonly'))}" for mount in container.mounts)
-    variables = (f"--env={name}" for name in container.variables)
-    gpus = ("--gpus=all",) if container.gpus else ()
-    # What NCCL needs: the host's network, its shared memory, and memory that it may pin.
-    host = ("--network=host", "--ipc=host", "--ulimit=memlock=-1", "--ulimit=stack=67108864")
-    options = (f"--name={container.name}", *gpus, *host, f"--workdir={container.working_folder}", *mounts, *variables)
-    return Wrapped(srun=(), command=("docker", "run", "--rm", "--init", *options, container.image, *command))
+
+    name = "docker"
+    whole_node = True
+
+    def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
+        mounts = (f"--mount={_csv(_bind(mount, read_only='readonly'))}" for mount in container.mounts)
+        variables = (f"--env={name}" for name in container.variables)
+        gpus = ("--gpus=all",) if container.gpus else ()
+        # What NCCL needs: the host's network, its shared memory, and memory that it may pin.
+        host = ("--network=host", "--ipc=host", "--ulimit=memlock=-1", "--ulimit=stack=67108864")
+        place = (f"--name={container.name}", *gpus, *host, f"--workdir={container.working_folder}")
+        options = (*place, *mounts, *variables)
+        return Wrapped(srun=(), command=("docker", "run", "--rm", "--init", *options, container.image, *command))
+
+    def kill(self, container: Container) -> tuple[str, ...]:
+        # It outlives the `docker run` that started it.
+        return ("docker", "kill", container.name)
+
+    def faults(self, job: Job, layout: Layout) -> Iterator[str]:
+        yield from super().faults(job, layout)
+        if layout.nodes > 1:
+            yield f"CONTAINER_RUNTIME=docker starts the ranks of one node; DGXNNODES is {layout.nodes}"
+        if job.allocations > 1 or job.nccl_test_min_gbps is not None:
+            yield "CONTAINER_RUNTIME=docker passes on no signal, starts no single rank: unset NPAR, NCCL_TEST_MIN_GBPS"
 
 
-def docker_kill(container: Container) -> tuple[str, ...]:
-    """Ends the container, which outlives the `docker run` that started it."""
-    return ("docker", "kill", container.name)
+BACK_ENDS: dict[str, BackEnd] = {one.name: one for one in (NoContainer(), Pyxis(), Apptainer(), Docker())}
 
 
-BACK_ENDS: dict[str, BackEnd] = {"none": none, "pyxis": pyxis, "apptainer": apptainer, "docker": docker}
+def back_end_of(job: Job, layout: Layout) -> BackEnd:
+    """The one that CONTAINER_RUNTIME names; pyxis where only CONT is set.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot run such a job.
+    """
+    name = job.container_runtime or (Pyxis.name if job.container_image else NoContainer.name)
+    if name not in BACK_ENDS:
+        raise ConfigError([f"CONTAINER_RUNTIME={name} is no container back end; valid: {', '.join(BACK_ENDS)}"])
+    faults = [*BACK_ENDS[name].faults(job, layout), *_image_faults(job.container_image)]
+    if faults:
+        raise ConfigError(faults)
+    return BACK_ENDS[name]
+
+
+def _image_faults(image: str) -> Iterator[str]:
+    if image.startswith("-") or not image.isprintable():
+        # A command line would read it as an option.
+        yield f"CONT={image!r}: an image is a name or a file, and begins with no dash"
 
 
 def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
@@ -121,16 +204,6 @@ def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
     writable = {path.absolute(): False for path in read if path is not None}
     writable |= {path.absolute(): True for path in written if path is not None}
     return tuple(Mount(path=path, writable=writable[path]) for path in sorted(writable))
-
-
-def check_image(image: str) -> None:
-    """Refuse an image that a command line would read as an option.
-
-    Raises:
-        ConfigError
-    """
-    if image.startswith("-") or not image.isprintable():
-        raise ConfigError([f"CONT={image!r}: an image is a name or a file, and begins with no dash"])
 
 
 def _pyxis_mounts(mounts: Iterable[Mount]) -> str:

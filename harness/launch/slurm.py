@@ -21,17 +21,7 @@ from typing import Any
 
 from benchmark.checkout import ROOT
 from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
-from harness.launch.containers import (
-    BACK_ENDS,
-    Container,
-    Mount,
-    Wrapped,
-    check_image,
-    docker_kill,
-    mounts_of,
-    pyxis_start,
-    pyxis_stop,
-)
+from harness.launch.containers import Container, Mount, Wrapped, back_end_of, mounts_of
 from harness.launch.experiments import CannotStart, Process, child_environment
 from harness.launch.hang import explain, stacks_in
 
@@ -102,8 +92,7 @@ class Slurm:
                 [f"DGXNNODES={nodes}, but the job has {len(job.nodes)} nodes: sbatch -N $DGXNNODES run.sub"]
             )
         self._config, self._job = config, job
-        self._runtime = config.job.container_runtime or ("pyxis" if config.job.container_image else "none")
-        check_image(config.job.container_image)
+        self._back_end = back_end_of(config.job, config.layout)
         self._container = Container(
             image=config.job.container_image,
             name=f"llama31_{job.number}",
@@ -129,8 +118,7 @@ class Slurm:
             except OSError as fault:
                 # A file system that still shows what ended ranks had open costs no run its verdict.
                 print(f"left behind {self._index}: {fault.strerror}", flush=True)
-        if self._runtime == "pyxis":
-            step = pyxis_stop(self._container)
+        if step := self._back_end.stop(self._container):
             subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
 
     @property
@@ -140,8 +128,8 @@ class Slurm:
 
     def prepare(self) -> dict[str, Any]:
         config, nodes = self._config, self._job.nodes
-        if self._runtime == "pyxis":
-            self._require("starting the container", pyxis_start(self._container), nodes)
+        if start := self._back_end.start(self._container):
+            self._require("starting the container", start, nodes)
         with tempfile.NamedTemporaryFile("w", dir=config.job.log_dir, prefix=".job_") as token:
             check = node_check(self._container.mounts, Path(token.name))
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
@@ -173,8 +161,8 @@ class Slurm:
 
     def kill(self, process: Process) -> None:
         del process
-        if self._runtime == "docker":
-            subprocess.run(docker_kill(self._container), check=False)
+        if command := self._back_end.kill(self._container):
+            subprocess.run(command, check=False)
         self._signal_ranks(signal.SIGKILL)
 
     def on_each_node(self, command: Sequence[str]) -> list[str]:
@@ -210,14 +198,13 @@ class Slurm:
 
     @property
     def _ranks_per_node(self) -> int:
-        # Docker's one container of a node starts all its ranks.
-        return 1 if self._runtime == "docker" else self._config.layout.gpus_per_node
+        return 1 if self._back_end.whole_node else self._config.layout.gpus_per_node
 
     def _inside(self, *command: str) -> Wrapped:
-        return BACK_ENDS[self._runtime](self._container, command)
+        return self._back_end.wrap(self._container, command)
 
     def _as_ranks(self, *command: str) -> Wrapped:
-        if self._runtime == "docker":
+        if self._back_end.whole_node:
             return self._inside(*command)
         return self._inside("bash", "harness/launch/srun_rank.sh", *command)
 

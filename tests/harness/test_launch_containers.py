@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.config import ConfigError
-from harness.launch.containers import BACK_ENDS, Container, Mount, check_image, mounts_of
+from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, mounts_of
 from harness.launch.slurm import srun, variables_to_pass
 from tests.fakes import configured
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden" / "launch.json"
+REMAKE = "if it is meant: python -m tests.harness.test_launch_containers > tests/golden/launch.json"
 
 PLAIN = (
     Mount(path=Path("/checkout")),
@@ -44,16 +46,24 @@ def container(mounts: tuple[Mount, ...]) -> Container:
 
 
 def argv(back_end: str, mounts: tuple[Mount, ...]) -> list[str]:
-    wrapped = BACK_ENDS[back_end](container(mounts), ["bash", "run_and_time.sh"])
+    wrapped = BACK_ENDS[back_end].wrap(container(mounts), ["bash", "run_and_time.sh"])
     return [*srun(("n1", "n2"), 8, "--label", *wrapped.srun), *wrapped.command]
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
-@pytest.mark.parametrize(("name", "mounts"), [("plain", PLAIN), ("hostile", HOSTILE)])
-def test_command_line_is_as_it_was(back_end: str, name: str, mounts: tuple[Mount, ...]) -> None:
-    """Each word of the srun that starts the ranks in a container; tests/golden holds them, one a line."""
-    golden = json.loads((GOLDEN / "launch.json").read_text(encoding="utf-8"))
-    assert argv(back_end, mounts) == golden[f"{back_end} {name}"]
+def all_command_lines() -> dict[str, list[str]]:
+    """Of every back end: each word of the srun that starts the ranks in a container."""
+    kinds = {"plain": PLAIN, "hostile": HOSTILE}
+    return {f"{name} {kind}": argv(name, mounts) for name in BACK_ENDS for kind, mounts in kinds.items()}
+
+
+def test_command_lines_are_as_they_were(subtests: pytest.Subtests) -> None:
+    """tests/golden/launch.json holds them, one word a line."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    made = all_command_lines()
+    assert made.keys() == golden.keys(), REMAKE
+    for name, words in made.items():
+        with subtests.test(name):
+            assert words == golden[name], REMAKE
 
 
 @pytest.mark.parametrize("mount", SEPARATORS, ids=str)
@@ -92,8 +102,9 @@ def test_values_of_variables_are_on_no_command_line() -> None:
 @pytest.mark.parametrize("image", ["--privileged", "a\nb"])
 def test_an_image_is_no_option(image: str) -> None:
     """What would be read as an option is refused."""
+    config = configured(CONT=image)
     with pytest.raises(ConfigError, match="CONT="):
-        check_image(image)
+        back_end_of(config.job, config.layout)
 
 
 def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
@@ -111,6 +122,10 @@ def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "fault"),
     [
+        (
+            {"CONTAINER_RUNTIME": "podman"},
+            "CONTAINER_RUNTIME=podman is no container back end; valid: none, pyxis, apptainer, docker",
+        ),
         ({"CONTAINER_RUNTIME": "docker"}, "CONTAINER_RUNTIME=docker needs an image: CONT is not set"),
         ({"CONTAINER_RUNTIME": "none", "CONT": "x"}, "CONTAINER_RUNTIME=none, but CONT=x: unset one of them"),
         (
@@ -125,8 +140,9 @@ def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
 )
 def test_what_does_not_go_together_is_refused(variables: dict[str, str | int], fault: str) -> None:
     """A runtime needs an image, an image a runtime, and docker one node."""
+    config = configured(**variables)
     with pytest.raises(ConfigError) as caught:
-        configured(**variables)
+        back_end_of(config.job, config.layout)
     assert caught.value.faults == [fault]
 
 
@@ -137,3 +153,7 @@ def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytes
     names = variables_to_pass(configured())
     assert {"SEED", "RESULT_FILE", "NPY_INDEX_DIR", "MASTER_ADDR", "NCCL_DEBUG"} <= set(names)
     assert "AWS_SECRET_ACCESS_KEY" not in names
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(all_command_lines(), indent=2) + "\n")

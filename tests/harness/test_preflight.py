@@ -61,6 +61,7 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
         ({"DATADIR": "missing"}, "preflight.data", Severity.ERROR),
         ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),
         ({"WALLTIME": 60}, "preflight.walltime", Severity.INFO),
+        ({"CONTAINER_RUNTIME": "docker", "CONT": "image"}, "preflight.container", Severity.ERROR),
         ({"TYPO": 1}, "preflight.config", Severity.ERROR),
     ],
 )
