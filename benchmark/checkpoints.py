@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.eventlog import EventLog
-from benchmark.files import flush
+from benchmark.files import flush, sync_names
 from benchmark.mllog import read
 
 KEPT = 2
@@ -130,7 +130,7 @@ class Checkpoints:
             json.dump(record, file, indent=2)
             flush(file)
         unfinished.rename(unfinished.with_suffix(""))
-        _sync(unfinished.parent)
+        sync_names(unfinished.parent)
         for old in complete_in(unfinished.parent)[KEPT:]:
             _remove(old)
 
@@ -138,14 +138,6 @@ class Checkpoints:
 def _remove(folder: Path) -> None:
     # Under another name: what is half removed must not count, and a writer that outlived its rank must not add to it.
     shutil.rmtree(folder.rename(folder.with_name(f"{_REMOVED}{os.getpid()}_{folder.name}")))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def complete_in(folder: Path) -> list[Path]:

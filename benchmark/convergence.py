@@ -176,18 +176,8 @@ def fastest_mean(record: Record, runs: int) -> float:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """What Student's t with so many degrees of freedom exceeds with this probability (below one half)."""
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _within(middle, degrees) < 1 - 2 * probability else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
+    """What Student's t with so many degrees of freedom exceeds with this probability."""
+    # A fifth of a second, for those who compare.
+    from scipy.special import stdtrit
 
-
-def _within(angle: float, degrees: int) -> float:
-    """The probability that |t| is below sqrt(degrees) * tan(angle): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    odd, cosine = degrees % 2, math.cos(angle)
-    term, total = (cosine if odd else 1.0), 0.0
-    for power in range(odd, degrees, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+    return -float(stdtrit(degrees, probability))

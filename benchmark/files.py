@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,31 @@ def flush(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
+UNFINISHED = ".new"
+"""Ends the name of a file that is being written; one that was killed leaves it."""
+
+
 def write_at_once(path: Path, text: str) -> None:
-    """The file is there with all of `text`, or as it was."""
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        flush(file)
-    temporary.rename(path)
+    """The file is there with all of `text`, or as it was, also after a power failure; of several writers one wins."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            flush(file)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_names(path.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """To the disk: which files there are in a folder, under which names."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def beside(path: Path, what: str) -> Path:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 MOST_POINTS = 400
 """Of a line that is drawn whole; a longer one is drawn as the range and the mean of its bins."""
 
@@ -88,16 +90,12 @@ def short(value: float) -> str:
 def histogram(values: Sequence[float], bins: int) -> list[tuple[float, float, int]]:
     """(from, to, how many) of equal bins over the values' range; the last bin includes its end."""
     low, high = min(values), max(values)
-    width = (high - low) / bins or max(abs(low), 1.0) * 1e-3
-    counts = [0] * bins
-    for value in values:
-        counts[min(bins - 1, int((value - low) / width))] += 1
-    return [(low + index * width, low + (index + 1) * width, count) for index, count in enumerate(counts)]
+    # Of values that are all alike, a bin that can be seen.
+    end = high if high > low else low + bins * max(abs(low), 1.0) * 1e-3
+    counts, edges = np.histogram(values, bins, (low, end))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
 
 
-def quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Of ascending values, interpolated between the two nearest; the definition of numpy's default."""
-    place = fraction * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """Interpolated between the two nearest values."""
+    return float(np.quantile(values, fraction))

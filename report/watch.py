@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from statistics import median
 
 from benchmark import stragglers
@@ -118,7 +119,7 @@ def _speed(facts: RunFacts) -> Iterator[str]:
 def _remaining(facts: RunFacts) -> Iterator[str]:
     if not facts.run.has("run_stop"):
         found = arrival(facts)
-        yield f"ETA {_duration(found.remaining)} at {found.samples:,} sequences"
+        yield f"ETA {timedelta(seconds=round(found.remaining))} at {found.samples:,} sequences"
 
 
 def phase(run: Run) -> str:
@@ -169,7 +170,7 @@ def _arrival(facts: RunFacts, _view: View) -> Iterator[str]:
         return
     found = arrival(facts)
     yield (
-        f"{'ETA':12} {_duration(found.remaining)}, {found.minutes:.1f} min after the start, "
+        f"{'ETA':12} {timedelta(seconds=round(found.remaining))}, {found.minutes:.1f} min after the start, "
         f"at {found.samples:,} sequences by {found.by}"
     )
 
@@ -220,9 +221,3 @@ def sparkline(points: Sequence[Point], view: View) -> str:
     top = len(view.blocks) - 1
     drawn = (view.blocks[round((value - low) / (high - low) * top) if high > low else 0] for value in means)
     return f"{means[0]:.3f} {''.join(drawn)} {means[-1]:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

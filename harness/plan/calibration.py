@@ -8,7 +8,6 @@ physics puts it, and the derivative of a step's log time by a log constant is si
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
@@ -226,41 +225,23 @@ def _change(
     constants: Constants,
     prior: Callable[[str], Prior],
 ) -> list[float]:
-    """The step of Gauss-Newton: the solution of the normal equations, in the order of `names`."""
+    """The step of Gauss-Newton, in the order of `names`: least squares over the priors and the measured steps."""
+    import numpy as np
+
     index = {name: i for i, name in enumerate(names)}
-    weights = [prior(name).spread ** -2 for name in names]
-    matrix = [[weight * (i == j) for j in range(len(names))] for i, weight in enumerate(weights)]
-    right = [weight * log(prior(name).value / constants[name]) for name, weight in zip(names, weights, strict=True)]
-    for found, measured, spread in rows:
-        shares: dict[int, float] = defaultdict(float)
+    matrix, right = np.zeros((len(names) + len(rows), len(names))), np.zeros(len(names) + len(rows))
+    for name, i in index.items():
+        matrix[i, i] = 1 / prior(name).spread
+        right[i] = log(prior(name).value / constants[name]) / prior(name).spread
+    for row, (found, measured, spread) in enumerate(rows, start=len(names)):
         calibrated = [(term, term.calibrated(constants)) for term in found]
         total = sum(value for _, value in calibrated)
         for term, value in calibrated:
             for name in term.constants:
-                shares[index[name]] += value / total / spread
-        error = (measured - log(total)) / spread
-        for i, share in shares.items():
-            right[i] += share * error
-            for j, other in shares.items():
-                matrix[i][j] += share * other
-    return solve(matrix, right)
-
-
-def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """x where matrix x = right, for a symmetric positive definite matrix: Cholesky's method."""
-    size = len(right)
-    lower = [[0.0] * size for _ in range(size)]
-    for i in range(size):
-        for j in range(i + 1):
-            rest = matrix[i][j] - sum(lower[i][k] * lower[j][k] for k in range(j))
-            lower[i][j] = rest**0.5 if i == j else rest / lower[j][j]
-    forward: list[float] = []
-    for i in range(size):
-        forward.append((right[i] - sum(lower[i][k] * forward[k] for k in range(i))) / lower[i][i])
-    found = [0.0] * size
-    for i in reversed(range(size)):
-        found[i] = (forward[i] - sum(lower[k][i] * found[k] for k in range(i + 1, size))) / lower[i][i]
-    return found
+                matrix[row, index[name]] += value / total / spread
+        right[row] = (measured - log(total)) / spread
+    change: list[float] = np.linalg.lstsq(matrix, right)[0].tolist()
+    return change
 
 
 # The file.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.files import write_at_once
+from benchmark.files import UNFINISHED, write_at_once
 from benchmark.refusal import Refused
 from reference_impl.files.checksum import Advance, Algorithm, digest, in_parallel, silent, until
 from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
+_UNFINISHED = re.compile(rf"{re.escape(FILE_NAME)}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 
 
 class DataError(Refused):
@@ -298,7 +300,7 @@ def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[
         here = Path(place)
         links = [name for name in folders if (here / name).is_symlink()]
         names += [(here / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return sorted(name for name in names if name not in {FILE_NAME, f"{FILE_NAME}.new"})
+    return sorted(name for name in names if name != FILE_NAME and not _UNFINISHED.fullmatch(name))
 
 
 def describe_files(folder: Path, names: Sequence[str], advance: Advance = silent) -> dict[str, FileEntry]:

@@ -6,8 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from threading import Lock
 from typing import TextIO
+
+from rich.filesize import decimal
 
 from reference_impl.files.checksum import Advance, silent
 
@@ -15,8 +18,6 @@ Show = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows how far work on so many bytes is, until the block ends: `progress`, or `unseen`."""
 
 LINE_EVERY_S = 10.0
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:
@@ -77,20 +78,10 @@ def describe(what: str, done: int, total: int, worked: int, seconds: float) -> s
     """One line; `worked` bytes of the `done` ones took `seconds`."""
     rate = worked / seconds
     share = 100 * done / total if total else 100.0
-    left = f"{duration((total - done) / rate)} left" if rate > 0 else "stalled"
+    left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else "stalled"
     return f"{what}  {size(done)} of {size(total)}  {share:.1f} %  {size(rate)}/s  {left}"
 
 
 def size(count: float) -> str:
     """Bytes for people, decimal as disks and networks are sold: 97.5 GB."""
-    unit = 0
-    while count >= 999.5 and unit < len(_UNITS) - 1:
-        count /= 1000
-        unit += 1
-    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 or count >= 100 else f"{count:.1f} {_UNITS[unit]}"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return decimal(int(count))

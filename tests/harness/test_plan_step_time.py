@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmark.hardware import GPUS
 from harness.plan import calibration
-from harness.plan.calibration import Constants, Measured, calibrate, fit, solve
+from harness.plan.calibration import Constants, Measured, calibrate, fit
 from harness.plan.job import Job
 from harness.plan.step_time import KINDS, PARTS, breakdown, seconds, step, terms, total
 from perf.plan_accuracy import constant_rate, errors, fitted
@@ -97,21 +97,6 @@ def test_a_gpu_without_the_precision_is_refused() -> None:
     """An H100 multiplies no fp4."""
     with pytest.raises(ValueError, match="H100 has no nvfp4"):
         seconds(replace(GB200, gpu=GPUS["H100"]), ONE)
-
-
-@given(
-    st.integers(1, 8).flatmap(
-        lambda n: st.tuples(
-            st.lists(st.lists(st.floats(-2, 2), min_size=n, max_size=n), min_size=n, max_size=n),
-            st.lists(st.floats(-10, 10), min_size=n, max_size=n),
-        )
-    )
-)
-def test_solves_as_numpy_does(system: tuple[list[list[float]], list[float]]) -> None:
-    """Normal equations of any size have numpy's solution."""
-    rows, right = np.array(system[0]), np.array(system[1])
-    matrix = rows @ rows.T + np.eye(len(right))
-    assert solve(matrix.tolist(), right.tolist()) == pytest.approx(np.linalg.solve(matrix, right), abs=1e-8)
 
 
 def steps_of(constants: Constants) -> list[Measured]:

@@ -50,7 +50,7 @@ def test_inspect_shows_the_model_and_every_tensor(nemo: Path) -> None:
     assert "vocabulary  1,000 rows" in done.stdout
     assert "waste " in done.stdout
     assert "decoder.layers.mlp.linear_fc1.weight" in done.stdout
-    assert "2 x 768 x 128  bfloat16    393 kB  4 pieces" in done.stdout
+    assert "2 x 768 x 128  bfloat16  393.2 kB  4 pieces" in done.stdout
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

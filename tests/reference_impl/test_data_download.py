@@ -204,7 +204,7 @@ def test_a_full_disk_is_refused_with_its_numbers(site: Site, tmp_path: Path, mon
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 9, 9, needed - 1, 0, 0, 0, 0, 255)))
 
     with pytest.raises(
-        DataError, match=rf"{needed - 1} bytes \(.*\) free, .* takes {needed} \(.*1 \(1 B\) are missing"
+        DataError, match=rf"{needed - 1} bytes \(.*\) free, .* takes {needed} \(.*1 \(1 byte\) are missing"
     ):
         fetch(site.url, tmp_path)
 

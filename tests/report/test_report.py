@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import example, given
@@ -26,7 +25,7 @@ from report.facts import ResultFacts, RunFacts, gather, published, round_of
 from report.markdown import escaped, to_markdown
 from report.markup import Markup, tag
 from report.page import to_html
-from report.series import MOST_POINTS, binned, histogram, log_ticks, quantile, ticks
+from report.series import MOST_POINTS, binned, histogram, log_ticks, ticks
 from report.table import to_csv
 from tests.compliance.test_against_official import PUBLISHED
 from tests.compliance.test_against_official import published as needs_published
@@ -307,12 +306,6 @@ def test_histogram_counts_every_value(values: list[float], bins: int) -> None:
     found = histogram(values, bins)
     assert sum(number for _, _, number in found) == len(values)
     assert found[0][0] <= min(values)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=100), st.floats(0, 1))
-def test_quantile_is_numpys(values: list[float], fraction: float) -> None:
-    """The same as numpy's default definition."""
-    assert quantile(sorted(values), fraction) == pytest.approx(float(np.quantile(values, fraction)), abs=1e-6)
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=50))

@@ -14,13 +14,14 @@ import random
 import re
 import socket
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import urllib3
 
 from reference_impl.files.manifest import DataError
 
@@ -28,7 +29,12 @@ READ_BYTES = 1 << 20
 MIN_BYTES_PER_S = 1024
 """A connection slower than this for a whole time-out is stalled, though it drips."""
 
-_Answer = TypeVar("_Answer")
+MOST_REDIRECTS = 10
+
+LONGEST_RETRY_AFTER_S = 300
+"""That a server is granted, whatever it asks for."""
+
+_Result = TypeVar("_Result")
 
 _TRY_AGAIN_LATER = {408, 425, 429, 500, 502, 503, 504}
 
@@ -38,7 +44,15 @@ class Missing(DataError):
 
 
 class Interruption(Exception):
-    """A fault that may be gone at the next try: a time-out, a reset, a short answer, an overloaded server."""
+    """A fault that may be gone at the next try: a time-out, a reset, a short answer, an overloaded server.
+
+    Args:
+        retry_after_s: how long the server wants to be left alone.
+    """
+
+    def __init__(self, said: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(said)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -75,10 +89,11 @@ class Patience:
         if failures >= self.tries:
             raise DataError(f"{fault}; gave up after {self.tries} tries in a row")
         seconds = min(self.longest_wait_s, self.first_wait_s * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+        seconds = max(seconds, fault.retry_after_s)
         self.notice(f"{fault}; try {failures + 1} of {self.tries} in {seconds:.1f} s")
         return seconds
 
-    def call(self, work: Callable[[], _Answer]) -> _Answer:
+    def call(self, work: Callable[[], _Result]) -> _Result:
         """What `work` returns, once it does so without an Interruption.
 
         Raises:
@@ -202,17 +217,16 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class HttpSource:
-    """A base URL. Proxies are those of the environment, as for every urllib program."""
+    """A base URL. Proxies are those of the environment, as for every program that asks urllib for them."""
 
     base: str
     headers: Mapping[str, str]
     """Sent with each request to the base's own scheme and host, and to no other."""
     timeout_s: float
-    _opener: urllib.request.OpenerDirector = field(init=False, repr=False, compare=False)
+    _pools: urllib3.PoolManager = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        redirects = _Redirects(urllib.parse.urlsplit(self.base)[:2], self.headers)
-        object.__setattr__(self, "_opener", urllib.request.build_opener(_Http(), _Https(), _AnyStatus(), redirects))
+        object.__setattr__(self, "_pools", _pools(self.base, self.timeout_s))
 
     def where(self, name: str) -> str:
         return f"{self.base.rstrip('/')}/{urllib.parse.quote(name)}"
@@ -256,14 +270,14 @@ class HttpSource:
             raise Interruption(f"{self.where(name)}: the answer ended after {len(data)} of {wanted} bytes")
         return data
 
-    def _body(self, name: str, answer: http.client.HTTPResponse, count: int, *, exact: bool = True) -> Iterator[bytes]:
+    def _body(self, name: str, answer: Answer, count: int, *, exact: bool = True) -> Iterator[bytes]:
         """The answer's first `count` bytes; raises if it has fewer and `exact`."""
         received = 0
         while received < count:
             try:
                 # read1 returns what is there; read would wait for all of it.
                 data = answer.read1(min(READ_BYTES, count - received))
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, urllib3.exceptions.HTTPError) as error:
                 raise Interruption(f"{self.where(name)}: {_reason(error)} after {received} of {count} bytes") from None
             if not data:
                 if exact:
@@ -272,21 +286,10 @@ class HttpSource:
             received += len(data)
             yield data
 
-    def _open(self, name: str, wanted: str | None, statuses: set[int]) -> http.client.HTTPResponse:
+    def _open(self, name: str, wanted: str | None, statuses: set[int]) -> Answer:
         """An answer with one of the statuses."""
         address = self.where(name)
-        headers = {**self.headers, "User-Agent": "mlperf-llama31"} | ({} if wanted is None else {"Range": wanted})
-        request = urllib.request.Request(address, headers=headers)
-        try:
-            answer: http.client.HTTPResponse = self._opener.open(request, timeout=self.timeout_s)
-        except urllib.error.HTTPError as error:
-            raise DataError(f"{address}: {error.code} {error.reason}") from None
-        except DataError:
-            raise
-        except (ValueError, http.client.InvalidURL) as error:
-            raise DataError(f"{address} is no address, or leads to what is none: {error}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise Interruption(f"{address}: {_reason(error)}") from None
+        answer = self._follow(address, {} if wanted is None else {"Range": wanted})
         if answer.status in statuses:
             if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
                 answer.close()
@@ -297,7 +300,54 @@ class HttpSource:
             if answer.status in (404, 410):
                 raise Missing(status)
             # A success of another kind than the probe's: one of several servers behind a name, perhaps.
-            raise Interruption(status) if answer.status in {*_TRY_AGAIN_LATER, 200, 206} else DataError(status)
+            if answer.status in {*_TRY_AGAIN_LATER, 200, 206}:
+                raise Interruption(status, _retry_after(answer))
+            raise DataError(status)
+
+    def _follow(self, address: str, headers: Mapping[str, str]) -> Answer:
+        """The answer at the end of all redirects."""
+        origin = parse_url(self.base)[:2]
+        here = address
+        for _ in range(MOST_REDIRECTS):
+            private = self.headers if parse_url(here)[:2] == origin else {}
+            try:
+                answer = self._ask(here, {**private, "User-Agent": "mlperf-llama31", **headers})
+                location = answer.get_redirect_location()
+                if not location:
+                    return answer
+                answer.close()
+                target = urllib.parse.urljoin(here, location)
+            except (ValueError, urllib3.exceptions.LocationParseError) as error:
+                raise DataError(f"{address} is no address, or leads to what is none: {error}") from None
+            _refuse_redirect(here, target)
+            here = target
+        raise DataError(f"{address}: more than {MOST_REDIRECTS} redirects, the last to {here}")
+
+    def _ask(self, address: str, headers: Mapping[str, str]) -> Answer:
+        whole: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
+        try:
+            return self._pools.request("GET", address, headers=headers, **whole)
+        except urllib3.exceptions.LocationParseError:
+            raise
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            raise Interruption(f"{address}: {_reason(error)}") from None
+
+
+Answer = urllib3.BaseHTTPResponse
+
+
+def _pools(base: str, timeout_s: float) -> urllib3.PoolManager:
+    """Connections that are kept, to each host that is asked."""
+    url = urllib.parse.urlsplit(base)
+    # As many as anybody has requests at a time: more would be closed after each.
+    options: dict[str, Any] = {"timeout": timeout_s, "maxsize": 256}
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
+        pools: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
+    else:
+        pools = urllib3.PoolManager(**options)
+    pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+    return pools
 
 
 class _Steady(io.RawIOBase):
@@ -332,82 +382,49 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Steady(self.fp.detach(), sock.gettimeout() or math.inf))
 
 
-class _SteadyAnswers(urllib.request.AbstractHTTPHandler):
-    """Has connections read by `_Steady`."""
-
-    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> http.client.HTTPResponse:
-        def connection(host: str, **settings: Any) -> http.client.HTTPConnection:
-            made: http.client.HTTPConnection = http_class(host, **settings)
-            made.response_class = _Response
-            return made
-
-        return super().do_open(connection, req, **more)
+class _Http(urllib3.connection.HTTPConnection):
+    response_class = _Response
 
 
-class _Http(_SteadyAnswers, urllib.request.HTTPHandler): ...
+class _Https(urllib3.connection.HTTPSConnection):
+    response_class = _Response
 
 
-class _Https(_SteadyAnswers, urllib.request.HTTPSHandler): ...
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Http
 
 
-class _AnyStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer but a redirect to the caller, where urllib raises for all but 2xx."""
-
-    def http_response(
-        self, request: urllib.request.Request, response: http.client.HTTPResponse
-    ) -> http.client.HTTPResponse:
-        if not 300 <= response.status < 400:
-            return response
-        try:
-            return super().http_response(request, response)
-        except BaseException:
-            response.close()
-            raise
-
-    https_response = http_response
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Https
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never carries our headers to another host, and says when one leads to a login."""
-
-    def __init__(self, origin: tuple[str, str], private: Mapping[str, str]) -> None:
-        self._origin = origin
-        self._private = {name.lower() for name in private}
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        target = urllib.parse.urlsplit(newurl)
-        if target.scheme not in ("http", "https"):
-            raise DataError(f"{req.full_url} leads to {newurl}, expected http or https")
-        if "/cdn-cgi/access/login" in target.path or (target.hostname or "").endswith(".cloudflareaccess.com"):
-            raise DataError(
-                f"{req.full_url} is behind a login ({target.netloc}); give the service token's headers with --headers"
-            )
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and target[:2] != self._origin:
-            request.headers = {
-                name: value for name, value in request.headers.items() if name.lower() not in self._private
-            }
-        return request
+def _refuse_redirect(here: str, target: str) -> None:
+    """Raise DataError for one that leads nowhere a file can be."""
+    url = parse_url(target)
+    if url.scheme not in ("http", "https"):
+        raise DataError(f"{here} leads to {target}, expected http or https")
+    if "/cdn-cgi/access/login" in url.path or (url.hostname or "").endswith(".cloudflareaccess.com"):
+        raise DataError(f"{here} is behind a login ({url.netloc}); give the service token's headers with --headers")
 
 
-def _version(headers: http.client.HTTPMessage) -> str:
+def _retry_after(answer: Answer) -> float:
+    """Seconds that an overloaded server asks for, within reason; 0 where it says nothing that can be read."""
+    try:
+        return urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_S).get_retry_after(answer) or 0.0
+    except urllib3.exceptions.InvalidHeader:
+        return 0.0
+
+
+def _version(headers: Mapping[str, str]) -> str:
     return headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
-def _length(headers: http.client.HTTPMessage) -> int | None:
+def _length(headers: Mapping[str, str]) -> int | None:
     match = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
     return None if match is None else int(match[0])
 
 
-def _range_total(headers: http.client.HTTPMessage) -> int | None:
+def _range_total(headers: Mapping[str, str]) -> int | None:
     """N of `Content-Range: bytes 0-0/N` or `bytes */N`."""
     match = re.fullmatch(r"bytes (?:0-0|\*)/([0-9]{1,18})", headers.get("Content-Range", ""))
     return None if match is None else int(match[1])
@@ -415,6 +432,6 @@ def _range_total(headers: http.client.HTTPMessage) -> int | None:
 
 def _reason(error: Exception) -> str:
     """What an exception of the network says, for people."""
-    if isinstance(error, urllib.error.URLError):
-        error = error.reason if isinstance(error.reason, Exception) else error
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+    # urllib3's own texts name its objects; what the system or _Steady said is behind them.
+    cause = error.__cause__ or error.__context__ or error
+    return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
