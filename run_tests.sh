@@ -31,6 +31,10 @@ if [[ $tests == "not slow" ]]; then
   "$PYTHON" -m mypy benchmark compliance report harness reference_impl perf tests
 
   stage "shellcheck"
+  if ! command -v shellcheck >/dev/null; then
+    echo "run_tests.sh: no shellcheck; on Debian or Ubuntu: apt-get install shellcheck" >&2
+    exit 2
+  fi
   find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
     -type f \( -name '*.sh' -o -name run.sub -o -path ./.ci/run \) -print0 |
     xargs -0 shellcheck --shell=bash --external-sources

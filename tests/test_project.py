@@ -36,6 +36,7 @@ ENVIRONMENT_USERS = {
     "benchmark/config/run_config.py": "RunConfig.from_environment is the one place where variables are read",
     "benchmark/config/sourcing.py": "hands it to the shell that sources a config file",
     "benchmark/config/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
+    "harness/doctor.py": "shows which of the harness's own variables are set",
     "harness/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
     "compliance/official.py": "hands two variables of the system to the official tools, and no other",
     "reference_impl/parallel.py": "says which network device to use, which gloo and NCCL can be told in no other way",
