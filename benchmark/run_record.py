@@ -63,6 +63,15 @@ class Experiment(_Part):
     """How often it was cut off before its first checkpoint and started again, under a new clock."""
 
 
+class Seen(_Part):
+    """What is seen where the ranks of a run start, which may be inside a container."""
+
+    data: dict[str, Any]
+    """The manifest of the data, or that nothing will be trained."""
+    versions: dict[str, str] = {}
+    layer_spec: str = ""
+
+
 class RunRecord(_Part):
     """A set of runs. What an earlier version did not write yet is empty."""
 
@@ -78,7 +87,7 @@ class RunRecord(_Part):
     layer_spec: str = ""
     machine: dict[str, Scalar] = {}
     data: dict[str, Any] = {}
-    """The manifest of the data, or that nothing was trained."""
+    """As `Seen` has it."""
     jobs: tuple[dict[str, str], ...] = ()
     """Of the batch system that ran it, one after the other."""
     experiments: tuple[Experiment, ...] = ()
@@ -104,7 +113,12 @@ class RunRecord(_Part):
         return self.model_copy(update={"jobs": (*self.jobs, job)})
 
 
-def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> RunRecord:
+def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
+    """In this process's own environment."""
+    return Seen(data=data, versions=versions(), layer_spec=kernels.layer_spec(config.kernels, kernels.probe()))
+
+
+def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
     """Everything about a set of runs but their outcomes."""
     config = resolved.config
     values = config.values(as_json=True)
@@ -115,10 +129,10 @@ def record(resolved: Resolved, data: dict[str, Any], started: datetime) -> RunRe
         started=started.replace(microsecond=0),
         configuration={name: Setting(value=value, origin=resolved.origins[name]) for name, value in values.items()},
         code=code_revision(),
-        versions=versions(),
-        layer_spec=kernels.layer_spec(config.kernels, kernels.probe()),
+        versions=seen.versions,
+        layer_spec=seen.layer_spec,
         machine=machine(),
-        data=data,
+        data=seen.data,
     )
 
 

@@ -19,7 +19,7 @@ from benchmark.convergence import expected_samples
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, run
 from benchmark.rules import Rules, Schedule
-from benchmark.run_record import Experiment, record, write
+from benchmark.run_record import Experiment, record, seen_here, write
 from harness.launch.runs import make_folder
 from harness.verdict import conclude
 
@@ -188,7 +188,7 @@ def rehearse(resolved: Resolved, out: Path | None, pace: Pace) -> int:
         outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, pace)
         minutes = round((clock.now() - began) / 60, 3)
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status, minutes=minutes))
-    write(folder, record(resolved, MARK, started).with_experiments(experiments))
+    write(folder, record(resolved, seen_here(config, MARK), started).with_experiments(experiments))
     return conclude(config, folder, [int(experiment.status != "success") for experiment in experiments])
 
 

@@ -1,19 +1,18 @@
 """python -m reference_impl.ready: can the run that the environment describes be trained here?
 
-Refuses what the trainer cannot do, makes sure that the data is there and right, and prints the data's manifest as JSON,
-with what of the files was compared: their bytes or, of a large dataset, their sizes.
+Refuses what the trainer cannot do, makes sure that the data is there and right, and prints as JSON what is seen here:
+the data's manifest, what of its files was compared (their bytes or, of a large dataset, their sizes), versions, kernels.
 Initial weights are opened and accounted for, and not read. Imports without torch. Exit status: 0 it can, 2 it cannot.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.refusal import Refused
+from benchmark.run_record import Seen, seen_here
 from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.read.configured import data_folder, ready
@@ -25,8 +24,8 @@ class Ready:
 
     lines: tuple[str, ...]
     """For a reader."""
-    data: dict[str, Any]
-    """The manifest of its data, and what of the files was compared."""
+    seen: Seen
+    """With the manifest of its data, and what of the files was compared."""
 
 
 def make_ready(config: RunConfig) -> Ready:
@@ -41,7 +40,7 @@ def make_ready(config: RunConfig) -> Ready:
     lines = [] if weights is None else [f"weights   {summary(weights, config.vocabulary)}"]
     lines.append(f"data      {data_folder(config)}, {data.compared} of its files compared")
     manifest = data.manifest.model_dump(mode="json", exclude_none=True)
-    return Ready(tuple(lines), {"compared": data.compared, **manifest})
+    return Ready(tuple(lines), seen_here(config, {"compared": data.compared, **manifest}))
 
 
 def require_initial_weights(config: RunConfig) -> None:
@@ -62,7 +61,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(done.lines), file=sys.stderr)
-    print(json.dumps(done.data))
+    print(done.seen.model_dump_json())
     return 0
 
 

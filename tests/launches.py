@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmark.config import NAMES, Resolved, RunConfig
-from benchmark.run_record import Experiment, record, write
+from benchmark.run_record import Experiment, record, seen_here, write
 from compliance.run import EVALUATION
 from harness.simulate import MARK, Pace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured
@@ -35,7 +35,7 @@ def launch(
         outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, Pace(step=step_seconds))
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status))
     resolved = Resolved(config=config, origins=dict.fromkeys(NAMES, "default"))
-    write(folder, record(resolved, MARK, started).with_experiments(experiments))
+    write(folder, record(resolved, seen_here(config, MARK), started).with_experiments(experiments))
     return folder
 
 

@@ -24,6 +24,7 @@ from benchmark.clock import SystemClock
 from benchmark.config import NAMES, Resolved, RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.files import beside
+from benchmark.run_record import Seen
 from compliance.check import Report
 from compliance.formats import text
 from harness.launch.hang import Silence
@@ -59,8 +60,8 @@ class Launcher(Protocol):
         """Where this runs, for run.json; empty if there is nothing to say. `id` tells jobs apart."""
         ...
 
-    def prepare(self) -> dict[str, Any]:
-        """Make sure that runs can start; returns the manifest of their data.
+    def prepare(self) -> Seen:
+        """Make sure that runs can start; returns what they will be trained on and with.
 
         Raises:
             CannotStart

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.refusal import Refused
+from benchmark.run_record import Seen
 from harness.launch.experiments import CannotStart, Process
 from reference_impl.ready import make_ready
 
@@ -37,13 +37,13 @@ class Local:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> Seen:
         try:
             ready = make_ready(self._config)
         except Refused as error:
             raise CannotStart(str(error)) from None
         print("\n".join(ready.lines), file=sys.stderr, flush=True)
-        return ready.data
+        return ready.seen
 
     def clear_caches(self) -> None:
         """Left to the ranks, which drop the dataset's pages: the rest of the cache may be other people's."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmark.config import ConfigError, Resolved, RunConfig
 from benchmark.files import RUN_JSON
-from benchmark.run_record import Experiment, RunRecord, UnreadableRecord, read, record, stamp, write
+from benchmark.run_record import Experiment, RunRecord, Seen, UnreadableRecord, read, record, stamp, write
 
 WAITING, RUNNING, CUT_OFF = "waiting", "running", "to be continued"
 """What run.json says of a run that is not over."""
@@ -34,7 +34,7 @@ class RunSet:
         return self.recorded.experiments
 
     @classmethod
-    def open(cls, resolved: Resolved, data: dict[str, Any], job: dict[str, str]) -> RunSet:
+    def open(cls, resolved: Resolved, seen: Seen, job: dict[str, str]) -> RunSet:
         """A new set, or the one to go on with: RESUME's, or that which this job began before it was requeued.
 
         Raises:
@@ -47,7 +47,7 @@ class RunSet:
         else:
             seeds = enumerate(config.seeds)
             waiting = [Experiment(result=f"result_{index}.txt", seed=seed, status=WAITING) for index, seed in seeds]
-            runs = cls(make_folder(config, now), record(resolved, data, now).with_experiments(waiting))
+            runs = cls(make_folder(config, now), record(resolved, seen, now).with_experiments(waiting))
         if job or folder is not None:
             runs.recorded = runs.recorded.with_job(job)
         runs.save()

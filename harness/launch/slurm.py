@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
@@ -17,10 +16,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmark.checkout import ROOT
 from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
+from benchmark.run_record import Seen
 from harness.launch.containers import Container, Mount, Wrapped, back_end_of, mounts_of
 from harness.launch.experiments import CannotStart, Process, child_environment
 from harness.launch.hang import explain, stacks_in
@@ -126,7 +125,7 @@ class Slurm:
         job = self._job
         return {"id": job.number, "nodes": ",".join(job.nodes), "restarts": str(job.restarts)}
 
-    def prepare(self) -> dict[str, Any]:
+    def prepare(self) -> Seen:
         config, nodes = self._config, self._job.nodes
         if start := self._back_end.start(self._container):
             self._require("starting the container", start, nodes)
@@ -137,7 +136,7 @@ class Slurm:
             test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
             print(self._require("the all-reduce test", test, nodes, self._ranks_per_node), end="", flush=True)
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
-        return json.loads(ready)
+        return Seen.model_validate_json(ready)
 
     def clear_caches(self) -> None:
         """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""

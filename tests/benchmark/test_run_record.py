@@ -11,7 +11,17 @@ import pytest
 from benchmark.checkout import ROOT
 from benchmark.config import resolve
 from benchmark.files import RUN_JSON
-from benchmark.run_record import LARGEST, VERSION, Experiment, RunRecord, UnreadableRecord, read, record, write
+from benchmark.run_record import (
+    LARGEST,
+    VERSION,
+    Experiment,
+    RunRecord,
+    UnreadableRecord,
+    read,
+    record,
+    seen_here,
+    write,
+)
 from tests.fakes import EPOCH, environment
 
 OLD = ROOT / "tests" / "golden" / "run.json"
@@ -22,7 +32,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     """With its version, and every run."""
     started = datetime.fromtimestamp(EPOCH, UTC)
     resolved = resolve(None, environment(NEXP=2, SEED_BASE=3))
-    made = record(resolved, {"simulated": True}, started).with_experiments(
+    made = record(resolved, seen_here(resolved.config, {"simulated": True}), started).with_experiments(
         [Experiment(result=f"result_{index}.txt", seed=3 + index) for index in range(2)]
     )
     write(tmp_path, made)

@@ -14,6 +14,7 @@ import pytest
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
+from benchmark.run_record import Seen
 from harness.launch.bind import Topology, choose, read_topology
 from harness.launch.experiments import (
     Ending,
@@ -240,17 +241,18 @@ def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch
 
 # Sets of runs.
 
+NOTHING = Seen(data={})
 JOB = {"id": "42", "nodes": "n1,n2", "restarts": "0"}
 
 
 def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
     """The same folder, the same seeds, and the run that was under way is not over."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
-    first = RunSet.open(resolved, {}, JOB)
+    first = RunSet.open(resolved, NOTHING, JOB)
     first.update(0, status="success", minutes=1.0)
     first.update(1, status=RUNNING)
 
-    again = RunSet.open(resolved, {}, JOB | {"restarts": "1"})
+    again = RunSet.open(resolved, NOTHING, JOB | {"restarts": "1"})
     assert again.folder == first.folder
     assert again.experiments == first.experiments
     assert again.unfinished() == [1, 2]
@@ -261,17 +263,17 @@ def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
 def test_a_requeued_job_passes_over_other_records(tmp_path: Path, other: str) -> None:
     """A run.json beside its own that is none, or of no job, is nothing to stop at."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
-    first = RunSet.open(resolved, {}, JOB)
+    first = RunSet.open(resolved, NOTHING, JOB)
     later = first.folder.with_name("later") / "run.json"
     later.parent.mkdir()
     later.write_text(other)
-    assert RunSet.open(resolved, {}, JOB | {"restarts": "1"}).folder == first.folder
+    assert RunSet.open(resolved, NOTHING, JOB | {"restarts": "1"}).folder == first.folder
 
 
 def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> None:
     """However the one that it stops ends: srun's complaint of a rank that obeyed looks like a refusal's."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
-    runs, received = RunSet.open(resolved, {}, {}), Received()
+    runs, received = RunSet.open(resolved, NOTHING, {}), Received()
 
     class Obeying(Local):
         def command(self) -> list[str]:
@@ -305,21 +307,21 @@ def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.
 def test_another_job_begins_a_new_set(tmp_path: Path) -> None:
     """Only a requeued job, or RESUME, goes on with what is there."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), SEED=1))
-    first = RunSet.open(resolved, {}, JOB)
+    first = RunSet.open(resolved, NOTHING, JOB)
     first.folder.rename(first.folder.with_name("earlier"))
-    assert RunSet.open(resolved, {}, JOB | {"id": "43"}).folder != first.folder.with_name("earlier")
+    assert RunSet.open(resolved, NOTHING, JOB | {"id": "43"}).folder != first.folder.with_name("earlier")
 
 
 def test_runs_of_another_benchmark_are_not_resumed(tmp_path: Path) -> None:
     """RESUME with a folder of other runs is refused, with the values."""
-    runs = RunSet.open(resolve(None, environment(LOGDIR=str(tmp_path), NEXP=2)), {}, {})
+    runs = RunSet.open(resolve(None, environment(LOGDIR=str(tmp_path), NEXP=2)), NOTHING, {})
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3, RESUME=str(runs.folder)))
     with pytest.raises(ConfigError, match=r"NEXP is 3, but 2 in .*run\.json"):
-        RunSet.open(resolved, {}, {})
+        RunSet.open(resolved, NOTHING, {})
 
 
 def test_a_folder_without_runs_is_not_resumed(tmp_path: Path) -> None:
     """One clear error."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), RESUME=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"run\.json is no record of runs to go on with"):
-        RunSet.open(resolved, {}, {})
+        RunSet.open(resolved, NOTHING, {})

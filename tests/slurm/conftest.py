@@ -87,18 +87,22 @@ class Jobs:
     def logs(self) -> Path:
         return self.folder / "logs"
 
-    def submit(self, variables: Mapping[str, object] | None = None, *options: str) -> int:
+    def python(self) -> Path:
+        """What runs the ranks."""
         self.logs.mkdir(exist_ok=True)
-        python = self._stub_python() if self.stub else Path(sys.executable)
-        given = TINY | {"LOGDIR": str(self.logs), "HARNESS_PYTHON": str(python)}
-        given |= {name: str(value) for name, value in (variables or {}).items()}
+        return self._stub_python() if self.stub else Path(sys.executable)
+
+    def submit(self, variables: Mapping[str, object | None] | None = None, *options: str, checkout: Path = ROOT) -> int:
+        """Variables replace what every job here has; None is one that is not set."""
+        common: dict[str, object] = {**TINY, "LOGDIR": self.logs, "HARNESS_PYTHON": self.python()}
+        given = {name: str(value) for name, value in {**common, **(variables or {})}.items() if value is not None}
         arguments = ["--nodes=2", "--time=60", f"--output={self.folder}/job-%j.log", *options, "run.sub"]
-        self.numbers.append(self.cluster.submit(*arguments, cwd=ROOT, variables=given))
+        self.numbers.append(self.cluster.submit(*arguments, cwd=checkout, variables=given))
         return self.numbers[-1]
 
-    def run(self, variables: Mapping[str, object] | None = None, *options: str) -> str:
+    def run(self, variables: Mapping[str, object | None] | None = None, *options: str, checkout: Path = ROOT) -> str:
         """The state in which a job ends."""
-        return self.cluster.wait(self.submit(variables, *options))
+        return self.cluster.wait(self.submit(variables, *options, checkout=checkout))
 
     def output(self) -> str:
         """Of the last job, all its allocations."""

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,39 @@ def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
     variables = {"CONT": "llama31.sif", "CONTAINER_RUNTIME": "apptainer", "SEED": 1}
     path = f"{program.parent}:{os.environ['PATH']}"
     assert jobs.run({**variables, "PATH": path}) == "COMPLETED", jobs.output()
+
+
+def test_the_host_of_a_job_needs_no_torch(jobs: Jobs, pyxis: Path) -> None:
+    """Its own environment launches, checks and reports; the container, which brings its interpreter, has the rest."""
+    done = subprocess.run(["bash", "setup.sh", "--host"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    host = done.stdout.strip()
+    assert subprocess.run([host, "-c", "import torch"], capture_output=True, check=False).returncode == 1
+    environment = pyxis / "environment"
+    environment.write_text(f"HARNESS_PYTHON={jobs.python()}\n")
+    try:
+        state = jobs.run({"CONT": IMAGE, "SEED": 1, "TELEMETRY_INTERVAL": 1, "HARNESS_PYTHON": None})
+    finally:
+        environment.unlink()
+    assert state == "COMPLETED", jobs.output()
+    # What is recorded is what the ranks found, in the container.
+    assert "megatron-core" in json.loads((jobs.results() / "run.json").read_text())["versions"]
+    assert (jobs.results() / "report.html").exists()
+
+
+def test_nothing_is_installed_in_an_allocation(jobs: Jobs, tmp_path: Path) -> None:
+    """A host that was not set up refuses in one line that says how."""
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    names = ["run.sub", "run_and_time.sh", "setup.sh", "pyproject.toml", *(path.name for path in ROOT.glob("*.lock"))]
+    for name in names:
+        shutil.copy(ROOT / name, fresh)
+    assert jobs.run({"CONT": IMAGE, "HARNESS_PYTHON": None}, checkout=fresh) == "FAILED"
+    assert jobs.output().splitlines()[-1] == (
+        f"setup: {fresh}/.venv-host is missing or out of date: bash setup.sh --host makes it, "
+        "where there is a package index"
+    )
+    assert not list(fresh.glob(".venv*"))
 
 
 def test_the_tiny_model_trains(jobs: Jobs, pyxis: Path) -> None:
