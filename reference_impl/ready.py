@@ -1,7 +1,7 @@
 """python -m reference_impl.ready: can the run that the environment describes be trained here?
 
 Refuses what the trainer cannot do, makes sure that the data is there and right, and prints as JSON what is seen here:
-the data's manifest, what of its files was compared (their bytes or, of a large dataset, their sizes), versions, kernels.
+the data's manifest, what of its files was compared (their bytes or, of a large dataset, their sizes), and versions.
 Initial weights are opened and accounted for, and not read. Imports without torch. Exit status: 0 it can, 2 it cannot.
 """
 
