@@ -123,8 +123,8 @@ def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
     ("variables", "fault"),
     [
         (
-            {"CONTAINER_RUNTIME": "podman"},
-            "CONTAINER_RUNTIME=podman is no container back end; valid: none, pyxis, apptainer, docker",
+            {"CONTAINER_RUNTIME": "nspawn"},
+            f"CONTAINER_RUNTIME=nspawn is no container back end; valid: {', '.join(BACK_ENDS)}",
         ),
         ({"CONTAINER_RUNTIME": "docker"}, "CONTAINER_RUNTIME=docker needs an image: CONT is not set"),
         ({"CONTAINER_RUNTIME": "none", "CONT": "x"}, "CONTAINER_RUNTIME=none, but CONT=x: unset one of them"),

@@ -37,9 +37,10 @@ RULES = [rule for _, book in BOOKS for rule in book.rules.values()]
 
 
 def test_page_is_what_the_command_prints() -> None:
-    """docs/rules.md is what `llama31 rules` prints; that command with > docs/rules.md renews it."""
+    """docs/rules.md is what `llama31 rules` prints."""
     result = CliRunner().invoke(main, ["rules"])
-    assert (result.exit_code, result.output) == (0, PAGE.read_text(encoding="utf-8"))
+    assert result.exit_code == 0
+    assert result.output == PAGE.read_text(encoding="utf-8"), "renew it: llama31 rules > docs/rules.md"
 
 
 def test_rule_has_an_entry_with_an_example(subtests: pytest.Subtests) -> None:
@@ -120,7 +121,10 @@ def test_every_logged_value_is_judged(valid: Callable[[str], LogFile], base: str
         log.set(key, {"not": "a value"})
         log.save()
         with subtests.test(key=key):
-            assert bool(log.findings()) != (key in excused)
+            to_do = (
+                f"{key}: a @rule in compliance/checks/ has to judge it, or UNJUDGED_VALUES says why none does"
+            )
+            assert bool(log.findings()) != (key in excused), to_do
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -131,7 +135,8 @@ def test_every_logged_event_is_asked_for(valid: Callable[[str], LogFile], base: 
         log.events = [event for event in log.events if event["key"] != key]
         log.save()
         with subtests.test(key=key):
-            assert log.findings() or key in OPTIONAL
+            to_do = f"{key}: a @rule in compliance/checks/ has to ask for it, or OPTIONAL says why a log may lack it"
+            assert log.findings() or key in OPTIONAL, to_do
 
 
 # What benchmark.rules says is judged by.
@@ -201,7 +206,8 @@ def test_every_field_of_the_rules_decides_something(tmp_path: Path, benchmark: s
     before = verdict(paths, row)
     for name, changed_row in changed(row):
         with subtests.test(field=name):
-            assert verdict(paths, changed_row) != before
+            to_do = f"Rules.{name}: a @rule has to depend on it, or UNJUDGED_FIELDS says why none does"
+            assert verdict(paths, changed_row) != before, to_do
 
 
 def test_excused_fields_exist() -> None:
