@@ -121,9 +121,7 @@ def test_every_logged_value_is_judged(valid: Callable[[str], LogFile], base: str
         log.set(key, {"not": "a value"})
         log.save()
         with subtests.test(key=key):
-            to_do = (
-                f"{key}: a @rule in compliance/checks/ has to judge it, or UNJUDGED_VALUES says why none does"
-            )
+            to_do = f"{key}: a @rule in compliance/checks/ has to judge it, or UNJUDGED_VALUES says why none does"
             assert bool(log.findings()) != (key in excused), to_do
 
 
