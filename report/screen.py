@@ -87,6 +87,30 @@ class DrawnScreen:
         return Text(self._text + quiet)
 
 
+class Onlooker:
+    """Another screen, beside a run that has cost hours: that it fails is said, once, and is all that happens."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._failed = False
+
+    def __enter__(self) -> Onlooker:
+        self._screen.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._screen.__exit__(*error)
+
+    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+        if self._failed:
+            return
+        try:
+            self._screen.show(run, view, last=last)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+            self._failed = True
+            click.echo(f"display   given up: {type(error).__name__}: {printable(str(error))}")
+
+
 def screen(*, drawn: bool = True) -> Screen:
     """The one for standard output.
 

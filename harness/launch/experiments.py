@@ -34,7 +34,7 @@ from harness.launch.telemetry import sampled, sampler
 from harness.preflight import Plan, check_plan
 from harness.verdict import conclude
 from report.follower import LogFollower
-from report.screen import characters, screen
+from report.screen import Onlooker, characters, screen
 from report.watch import View
 
 POLL_S = 0.2
@@ -213,33 +213,38 @@ def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Rec
     hang: list[str] = []
     with (
         console.open("ab") as output,
-        screen() as shown,
+        Onlooker(screen()) as shown,
         telemetry(config, launcher),
         started(config, launcher, output) as process,
     ):
         received.running = running = True
         while running:
             running = process.poll() is None
-            now = time.monotonic()
             if follower.poll():
                 heard = True
-                silence.broken(now)
+                silence.broken(time.monotonic())
                 shown.show(follower.run, view)
             while running and received.pending:
                 launcher.send(process, received.pending.pop())
-            if running and not hang and silence.too_long(now):
-                hang = [f"no line in the log for {silence.limit:g} s", *launcher.stacks(console)]
-                print("\n".join(f"hang      {line}" for line in hang), flush=True)
-                launcher.kill(process)
+            if running and not hang and silence.too_long(time.monotonic()):
+                hang = end_hang(launcher, process, console, silence.limit)
             if running:
                 time.sleep(POLL_S)
         received.running = False
         if heard:
             shown.show(follower.run, view, last=True)
     # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
-    now_stands = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
-    ending = how_it_ended(process.returncode, now_stands, last_words(console, said_before), hang)
+    now = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
+    ending = how_it_ended(process.returncode, now, last_words(console, said_before), hang)
     return ending if heard else replace(ending, standing=before)
+
+
+def end_hang(launcher: Launcher, process: Process, console: Path, limit: float) -> list[str]:
+    """End the ranks of a run that hangs; which of them it was, and where, a line each."""
+    hang = [f"no line in the log for {limit:g} s", *launcher.stacks(console)]
+    print("\n".join(f"hang      {line}" for line in hang), flush=True)
+    launcher.kill(process)
+    return hang
 
 
 def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str]) -> Ending:

@@ -30,7 +30,7 @@ from report.facts import RunFacts
 from report.follow import follow, other_samples
 from report.follower import LineFollower, LogFollower
 from report.forecast import arrival, expected, margin, next_evaluation
-from report.screen import PlainScreen
+from report.screen import Onlooker, PlainScreen
 from report.watch import CERTAIN, PLAIN_BLOCKS, View, certain, line, lines
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
 from tests.launches import launch, llama31_405b
@@ -329,6 +329,20 @@ def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert said.isascii()
     assert said.startswith("success      llama31_405b 6.0.0")
+
+
+def test_a_display_that_fails_ends_no_run(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said once, and nothing is shown from then on."""
+
+    class Broken(PlainScreen):
+        def show(self, run: Run, view: View, *, last: bool = False) -> None:
+            raise ZeroDivisionError("a step of no time")
+
+    watch = whole(rehearsed / "result_0.txt")
+    with Onlooker(Broken()) as shown:
+        for last in (False, True):
+            shown.show(watch.run, View(), last=last)
+    assert capsys.readouterr().out == "display   given up: ZeroDivisionError: a step of no time\n"
 
 
 @pytest.mark.parametrize(
