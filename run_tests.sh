@@ -37,7 +37,7 @@ if [[ $tests == "not slow" ]]; then
   fi
   find . \( -name .git -o -path './.venv*' -o -path ./data -o -path ./results \) -prune -o \
     -type f \( -name '*.sh' -o -name run.sub -o -path ./.ci/run \) -print0 |
-    xargs -0 shellcheck --shell=bash --external-sources
+    xargs -0 shellcheck --shell=bash --external-sources --source-path=SCRIPTDIR
 fi
 
 stage "pytest, $tests"
