@@ -84,6 +84,10 @@ def layout(
 ) -> None:
     """Plan the configuration of FILE or of the environment, or search the layouts of a number of GPUs.
 
+    \b
+    llama31 plan layout configs/config_GB200_128x4x144xtp4pp8cp2.sh --precision nvfp4
+    llama31 plan layout --gpu GB200 --gpus 512 --write
+
     Exit status 0 if it fits, 1 if it does not or nothing does.
     """
     searching = searching or gpus is not None
@@ -222,7 +226,11 @@ def _save(path: Path, text: str) -> None:
 def calibrate(
     paths: tuple[Path, ...], config_file: Path | None, gpu: str | None, from_scratch: bool, out: Path | None
 ) -> None:
-    """Refit the constants to logs (files, or folders of result_*.txt) and tables of measured steps (.csv)."""
+    """Refit the constants to logs (files, or folders of result_*.txt) and tables of measured steps (.csv).
+
+    \b
+    llama31 plan calibrate results/logs/MY_SYSTEM --out mine.json
+    """
     from harness.plan import calibration
 
     config = None if config_file is None else resolve(config_file).config

@@ -29,20 +29,17 @@ _jobs = click.option(
 
 @click.group(cls=Verbs, context_settings=SETTINGS)
 def checkpoint() -> None:
-    """Initial weights: a NeMo-format checkpoint, or Hugging Face's safetensors.
-
-    \b
-    Examples:
-      llama31 checkpoint inspect 405b
-      llama31 checkpoint convert Meta-Llama-3.1-405B 405b --benchmark llama31_405b
-      llama31 checkpoint verify 405b
-    """
+    """Initial weights: a NeMo-format checkpoint, or Hugging Face's safetensors."""
 
 
 @checkpoint.command()
 @click.argument("folder", type=PathArgument())
 def inspect(folder: Path) -> None:
-    """Show what is in the checkpoint FOLDER: its model, tensors and sizes. No weights are read."""
+    """Show what is in the checkpoint FOLDER: its model, tensors and sizes. No weights are read.
+
+    \b
+    llama31 checkpoint inspect /data/405b
+    """
     from reference_impl.checkpoint.report import describe
     from reference_impl.checkpoint.source import open_checkpoint
 
@@ -58,6 +55,9 @@ def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None)
     """Write the checkpoint SOURCE, of any format, into TARGET in the format that training loads.
 
     Killed and called again it goes on, and ends with the same bytes.
+
+    \b
+    llama31 checkpoint convert Meta-Llama-3.1-405B 405b --benchmark llama31_405b
     """
     from reference_impl.checkpoint.convert import to_distributed
 
@@ -73,6 +73,9 @@ def export(source: Path, target: Path, benchmark: str | None, jobs: int | None) 
     """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it.
 
     Killed and called again it goes on, and ends with the same bytes.
+
+    \b
+    llama31 checkpoint export 405b Meta-Llama-3.1-405B
     """
     from reference_impl.checkpoint.convert import to_huggingface
 
@@ -103,7 +106,11 @@ def _convert(
 @click.argument("folder", type=PathArgument(exists=True, file_okay=False))
 @click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="Whose model it has to be.")
 def verify(folder: Path, benchmark: str | None) -> None:
-    """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor."""
+    """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor.
+
+    \b
+    llama31 checkpoint verify /data/405b --benchmark llama31_405b
+    """
     from reference_impl.checkpoint.report import find_faults, read_manifest
     from reference_impl.files.progress import progress
 
