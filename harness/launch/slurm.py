@@ -118,7 +118,9 @@ class Slurm:
                 # A file system that still shows what ended ranks had open costs no run its verdict.
                 print(f"left behind {self._index}: {fault.strerror}", flush=True)
         if step := self._back_end.stop(self._container):
-            subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
+            ended = subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
+            if ended.returncode:
+                print(f"left behind {self._container.name} on a node, see above", flush=True)
 
     @property
     def job(self) -> dict[str, str]:
@@ -161,6 +163,7 @@ class Slurm:
     def kill(self, process: Process) -> None:
         del process
         if command := self._back_end.kill(self._container):
+            # It may have ended by itself in the meantime; srun's own end, which is waited for, tells.
             subprocess.run(command, check=False)
         self._signal_ranks(signal.SIGKILL)
 
