@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the headless Chromium that tests/compliance/test_report_page.py looks at reports with: as root on Debian.
+# Installs the headless Chromium that tests/report/test_report_page.py looks at reports with: as root on Debian.
 # Anywhere else it says so and ends well: the tests that need a browser are skipped.
 set -euo pipefail
 

@@ -19,7 +19,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve
 from reference_impl.data.prepare import c4
 
-PACKAGES = ("benchmark", "compliance", "reference_impl")
+PACKAGES = ("benchmark", "compliance", "reference_impl", "report", "harness")
 NAMED_IN = {"benchmark/benchmarks.py", "benchmark/rules.py"}
 """Where the name of a benchmark may be code."""
 
@@ -124,19 +124,19 @@ def test_a_row_is_all_that_a_new_benchmark_takes(checkout: Path, tmp_path: Path)
     data, runs, corpus = tmp_path / "data", tmp_path / "runs", shards(tmp_path / "c4")
     environment = os.environ | {"PYTHONPATH": str(checkout), "DATADIR": str(data), "NEXP": "3"}
 
-    def call(module: str, *arguments: str | Path) -> str:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
+    def llama31(*arguments: str | Path) -> str:
+        command = [sys.executable, "-m", "harness", *map(str, arguments)]
         done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     new = ("config", "new", "--benchmark", "llama31_70b", "--gpu", "H100", "--nodes", "64")
-    config = call("benchmark", *new, "--out", checkout).strip()
-    assert "70b, vocabulary 32,000" in call("benchmark", "show", config)
-    assert "llama31_70b 6.0.0" in call("benchmark", "plan", config)
-    call("benchmark", "plan", "--gpu", "H100", "--gpus", "64", "--benchmark", "llama31_70b")
-    call("reference_impl.data", "prepare", "--benchmark", "llama31_70b", "--c4", corpus, data)
-    call("reference_impl.data", "verify", "--expect", "llama31_70b", data)
-    call("compliance", "preflight", config)
-    call("benchmark", "simulate", config, "--out", runs)
-    call("compliance", "check", runs)
+    config = llama31(*new, "--out", checkout).strip()
+    assert "70b, vocabulary 32,000" in llama31("show", config)
+    assert "llama31_70b 6.0.0" in llama31("plan", config)
+    llama31("plan", "--gpu", "H100", "--gpus", "64", "--benchmark", "llama31_70b")
+    llama31("data", "prepare", "--benchmark", "llama31_70b", "--c4", corpus, data)
+    llama31("data", "verify", "--expect", "llama31_70b", data)
+    llama31("preflight", config)
+    llama31("simulate", config, "--out", runs)
+    llama31("check", runs)
