@@ -34,7 +34,7 @@ def initialize(config: RunConfig) -> None:
     """
     layout = config.layout
     if torch.cuda.is_available():
-        torch.cuda.set_device((config.process.rank or 0) % layout.gpus_per_node)
+        torch.cuda.set_device(gpu_of(config, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")))
     if faults := kernels.lacking(config.kernels, machine()):
         raise ConfigError(faults)
     cpu.install()
@@ -52,6 +52,25 @@ def initialize(config: RunConfig) -> None:
         context_parallel_size=layout.context_parallel,
     )
     seed_everything(config)
+
+
+def gpu_of(config: RunConfig, visible: int, handed: str = "") -> int:
+    """Which of the GPUs that this process sees is its own: that of LOCAL_RANK, or the only one that it was handed.
+
+    Args:
+        visible: how many it sees.
+        handed: CUDA_VISIBLE_DEVICES; a launcher that gives each rank a GPU of its own numbers them all 0.
+
+    Raises:
+        ConfigError: there are fewer than ranks.
+    """
+    process, each = config.process, config.layout.gpus_per_node
+    local = (process.rank or 0) % each if process.local_rank is None else process.local_rank
+    if visible == 1 and handed and "," not in handed:
+        return 0
+    if local >= visible:
+        raise ConfigError([f"LOCAL_RANK={local} of DGXNGPU={each} has no GPU: this process sees {visible}"])
+    return local
 
 
 def _meeting(config: RunConfig) -> dict[str, Any]:

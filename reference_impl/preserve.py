@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,6 +71,8 @@ class _OptimizerState:
     @torch.no_grad()
     def restore(self) -> None:
         for group, before in zip(self._optimizer.param_groups, self._groups, strict=True):
+            # Transformer Engine's FusedAdam counts its steps here, from its first one on.
+            _drop_new(group, before.keys() | {"params"})
             group.update(before)
         for parameter, value in self._parameters:
             parameter.copy_(value)
@@ -83,11 +85,17 @@ class _OptimizerState:
             # Created inside the block: AdamW's own first step starts again from nothing.
             del self._optimizer.state[parameter]
             return
+        _drop_new(state, before.keys())
         for name, value in before.items():
             if torch.is_tensor(value):
                 state[name].copy_(value)
             else:
                 state[name] = value
+
+
+def _drop_new(values: dict[str, Any], known: Set[str]) -> None:
+    for name in values.keys() - known:
+        del values[name]
 
 
 def _generators() -> tuple[Any, ...]:

@@ -183,6 +183,8 @@ class Process(Group):
     """Set by the launcher: where the ranks of one machine meet; at MASTER_ADDR, MASTER_PORT if unset."""
     rank: Index | None = Field(None, alias="RANK")
     """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
+    local_rank: Index | None = Field(None, alias="LOCAL_RANK")
+    """Set beside RANK: which of its node's ranks this process is, and so which of its GPUs it uses."""
     world_size: PositiveInt | None = Field(None, alias="WORLD_SIZE")
     """Set beside RANK: the number of ranks that were started."""
 

@@ -142,6 +142,15 @@ def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterato
 
 def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
     tp, cp, groups = layout.tensor_model_parallel, layout.context_parallel, size.query_groups
+    if kernels.cuda_graph != "none" and layout.pipeline_model_parallel > 1:
+        # Megatron-Core 0.16.1 frees a stage's outputs, which are views of a graph's; and evaluation would replay the
+        # graphs of other microbatches in another order than they share memory in.
+        yield (
+            f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph} works without a pipeline only; "
+            f"PIPELINE_MODEL_PARALLEL is {layout.pipeline_model_parallel}"
+        )
+    if kernels.tp_comm_overlap and kernels.precision == "nvfp4":
+        yield "TP_COMM_OVERLAP=True cannot be with PRECISION=nvfp4: Transformer Engine overlaps no fp4 products"
     if kernels.tp_comm_overlap and tp == 1:
         yield "TP_COMM_OVERLAP=True needs tensor parallelism; TENSOR_MODEL_PARALLEL is 1"
     if kernels.cp_comm_type == "a2a" and groups % (tp * cp):

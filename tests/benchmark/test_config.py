@@ -221,7 +221,7 @@ def test_name_that_states_the_content_is_accepted() -> None:
 
 def test_other_variables_are_left_alone() -> None:
     """The rest of a user's environment is none of the harness's business."""
-    config = RunConfig.from_environment(environment() | {"HOME": "/", "SLURM_JOB_ID": "7", "LOCAL_RANK": "0"})
+    config = RunConfig.from_environment(environment() | {"HOME": "/", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"})
     assert config == configured()
 
 

@@ -16,6 +16,9 @@ BLACKWELL = replace(HOPPER, compute_capability=(10, 0))
 CPU = Machine()
 
 
+NO_PIPELINE = {"PIPELINE_MODEL_PARALLEL": 1, "INTERLEAVED_PIPELINE": 1, "MINIBS": 18}
+
+
 def config(**variables: object) -> RunConfig:
     """512 GPUs with the published layout, changed by the variables given."""
     defaults = {
@@ -44,7 +47,18 @@ def faults(**variables: object) -> list[str]:
     [
         ({"FP8_RECIPE": "mxfp8"}, "FP8_RECIPE=mxfp8 needs PRECISION=fp8; it is bf16"),
         ({"PRECISION": "fp8", "LAYER_SPEC": "torch"}, "PRECISION=fp8 with FP8_RECIPE=tensorwise needs Transformer"),
-        ({"CUDA_GRAPH_IMPLEMENTATION": "local", "LAYER_SPEC": "torch"}, "CUDA_GRAPH_IMPLEMENTATION=local needs"),
+        (
+            {**NO_PIPELINE, "CUDA_GRAPH_IMPLEMENTATION": "local", "LAYER_SPEC": "torch"},
+            "CUDA_GRAPH_IMPLEMENTATION=local needs",
+        ),
+        (
+            {"CUDA_GRAPH_IMPLEMENTATION": "local"},
+            "CUDA_GRAPH_IMPLEMENTATION=local works without a pipeline only; PIPELINE_MODEL_PARALLEL is 8",
+        ),
+        (
+            {"TP_COMM_OVERLAP": 1, "PRECISION": "nvfp4"},
+            "TP_COMM_OVERLAP=True cannot be with PRECISION=nvfp4: Transformer Engine overlaps no fp4 products",
+        ),
         ({"CP_COMM_TYPE": "p2p", "LAYER_SPEC": "torch"}, "CP_COMM_TYPE=p2p needs Transformer Engine's layers"),
         ({"TP_COMM_OVERLAP": 1, "TENSOR_MODEL_PARALLEL": 1, "MINIBS": 72}, "TENSOR_MODEL_PARALLEL is 1"),
         ({"CP_COMM_TYPE": "a2a", "TENSOR_MODEL_PARALLEL": 8, "MINIBS": 288}, "x CONTEXT_PARALLEL(2) = 16 does not"),

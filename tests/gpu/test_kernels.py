@@ -38,7 +38,7 @@ def curve(**variables: object) -> dict[str, Any]:
         **variables,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.gpu.curve"],
+        [sys.executable, "-m", "perf.curve"],
         cwd=ROOT,
         env={**os.environ, **{name: str(value) for name, value in run.items()}},
         capture_output=True,

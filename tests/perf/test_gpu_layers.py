@@ -1,4 +1,4 @@
-"""The measurement of GPU layers: it works on a tiny shape anywhere, and refuses to measure without a GPU."""
+"""The measurements on a GPU: they work on tiny shapes anywhere, and refuse to measure without a GPU."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def test_smoke_measures_every_shape() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split()[:2] for line in done.stdout.splitlines() if "TFLOP/s" in line]
     assert rows == [[tp, name] for tp in ("TP1", "TP4", "TP8") for name in ("ours", "Hugging")]
+
+
+@pytest.mark.slow
+def test_smoke_checks_everything() -> None:
+    """What perf/gpu_check.sh asks a GPU, on small shapes: no check fails, and none is left out."""
+    command = [sys.executable, "-m", "perf.gpu_check", "--cpu-smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == {"neutral", "attention", "scaled_products"}
 
 
 @pytest.mark.slow

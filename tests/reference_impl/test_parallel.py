@@ -70,3 +70,30 @@ def test_every_rank_knows_what_all_ranks_say(tiny: Tiny) -> None:
 def test_what_rank_0_refuses_ends_the_others_without_a_word(tiny: Tiny) -> None:
     """The error is rank 0's alone; the other exits with the status of a run that cannot start."""
     assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), refused) == ["ConfigError('no')", "SystemExit(2)"]
+
+
+# Which GPU is a rank's own.
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "visible", "handed", "gpu"),
+    [
+        (5, 1, 8, "", 1),
+        (5, None, 8, "", 1),
+        (5, 3, 4, "4,5,6,7", 3),
+        (5, 3, 1, "7", 0),
+    ],
+)
+def test_a_rank_uses_the_gpu_of_its_local_rank(
+    rank: int, local_rank: int | None, visible: int, handed: str, gpu: int, tiny: Tiny
+) -> None:
+    """As torchrun and srun's adapter number them; where a launcher has handed one over, that."""
+    config = tiny(DGXNGPU=4, DGXNNODES=2, MINIBS=2).changed(RANK=rank, LOCAL_RANK=local_rank)
+    assert parallel.gpu_of(config, visible, handed) == gpu
+
+
+def test_fewer_gpus_than_ranks_are_one_clear_error(tiny: Tiny) -> None:
+    """Not two ranks on one GPU, which NCCL would find out minutes later."""
+    config = tiny(DGXNGPU=4, MINIBS=2).changed(RANK=3, LOCAL_RANK=3)
+    with pytest.raises(ConfigError, match="LOCAL_RANK=3 of DGXNGPU=4 has no GPU: this process sees 1"):
+        parallel.gpu_of(config, 1)

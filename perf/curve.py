@@ -1,0 +1,72 @@
+"""python -m perf.curve [--warm-up]: a few steps of the run that the environment describes, on synthetic data, as JSON.
+
+A process of its own for each, since a forked one cannot use CUDA after its parent has; without a GPU in sight it runs
+on the CPU. On a GPU also what the last step asked of it: memory, host synchronisations, kernels by name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import torch
+
+from benchmark.config import RunConfig
+from reference_impl import parallel
+from reference_impl.data.published import manifest_of
+from reference_impl.step import MegatronStep, synthetic_batches
+
+STEPS = 5
+
+
+@click.command()
+@click.option("--warm-up", "warmed", is_flag=True, help="Warm up first, as every run does.")
+def main(warmed: bool) -> None:
+    """Losses, gradient norms and what the last step asked of the device."""
+    parallel.alone()
+    config = RunConfig.from_environment()
+    parallel.initialize(config)
+    step = MegatronStep(config, manifest_of(config.benchmark_row, {}))
+    if warmed:
+        step.warm_up()
+    batches = synthetic_batches(config)
+    stats = [step.train_once(batches) for _ in range(STEPS - 1)]
+    with observed() as found:
+        stats.append(step.train_once(batches))
+    answer = {
+        "losses": [one.loss for one in stats],
+        "grad_norms": [one.grad_norm for one in stats],
+        "peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        "reserved": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
+        **found,
+    }
+    sys.stdout.write(json.dumps(answer) + "\n")
+    parallel.shut_down()
+
+
+@contextmanager
+def observed() -> Iterator[dict[str, Any]]:
+    """What the block asks of the GPU: synchronisations of the host, and launches of each kernel; nothing on a CPU."""
+    found: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
+    if not torch.cuda.is_available():
+        yield found
+        return
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with warnings.catch_warnings(record=True) as said, torch.profiler.profile(activities=activities) as profile:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        yield found
+        torch.cuda.set_sync_debug_mode("default")
+    found["synchronisations"] = sum("called a synchronizing CUDA operation" in str(one.message) for one in said)
+    launches = Counter(event.name for event in profile.events() or () if event.device_type.name == "CUDA")
+    found["kernels"] = dict(launches.most_common())
+
+
+if __name__ == "__main__":
+    main()
