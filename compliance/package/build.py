@@ -19,8 +19,9 @@ from compliance.package.runs import Chosen, NotPackageable, choose
 from compliance.package.system import Facts, describe, read_facts
 
 IMPLEMENTATION = (
-    *("README.md", "LICENSE", "pyproject.toml", "requirements.lock", "requirements-nodeps.lock", "Dockerfile"),
-    *("setup.sh", "run_and_time.sh", "run.sub", "config_common.sh"),
+    *("README.md", "LICENSE", "pyproject.toml", "Dockerfile", "setup.sh", "run_and_time.sh", "run.sub"),
+    *("requirements.lock", "requirements-host.lock", "requirements-dev.lock", "requirements-nodeps.lock"),
+    "config_common.sh",
     *("benchmark", "compliance", "reference_impl", "report", "harness"),
 )
 """What of the checkout runs a benchmark, besides the config file; what is not there is left out."""

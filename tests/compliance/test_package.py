@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.checkout import ROOT
+from benchmark.config import config_files, resolve
 from benchmark.files import RUN_JSON
 from compliance.check import find_logs, open_result
 from compliance.checks import packages as package_checks
@@ -27,7 +29,7 @@ from compliance.log import NOT_A_RUN
 from compliance.package import build as building
 from compliance.package import runs as choosing
 from compliance.package import system as describing
-from compliance.package.build import Submission, build
+from compliance.package.build import Submission, _copy_implementation, build
 from compliance.package.runs import NotPackageable, choose, median_window
 from harness.__main__ import main
 from tests.launches import CONFIG, launch, llama31_405b, stop_all_after
@@ -141,6 +143,17 @@ def submission(launched: Path, checkout: Path, facts: Path, tmp_path_factory: py
     """A submission of three rehearsals, which no command makes."""
     out = tmp_path_factory.mktemp("out")
     return build([launched.parent], out, facts, checkout=checkout, allow_simulated=True)
+
+
+def test_an_implementation_can_be_set_up_and_configured(tmp_path: Path) -> None:
+    """What setup.sh and a config read is there: nobody could repeat the runs otherwise."""
+    config, target = config_files()[-1], tmp_path / "implementation"
+    _copy_implementation(ROOT, target, config.name)
+    made = subprocess.run(["bash", "setup.sh", "--made"], cwd=target, capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stderr.count("\n")) == (2, 1), made.stderr
+    assert "missing or out of date" in made.stderr
+    copied = target / config.relative_to(ROOT)
+    assert resolve(copied).config == resolve(config).config
 
 
 def test_submission_passes_every_check(submission: Submission) -> None:
