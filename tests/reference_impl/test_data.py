@@ -240,3 +240,10 @@ def test_context_parallel_ranks_hold_every_token_once(cp_size: int) -> None:
     parts = [Reader(1, 0, 1, rank, cp_size)._mine(row) for rank in range(cp_size)]
 
     assert sorted(torch.cat(parts, 1)[0].tolist()) == row[0].tolist()
+
+
+def test_a_corpus_that_cannot_be_made_names_the_way_out(tmp_path: Path) -> None:
+    """A checkout may be read-only; DATADIR need not be."""
+    (tmp_path / "data").touch()
+    with pytest.raises(DataError, match=r"cannot be made: .*; set DATADIR to a folder elsewhere"):
+        configured._make_built_in(tmp_path / "data" / "tiny")

@@ -131,10 +131,18 @@ def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iter
 
 def _make_built_in(folder: Path) -> None:
     """Make the built-in corpus unless it is there; of several runs that start at once, one does and the others wait."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.parent):
-        if not folder.exists():
-            from reference_impl.data.prepare import built_in
+    if folder.exists():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent):
+            if not folder.exists():
+                from reference_impl.data.prepare import built_in
 
-            # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
-            built_in.prepare(folder, Tokenizer(benchmark_tokenizer()))
+                # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
+                built_in.prepare(folder, Tokenizer(benchmark_tokenizer()))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be made: {error.strerror}; set DATADIR to a folder elsewhere, which "
+            "`llama31 data prepare FOLDER` makes"
+        ) from None
