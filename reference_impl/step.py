@@ -25,7 +25,7 @@ from reference_impl.checkpoint.initial import load_initial_weights
 from reference_impl.data.read.configured import data_folder, tokenizer_of
 from reference_impl.data.read.datasets import Batch, Datasets, Reader, open_datasets
 from reference_impl.files.manifest import Manifest
-from reference_impl.model import build_model
+from reference_impl.model import build_model, unwrap
 from reference_impl.optimizer import build_optimizer, build_schedule
 from reference_impl.parallel import device, gather, nodes, reports_loss, sum_over_ranks
 from reference_impl.preserve import preserved
@@ -182,13 +182,22 @@ class MegatronStep:
 
 
 def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
-    batch = next(batches)
-    where = device()
-    tokens, labels = batch.tokens.to(where, non_blocking=True), batch.labels.to(where, non_blocking=True)
+    batch, chunk = next(batches), unwrap(model)
+    # The first stage reads tokens, the last one labels and mask; the others are handed what the stage before has made.
+    tokens = _to_device(batch.tokens) if chunk.pre_process else None
+    labels = _to_device(batch.labels) if chunk.post_process else None
+    # Megatron-Core asks for the loss where there are labels.
+    loss = partial(_sum_loss, _to_device(batch.loss_mask)) if chunk.post_process else None
     # Positions are implied by RoPE and the mask by causality.
     with stopwatch:
         losses = model(tokens, None, None, labels=labels)
-    return losses, partial(_sum_loss, batch.loss_mask.to(where))
+    return losses, loss
+
+
+def _to_device(tensor: torch.Tensor) -> torch.Tensor:
+    """On a GPU from pinned memory, in the order of its stream: the host does not wait for what it has queued."""
+    where = device()
+    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
 
 
 def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -16,9 +16,11 @@ import torch
 from benchmark.config import RunConfig
 from reference_impl import parallel
 from reference_impl.data.read.configured import data_folder
+from reference_impl.data.read.datasets import Batch
 from reference_impl.files.manifest import load
 from reference_impl.preserve import torch_optimizers
-from reference_impl.step import MegatronStep
+from reference_impl.step import MegatronStep, _forward_step
+from reference_impl.stopwatch import Stopwatch
 from tests.fakes import FakeClock
 from tests.reference_impl.conftest import run_ranks
 
@@ -213,3 +215,26 @@ def test_the_learning_rate_is_the_references_at_every_step(tiny: Tiny) -> None:
     rates = run_ranks(config, learning_rates)[0]
     assert rates == pytest.approx([expected(step) for step in range(len(rates))], rel=1e-12)
     assert rates == pytest.approx([schedule.learning_rate(step + 1) for step in range(len(rates))], rel=1e-12)
+
+
+class Asked(torch.nn.Module):
+    """A stage of a pipeline that notes what it is given."""
+
+    def __init__(self, *, first: bool, last: bool) -> None:
+        super().__init__()
+        self.pre_process, self.post_process = first, last
+
+    def forward(self, tokens: Any, positions: Any, mask: Any, *, labels: Any) -> torch.Tensor:
+        self.given = (tokens is not None, labels is not None)
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_stage_is_given_what_it_reads(first: bool, last: bool) -> None:
+    """Tokens go to the first one only, labels and mask to the last: a copy each that the others need not wait for."""
+    ones = torch.ones(1, 2)
+    stage = Asked(first=first, last=last)
+    _, loss = _forward_step(Stopwatch(), iter([Batch(tokens=ones, labels=ones, loss_mask=ones)]), stage)
+    assert stage.given == (first, last)
+    assert (loss is not None) == last
