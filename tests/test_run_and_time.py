@@ -241,3 +241,39 @@ def address_of(text: str) -> str:
     packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
     address = ip_address(packed)
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+# What it takes.
+
+
+def called(*arguments: str | Path) -> tuple[int, str, str]:
+    """Status, stdout and stderr of run_and_time.sh with these arguments."""
+    command = ["bash", str(ROOT / "run_and_time.sh"), *map(str, arguments)]
+    environment = os.environ | {"HARNESS_PYTHON": sys.executable}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_it_helps(flag: str) -> None:
+    """With every way to call it."""
+    status, out, _ = called(flag)
+    assert status == 0
+    assert "bash run_and_time.sh FILE" in out
+
+
+def test_a_file_is_the_configuration_that_runs(tmp_path: Path) -> None:
+    """Its values are read, here to be refused; tiny does not train in its place."""
+    path = tmp_path / "config_MINE.sh"
+    path.write_text(f"source {ROOT}/config_tiny.sh\nexport DGXSYSTEM=MINE TENSOR_MODEL_PARALLEL=3\n", encoding="utf-8")
+    status, out, err = called(path)
+    assert (status, out) == (2, "")
+    assert "TENSOR_MODEL_PARALLEL(3) does not divide" in err
+
+
+@pytest.mark.parametrize("arguments", [["no_such.sh"], ["--fast"], ["config_tiny.sh", "again"]])
+def test_anything_else_is_refused(arguments: list[str]) -> None:
+    """In one line, before anything is set up."""
+    status, out, err = called(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("run_and_time.sh: ")

@@ -1,0 +1,59 @@
+"""What a set of runs was: only runs and checks decide it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import verdict
+from tests.launches import launch, llama31_405b
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tmp_path_factory.mktemp("verdict") / "runs", llama31_405b())
+
+
+def crash(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError("no such thing")
+
+
+def concluded(runs: Path, capsys: pytest.CaptureFixture[str], *statuses: int) -> tuple[int, list[str]]:
+    status = verdict.conclude(llama31_405b(), runs, statuses or (0, 0, 0))
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_good_runs_pass_with_score_and_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last lines say where they are, and the verdict."""
+    status, lines = concluded(runs, capsys)
+    assert (status, lines[-2:]) == (0, [f"results   {runs}", "verdict   PASS"])
+    assert any("olympic mean" in line for line in lines)
+    assert (runs / "report.html").exists()
+
+
+@pytest.mark.parametrize("what", ["score", "report"])
+def test_what_only_shows_them_cannot_fail_them(
+    what: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score or a report that crashes is named in the last lines."""
+    monkeypatch.setattr(verdict, {"score": "_print_score", "report": "_write_report"}[what], crash)
+    status, lines = concluded(runs, capsys)
+    assert (status, lines[-1]) == (0, "verdict   PASS")
+    assert lines[-3] == f"{what:9} not made: ZeroDivisionError: no such thing"
+
+
+def test_a_check_that_crashes_has_not_passed(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the cause that is named."""
+    monkeypatch.setattr(verdict, "check_paths", crash)
+    status, lines = concluded(runs, capsys)
+    assert (status, lines[-1]) == (1, "verdict   FAIL")
+    assert "cause     compliance check crashed: ZeroDivisionError: no such thing" in lines
+
+
+def test_a_run_that_was_stopped_by_a_signal_gives_its_status(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """128 + n, however the others ended."""
+    assert concluded(runs, capsys, 0, 143, 1)[0] == 143
