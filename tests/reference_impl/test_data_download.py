@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import urllib3
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from harness.verbs.data import data as main
 from reference_impl.data.fetch.download import WORK, Settings, download_set
 from reference_impl.data.fetch.listing import listing, parse_headers, parse_md5sums
 from reference_impl.data.fetch.partial import Partial
-from reference_impl.data.fetch.sources import Patience
+from reference_impl.data.fetch.sources import LONGEST_RETRY_AFTER_S, Interruption, Patience, _retry_after
 from reference_impl.data.published import PUBLISHED, Published, repaired_name
 from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
 from tests.reference_impl.hostile_server import Fault, Site, serve
@@ -631,3 +632,15 @@ def test_a_killed_download_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert contents(tmp_path) == files
     assert sorted(path.name for path in tmp_path.iterdir()) == [*sorted(files), FILE_NAME]
     assert len(site.requests) - before < 4 * 121
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("9" * 12, LONGEST_RETRY_AFTER_S), ("tomorrow", 0.0), (None, 0.0)]
+)
+def test_an_overloaded_server_is_left_alone_as_long_as_it_asks(header: str | None, seconds: float) -> None:
+    """Within reason; one that asks for nothing, or for nonsense, waits as after any fault."""
+    answer = urllib3.HTTPResponse(status=503, headers={} if header is None else {"Retry-After": header})
+    asked = _retry_after(answer)
+    assert asked == seconds
+    patience = Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
+    assert patience.pause_s(Interruption("busy", asked), 1) == pytest.approx(max(seconds, 0.0075), abs=0.0026)
