@@ -5,13 +5,13 @@ Exit status: 0 it does, 1 it does not.
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import click
 
 
 def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> Iterator[str]:
@@ -31,17 +31,17 @@ def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> I
         yield f"{token.parent} (LOGDIR) is not the folder of the first node; all nodes must share it"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness.launch.node", description=__doc__)
-    parser.add_argument("--readable", type=Path, action="append", default=[])
-    parser.add_argument("--writable", type=Path, action="append", default=[])
-    parser.add_argument("--token", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    found = list(faults(given.readable, given.writable, given.token))
+@click.command()
+@click.option("--readable", multiple=True, type=click.Path(path_type=Path))
+@click.option("--writable", multiple=True, type=click.Path(path_type=Path))
+@click.option("--token", required=True, type=click.Path(path_type=Path))
+def main(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> None:
+    """Print what this node does not see of what a run needs."""
+    found = list(faults(readable, writable, token))
     for fault in found:
-        print(f"error: {socket.gethostname()}: {fault}", file=sys.stderr)
-    return int(bool(found))
+        click.echo(f"error: {socket.gethostname()}: {fault}", err=True)
+    raise SystemExit(int(bool(found)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
