@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import click
 
@@ -39,11 +40,26 @@ class Said(click.ClickException):
         click.echo("".join(f"error: {fault}\n" for fault in self._faults), file=file, err=file is None, nl=False)
 
 
+@contextmanager
+def refusing_files() -> Iterator[None]:
+    """Within the block, a file that cannot be read or written is a refusal; a reader that has gone away is not."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refused(str(error)) from None
+
+
 class Verbs(click.Group):
     """A group whose commands may raise Refused."""
 
+    of_files: ClassVar[bool] = False
+    """Whether its commands may also raise the OSError of a file."""
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with refusing_files() if self.of_files else nullcontext():
+                return super().invoke(ctx)
         except Refused as error:
             raise Said(error.faults) from None

@@ -203,6 +203,14 @@ def machine() -> dict[str, Scalar]:
     }
 
 
+def distribution() -> str:
+    """The name of this machine's operating system; empty where it has none."""
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        return ""
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -20,7 +20,7 @@ from benchmark import __version__
 from benchmark.checkout import IS_CHECKOUT, RESULTS, ROOT
 from benchmark.config import NAMES
 from benchmark.config.kernels import probe
-from benchmark.run_record import code_revision, machine
+from benchmark.run_record import code_revision, distribution, machine
 
 PACKAGES = (
     *("torch", "megatron-core", "transformer-engine", "mlperf-logging", "numpy", "scipy", "pydantic", "click", "rich"),
@@ -60,7 +60,7 @@ def report() -> Iterator[tuple[str, str]]:
     seen = machine()
     yield "processor", f"{seen['processor']}, {seen['cores']} cores for this process, {platform.machine()}"
     yield "memory", f"{seen['memory_gib']} GiB"
-    yield "system", f"{_distribution()}, Linux {seen['kernel']}"
+    yield "system", f"{distribution() or 'an unnamed system'}, Linux {seen['kernel']}"
     yield "GPU", _gpus()
     yield "Slurm", _said("sinfo", "--version") or ("no cluster answers" if shutil.which("sinfo") else "none")
     yield "containers", ", ".join(_containers()) or "none"
@@ -92,13 +92,6 @@ def _importable(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _distribution() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return "an unnamed system"
 
 
 def _gpus() -> str:

@@ -15,6 +15,7 @@ from benchmark.announce import announce
 from benchmark.config import ConfigError, RunConfig, resolve
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
+from compliance.check import Report
 from compliance.checks.results import Result, check_result
 from compliance.checks.rule import Absent, Breach, Rulebook
 from compliance.checks.runs import check_run
@@ -68,6 +69,11 @@ def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
         return Plan(path=file, possible=resolve(file).config, step_seconds=step_seconds)
     except ConfigError as error:
         return Plan(path=file, faults=tuple(error.faults))
+
+
+def report_on(plan: Plan) -> Report:
+    """Every finding about a plan, as the commands print them."""
+    return Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
 
 
 def check_plan(plan: Plan) -> tuple[Finding, ...]:

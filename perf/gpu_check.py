@@ -40,9 +40,9 @@ class Failed(AssertionError):
     """What was found is not what has to be."""
 
 
-def curve(*arguments: str) -> dict[str, Any]:
-    """Five steps of the tiny model in a process of its own."""
-    environment = {**os.environ, **{name: str(value) for name, value in TINY.items()}}
+def curve(*arguments: str, **variables: object) -> dict[str, Any]:
+    """What perf.curve says of five steps of the tiny model; `variables` change its configuration or environment."""
+    environment = {**os.environ, **{name: str(value) for name, value in {**TINY, **variables}.items()}}
     command = [sys.executable, "-m", "perf.curve", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

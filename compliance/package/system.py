@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import platform
 import subprocess
 from pathlib import Path
 
 import yaml
 
 from benchmark.config import RunConfig
-from benchmark.run_record import RunRecord, machine
+from benchmark.run_record import RunRecord, distribution, machine
 from compliance.checks.systems import FIELDS, STATUSES
 from compliance.package.runs import NotPackageable
 
@@ -112,10 +111,8 @@ def _of_this_machine(record: RunRecord) -> dict[str, object]:
         return {}
     topology = _lscpu()
     fields: dict[str, object] = {field: topology[name] for field, name in _LSCPU.items() if name in topology}
-    try:
-        return fields | {"operating_system": platform.freedesktop_os_release()["PRETTY_NAME"]}
-    except (OSError, KeyError):
-        return fields
+    name = distribution()
+    return fields | ({"operating_system": name} if name else {})
 
 
 def _lscpu() -> dict[str, str]:

@@ -25,13 +25,12 @@ from benchmark.config import NAMES, Resolved, RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.files import beside
 from benchmark.run_record import Seen
-from compliance.check import Report
 from compliance.formats import text
 from harness.launch.hang import Silence
 from harness.launch.runs import CUT_OFF, RUNNING, RunSet
 from harness.launch.standing import Standing, standing
 from harness.launch.telemetry import sampled, sampler
-from harness.preflight import Plan, check_plan
+from harness.preflight import Plan, report_on
 from harness.verdict import conclude
 from report.follower import LogFollower
 from report.screen import Onlooker, characters, screen
@@ -367,8 +366,7 @@ def _after_the_cause(complaint: str) -> int:
 
 def allowed(config: RunConfig) -> bool:
     """Whether the rules allow what is about to run; what they say of it is printed."""
-    findings = check_plan(Plan(path=None, possible=config))
-    report = Report(logs=("the environment",), findings=findings, unreadable=False)
+    report = report_on(Plan(path=None, possible=config))
     click.echo(text(report, "configuration"))
     return report.passed
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument, Said, Verbs
+from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
 from harness.arguments import BENCHMARK_OPTION
 from reference_impl.data.published import PUBLISHED
@@ -26,15 +26,9 @@ _expect = click.option("--expect", type=click.Choice(list(PUBLISHED)), help="Wha
 
 
 class _DataVerbs(Verbs):
-    """What cannot be read or written of a dataset is said like what is wrong with it."""
+    """A group whose commands say what is wrong with a file as they say what is wrong with data."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise Said([str(error)]) from None
+    of_files = True
 
 
 @click.group(cls=_DataVerbs, context_settings=SETTINGS)

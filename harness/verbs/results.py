@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument
-from benchmark.refusal import Refused
+from benchmark.arguments import SETTINGS, PathArgument, refusing_files
 from compliance import formats
 from compliance.check import Report
 from harness.arguments import PATHS, RULESET
@@ -34,16 +33,12 @@ def report(
     """
     from report.write import render
 
-    try:
+    with refusing_files():
         text = render(paths, form or "html", ruleset=ruleset, published=folder)
         if out is None:
             click.echo(text, nl=False)
         else:
             out.write_text(text, encoding="utf-8", newline="")
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Refused(formats.printable(str(error))) from None
 
 
 @click.command(context_settings=SETTINGS)

@@ -27,10 +27,9 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
     \b
     llama31 preflight config_DGX.sh --step-seconds 12
     """
-    from harness.preflight import check_plan, make_plan
+    from harness.preflight import make_plan, report_on
 
-    plan = make_plan(file, step_seconds=step_seconds)
-    report = Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
+    report = report_on(make_plan(file, step_seconds=step_seconds))
     click.echo(formats.as_json(report) if as_json else formats.text(report, "configuration"))
     context.exit(int(not report.passed))
 

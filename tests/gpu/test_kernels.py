@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 
-from benchmark.checkout import ROOT
 from benchmark.config.kernels import FP8_RECIPES, probe
+from perf.gpu_check import curve
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,32 +17,6 @@ pytestmark = [
 NEEDS_TE = pytest.mark.skipif(probe().transformer_engine is None, reason="needs Transformer Engine")
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
-
-
-def curve(**variables: object) -> dict[str, Any]:
-    """Losses, gradient norms and peak memory of five steps of the tiny model."""
-    run = {
-        "BENCHMARK": "llama31_tiny",
-        "DGXSYSTEM": "gpu",
-        "DGXNNODES": 1,
-        "DGXNGPU": 1,
-        "MINIBS": 16,
-        "MICRO_BATCH_SIZE": 8,
-        "PRECISION": "bf16",
-        "LAYER_SPEC": "torch",
-        "SEED": 7,
-        **variables,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "perf.curve"],
-        cwd=ROOT,
-        env={**os.environ, **{name: str(value) for name, value in run.items()}},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def agree(one: dict[str, Any], other: dict[str, Any], *, loss: float, grad_norm: float) -> None:
