@@ -1,4 +1,4 @@
-"""What the command lines share: paths, what ends with which status, and how a refusal is said."""
+"""What all command lines share: how they take paths, and how they report a refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from benchmark.refusal import Refused
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
-"""Of every group and command."""
+"""Every group and every command has these settings."""
 
 
 class PathArgument(click.Path):
@@ -28,7 +28,7 @@ class PathArgument(click.Path):
 
 
 class Said(click.ClickException):
-    """A refusal as a command line says it: a line for each fault, without the usage, and status 2."""
+    """Prints one line for each fault of a refusal, without the usage, and ends with status 2."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class Said(click.ClickException):
 
 @contextmanager
 def refusing_files() -> Iterator[None]:
-    """Within the block, a file that cannot be read or written is a refusal; a reader that has gone away is not."""
+    """Turns the error of a file that cannot be read or written into a refusal. A broken pipe stays what it is."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Where this code lies: in a checkout of the repository, or where pip has installed it without one."""
+"""Whether this code runs from a checkout of the repository, or was installed by pip without one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages."""
 
 IS_CHECKOUT = (ROOT / "run_and_time.sh").is_file()
-"""Whether the scripts, the configs and the submission's own code lie beside the packages."""
+"""True where the scripts and the configs are in the same folder as the packages."""
 
 CONFIGS = ROOT / "configs" if IS_CHECKOUT else Path()
-"""Where the configs of systems are, and a new one goes."""
+"""The folder of the system configs. New configs are written here, too."""
 
 RESULTS = ROOT / "results" if IS_CHECKOUT else Path("results")
-"""Where results go: beside the code, or below the folder that one works in."""
+"""Results are written here: into the checkout, or without one into the current folder."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 RUN_JSON = "run.json"
-"""Beside the logs of a set of runs: what ran, as `run_record` has it."""
+"""Name of the file beside the logs in which `run_record` writes down what ran."""
 
 
 def flush(file: IO[Any]) -> None:
@@ -21,11 +21,11 @@ def flush(file: IO[Any]) -> None:
 
 
 UNFINISHED = ".new"
-"""Ends the name of a file that is being written; one that was killed leaves it."""
+"""Ending of the name of a file that is still being written. A killed writer leaves such a file behind."""
 
 
 def write_at_once(path: Path, text: str) -> None:
-    """The file is there with all of `text`, or as it was, also after a power failure; of several writers one wins."""
+    """Replace a file whole: afterwards it holds all of `text`, or what it held before, even after a power failure."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with temporary.open("x", encoding="utf-8") as file:
@@ -39,7 +39,7 @@ def write_at_once(path: Path, text: str) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """To the disk: which files there are in a folder, under which names."""
+    """Write the names of a folder's files to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What every floor raises where it cannot do what was asked for; a command line says it and ends with status 2."""
+"""The base of all errors that a user can act on. A command line prints them and ends with status 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class Refused(ValueError):
-    """What was asked for cannot be done; `faults` lists everything that is in the way."""
+    """The request cannot be carried out. `faults` lists every reason."""
 
     def __init__(self, faults: str | Sequence[str]) -> None:
         self.faults = [faults] if isinstance(faults, str) else list(faults)

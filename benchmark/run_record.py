@@ -1,7 +1,7 @@
-"""run.json: what ran. Configuration and origins, seeds, outcomes, code revision, versions, machine, data.
+"""run.json records what ran: configuration, seeds, outcomes, code revision, versions, machine, data.
 
-Written and read here alone, also what earlier versions wrote. Of the environment it holds only the variables of the
-configuration's own table: an environment holds secrets.
+This is the only module that writes or reads it; it also reads what earlier versions wrote. Of the environment it
+records only the harness's own variables, because an environment holds secrets.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from benchmark.files import RUN_JSON, write_at_once
 from benchmark.refusal import Refused
 
 VERSION = 1
-"""Of the schema: a field that goes or changes its meaning raises it."""
+"""Version of the schema. It rises when a field is removed or changes its meaning."""
 
 LARGEST = 1 << 20
-"""Bytes of a run.json that is read."""
+"""The most bytes that a run.json may have."""
 
 Scalar = str | int | float | bool | None
 
@@ -35,7 +35,7 @@ _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy
 
 
 class UnreadableRecord(Refused):
-    """A run.json that is none, or of a later version."""
+    """A run.json that cannot be read, or that a later version wrote."""
 
 
 class _Part(BaseModel):
@@ -64,7 +64,7 @@ class Experiment(_Part):
 
 
 class Seen(_Part):
-    """What is seen where the ranks of a run start, which may be inside a container."""
+    """What the ranks of a run find where they start, which may be inside a container."""
 
     data: dict[str, Any]
     """The manifest of the data, or that nothing will be trained."""
@@ -73,7 +73,7 @@ class Seen(_Part):
 
 
 class RunRecord(_Part):
-    """A set of runs. What an earlier version did not write yet is empty."""
+    """The record of a set of runs. A field that an earlier version did not write is empty."""
 
     version: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
     benchmark: str = ""
@@ -89,7 +89,7 @@ class RunRecord(_Part):
     data: dict[str, Any] = {}
     """As `Seen` has it."""
     jobs: tuple[dict[str, str], ...] = ()
-    """Of the batch system that ran it, one after the other."""
+    """The jobs of the batch system that ran it, in order."""
     experiments: tuple[Experiment, ...] = ()
 
     def setting(self, name: str) -> Scalar:

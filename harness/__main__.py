@@ -16,7 +16,7 @@ from benchmark.arguments import SETTINGS, Verbs
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb is, so that one is imported only when it is typed, and what it says of itself in a line."""
+    """Names the module of a verb, which is imported only when somebody types the verb, and its help in one line."""
 
     module: str
     name: str

@@ -1,4 +1,4 @@
-"""Arguments that several verbs have."""
+"""Arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmark.arguments import PathArgument
 from benchmark.benchmarks import BENCHMARKS, DEFAULT
 
 CONFIG_FILE = click.argument("file", required=False, type=PathArgument())
-"""A config file; the environment where none is given."""
+"""A config file. Without one, the environment is the configuration."""
 
 BENCHMARK_OPTION = click.option(
     "--benchmark",

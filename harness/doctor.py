@@ -1,6 +1,6 @@
-"""What a bug report needs, of this machine and this checkout, and which verbs lack something here.
+"""Collects what a bug report needs about this machine and this checkout, and what each verb lacks here.
 
-Of the environment only the variables of the harness that are set and are no secret: an environment holds secrets.
+Of the environment it shows only the harness's own variables, because an environment holds secrets.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ HIDDEN = frozenset({"CONT"})
 
 @dataclass(frozen=True)
 class Need:
-    """What some verbs cannot do without."""
+    """Something that some verbs need."""
 
     verbs: str
     module: str
     how: str
-    """How it is had."""
+    """How to get it."""
 
 
 NEEDS = (

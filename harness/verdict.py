@@ -1,4 +1,4 @@
-"""What a set of runs was: its checks, its score, its report, and the lines that end a launch and a rehearsal."""
+"""Judges a finished set of runs: checks, score and report, and the last lines that a launch prints."""
 
 from __future__ import annotations
 

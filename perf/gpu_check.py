@@ -1,6 +1,6 @@
-"""python -m perf.gpu_check: what only a GPU can tell of the trainer's `torch` layers, in minutes.
+"""python -m perf.gpu_check: checks on a GPU what no CPU can show of the trainer's `torch` layers, in minutes.
 
-Each check says what it found in a line; one that fails says why, and the others go on. Exit status 0 all passed, 1 one
+Each check prints what it found. One that fails prints why, and the others still run. Exit status 0 all passed, 1 one
 failed, 2 no CUDA. --cpu-smoke shows on small shapes that the program works; its times mean nothing.
 """
 

@@ -1,4 +1,4 @@
-"""A log that is still being written: its lines, each once, and the run that they are so far."""
+"""Follows a log that is still being written: reads each line once, and keeps the run up to date."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LineFollower:
 
 
 class LogFollower:
-    """What a log says so far.
+    """Keeps up with a log that grows.
 
     Args:
         ruleset: the one to judge by; what the run.json beside it says, or its folder, if None.
@@ -78,7 +78,7 @@ class LogFollower:
         self._lines = 0
 
     def poll(self) -> bool:
-        """Take in all that has come since the last call; whether there was something."""
+        """Read everything new since the last call. Returns whether there was anything."""
         news = False
         while True:
             anew, lines = self._follower.poll()

@@ -1,4 +1,4 @@
-"""Where a run is shown while it is on: a terminal that is drawn on, or lines."""
+"""Shows a run while it is on: drawn in place on a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class DrawnScreen:
 
 
 class Onlooker:
-    """Another screen, beside a run that has cost hours: that it fails is said, once, and is all that happens."""
+    """Wraps a screen so that its failure cannot end a run that has cost hours. The failure is reported once."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen

@@ -1,4 +1,4 @@
-"""What one run is: the variables that a user can set, read once from the environment, and what follows from them."""
+"""The configuration of a run: which variables a user can set, and what follows from their values."""
 
 from benchmark.config.resolve import Resolved, describe, resolve
 from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig

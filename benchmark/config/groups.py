@@ -1,6 +1,6 @@
-"""The variables of a run, in groups: a field for each, whose alias is the shell name that submitters know.
+"""The variables of a run, in groups. Each field's alias is the shell name that submitters know.
 
-Frozen values, each judged by itself here; what they mean together is `impossible`'s and `kernels`' to judge.
+Each value is checked by itself here. `impossible` and `kernels` check which values can go together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
 
 _RECOMPUTABLE = r"^(core_attn|layernorm|mlp)(,(core_attn|layernorm|mlp))*$"
-"""What can be recomputed by itself in a layer of ours."""
+"""The parts of a layer that can be recomputed by themselves."""
 
 
 class Group(BaseModel):
@@ -33,16 +33,16 @@ class Layout(Group):
 
     nodes: Count = Field(alias="DGXNNODES")
     gpus_per_node: Count = Field(alias="DGXNGPU")
-    """Ranks a node: one for each GPU, or for each process on CPUs."""
+    """Number of ranks on each node: one for each GPU, or one for each process on CPUs."""
     tensor_model_parallel: Count = Field(1, alias="TENSOR_MODEL_PARALLEL")
     pipeline_model_parallel: Count = Field(1, alias="PIPELINE_MODEL_PARALLEL")
     interleaved_pipeline: Count = Field(1, alias="INTERLEAVED_PIPELINE")
-    """Model chunks a pipeline stage (Megatron's virtual pipeline size); 1 is no interleaving."""
+    """Number of model chunks on each pipeline stage (Megatron's virtual pipeline size). 1 means no interleaving."""
     context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
     minibatch: Count = Field(alias="MINIBS")
-    """Sequences a step for each data-parallel replica; global batch size = MINIBS x data-parallel size."""
+    """Samples that each data-parallel replica trains on in a step. Global batch size = MINIBS x data-parallel size."""
     micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
-    """Sequences a forward pass."""
+    """Samples in one forward pass."""
 
     @property
     def world_size(self) -> int:
@@ -73,12 +73,12 @@ class Layout(Group):
 
 
 class Kernels(Group):
-    """What computes, communicates and is kept: precision, fused kernels, overlap, recomputation."""
+    """How a step is computed: precision, fused kernels, overlapped communication, recomputation."""
 
     precision: Literal["fp32", "bf16", "fp8", "nvfp4"] = Field("bf16", alias="PRECISION")
-    """Of the layers' matrix products; weights and activations are bf16 from there on down, the optimizer's own fp32."""
+    """Type of the layers' matrix products. Below fp32, weights and activations are bf16; the optimizer keeps fp32."""
     fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
-    """How fp8 values are scaled, always by what is in the tensor now; tensorwise if unset."""
+    """How fp8 values are scaled; every recipe uses the current values of the tensor. tensorwise if unset."""
     layer_spec: Literal["auto", "te", "torch"] = Field("auto", alias="LAYER_SPEC")
     """Kernels of the layers: Transformer Engine's or PyTorch's own; `auto` is the former where it is installed."""
     kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
@@ -95,11 +95,11 @@ class Kernels(Group):
     """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many of each model chunk."""
     recompute_num_layers: Count | None = Field(None, alias="RECOMPUTE_NUM_LAYERS")
     tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
-    """Overlap the tensor-parallel collectives with the matrix products beside them."""
+    """Run the tensor-parallel collectives at the same time as the matrix products next to them."""
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
     """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
     grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")
-    """Type that gradients are added up and reduced in; that of the weights if off."""
+    """Add up and reduce gradients in fp32. If off, the type of the weights is used."""
     overlap_grad_reduce: bool | None = Field(None, alias="OVERLAP_GRAD_REDUCE")
     """Reduce gradients during the backward pass; on GPUs if unset."""
     overlap_param_gather: bool | None = Field(None, alias="OVERLAP_PARAM_GATHER")
@@ -111,7 +111,7 @@ class Kernels(Group):
 
 
 class Hyperparameters(Group):
-    """What the rules leave to a submitter of some benchmarks."""
+    """Values that the rules of some benchmarks let a submitter choose."""
 
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
     """Peak learning rate, only where the rules leave it to the submitter."""
@@ -122,7 +122,7 @@ class Hyperparameters(Group):
 
 
 class Job(Group):
-    """How many runs there are, where they are kept, and what surrounds them."""
+    """How many runs a job makes, where it keeps them, and how it starts and watches them."""
 
     walltime: Count | None = Field(None, alias="WALLTIME")
     """Minutes that a job may take, all its runs together; `sbatch -t $WALLTIME`."""
@@ -135,7 +135,7 @@ class Job(Group):
     log_dir: Path = Field(RESULTS / "logs", alias="LOGDIR")
     """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
     save_checkpoint: Path | None = Field(None, alias="SAVE_CHECKPOINT")
-    """Folder of the training state, seen by all ranks; a run that is started again goes on from there. None is saved if
+    """Folder of the training state, which all ranks must see. A restarted run continues from it. Nothing is saved if
     unset."""
     save_interval: Count | None = Field(None, alias="SAVE_INTERVAL")
     """Steps between two saves; only on SIGUSR1 if unset."""
@@ -158,7 +158,7 @@ class Job(Group):
 
 
 class Data(Group):
-    """What a run is trained on, and starts from."""
+    """The data and the initial weights of a run."""
 
     data_dir: Path | None = Field(None, alias="DATADIR")
     """Folder of the tokenised dataset, of which the harness brings the tiny benchmark's."""
@@ -173,7 +173,7 @@ class Data(Group):
 
 
 class Process(Group):
-    """What a launcher tells the processes of one run."""
+    """Values that a launcher passes to the processes of one run."""
 
     config_filename: str = Field("", alias="CONFIG_FILENAME")
     """Set by the launcher: the config file, as logged."""
@@ -184,13 +184,13 @@ class Process(Group):
     rank: Index | None = Field(None, alias="RANK")
     """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
     local_rank: Index | None = Field(None, alias="LOCAL_RANK")
-    """Set beside RANK: which of its node's ranks this process is, and so which of its GPUs it uses."""
+    """Set with RANK: the number of this process on its node, and so the GPU that it uses."""
     world_size: PositiveInt | None = Field(None, alias="WORLD_SIZE")
     """Set beside RANK: the number of ranks that were started."""
 
 
 class Submission(Group):
-    """Whose result it will be."""
+    """Who submits the result, and how."""
 
     org: str = Field("reference", alias="MLPERF_SUBMISSION_ORG", min_length=1)
     division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")

@@ -1,4 +1,4 @@
-"""What cannot be: a fault for each value that others exclude, with its equation and the valid choices."""
+"""Finds values that cannot go together. Each fault shows the equation and the valid choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run is: its variables in groups, what they imply together, and how they are read.
+"""One run: its variables in groups, the values that follow from them, and how they are read.
 
 Impossible combinations are refused here, all faults at once, each with its equation and the valid choices. The
 environment is read in `RunConfig.from_environment` and nowhere else.
@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
         return {name: flat[name] for name in NAMES}
 
     def changed(self, **values: Any) -> RunConfig:
-        """This run with other values, by shell name; None for one that is unset. Nothing is judged anew."""
+        """A copy of this run with other values, by shell name; None unsets one. The copy is not checked again."""
         changed = {name: value for name, value in (self.values() | values).items() if value is not None}
         return self._of(changed)
 

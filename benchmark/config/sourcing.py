@@ -1,4 +1,4 @@
-"""A config file as what it exports: the shell reads it, so that it means the same here and in a user's own shell."""
+"""Reads what a config file exports. bash sources it, so that it means the same here as in a user's own shell."""
 
 from __future__ import annotations
 

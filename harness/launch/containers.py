@@ -1,4 +1,4 @@
-"""Container back ends: how a command line runs inside an image, one class for each, with all its answers.
+"""Container back ends. Each is one class that knows everything about running a command inside an image.
 
 Every folder is mounted under its own path, so that a path means the same inside and outside and no variable has to be
 translated. Whatever a back end's syntax cannot express is refused, never passed on to be read as something else.
@@ -55,7 +55,7 @@ class BackEnd(ABC):
     """A value of CONTAINER_RUNTIME."""
     needs_image: ClassVar[bool] = True
     whole_node: ClassVar[bool] = False
-    """Whether one container of a node starts all its ranks, where others are started by srun, a task each."""
+    """True where one container starts all ranks of a node. Otherwise srun starts each rank."""
 
     @abstractmethod
     def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:

@@ -1,4 +1,4 @@
-"""How a run stands, by its log: what its launcher acts on."""
+"""The state of a run as its log shows it. The launcher acts on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from report.forecast import trained
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Of a run that may be on, over, or not begun."""
+    """The state of a run that may not have begun, may be running, or may be over."""
 
     samples: int = 0
     """Trained on."""
@@ -34,7 +34,7 @@ class Standing:
 
 
 def standing(run: Run) -> Standing:
-    """By what is logged so far."""
+    """The state that the log shows so far."""
     start = run.first("run_start").event if run.has("run_start") else None
     stop = run.last("run_stop").event if run.has("run_stop") else None
     said = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}
