@@ -16,6 +16,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
+from benchmark import driver
 from benchmark.config import ConfigError, RunConfig, kernels
 from benchmark.config.kernels import Machine
 from reference_impl import cpu
@@ -26,14 +27,19 @@ _TIMEOUT = timedelta(minutes=30)
 """For ranks to wait for one another."""
 
 
-def initialize(config: RunConfig) -> None:
+def initialize(config: RunConfig, *, null_device: bool = False) -> None:
     """Join the process group of all ranks and split it by the configuration's layout.
 
+    Args:
+        null_device: whether this rank may use the null device, as only the dry run's may.
+
     Raises:
-        ConfigError: this machine has not what the configuration's switches need.
+        ConfigError: this machine has not what the configuration's switches need, or is the null device.
     """
     layout = config.layout
     if torch.cuda.is_available():
+        if not null_device and (fault := driver.null_fault([torch.cuda.get_device_name(0)])):
+            raise ConfigError([fault])
         torch.cuda.set_device(gpu_of(config, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")))
     if faults := kernels.lacking(config.kernels, machine()):
         raise ConfigError(faults)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark import driver
 from benchmark.config import ConfigError, RunConfig
 from benchmark.refusal import Refused
 from benchmark.run_record import Seen
@@ -38,6 +39,9 @@ class Local:
         return None
 
     def prepare(self) -> Seen:
+        # Once, and before there is a folder for the runs; each rank would find it out by itself.
+        if faults := driver.faults(self._config.layout.gpus_per_node, driver.gpu_names()):
+            raise CannotStart("\n".join(faults))
         try:
             ready = make_ready(self._config)
         except Refused as error:

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import click
 
+from benchmark import driver
 
-def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> Iterator[str]:
-    """What is missing. `token` is a file that the job has just made in LOGDIR, which all nodes must share."""
+
+def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path, ranks: int = 0) -> Iterator[str]:
+    """What is missing. `token` is a file that the job has just made in LOGDIR, which all nodes must share.
+
+    Args:
+        ranks: how many of the run's ranks this node will have, one for each GPU.
+    """
+    yield from driver.faults(ranks, _gpus())
     for path in (*readable, *writable):
         if not path.exists():
             yield f"{path} is not there"
@@ -31,13 +38,21 @@ def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> I
         yield f"{token.parent} (LOGDIR) is not the folder of the first node; all nodes must share it"
 
 
+def _gpus() -> tuple[str, ...] | None:
+    """The GPUs of this node; None where each task is handed one of them, and this one cannot count them."""
+    handed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = driver.gpu_names()
+    return None if names and not driver.null_fault(names) and handed and "," not in handed else names
+
+
 @click.command()
 @click.option("--readable", multiple=True, type=click.Path(path_type=Path))
 @click.option("--writable", multiple=True, type=click.Path(path_type=Path))
 @click.option("--token", required=True, type=click.Path(path_type=Path))
-def main(readable: Sequence[Path], writable: Sequence[Path], token: Path) -> None:
+@click.option("--ranks", default=0)
+def main(readable: Sequence[Path], writable: Sequence[Path], token: Path, ranks: int) -> None:
     """Print what this node does not see of what a run needs."""
-    found = list(faults(readable, writable, token))
+    found = list(faults(readable, writable, token, ranks))
     for fault in found:
         click.echo(f"error: {socket.gethostname()}: {fault}", err=True)
     raise SystemExit(int(bool(found)))

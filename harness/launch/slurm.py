@@ -132,7 +132,7 @@ class Slurm:
         if start := self._back_end.start(self._container):
             self._require("starting the container", start, nodes)
         with tempfile.NamedTemporaryFile("w", dir=config.job.log_dir, prefix=".job_") as token:
-            check = node_check(self._container.mounts, Path(token.name))
+            check = node_check(self._container.mounts, Path(token.name), config.layout.gpus_per_node)
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
         if config.job.nccl_test_min_gbps is not None:
             test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
@@ -251,10 +251,11 @@ def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
     return (*NAMES, *sorted(theirs), "MASTER_ADDR", "MASTER_PORT")
 
 
-def node_check(mounts: Sequence[Mount], token: Path) -> list[str]:
+def node_check(mounts: Sequence[Mount], token: Path, ranks: int) -> list[str]:
     """The arguments of `harness.launch.node`, for what a container or a node without one must see."""
     kinds = (("--writable" if mount.writable else "--readable", str(mount.path)) for mount in mounts)
-    return ["-m", "harness.launch.node", "--token", str(token), *(part for kind in kinds for part in kind)]
+    told = ("--token", str(token), "--ranks", str(ranks))
+    return ["-m", "harness.launch.node", *told, *(part for kind in kinds for part in kind)]
 
 
 def _output(command: Sequence[str]) -> str:

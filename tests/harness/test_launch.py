@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import driver
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
@@ -140,6 +141,20 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
         f"{tmp_path / 'data'} is not there",
         f"{tmp_path} (LOGDIR) is not the folder of the first node; all nodes must share it",
     ]
+
+
+@pytest.mark.parametrize(("handed", "said"), [("", 1), ("0,1", 1), ("1", 0)])
+def test_a_node_with_fewer_gpus_than_ranks_says_so(
+    handed: str, said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Slurm hands each task a GPU of its own, this one task cannot count the others'."""
+    token = tmp_path / ".job"
+    token.touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", handed)
+    monkeypatch.setattr(driver, "gpu_names", lambda: ("NVIDIA H200",) * 2)
+    assert list(faults([], [], token, 2)) == []
+    found = list(faults([], [], token, 4))
+    assert found == ["DGXNGPU=4 ranks need a GPU each; here are 2 (NVIDIA H200, NVIDIA H200)"] * said
 
 
 # How a run ended.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.config import RunConfig
-from harness.launch.experiments import child_environment
+import pytest
+
+from benchmark import driver
+from benchmark.config import RunConfig, resolve
+from harness.launch.experiments import child_environment, run_experiments
+from harness.launch.local import Local
 from tests.fakes import configured, environment
 
 
@@ -17,3 +21,26 @@ def test_a_run_of_several_reads_back_as_itself(tmp_path: Path) -> None:
     inner = child_environment(one, outer)
     assert inner["PATH"] == "/bin"
     assert RunConfig.from_environment(inner) == one
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        (("NVIDIA H200",) * 4, "DGXNGPU=8 ranks need a GPU each; here are 4 ("),
+        (("NVIDIA H200 (null)",) * 8, "NVIDIA H200 (null) is the null device"),
+    ],
+)
+def test_what_ranks_cannot_train_on_is_said_once(
+    gpus: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Too few GPUs, or the null device: one error before a rank starts, and no folder of runs."""
+    monkeypatch.setattr(driver, "gpu_names", lambda: gpus)
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path / "logs"), DATADIR=str(tmp_path)))
+    assert run_experiments(resolved, Local(resolved.config)) == 2
+    (error,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {said}")
+    assert list(tmp_path.iterdir()) == []

@@ -97,3 +97,11 @@ def test_fewer_gpus_than_ranks_are_one_clear_error(tiny: Tiny) -> None:
     config = tiny(DGXNGPU=4, MINIBS=2).changed(RANK=3, LOCAL_RANK=3)
     with pytest.raises(ConfigError, match="LOCAL_RANK=3 of DGXNGPU=4 has no GPU: this process sees 1"):
         parallel.gpu_of(config, 1)
+
+
+def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would train on numbers that nothing has computed; the dry run alone may."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3 (null)")
+    with pytest.raises(ConfigError, match="is the null device, which counts and computes nothing: only `llama31 dryr"):
+        parallel.initialize(tiny())

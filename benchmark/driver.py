@@ -1,0 +1,84 @@
+"""What the CUDA driver says of the GPUs that ranks may use here, asked without torch.
+
+It is asked before they start, where one sentence is enough; a rank asks torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+NULL_MARK = "(null)"
+"""How the name of a GPU ends that counts instead of computing: one of the null device (nullcuda/)."""
+
+_LIBRARY = "libcuda.so.1"
+_NAME_BYTES = 256
+
+
+def gpu_names() -> tuple[str, ...] | None:
+    """The GPUs of CUDA_VISIBLE_DEVICES, or all of them, in CUDA's order; None where torch has no CUDA or no driver.
+
+    No context is made, so no GPU is taken.
+    """
+    if not any((folder / "lib" / "libtorch_cuda.so").exists() for folder in _folders("torch")):
+        return None
+    for library in _libraries():
+        try:
+            return _names(ctypes.CDLL(library))
+        except (OSError, AttributeError, _NoAnswer):
+            continue
+    return None
+
+
+def faults(ranks: int, names: Sequence[str] | None) -> list[str]:
+    """Why so many ranks cannot train on the GPUs of these names; empty if each gets one, or there is no driver."""
+    if names is None:
+        return []
+    if found := null_fault(names):
+        return [found]
+    if ranks <= len(names):
+        return []
+    return [f"DGXNGPU={ranks} ranks need a GPU each; here are {len(names)} ({', '.join(names) or 'none'})"]
+
+
+def null_fault(names: Sequence[str]) -> str:
+    """That one of them is the null device; empty if none is."""
+    null = next((name for name in names if name.endswith(NULL_MARK)), "")
+    return null and f"{null} is the null device, which counts and computes nothing: only `llama31 dryrun` uses it"
+
+
+class _NoAnswer(Exception):
+    """The library is there, and no driver behind it."""
+
+
+def _libraries() -> Iterator[str]:
+    """Where torch would find the driver: beside CUDA's wheels, where no real one ever is, then on the machine."""
+    for folder in _folders("nvidia"):
+        yield from map(str, sorted(folder.glob(f"*/lib/{_LIBRARY}")))
+    yield _LIBRARY
+
+
+def _folders(package: str) -> list[Path]:
+    """Where a package is installed, which is not imported."""
+    spec = find_spec(package)
+    return [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+
+
+def _names(driver: ctypes.CDLL) -> tuple[str, ...]:
+    count, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    _ask(driver.cuInit(0))
+    _ask(driver.cuDeviceGetCount(ctypes.byref(count)))
+    names = []
+    for ordinal in range(count.value):
+        device = ctypes.c_int()
+        _ask(driver.cuDeviceGet(ctypes.byref(device), ordinal))
+        _ask(driver.cuDeviceGetName(name, _NAME_BYTES, device))
+        names.append(name.value.decode(errors="replace"))
+    return tuple(names)
+
+
+def _ask(status: int) -> None:
+    if status:
+        raise _NoAnswer
