@@ -32,7 +32,9 @@ export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 if (($# == 1)); then
   exec "$python" -m harness run "$1"
 elif [[ -n ${RANK:-} ]]; then
-  exec "$python" -m harness.launch.bind "${LOCAL_RANK:-0}" "${LOCAL_WORLD_SIZE:-1}" "$python" -m reference_impl.pretrain
+  # By hand, the local ones may be left to DGXNGPU; the rank finds its GPU by the same rule.
+  ranks=${LOCAL_WORLD_SIZE:-${DGXNGPU:-1}}
+  exec "$python" -m harness.launch.bind "${LOCAL_RANK:-$((RANK % ranks))}" "$ranks" "$python" -m reference_impl.pretrain
 elif [[ -n ${RESULT_FILE:-} ]]; then
   exec "$python" -m reference_impl.pretrain
 elif [[ -n ${DGXSYSTEM:-} ]]; then

@@ -83,14 +83,29 @@ def _meeting(config: RunConfig) -> dict[str, Any]:
     """Where ranks find each other: in RENDEZVOUS_FILE, or, where it is not set, at the address in torchrun's variables.
 
     That is served by rank 0 to whoever reaches the port, on every interface; a file, to who may open it.
+
+    Raises:
+        ConfigError: the address is not set, or this machine does not know it.
     """
     process = config.process
     if process.rendezvous_file is None:
+        _require_address(config)
         return {}
     _stay_on_this_machine()
     store = dist.FileStore(str(process.rendezvous_file), config.layout.world_size)  # type: ignore[attr-defined]
     store.set_timeout(_TIMEOUT)
     return {"store": store, "rank": process.rank, "world_size": config.layout.world_size}
+
+
+def _require_address(config: RunConfig) -> None:
+    """Refuse at once what torch would try until its time-out is over."""
+    address, port = config.process.master_addr, config.process.master_port
+    if address is None or port is None:
+        raise ConfigError([f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''}: both say where rank 0 is to be met"])
+    try:
+        socket.getaddrinfo(address, port)
+    except OSError as error:
+        raise ConfigError([f"MASTER_ADDR={address} leads nowhere from here: {error.strerror}"]) from None
 
 
 def alone(backend: str | None = None) -> None:

@@ -181,6 +181,10 @@ class Process(Group):
     """Set by the launcher: the log of this run."""
     rendezvous_file: Path | None = Field(None, alias="RENDEZVOUS_FILE")
     """Set by the launcher: where the ranks of one machine meet; at MASTER_ADDR, MASTER_PORT if unset."""
+    master_addr: str | None = Field(None, alias="MASTER_ADDR")
+    """Name or address of rank 0's node, where the ranks of several meet; in a Slurm job its first node if unset."""
+    master_port: int | None = Field(None, alias="MASTER_PORT", gt=0, lt=65_536)
+    """Port there; in a Slurm job a free one for each run if unset."""
     rank: Index | None = Field(None, alias="RANK")
     """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
     local_rank: Index | None = Field(None, alias="LOCAL_RANK")

@@ -49,13 +49,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def choose(topology: Topology, allowed: Sequence[int], local_rank: int, ranks: int) -> Binding:
-    """The processors of one of a node's ranks, out of those that it may use.
-
-    Raises:
-        ValueError: there is no such rank.
-    """
+    """The processors of one of a node's ranks, out of those that it may use."""
     if not 0 <= local_rank < ranks:
-        raise ValueError(f"rank {local_rank} of {ranks} on a node")
+        return Binding(processors=tuple(allowed), reason=f"LOCAL_RANK={local_rank} with {ranks} ranks: not bound")
     known = sorted(number for processors in topology.nodes.values() for number in processors)
     if known and set(allowed) < set(known):
         return Binding(processors=tuple(allowed), reason="bound already")

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.checkout import ROOT
@@ -66,15 +66,20 @@ class Job:
         return cls(number=number, nodes=tuple(names), restarts=restarts)
 
 
-def srun(nodes: Sequence[str], ranks_per_node: int, *options: str) -> list[str]:
+def srun(nodes: Sequence[str], ranks_per_node: int, *options: str, as_listed: bool = False) -> list[str]:
     """The beginning of an srun: one step over these nodes.
 
     Ranks are placed in blocks, so that rank r runs on node r / ranks_per_node. Binding is left to `launch.bind`, which
     knows the GPUs' places; `--mpi=none`, since ranks find each other through torch.
+
+    Args:
+        as_listed: whether the nodes stand in another order than Slurm's own, and the ranks follow theirs.
     """
     size = (f"--nodes={len(nodes)}", f"--ntasks={len(nodes) * ranks_per_node}", f"--ntasks-per-node={ranks_per_node}")
-    manner = ("--distribution=block", "--cpu-bind=none", "--mpi=none")
-    return ["srun", *size, f"--nodelist={','.join(nodes)}", *manner, *options]
+    # Slurm sorts a list of nodes, but for a distribution that names the node of each task.
+    places = [node for node in nodes for _ in range(ranks_per_node)] if as_listed else nodes
+    manner = (f"--distribution={'arbitrary' if as_listed else 'block'}", "--cpu-bind=none", "--mpi=none")
+    return ["srun", *size, f"--nodelist={','.join(places)}", *manner, *options]
 
 
 class Slurm:
@@ -91,6 +96,7 @@ class Slurm:
                 [f"DGXNNODES={nodes}, but the job has {len(job.nodes)} nodes: sbatch -N $DGXNNODES run.sub"]
             )
         self._config, self._job = config, job
+        self._as_listed = False
         self._back_end = back_end_of(config.job, config.layout)
         self._container = Container(
             image=config.job.container_image,
@@ -131,12 +137,13 @@ class Slurm:
         config, nodes = self._config, self._job.nodes
         if start := self._back_end.start(self._container):
             self._require("starting the container", start, nodes)
+        self._meet()
         with tempfile.NamedTemporaryFile("w", dir=config.job.log_dir, prefix=".job_") as token:
             check = node_check(self._container.mounts, Path(token.name), config.layout.gpus_per_node)
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
         if config.job.nccl_test_min_gbps is not None:
             test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
-            print(self._require("the all-reduce test", test, nodes, self._ranks_per_node), end="", flush=True)
+            print(self._require("the all-reduce test", test, ranks_per_node=self._ranks_per_node), end="", flush=True)
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
         return Seen.model_validate_json(ready)
 
@@ -149,12 +156,17 @@ class Slurm:
     def command(self) -> list[str]:
         ranks = self._as_ranks("bash", "run_and_time.sh")
         options = ("--label", "--kill-on-bad-exit=1", f"--job-name={_RANKS}")
-        return [*srun(self._job.nodes, self._ranks_per_node, *options, *ranks.srun), *ranks.command]
+        start = srun(self._job.nodes, self._ranks_per_node, *options, *ranks.srun, as_listed=self._as_listed)
+        return [*start, *ranks.command]
 
     def variables(self) -> dict[str, str]:
         """Where the ranks meet; another port each time, since the last one may still be held by what was killed."""
-        port = str(_free_port())
-        return {"MASTER_ADDR": self._job.nodes[0], "MASTER_PORT": port, "NPY_INDEX_DIR": str(self._index)}
+        process = self._config.process
+        place = {
+            "MASTER_ADDR": process.master_addr or self._job.nodes[0],
+            "MASTER_PORT": str(process.master_port or _free_port()),
+        }
+        return {**place, "NPY_INDEX_DIR": str(self._index)}
 
     def send(self, process: Process, number: int) -> None:
         del process  # srun would take SIGTERM and SIGINT for itself
@@ -198,6 +210,38 @@ class Slurm:
         time.sleep(_REQUEUE_WAIT_S)
         return True
 
+    def _meet(self) -> None:
+        """Have rank 0, which serves the meeting of all, run on the node that MASTER_ADDR names.
+
+        Raises:
+            CannotStart: it names none of the job, or MASTER_PORT is held.
+        """
+        process, nodes = self._config.process, self._job.nodes
+        address = process.master_addr or nodes[0]
+        node = address if address in nodes else self._owner_of(address)
+        if node is None:
+            raise CannotStart(
+                f"MASTER_ADDR={address} belongs to no node of job {self._job.number}: {_some(nodes)}; valid: a name or "
+                f"an address of one of them by which the others reach it, or unset for {nodes[0]}"
+            )
+        if node != nodes[0]:
+            first = (node, *(other for other in nodes if other != node))
+            self._job, self._as_listed = replace(self._job, nodes=first), True
+        elif process.master_port is not None and not _is_free(process.master_port, again=True):
+            raise CannotStart(
+                f"MASTER_PORT={process.master_port} is held by a program on {node}; unset it, and each run takes a "
+                "free one"
+            )
+
+    def _owner_of(self, address: str) -> str | None:
+        """The first node that says the address is its own."""
+        nodes = self._job.nodes
+        ask = self._inside(*_PYTHON, "-m", "harness.launch.address", "--nodes", str(len(nodes)), "--", address)
+        answers = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
+        said = (line.partition(":") for line in answers.splitlines())
+        own = sorted(int(task) for task, _, answer in said if answer.strip() == "yes")
+        return nodes[own[0]] if own else None
+
     @property
     def _ranks_per_node(self) -> int:
         return 1 if self._back_end.whole_node else self._config.layout.gpus_per_node
@@ -210,13 +254,15 @@ class Slurm:
             return self._inside(*command)
         return self._inside("bash", "harness/launch/srun_rank.sh", *command)
 
-    def _require(self, what: str, step: Wrapped, nodes: Sequence[str], ranks_per_node: int = 1) -> str:
-        """What a step prints.
+    def _require(self, what: str, step: Wrapped, nodes: Sequence[str] | None = None, ranks_per_node: int = 1) -> str:
+        """What a step prints, on these nodes or, as the ranks are, on all of them.
 
         Raises:
             CannotStart: a rank of it failed.
         """
-        command = [*srun(nodes, ranks_per_node, *step.srun), *step.command]
+        as_listed = nodes is None and self._as_listed
+        start = srun(nodes or self._job.nodes, ranks_per_node, *step.srun, as_listed=as_listed)
+        command = [*start, *step.command]
         environment = child_environment(self._config) | self.variables()
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
@@ -237,18 +283,30 @@ def _free_port() -> int:
     """One that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will be."""
     while True:
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        return port
+        if _is_free(port):
+            return port
+
+
+def _is_free(port: int, *, again: bool = False) -> bool:
+    """Whether nothing on this node holds the port; `again`: what its last holder has left does not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, again)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _some(nodes: Sequence[str], most: int = 8) -> str:
+    rest = f" and {len(nodes) - most} more" if len(nodes) > most else ""
+    return ", ".join(nodes[:most]) + rest
 
 
 def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
     """Ours and the libraries' own; nothing else of the environment, which holds secrets."""
     theirs = (name for name in child_environment(config) if name.startswith(LIBRARY_PREFIXES))
-    return (*NAMES, *sorted(theirs), "MASTER_ADDR", "MASTER_PORT")
+    return (*NAMES, *sorted(theirs))
 
 
 def node_check(mounts: Sequence[Mount], token: Path, ranks: int) -> list[str]:

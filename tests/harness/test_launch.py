@@ -16,8 +16,10 @@ from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
 from benchmark.run_record import Seen
+from harness.launch.address import is_own
 from harness.launch.bind import Topology, choose, read_topology
 from harness.launch.experiments import (
+    CannotStart,
     Ending,
     Received,
     close_log,
@@ -94,6 +96,7 @@ TWO_SOCKETS = {0: tuple(range(8)), 1: tuple(range(8, 16))}
         (Topology(nodes=TWO_SOCKETS, gpus=()), range(16), 1, 3, (5, 6, 7, 8, 9), "an even share"),
         (Topology(nodes=TWO_SOCKETS, gpus=(0, 1)), range(4), 0, 2, (0, 1, 2, 3), "bound already"),
         (Topology(nodes={}, gpus=()), range(2), 3, 4, (0, 1), "2 processors for 4 ranks: not bound"),
+        (Topology(nodes=TWO_SOCKETS, gpus=()), range(16), 4, 4, tuple(range(16)), "LOCAL_RANK=4 with 4 ranks: not b"),
     ],
 )
 def test_ranks_are_bound_near_their_gpus(
@@ -252,6 +255,75 @@ def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("harness.launch.slurm._FIRST_PORT", 0)
         monkeypatch.setattr("harness.launch.slurm.secrets.randbelow", lambda _: drawn.pop())
         assert slurm.variables()["MASTER_PORT"] == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "nodes", "own"),
+    [
+        (socket.gethostname(), 2, True),
+        ("127.0.0.1", 1, True),
+        ("127.0.0.1", 2, False),
+        ("localhost", 2, False),
+        ("192.0.2.1", 1, False),
+        ("no-such-host.invalid", 1, False),
+    ],
+)
+def test_a_node_knows_its_own_addresses(address: str, nodes: int, own: bool) -> None:
+    """Its name, and what an interface has; loopback is every node's own, so it tells several nothing."""
+    assert is_own(address, nodes) is own
+
+
+class Answering(Slurm):
+    """On a job whose nodes answer, without Slurm, which of them has the address."""
+
+    answers = "0: no\n1: no\n2: no\n"
+
+    def _require(self, *_: object, **__: object) -> str:
+        return self.answers
+
+
+def answering(tmp_path: Path, **variables: str | int) -> Answering:
+    config = configured(DGXNNODES=3, MINIBS=48, LOGDIR=str(tmp_path), **variables)
+    return Answering(config, Job(number="42", nodes=("n1", "n2", "n3")))
+
+
+@pytest.mark.parametrize(("address", "answers"), [("n2", ""), ("10.0.0.2", "1: yes\n2: no\n0: no\n")])
+def test_rank_0_runs_on_the_node_of_master_addr(address: str, answers: str, tmp_path: Path) -> None:
+    """A name of Slurm's, or what a node says is its own; the ranks of a node stay together."""
+    slurm = answering(tmp_path, MASTER_ADDR=address, MASTER_PORT=29500, DGXNGPU=8)
+    slurm.answers = answers
+    slurm._meet()
+    assert slurm.variables()["MASTER_ADDR"] == address
+    assert slurm.variables()["MASTER_PORT"] == "29500"
+    words = slurm.command()
+    assert f"--nodelist={','.join(['n2'] * 8 + ['n1'] * 8 + ['n3'] * 8)}" in words
+    assert "--distribution=arbitrary" in words
+
+
+def test_without_master_addr_ranks_meet_on_the_first_node(tmp_path: Path) -> None:
+    """In Slurm's order."""
+    slurm = answering(tmp_path)
+    slurm._meet()
+    assert slurm.variables()["MASTER_ADDR"] == "n1"
+    assert "--nodelist=n1,n2,n3" in slurm.command()
+
+
+def test_an_address_of_no_node_is_refused(tmp_path: Path) -> None:
+    """With what was read, the nodes, and what would do."""
+    with pytest.raises(CannotStart) as refusal:
+        answering(tmp_path, MASTER_ADDR="login1")._meet()
+    assert str(refusal.value) == (
+        "MASTER_ADDR=login1 belongs to no node of job 42: n1, n2, n3; valid: a name or an address of one of them by "
+        "which the others reach it, or unset for n1"
+    )
+
+
+def test_a_held_port_is_refused(tmp_path: Path) -> None:
+    """A user's own is not replaced in silence."""
+    with socket.create_server(("", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"MASTER_PORT={port} is held by a program on n1; unset it"):
+            answering(tmp_path, MASTER_PORT=port)._meet()
 
 
 # Sets of runs.

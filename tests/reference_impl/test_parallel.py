@@ -105,3 +105,16 @@ def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3 (null)")
     with pytest.raises(ConfigError, match="is the null device, which counts and computes nothing: only `llama31 dryr"):
         parallel.initialize(tiny())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"MASTER_PORT": 29500}, "MASTER_ADDR= MASTER_PORT=29500: both say where rank 0 is to be met"),
+        ({"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": 29500}, "no-such-host.invalid leads nowhere from here"),
+    ],
+)
+def test_ranks_that_cannot_meet_are_refused(tiny: Tiny, variables: dict[str, object], said: str) -> None:
+    """Started by hand, at once and not after half an hour."""
+    with pytest.raises(ConfigError, match=said):
+        parallel.initialize(tiny(RANK=0, WORLD_SIZE=1, **variables))

@@ -9,8 +9,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
+from socket import AF_INET
 
 import psutil
 import pytest
@@ -153,6 +155,34 @@ def test_a_job_of_another_size_is_refused(jobs: Jobs) -> None:
     assert jobs.last_lines(1) == "error: DGXNNODES=2, but the job has 1 nodes: sbatch -N $DGXNNODES run.sub"
 
 
+@pytest.mark.parametrize("address", ["n2", "interface"])
+def test_the_ranks_meet_where_the_user_says(jobs: Jobs, address: str) -> None:
+    """At a node of the job by its name, which rank 0 then runs on, or by an address of any interface."""
+    if address == "interface":
+        own = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family == AF_INET]
+        others = [one for one in own if not one.startswith("127.")]
+        if not others:
+            pytest.skip("this machine has no interface but the loopback one")
+        address = others[0]
+    port = free_port()
+    with jobs.held_after(5, {"MASTER_ADDR": address, "MASTER_PORT": port, "SEED": 1}) as number:
+        environments = {int(one.environ()["RANK"]): one.environ() for one in (rank(jobs, index) for index in range(4))}
+        assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in environments.values()} == {(address, str(port))}
+        assert environments[0]["SLURMD_NODENAME"] == ("n2" if address == "n2" else "n1")
+        assert [environments[index]["LOCAL_RANK"] for index in range(4)] == ["0", "1", "0", "1"]
+
+    assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "localhost"])
+def test_a_meeting_place_outside_the_job_is_refused(jobs: Jobs, address: str) -> None:
+    """In one line, before there is a folder of runs; with two nodes, localhost is on neither of them."""
+    assert jobs.run({"MASTER_ADDR": address}) == "FAILED"
+    assert jobs.last_lines(1).startswith(f"error: MASTER_ADDR={address} belongs to no node of job ")
+    assert ": n1, n2; valid: a name or an address of one of them" in jobs.last_lines(1)
+    assert not (jobs.logs / "tiny").exists()
+
+
 def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
     """Where nothing was saved: the rank and its node are named, and the log says aborted."""
     with jobs.held_after(20) as number:
@@ -252,6 +282,12 @@ def rank(jobs: Jobs, number: int) -> psutil.Process:
         if process.environ().get("RANK") == str(number)
     )
     return min(found, key=psutil.Process.create_time)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def end_ranks(jobs: Jobs, *command: str) -> None:
