@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import tee
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import get_model_config
@@ -22,9 +22,11 @@ from benchmark.loop import StepStats
 from benchmark.stragglers import SlowRank, slowest
 from reference_impl.checkpoint import training
 from reference_impl.checkpoint.initial import load_initial_weights
+from reference_impl.data.read.ahead import read_ahead
 from reference_impl.data.read.configured import data_folder, tokenizer_of
 from reference_impl.data.read.datasets import Batch, Datasets, Reader, open_datasets
 from reference_impl.files.manifest import Manifest
+from reference_impl.gradients import finish_gradients
 from reference_impl.model import build_model, unwrap
 from reference_impl.optimizer import build_optimizer, build_schedule
 from reference_impl.parallel import device, gather, nodes, reports_loss, sum_over_ranks
@@ -79,7 +81,7 @@ class MegatronStep:
     def _attach(self) -> None:
         """Tell Megatron-Core's schedules how gradients are finished and scaled."""
         settings = get_model_config(self.chunks[0])
-        settings.finalize_model_grads_func = finalize_model_grads
+        settings.finalize_model_grads_func = finish_gradients
         settings.grad_scale_func = self.optimizer.scale_loss
         if torch.cuda.is_available():
             waits = [chunk.no_sync for chunk in self.chunks]
@@ -99,13 +101,14 @@ class MegatronStep:
 
     def train(self, steps: int) -> Iterator[StepStats]:
         start = self._done * self._config.layout.global_batch_size
-        batches = self._reader.training(self._open().train, start)
-        for left in reversed(range(steps)):
-            stats = self.train_once(batches)
-            self.schedule.step(1)
-            self._done += 1
-            self._forward_times.append(self._forward_pass.seconds())
-            yield stats if left else replace(stats, slowest=self._slowest_ranks())
+        microbatches = steps * self._config.layout.gradient_accumulation_steps
+        with _ahead(self._reader.training(self._open().train, start), microbatches) as batches:
+            for left in reversed(range(steps)):
+                stats = self.train_once(batches)
+                self.schedule.step(1)
+                self._done += 1
+                self._forward_times.append(self._forward_pass.seconds())
+                yield stats if left else replace(stats, slowest=self._slowest_ranks())
 
     def _slowest_ranks(self) -> tuple[SlowRank, ...]:
         """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
@@ -114,8 +117,9 @@ class MegatronStep:
         return slowest(gather(mine), self._nodes, self._config.layout.pipeline_model_parallel)
 
     def evaluate(self, sequences: int) -> float:
-        batches = self._reader.evaluation(self._open().validation, sequences)
-        return self._evaluate(batches, self._whole_pipelines(self._reader.evaluation_microbatches(sequences)))
+        microbatches = self._whole_pipelines(self._reader.evaluation_microbatches(sequences))
+        with _ahead(self._reader.evaluation(self._open().validation, sequences), microbatches) as batches:
+            return self._evaluate(batches, microbatches)
 
     def save(self, folder: Path, complete: Callable[[], None]) -> None:
         self.finish_saving()
@@ -171,8 +175,8 @@ class MegatronStep:
         interleaved = len(self.chunks) > 1
         return self._forward_backward(
             forward_step_func=partial(_forward_step, self._forward_pass),
-            # Every chunk of an interleaved pipeline draws the same microbatches, each at its own pace.
-            data_iterator=list(tee(batches, len(self.chunks))) if interleaved else batches,
+            # Of an interleaved pipeline's chunks on a rank, the first or the last of the model draws, or none.
+            data_iterator=[batches] * len(self.chunks) if interleaved else batches,
             model=self.chunks if interleaved else self.chunks[0],
             num_microbatches=microbatches,
             seq_length=self._config.rules.sequence_length,
@@ -182,22 +186,43 @@ class MegatronStep:
 
 
 def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
-    batch, chunk = next(batches), unwrap(model)
+    chunk = unwrap(model)
+    tokens: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    loss: Any = None
     # The first stage reads tokens, the last one labels and mask; the others are handed what the stage before has made.
-    tokens = _to_device(batch.tokens) if chunk.pre_process else None
-    labels = _to_device(batch.labels) if chunk.post_process else None
-    # Megatron-Core asks for the loss where there are labels.
-    loss = partial(_sum_loss, _to_device(batch.loss_mask)) if chunk.post_process else None
+    if chunk.pre_process or chunk.post_process:
+        batch = next(batches)
+        if chunk.pre_process:
+            tokens = _to_device(batch.tokens)
+        if chunk.post_process:
+            # Megatron-Core asks for the loss where there are labels.
+            labels, loss = _to_device(batch.labels), partial(_sum_loss, _to_device(batch.loss_mask))
     # Positions are implied by RoPE and the mask by causality.
     with stopwatch:
         losses = model(tokens, None, None, labels=labels)
     return losses, loss
 
 
+def _ahead(batches: Iterator[Batch], microbatches: int) -> AbstractContextManager[Iterator[Batch]]:
+    """So many of the batches, read ahead into memory that a GPU copies from without the host's help."""
+    # A thread starts on the first GPU, whose memory it would take a part of.
+    own_gpu = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return read_ahead(map(_pinned, islice(batches, microbatches)), own_gpu)
+
+
+def _pinned(batch: Batch) -> Batch:
+    """The batch as it is handed to a GPU; on a CPU as it is."""
+    if not torch.cuda.is_available():
+        return batch
+    return Batch(
+        tokens=batch.tokens.pin_memory(), labels=batch.labels.pin_memory(), loss_mask=batch.loss_mask.pin_memory()
+    )
+
+
 def _to_device(tensor: torch.Tensor) -> torch.Tensor:
-    """On a GPU from pinned memory, in the order of its stream: the host does not wait for what it has queued."""
-    where = device()
-    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
+    """Of pinned memory a copy in the order of the GPU's stream: the host does not wait for what it has queued."""
+    return tensor.to(device(), non_blocking=True)
 
 
 def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
@@ -224,4 +249,4 @@ def synthetic_batches(config: RunConfig) -> Iterator[Batch]:
     shape = (config.layout.micro_batch_size, config.rules.sequence_length // config.layout.context_parallel)
     while True:
         tokens = torch.randint(0, config.vocabulary, shape, generator=generator)
-        yield Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape))
+        yield _pinned(Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape)))

@@ -12,17 +12,20 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.config import RunConfig
 from reference_impl import parallel
+from reference_impl.data.read.ahead import THREAD
 from reference_impl.data.read.configured import data_folder
 from reference_impl.data.read.datasets import Batch
 from reference_impl.files.manifest import load
 from reference_impl.preserve import torch_optimizers
-from reference_impl.step import MegatronStep, _forward_step
+from reference_impl.step import MegatronStep, _forward_step, synthetic_batches
 from reference_impl.stopwatch import Stopwatch
 from tests.fakes import FakeClock
 from tests.reference_impl.conftest import run_ranks
+from tests.reference_impl.test_data_ahead import readers
 
 STEPS = 3
 """Of a curve: AdamW has both moments from the second on."""
@@ -232,9 +235,57 @@ class Asked(torch.nn.Module):
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("last", [True, False])
 def test_a_stage_is_given_what_it_reads(first: bool, last: bool) -> None:
-    """Tokens go to the first one only, labels and mask to the last: a copy each that the others need not wait for."""
+    """Tokens go to the first one only, labels and mask to the last: a copy each that the others need not wait for.
+
+    Who reads neither takes no microbatch, so that nothing is read for it.
+    """
     ones = torch.ones(1, 2)
+    batches = iter([Batch(tokens=ones, labels=ones, loss_mask=ones)])
     stage = Asked(first=first, last=last)
-    _, loss = _forward_step(Stopwatch(), iter([Batch(tokens=ones, labels=ones, loss_mask=ones)]), stage)
+    _, loss = _forward_step(Stopwatch(), batches, stage)
     assert stage.given == (first, last)
     assert (loss is not None) == last
+    assert len(list(batches)) == (0 if first or last else 1)
+
+
+def left_early(config: RunConfig) -> list[str]:
+    """The threads that read ahead after two of three steps, and after whoever took them has gone."""
+    step = build(config)
+    step.open_data()
+    steps = step.train(3)
+    next(steps), next(steps)
+    during = readers()
+    del steps
+    return [*during, "-", *readers()]
+
+
+def test_a_run_that_ends_early_leaves_no_thread(tiny: Tiny) -> None:
+    """The data is read by a thread of its own, which ends with the steps that it reads for."""
+    assert run_ranks(tiny(), left_early) == [[f"{THREAD}_0", "-"]]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often the host asks for a number that a device has computed, for which it waits."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def host_reads(config: RunConfig) -> int:
+    """Of the second step."""
+    step, batches = build(config), synthetic_batches(config)
+    step.train_once(batches)
+    with HostReads() as reads:
+        step.train_once(batches)
+    return reads.count
+
+
+def test_a_step_reads_as_many_numbers_whatever_its_microbatches_and_chunks(tiny: Tiny) -> None:
+    """The host runs ahead of the device from the first microbatch to the norm: it waits for none, and for no chunk."""
+    pipeline = {"DGXNGPU": 2, "PIPELINE_MODEL_PARALLEL": 2, "MICRO_BATCH_SIZE": 1}
+    few, many = {"MINIBS": 2}, {"MINIBS": 4, "INTERLEAVED_PIPELINE": 2}
+
+    assert run_ranks(tiny(**pipeline, **many), host_reads) == run_ranks(tiny(**pipeline, **few), host_reads)
