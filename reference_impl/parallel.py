@@ -56,6 +56,7 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         layout.pipeline_model_parallel,
         interleaved,
         context_parallel_size=layout.context_parallel,
+        create_gloo_process_groups=not torch.cuda.is_available(),
     )
     seed_everything(config)
 
