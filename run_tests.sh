@@ -28,7 +28,7 @@ if [[ $tests == "not slow" ]]; then
   "$PYTHON" -m ruff format --check .
 
   stage "mypy"
-  "$PYTHON" -m mypy benchmark compliance report harness reference_impl perf tests
+  "$PYTHON" -m mypy benchmark compliance report harness reference_impl perf nullcuda tests
 
   stage "shellcheck"
   if ! command -v shellcheck >/dev/null; then

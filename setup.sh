@@ -5,7 +5,9 @@
 #   bash setup.sh --dev    what the tests need, too
 #   bash setup.sh --host   what the batch host of a job in containers needs, in .venv-host: no torch (docs/slurm.md)
 #   bash setup.sh --nemo   NeMo's environment, in .venv-nemo: 1.6 GB, for the tests that convert checkpoints with its code
-#   bash setup.sh --made [--host]    installs nothing: status 2 where the environment is missing or out of date
+#   bash setup.sh --null-gpu   what `llama31 dryrun` needs, in .venv-null: CUDA's torch and Transformer Engine on a null device; 900 MB
+#                          down, 2.5 GB on disk, a minute or two of g++ (nullcuda/README.md)
+#   bash setup.sh --made [--host | --null-gpu]    installs nothing: status 2 where the environment is missing or out of date
 #
 # A second call finds the environment as it should be and returns at once; an interrupted one leaves no stamp, so the
 # next starts over; concurrent ones wait for each other. pip's own variables and files are honoured (PIP_INDEX_URL,
@@ -31,6 +33,8 @@ refuse() {
 }
 
 made=
+# Beside the locks, what an environment is made from.
+sources=()
 if [[ ${1-} == --made ]]; then
   made=only
   shift
@@ -43,10 +47,15 @@ case "$*" in
   --host) venv=.venv-host lock=requirements-host.lock locks=(requirements-host.lock) option=" --host" ;;
   # NeMo's last release asks for an older Megatron-Core, NumPy and protobuf than the project, so it cannot share .venv.
   --nemo) venv=.venv-nemo lock=requirements-nemo.lock locks=(requirements-nemo.lock) option=" --nemo" ;;
-  *) refuse "unknown arguments: $*; usage: bash setup.sh [--made] [--dev | --host | --nemo]" ;;
+  # Its torch is CUDA's, so it cannot share .venv either.
+  --null-gpu)
+    venv=.venv-null lock=requirements-null.lock locks=(requirements.lock requirements-null.lock) stamp=.null.stamp option=" --null-gpu"
+    sources=(nullcuda/build*.sh nullcuda/device/* nullcuda/headers/*.h)
+    ;;
+  *) refuse "unknown arguments: $*; usage: bash setup.sh [--made] [--dev | --host | --nemo | --null-gpu]" ;;
 esac
 
-if [[ -n "${HARNESS_PYTHON:-}" && $venv != .venv-nemo ]]; then
+if [[ -n "${HARNESS_PYTHON:-}" && $venv != .venv-n* ]]; then
   command -v -- "$HARNESS_PYTHON" || refuse "HARNESS_PYTHON=$HARNESS_PYTHON is not a program"
   exit
 fi
@@ -59,8 +68,9 @@ esac
 torch=$(grep -o 'torch==[0-9.]*' pyproject.toml)
 
 # What the environment is made from: these files, this folder (the scripts in bin/ name it) and this Python.
-fingerprint() { (pwd && echo "$torch" && readlink -f $venv/bin/python && cat setup.sh "${locks[@]}") | sha256sum; }
-up_to_date() { [[ -x $venv/bin/python && -f "$venv/$1" && "$(<"$venv/$1")" == "$(fingerprint)" ]]; }
+packages() { pwd && echo "$torch" && readlink -f $venv/bin/python && cat setup.sh "${locks[@]}"; }
+fingerprint() { { packages && if [[ $1 == .null.stamp ]]; then cat "${sources[@]}"; fi; } | sha256sum; }
+up_to_date() { [[ -x $venv/bin/python && -f "$venv/$1" && "$(<"$venv/$1")" == "$(fingerprint "$1")" ]]; }
 finish() {
   echo "$PWD/$venv/bin/python"
   exit
@@ -114,7 +124,24 @@ install_torch() {
   fi
 }
 
+# CUDA's torch without CUDA, and in its place a device that counts.
+install_null_gpu() {
+  if ! up_to_date .run.stamp; then
+    # Exactly that version: a build for CPUs, where pip finds one, calls itself a later one. Neither is compiled to bytecode,
+    # nor kept by pip, which would take longer than all else.
+    "${pip[@]}" install --no-compile --no-cache-dir --no-deps -r requirements.lock -r $lock "${torch/==/===}" &&
+      fingerprint .run.stamp >$venv/.run.stamp || return
+  fi
+  echo "Building the null device" &&
+    bash nullcuda/build.sh "$("$PWD/$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" &&
+    bash nullcuda/build_te.sh "$PWD/$venv/bin/python"
+}
+
 install() {
+  if [[ $venv == .venv-null ]]; then
+    install_null_gpu
+    return
+  fi
   if [[ $venv == .venv-nemo ]]; then
     # This lock is complete: nothing is resolved, and nothing that it leaves out is installed.
     "${pip[@]}" install --no-compile --no-deps -r $lock "$torch"
@@ -170,7 +197,16 @@ SECONDS=0
 # Neither a variable nor a file may send packages to the user's own folder, which this environment does not see.
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 python=$(find_python)
-if up_to_date .run.stamp; then
+if [[ $venv == .venv-null ]]; then
+  for tool in g++ nm readelf strings; do
+    command -v $tool >/dev/null || refuse "the null device is built here, by $tool, which is missing; on Debian or Ubuntu: apt-get install g++"
+  done
+  if ! up_to_date .run.stamp; then say "about 900 MB for 2.5 GB on disk: CUDA's torch without CUDA, and Transformer Engine"; fi
+fi
+if up_to_date .run.stamp && [[ $venv == .venv-null ]]; then
+  # Its packages stay when only the device is built anew.
+  rm -f $venv/$stamp
+elif up_to_date .run.stamp; then
   rm -f $venv/.*.stamp
 else
   say "creating $PWD/$venv with $("$python" --version)"
@@ -195,7 +231,7 @@ if ((failed)); then
   say "installation failed, see above; all of it is in $PWD/$venv/setup.log"
   exit 1
 fi
-fingerprint >$venv/.run.stamp
-if [[ $stamp != .run.stamp ]]; then fingerprint >"$venv/$stamp"; fi
+fingerprint .run.stamp >$venv/.run.stamp
+if [[ $stamp != .run.stamp ]]; then fingerprint "$stamp" >"$venv/$stamp"; fi
 say "done in $SECONDS s"
 finish

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
 """Of the linear layers' matrix products: fp8 scales by tensor, mxfp8 by 32 values, nvfp4 by 16."""
 
+OUTSIDE_ALLOCATOR = 5 * 2**30
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
@@ -27,6 +29,8 @@ class Gpu:
     """Dense peak, TFLOP/s; fp8 has twice that."""
     fp4: float | None = None
     """Dense peak, TFLOP/s; None where there are no fp4 units."""
+    compute_capability: tuple[int, int]
+    multiprocessors: int
     memory_mib: int
     """Device memory as the driver reports it."""
     memory_bandwidth: float
@@ -60,6 +64,8 @@ _H100 = Gpu(
     system="DGXH100",
     generation="Hopper",
     bf16=989.5,
+    compute_capability=(9, 0),
+    multiprocessors=132,
     memory_mib=81_559,
     memory_bandwidth=3.35,
     nvlink=450.0,
@@ -74,6 +80,8 @@ _B200 = Gpu(
     generation="Blackwell",
     bf16=2250.0,
     fp4=9000.0,
+    compute_capability=(10, 0),
+    multiprocessors=148,
     memory_mib=183_359,
     memory_bandwidth=8.0,
     nvlink=900.0,
@@ -88,6 +96,7 @@ _GB200 = replace(
     system="GB200",
     bf16=2500.0,
     fp4=10_000.0,
+    multiprocessors=152,
     memory_mib=189_471,
     nvlink_domain=72,
     gpus_per_node=4,
@@ -98,7 +107,9 @@ _ROWS = (
     replace(_H100, name="H200", system="DGXH200", memory_mib=143_771, memory_bandwidth=4.8),
     _B200,
     _GB200,
-    replace(_GB200, name="GB300", system="GB300", fp4=15_000.0, memory_mib=284_208, nic=100.0),
+    replace(
+        _GB200, name="GB300", system="GB300", fp4=15_000.0, compute_capability=(10, 3), memory_mib=284_208, nic=100.0
+    ),
 )
 
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}

@@ -29,6 +29,7 @@ VERBS = {
     "show": Verb("harness.verbs.configs", "show", "Print a configuration: each value, its origin, what follows."),
     "config": Verb("harness.verbs.configs", "config", "Write the config of a system."),
     "plan": Verb("harness.plan.command", "plan", "Does it fit, how long is a step, how long to the target?"),
+    "dryrun": Verb("harness.verbs.dryrun", "dryrun", "Run the GPU code of any rank on a null device: does it fit?"),
     "simulate": Verb("harness.verbs.runs", "simulate", "Rehearse a configuration in virtual time, training nothing."),
     "preflight": Verb("harness.verbs.review", "preflight", "Check a configuration before it runs."),
     "check": Verb("compliance.__main__", "check", "Check logs against the rules; exit 1 if one is broken."),

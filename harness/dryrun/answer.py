@@ -1,0 +1,197 @@
+"""What a rank on the null device says of itself, and what that means for its GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from benchmark.config import RunConfig
+from benchmark.hardware import OUTSIDE_ALLOCATOR, Gpu
+
+TOLERANCE = 0.001
+"""Of matrix products counted, against the model's own."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Phase(_Part):
+    """Memory that PyTorch's allocator has handed out after a phase, and at most in it; bytes."""
+
+    phase: str
+    allocated: int
+    peak: int
+    reserved: int
+    """At most held of the device, handed out or not."""
+
+
+class Holder(_Part):
+    """Something that holds memory at the peak of a step; bytes."""
+
+    what: str
+    bytes: int
+
+
+class Seconds(_Part):
+    """Of the host in one step: nothing runs on the device, so this is what it takes to feed it."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class Traffic(_Part):
+    """One kind of collective of a step in one process group; bytes of the whole buffer, on this rank."""
+
+    operation: str
+    group: str
+    calls: int
+    bytes: int
+
+
+class Step(_Part):
+    """What the last step asked of the device, by name."""
+
+    calls: dict[str, int]
+    waits: dict[str, int]
+    """Of the host for the device."""
+    kernels: dict[str, int]
+    products: dict[str, int]
+    collectives: tuple[Traffic, ...]
+    faults: dict[str, int]
+    """Rules of CUDA that were broken."""
+    unanswered: dict[str, int]
+    """Functions that the null device does not have; they said success."""
+
+
+class Answer(_Part):
+    """One rank's run."""
+
+    rank: int
+    stage: int
+    layer_spec: str
+    versions: dict[str, str]
+    parameters: int
+    layers: int
+    microbatches: int
+    """Of each step here, in place of the run's own."""
+    phases: tuple[Phase, ...]
+    holders: tuple[Holder, ...]
+    host: tuple[Seconds, ...]
+    """Of each step."""
+    step: Step
+    flops: dict[str, int]
+    """Of a step: `step` of matrix products, `recomputed` of those that the backward pass makes again, `attention`."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes allocated at most."""
+        return max(phase.peak for phase in self.phases)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes reserved at most."""
+        return max(phase.reserved for phase in self.phases)
+
+    @property
+    def waits(self) -> int:
+        """Of the host, in a step."""
+        return sum(self.step.waits.values())
+
+    @property
+    def launches(self) -> int:
+        """Operations queued in a step: kernels, products, attention, fills, copies, collectives, graphs."""
+        calls = self.step.calls
+        queued = ("launches", "matrix products", "cudnnBackendExecute", "memset", "cudaGraphLaunch")
+        copies = sum(count for name, count in calls.items() if name.startswith("copy "))
+        collectives = sum(traffic.calls for traffic in self.step.collectives)
+        return sum(calls.get(name, 0) for name in queued) + copies + collectives
+
+    @property
+    def graphs(self) -> int:
+        """Captures of the last step, which replay as graphs from then on."""
+        return self.step.calls.get("captures", 0)
+
+    @property
+    def host_ms(self) -> float:
+        """Milliseconds of one core of this machine for a microbatch, in the last step."""
+        return 1000 * self.host[-1].cpu_s / self.microbatches
+
+
+class Verdict(BaseModel):
+    """One rank of a configuration, judged for a GPU."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    config: RunConfig
+    gpu: Gpu
+    answer: Answer
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the GPU: reserved at most, and what lies outside the allocator."""
+        return self.answer.reserved + OUTSIDE_ALLOCATOR
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.gpu.memory
+
+    @cached_property
+    def model_flops(self) -> int:
+        """The model's matrix products of these microbatches on this rank, without attention: 6 a weight and token."""
+        config, layout, size = self.config, self.config.layout, self.config.size
+        tokens = layout.micro_batch_size * config.rules.sequence_length // layout.context_parallel
+        matrices = self.answer.layers * (size.layer_parameters - 2 * size.hidden)
+        if self.answer.stage == layout.pipeline_model_parallel - 1:
+            matrices += config.vocabulary * size.hidden
+        return 6 * matrices * tokens * self.answer.microbatches // layout.tensor_model_parallel
+
+    @property
+    def flops(self) -> int:
+        """Matrix products counted, less those that are made again."""
+        return self.answer.flops.get("step", 0)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why this rank would not run, or not as it should."""
+        return list(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if not self.fits:
+            yield (
+                f"reserved {gib(self.answer.reserved)} + outside the allocator {gib(OUTSIDE_ALLOCATOR)} = "
+                f"{gib(self.needed)} GiB is above the {gib(self.gpu.memory)} GiB of a {self.gpu.name}"
+            )
+        if abs(self.flops / self.model_flops - 1) > TOLERANCE:
+            yield (
+                f"matrix products of {self.flops / 1e12:.1f} TFLOP, and the model has "
+                f"{self.model_flops / 1e12:.1f}: the step computes something else"
+            )
+        yield from (f"{count} x {name}: CUDA does not allow it" for name, count in self.answer.step.faults.items())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON's values."""
+        return {
+            "config": self.config.system,
+            "gpu": self.gpu.name,
+            "gpu_bytes": self.gpu.memory,
+            "outside_allocator_bytes": OUTSIDE_ALLOCATOR,
+            "fits": self.fits,
+            "faults": self.faults,
+            "own_microbatches": self.config.layout.gradient_accumulation_steps,
+            "peak_bytes": self.answer.peak,
+            "reserved_bytes": self.answer.reserved,
+            "host_waits": self.answer.waits,
+            "launches": self.answer.launches,
+            "graphs": self.answer.graphs,
+            "host_ms_per_microbatch": self.answer.host_ms,
+            "model_flops": self.model_flops,
+            **self.answer.model_dump(mode="json"),
+        }
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.1f}"

@@ -1,0 +1,165 @@
+"""Configurations, and which of their ranks, to verdicts: one process of the null environment runs them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from benchmark.checkout import ROOT
+from benchmark.config import ConfigError, RunConfig
+from benchmark.config.run_config import NAMES
+from benchmark.config.sourcing import source_config, unknown_exports
+from benchmark.hardware import GPUS, Gpu, gpu_of_system
+from benchmark.refusal import Refused
+from harness.dryrun.answer import Answer, Verdict
+from harness.dryrun.environment import interpreter, library_variables, variables
+
+DEFAULT_GPU = GPUS["H100"]
+"""Where neither the system's name nor anybody else says which."""
+
+
+class Failed(Refused):
+    """Raised where a rank, or the process that runs it, ended without an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One configuration that is to be run."""
+
+    config: RunConfig
+    gpu: Gpu
+    library: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the libraries underneath, that it exports."""
+
+    def stages(self) -> list[int]:
+        """Those that can need most: the first, the second and the last."""
+        last = self.config.layout.pipeline_model_parallel - 1
+        return sorted({0, min(1, last), last})
+
+    def rank_of(self, stage: int) -> int:
+        """The first rank of a pipeline stage."""
+        return stage * self.config.layout.world_size // self.config.layout.pipeline_model_parallel
+
+    def fewer_microbatches(self) -> int:
+        """Two rounds through the pipeline, after which the memory's peak stays: or all, where there are not so many."""
+        layout = self.config.layout
+        return min(layout.gradient_accumulation_steps, 2 * layout.pipeline_model_parallel)
+
+
+def ask(file: Path, values: Mapping[str, str], gpu: str | None = None) -> Asked:
+    """The configuration of a file with other values, by shell name.
+
+    Raises:
+        ConfigError: the file, a name, or what they make together is wrong; or there are no such GPUs.
+    """
+    exported = source_config(file)
+    if faults := unknown_exports(file, exported):
+        raise ConfigError(faults)
+    if unknown := [name for name in values if name not in NAMES]:
+        raise ConfigError([f"{name} is not a variable of the harness; known: {', '.join(NAMES)}" for name in unknown])
+    # A seed that everybody can repeat, and no weights to read.
+    fixed = {"SEED": "1", "LOAD_CHECKPOINT": "", "CONFIG_FILENAME": file.name}
+    system = exported.get("DGXSYSTEM", "")
+    found = gpu_of_system(system) or DEFAULT_GPU if gpu is None else GPUS[gpu]
+    # With other values a name that states the old ones is none.
+    renamed = {"DGXSYSTEM": f"{found.system}_changed"} if values else {}
+    config = RunConfig.from_environment({**os.environ, **exported, **fixed, **renamed, **values})
+    return Asked(config=config, gpu=found, library=library_variables(exported))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One rank that is to be run."""
+
+    asked: Asked
+    rank: int
+    microbatches: int
+    steps: int = 2
+    folder: Path | None = None
+    """To save to and load from; neither if None."""
+
+    def line(self) -> str:
+        """As nullcuda reads it."""
+        config, gpu = self.asked.config, self.asked.gpu
+        each = config.layout.gpus_per_node
+        return json.dumps(
+            {
+                "variables": config.changed(RANK=self.rank, LOCAL_RANK=self.rank % each).to_environment(),
+                "microbatches": self.microbatches,
+                "gpu": {
+                    "name": f"NVIDIA {gpu.name}",
+                    "capability": gpu.compute_capability,
+                    "memory": gpu.memory,
+                    "multiprocessors": gpu.multiprocessors,
+                    "count": each,
+                },
+                "steps": self.steps,
+                "folder": None if self.folder is None else str(self.folder),
+            }
+        )
+
+
+def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[Verdict]:
+    """A verdict for each rank, in the order in which they end.
+
+    Raises:
+        NoNullDevice: there is no environment for it.
+        Failed: a rank ended without an answer.
+    """
+    python = interpreter()
+    # A process has one environment; configurations that export the same for the libraries share it.
+    together: dict[frozenset[tuple[str, str]], list[Rank]] = {}
+    for rank in ranks:
+        together.setdefault(frozenset(rank.asked.library.items()), []).append(rank)
+    for library, group in together.items():
+        yield from _run(python, variables(python, dict(library)), group, jobs)
+
+
+def _run(python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs: int) -> Iterator[Verdict]:
+    with tempfile.TemporaryFile() as said:
+        command = [str(python), "-m", "nullcuda", str(jobs)]
+        with _process(command, environment, said) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("".join(f"{rank.line()}\n" for rank in ranks))
+            process.stdin.close()
+            answered = 0
+            for line in process.stdout:
+                answer = json.loads(line)
+                answered += 1
+                rank = ranks[answer.pop("index")]
+                if "error" in answer:
+                    raise Failed([_where(rank, answer["error"]), *_last_lines(said)])
+                yield Verdict(config=rank.asked.config, gpu=rank.asked.gpu, answer=Answer.model_validate(answer))
+        if answered < len(ranks):
+            raise Failed([f"the null device's process ended with status {process.returncode}", *_last_lines(said)])
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str], errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+    )
+    try:
+        yield process
+        process.wait()
+    finally:
+        # It ends its own ranks.
+        process.kill()
+        process.wait()
+
+
+def _where(rank: Rank, error: str) -> str:
+    return f"{rank.asked.config.system}, rank {rank.rank}: {error}"
+
+
+def _last_lines(said: IO[bytes]) -> list[str]:
+    said.seek(0)
+    return said.read().decode(errors="replace").splitlines()[-20:]

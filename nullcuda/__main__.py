@@ -1,0 +1,99 @@
+"""python -m nullcuda [JOBS]: runs each line of standard input, an Ask as JSON, and answers it by a line of JSON.
+
+Imports take most of a rank's time, so this process makes them once and each rank is a fork of it, JOBS at a time. An
+answer has `index`, the number of its line, beside what `rank.run` returns; or `error`, why there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Iterator
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> int:
+    jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    asks = [json.loads(line) for line in sys.stdin]
+    warnings.simplefilter("ignore")
+    # Here, for every fork. What they print is not an answer.
+    _ask_nvml_for_gpus()
+    with contextlib.redirect_stdout(sys.stderr):
+        import transformer_engine.pytorch
+
+        from nullcuda import rank
+
+        del transformer_engine, rank
+    for answer in _answers(asks, jobs):
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _ask_nvml_for_gpus() -> None:
+    """Let torch find out whether there is a GPU without CUDA, which no fork could use afterwards."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    # torch opens it by its name alone.
+    ctypes.CDLL(str(Path(sysconfig.get_path("purelib"), "nvidia/cu13/lib/libnvidia-ml.so.1")))
+
+
+def _answers(asks: list[dict[str, Any]], jobs: int) -> Iterator[dict[str, Any]]:
+    fork = get_context("fork")
+    left = list(enumerate(asks))
+    running: dict[Connection, tuple[int, Any]] = {}
+    try:
+        while left or running:
+            while left and len(running) < jobs:
+                index, ask = left.pop(0)
+                mine, theirs = fork.Pipe(duplex=False)
+                child = fork.Process(target=_child, args=(ask, theirs))
+                child.start()
+                theirs.close()
+                running[mine] = (index, child)
+            for ready in connection.wait(list(running)):
+                assert isinstance(ready, Connection)
+                index, child = running.pop(ready)
+                try:
+                    answer = ready.recv()
+                except EOFError:
+                    child.join()
+                    answer = {"error": f"the rank ended with status {child.exitcode} and no answer"}
+                child.join()
+                yield {"index": index, **answer}
+    finally:
+        for _, child in running.values():
+            child.kill()
+
+
+def _child(ask: dict[str, Any], answers: Connection) -> None:
+    # Ends with the process that waits for it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(2, 1)
+    from nullcuda.rank import Ask, run
+
+    try:
+        answer = run(Ask(**ask))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        traceback.print_exc()
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    answers.send(answer)
+    answers.close()
+    # Libraries that wait for other ranks on their way out have nobody to wait for.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The null device from Python: which GPU it is to be, and what it has counted."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_LIBRARY = "libnullcuda.so"
+MARK = "(null)"
+"""The end of its GPUs' names, by which the trainer knows and refuses them."""
+
+
+class NullDevice:
+    """Loads the library behind every CUDA library of this environment.
+
+    Raises:
+        OSError: this environment has none; `bash setup.sh --null-gpu` makes one that has.
+    """
+
+    def __init__(self) -> None:
+        # By its name: torch, which has it loaded, has laid down where it is.
+        self._library = ctypes.CDLL(_LIBRARY)
+        self._library.nullcuda_report.restype = ctypes.c_char_p
+        self._library.nullcuda_become.argtypes = [
+            ctypes.c_char_p,
+            ctypes.c_int,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+        ]
+
+    def become(self, name: str, capability: tuple[int, int], memory: int, multiprocessors: int, count: int) -> None:
+        """Be so many GPUs of this kind; before anything has asked which it is. `memory` is bytes."""
+        major, minor = capability
+        self._library.nullcuda_become(f"{name} {MARK}".encode(), 10 * major + minor, memory, multiprocessors, count)
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._library.nullcuda_reset()
+
+    def report(self) -> dict[str, Any]:
+        """What was counted since: calls, waits, kernels, products, flops, collectives, bytes, faults, unanswered."""
+        return json.loads(self._library.nullcuda_report())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Matrix products inside the block count as this phase's."""
+        self._library.nullcuda_phase(name.encode())
+        try:
+            yield
+        finally:
+            self._library.nullcuda_phase(b"step")

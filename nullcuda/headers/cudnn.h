@@ -1,0 +1,45 @@
+// What torch's headers, Transformer Engine and the null device name of cuDNN's backend; values as NVIDIA documents them.
+#pragma once
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#define CUDNN_MAJOR 9
+#define CUDNN_MINOR 20
+#define CUDNN_PATCHLEVEL 0
+#define CUDNN_VERSION (CUDNN_MAJOR * 10000 + CUDNN_MINOR * 100 + CUDNN_PATCHLEVEL)
+
+typedef struct cudnnContext *cudnnHandle_t;
+typedef void *cudnnBackendDescriptor_t;
+typedef enum { CUDNN_STATUS_SUCCESS = 0, CUDNN_STATUS_EXECUTION_FAILED = 5000 } cudnnStatus_t;
+typedef enum {
+  CUDNN_BACKEND_ENGINE_DESCRIPTOR = 2,
+  CUDNN_BACKEND_ENGINECFG_DESCRIPTOR = 3,
+  CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR = 4,
+  CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR = 5,
+  CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR = 15,
+  CUDNN_BACKEND_TENSOR_DESCRIPTOR = 17,
+  CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR = 19
+} cudnnBackendDescriptorType_t;
+typedef enum {
+  CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH = 201,
+  CUDNN_ATTR_ENGINEHEUR_RESULTS = 202,
+  CUDNN_ATTR_ENGINECFG_ENGINE = 300,
+  CUDNN_ATTR_ENGINECFG_KNOB_CHOICES = 302,
+  CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG = 401,
+  CUDNN_ATTR_OPERATIONGRAPH_OPS = 801,
+  CUDNN_ATTR_TENSOR_DIMENSIONS = 902,
+  CUDNN_ATTR_ENGINE_OPERATION_GRAPH = 1300,
+  CUDNN_ATTR_OPERATION_MATMUL_ADESC = 1520,
+  CUDNN_ATTR_OPERATION_MATMUL_BDESC = 1521,
+  CUDNN_ATTR_OPERATION_MATMUL_CDESC = 1522
+} cudnnBackendAttributeName_t;
+typedef enum {
+  CUDNN_TYPE_INT64 = 3,
+  CUDNN_TYPE_BACKEND_DESCRIPTOR = 15,
+  CUDNN_TYPE_INT32 = 23
+} cudnnBackendAttributeType_t;
+
+#ifdef __cplusplus
+extern "C"
+#endif
+size_t cudnnGetVersion(void);

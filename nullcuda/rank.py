@@ -1,0 +1,280 @@
+"""Runs the trainer's own Step as one rank on the null device, and says what it asked of the device.
+
+The Step is unmodified: build, warm-up, training, evaluation, and with a folder saving and loading. Three things around
+it cannot be real. Weights are drawn and not loaded; no collective leaves this process; and since no kernel computes,
+the sum of the tokens is zero, which `_something_computed` takes for one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch.nn.modules import module
+
+from benchmark.config import RunConfig, kernels
+from nullcuda.device import NullDevice
+from nullcuda.world import LonelyStore, join
+from reference_impl import parallel, step
+from reference_impl.data.published import manifest_of
+from reference_impl.model import unwrap
+from reference_impl.preserve import torch_optimizers
+
+_LISTED = 12
+"""Places that are named for what they hold at the peak."""
+
+
+@dataclass(kw_only=True)
+class Ask:
+    """One rank of one configuration, to be run so many steps. What harness/dryrun sends, one as JSON a line."""
+
+    variables: dict[str, str]
+    """Of the run by shell name, RANK and LOCAL_RANK among them."""
+    microbatches: int
+    """Of a step, in place of the run's own."""
+    gpu: dict[str, Any]
+    """name, capability, memory, multiprocessors, count: as NullDevice.become takes them."""
+    steps: int = 2
+    folder: str | None = None
+    """To save to and load from; neither if None."""
+
+
+@dataclass
+class Phases:
+    """Memory of the device after each phase, and at most in it; bytes."""
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        torch.cuda.reset_peak_memory_stats()
+        yield
+        self.found.append(
+            {
+                "phase": name,
+                "allocated": torch.cuda.memory_allocated(),
+                "peak": torch.cuda.max_memory_allocated(),
+                "reserved": torch.cuda.max_memory_reserved(),
+            }
+        )
+
+
+def run(ask: Ask) -> dict[str, Any]:
+    """What one rank does, as JSON's values; see harness.dryrun.answer for what they mean."""
+    device = NullDevice()
+    device.become(**ask.gpu)
+    config = RunConfig.from_environment(ask.variables)
+    config = config.changed(MINIBS=ask.microbatches * config.layout.micro_batch_size)
+    rank = config.process.rank or 0
+    store = join(rank, config.layout.world_size)
+    parallel.initialize(config, null_device=True)
+    phase = Phases()
+    with _something_computed():
+        with phase("build"):
+            trainer = step.MegatronStep(config, manifest_of(config.benchmark_row, {}))
+        with phase("warm-up"):
+            trainer.warm_up()
+        batches = step.synthetic_batches(config)
+        timed = []
+        for number in range(1, ask.steps + 1):
+            device.reset()
+            with phase(f"step {number}"):
+                timed.append(_timed(partial(trainer.train_once, batches)))
+        counted = device.report()
+        with phase("evaluation"):
+            trainer._evaluate(batches, trainer._whole_pipelines(1))
+        device.reset()
+        holders = _holders(trainer, device, partial(trainer.train_once, batches))
+        flops = device.report()["flops"]
+        if ask.folder is not None:
+            _save_and_load(trainer, Path(ask.folder), phase)
+    return {
+        "rank": rank,
+        "stage": parallel_state.get_pipeline_model_parallel_rank(),
+        "layer_spec": kernels.layer_spec(config.kernels, parallel.machine()),
+        "versions": {name: version(name) for name in ("torch", "transformer-engine", "megatron-core")},
+        "parameters": sum(parameter.numel() for chunk in trainer.chunks for parameter in chunk.parameters()),
+        "layers": sum(len(unwrap(chunk).decoder.layers) for chunk in trainer.chunks),
+        "microbatches": config.layout.gradient_accumulation_steps,
+        "phases": phase.found,
+        "holders": holders,
+        "host": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in timed],
+        "step": counted | {"collectives": _by_group(counted, store)},
+        "flops": flops,
+    }
+
+
+def _something_computed() -> AbstractContextManager[Any]:
+    """A sum over all ranks that is zero is one, because losses and norms are divided by the sum of tokens."""
+
+    def sums(*values: float) -> list[float]:
+        return [total or 1.0 for total in parallel.sum_over_ranks(*values)]
+
+    return mock.patch.object(step, "sum_over_ranks", sums)
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
+    """(wall, processor) seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> None:
+    with phase("save"):
+        trainer.save(folder, lambda: None)
+        trainer.finish_saving()
+    with phase("load"):
+        trainer.load(folder)
+
+
+def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any]]:
+    """Collectives by the description of their process group; bytes are of the whole buffer, on this rank."""
+    calls: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for key, count in counted["collectives"].items():
+        operation, identifier = key.split(" ", 1)
+        group = _description(store.told.get(identifier, ""))
+        calls[operation, group] += count
+        size[operation, group] += counted["bytes"][key]
+    return [
+        {"operation": operation, "group": group, "calls": calls[operation, group], "bytes": size[operation, group]}
+        for operation, group in sorted(calls)
+    ]
+
+
+def _description(key: str) -> str:
+    """Of the group that was told its identifier under a key: <prefix>//<group>//cuda//<number, or pair of ranks>."""
+    parts = key.split("//")
+    name = parts[-3] if len(parts) >= 3 else "0"
+    group = dist.distributed_c10d._resolve_process_group(name)  # type: ignore
+    return str(group.group_desc).removesuffix("_GROUP").lower() or "world"
+
+
+def _holders(trainer: step.MegatronStep, device: NullDevice, one_step: Callable[[], object]) -> list[dict[str, Any]]:
+    """What holds the device's memory at the peak of a step: what is always there, and of the rest each line of code."""
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.memory._record_memory_history(stacks="python", max_entries=10_000_000)
+    with _recomputation_marked(device):
+        one_step()
+    trace = torch.cuda.memory._snapshot()["device_traces"][torch.cuda.current_device()]
+    torch.cuda.memory._record_memory_history(enabled=None)
+    places: Counter[str] = Counter()
+    for event in _live_at_peak(trace):
+        places[_place(event)] += event["size"]
+    held = _always_there(trainer) + places.most_common(_LISTED)
+    left = torch.cuda.max_memory_allocated() - sum(size for _, size in held)
+    held.append(("all else", left))
+    return [{"what": what, "bytes": size} for what, size in held if size]
+
+
+def _always_there(trainer: step.MegatronStep) -> list[tuple[str, int]]:
+    def size(tensors: Iterator[torch.Tensor]) -> int:
+        # Views of one buffer count once.
+        stores = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return sum(stores.values())
+
+    inner = torch_optimizers(trainer.optimizer)
+    weights = {id(parameter) for chunk in trainer.chunks for parameter in chunk.parameters()}
+    return [
+        ("weights", size(parameter for chunk in trainer.chunks for parameter in chunk.parameters())),
+        ("quantised copies of the weights", size(_quantised(trainer))),
+        ("gradients", size(buffer.grad_data for chunk in trainer.chunks for buffer in chunk.buffers)),
+        (
+            "optimizer's copy of the weights",
+            size(p for one in inner for group in one.param_groups for p in group["params"] if id(p) not in weights),
+        ),
+        (
+            "optimizer's moments",
+            size(
+                value
+                for one in inner
+                for state in one.state.values()
+                for value in state.values()
+                if torch.is_tensor(value) and value.is_cuda
+            ),
+        ),
+    ]
+
+
+def _quantised(trainer: step.MegatronStep) -> Iterator[torch.Tensor]:
+    """What Transformer Engine keeps of each weight for its products, from the first microbatch of a step on."""
+    for chunk in trainer.chunks:
+        for layer in chunk.modules():
+            for copy in getattr(layer, "_fp8_workspaces", {}).values():
+                yield from (value for value in vars(copy).values() if torch.is_tensor(value) and value.is_cuda)
+
+
+def _live_at_peak(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The allocations of a trace that are live when most is; what it frees of before is left out."""
+    live: dict[int, dict[str, Any]] = {}
+    now, most, best = 0, 0, 0
+    for index, event in enumerate(trace):
+        if event["action"] == "alloc":
+            now += event["size"]
+        elif event["action"] == "free_completed":
+            now -= event["size"]
+        if now > most:
+            most, best = now, index
+    for event in trace[: best + 1]:
+        if event["action"] == "alloc":
+            live[event["addr"]] = event
+        elif event["action"] == "free_completed":
+            live.pop(event["addr"], None)
+    return list(live.values())
+
+
+def _place(event: dict[str, Any]) -> str:
+    """The innermost line outside of torch that an allocation comes from, and the one that called it."""
+    frames = [frame for frame in event.get("frames", ()) if "/torch/" not in frame["filename"]]
+    named = [f"{_short(frame['filename'])}:{frame['line']}" for frame in frames if frame["filename"] not in ("", "??")]
+    return " < ".join(named[:2]) or "torch's backward pass"
+
+
+def _short(filename: str) -> str:
+    """As from a folder of packages, or from the checkout."""
+    return filename.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+
+
+@contextmanager
+def _recomputation_marked(device: NullDevice) -> Iterator[None]:
+    """Counts the matrix products of forward passes that run inside a backward pass as recomputed ones.
+
+    Autograd runs the backward pass of a GPU in a thread of its own.
+    """
+    main = threading.get_ident()
+    entered: list[Any] = []
+
+    def enter(*_: Any) -> None:
+        if threading.get_ident() != main:
+            entered.append(device.phase("recomputed"))
+            if len(entered) == 1:
+                entered[0].__enter__()
+
+    def leave(*_: Any) -> None:
+        if threading.get_ident() != main:
+            last = entered.pop()
+            if not entered:
+                last.__exit__(None, None, None)
+
+    hooks = [
+        module.register_module_forward_pre_hook(enter),
+        module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
