@@ -21,15 +21,30 @@ struct Descriptor {
 
 static Descriptor *behind(cudnnBackendDescriptor_t descriptor) { return static_cast<Descriptor *>(descriptor); }
 
-// 2 x batch x rows x columns x inner of a product of attention: scores, or weights times values, or a gradient of these.
+static const std::vector<int64_t> NONE;
+static const std::vector<int64_t> &dimensions(const Descriptor &operation, int attribute) {
+  Descriptor *tensor = operation.part(attribute);
+  return tensor ? tensor->numbers[CUDNN_ATTR_TENSOR_DIMENSIONS] : NONE;
+}
+
+static int64_t volume(const std::vector<int64_t> &dimensions) {
+  int64_t product = dimensions.empty() ? 0 : 1;
+  for (int64_t dimension : dimensions) product *= dimension;
+  return product;
+}
+
+// Of one operation. A product of [batch, heads, rows, inner] is one of scores, of weights and values, or of gradients; a whole
+// forward pass, from [batch, heads, queries, size] and [batch, groups, keys, size], is two. Masked entries count, too.
 static int64_t flops_of(const Descriptor &operation) {
-  Descriptor *left = operation.part(CUDNN_ATTR_OPERATION_MATMUL_ADESC);
-  Descriptor *out = operation.part(CUDNN_ATTR_OPERATION_MATMUL_CDESC);
-  if (!left || !out) return 0;
-  const auto &inner = left->numbers[CUDNN_ATTR_TENSOR_DIMENSIONS], &dimensions = out->numbers[CUDNN_ATTR_TENSOR_DIMENSIONS];
-  int64_t flops = inner.empty() ? 0 : 2 * inner.back();
-  for (int64_t dimension : dimensions) flops *= dimension;
-  return flops;
+  if (operation.type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR) {
+    const auto &left = dimensions(operation, CUDNN_ATTR_OPERATION_MATMUL_ADESC);
+    return left.empty() ? 0 : 2 * left.back() * volume(dimensions(operation, CUDNN_ATTR_OPERATION_MATMUL_CDESC));
+  }
+  if (operation.type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR) {
+    const auto &keys = dimensions(operation, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC);
+    return keys.size() < 2 ? 0 : 4 * keys[keys.size() - 2] * volume(dimensions(operation, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC));
+  }
+  return 0;
 }
 
 static Descriptor *graph_of(Descriptor *plan) {
@@ -121,7 +136,7 @@ API cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescript
   Descriptor *graph = graph_of(behind(plan));
   if (!graph) return CUDNN_STATUS_SUCCESS;
   for (Descriptor *operation : graph->parts[CUDNN_ATTR_OPERATIONGRAPH_OPS]) {
-    if (operation->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR) record.flops["attention"] += flops_of(*operation);
+    record.flops["attention"] += flops_of(*operation);
   }
   return CUDNN_STATUS_SUCCESS;
 }

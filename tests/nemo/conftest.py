@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.checkout import ROOT
 from reference_impl.checkpoint.convert import to_distributed
 from reference_impl.checkpoint.source import open_checkpoint
+from tests.environments import interpreter_of
 from tests.nemo.recipe import CONFIG, SCHEDULE_STEPS
 from tests.reference_impl.checkpoints import TINY, Weights, llama_config, random_weights
 
@@ -23,21 +23,11 @@ HERE = Path(__file__).parent
 ROWS = 32_256
 """Vocabulary of the miniature: more than the 32,000 of the benchmark, as the checkpoint of the benchmark has."""
 
-# Status of setup.sh: it cannot be tried, or no package index answers.
-CANNOT = 2
-
 
 @pytest.fixture(scope="session")
 def nemo_python() -> str:
-    """NeMo's interpreter. Continuous integration makes the environment; elsewhere it is used where it was made."""
-    if "CI" not in os.environ and not (ROOT / ".venv-nemo").exists():
-        pytest.skip("NeMo has an environment of its own, 1.6 GB: bash setup.sh --nemo makes it")
-    command = ["bash", str(ROOT / "setup.sh"), "--nemo"]
-    setup = subprocess.run(command, capture_output=True, text=True, check=False)
-    if setup.returncode == CANNOT:
-        pytest.skip(setup.stderr.splitlines()[-1])
-    assert setup.returncode == 0, setup.stderr
-    return setup.stdout.strip()
+    """NeMo's interpreter."""
+    return interpreter_of("--nemo", ".venv-nemo", "1.6 GB")
 
 
 @pytest.fixture(scope="session")
