@@ -2,3 +2,18 @@
 DGXSYSTEM=$(basename "${BASH_SOURCE[1]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
 export CONFIG_FILENAME=config_$DGXSYSTEM.sh
+
+# What decides how the libraries use a GPU; a value that is set already wins. CPUs take no notice.
+
+# One queue of work from host to GPU, so that a collective starts before the matrix product that hides it: Megatron-Core's
+# tensor-parallel layers rely on that order (megatron/core/tensor_parallel/layers.py). On Blackwell its training script asks
+# for it no longer; NVIDIA's v5.1 configs of GB200 and GB300 export it all the same.
+export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
+
+# Segments that grow leave less reserved and unused. The older of torch's two names, which also Megatron-Core reads, and which
+# wins in torch where both are set; so it takes over what the newer one says.
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-expandable_segments:True}}
+
+# With such segments, NCCL must not register the buffers of CUDA graphs: an illegal access, says Megatron-Core, which refuses
+# it below Blackwell (megatron/core/transformer/cuda_graphs.py).
+export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}

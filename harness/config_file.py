@@ -44,6 +44,9 @@ _ELSEWHERE = (
     'DGXSYSTEM=$(basename "${BASH_SOURCE[0]}" .sh)',
     "export DGXSYSTEM=${DGXSYSTEM#config_}",
     "export CONFIG_FILENAME=config_$DGXSYSTEM.sh",
+    "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}",
+    "export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-expandable_segments:True}}",
+    "export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}",
 )
 """What config_common.sh does, for a file that has none beside it."""
 

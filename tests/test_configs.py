@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from benchmark.config import NAMES, ConfigError, RunConfig, config_files, resolv
 from compliance.check import check_paths
 from compliance.findings import Severity
 from harness.__main__ import main
+from harness.config_file import write_config
 from harness.plan.config_new import new_config
 from harness.preflight import check_plan, make_plan
 from harness.simulate import Pace, VirtualClock, simulate
-from tests.fakes import EPOCH
+from tests.fakes import EPOCH, environment
 from tests.harness.test_simulate import run_of
 from tests.official import accepts_directories, accepts_seeds, needs_official, rejections
 
@@ -27,6 +29,8 @@ CONFIGS = {path: resolve(path).config for path in config_files()}
 OFFICIAL = {path: config for path, config in CONFIGS.items() if config.benchmark_row.submittable}
 SHAPED = {path: config for path, config in OFFICIAL.items() if path.name != "config_DGX.sh"}
 """All but the template, whose name has no content to state."""
+BARE = {"PATH": os.environ["PATH"]}
+"""An environment in which nobody has set anything."""
 PUBLISHED = ROOT.parent / "shared" / "published" / "llama31_405b_runs.csv"
 
 
@@ -38,6 +42,42 @@ def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
             assert path.name == f"config_{RunConfig.from_environment(exported, complete=True).system}.sh"
             # Ruleset 6.1.0 asks for it.
             assert not config.benchmark_row.submittable or exported["CONFIG_FILENAME"] == path.name
+
+
+LIBRARIES = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "NCCL_GRAPH_REGISTER": "0",
+}
+
+
+def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtests) -> None:
+    """And the one for CPUs nothing."""
+    for path in CONFIGS:
+        with subtests.test(path.stem):
+            assert resolve(path, BARE).libraries == (LIBRARIES if path in OFFICIAL else {})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"CUDA_DEVICE_MAX_CONNECTIONS": "32"}, {"CUDA_DEVICE_MAX_CONNECTIONS": "32"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+    ],
+)
+def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, str]) -> None:
+    """By either of the two names that torch has for its allocator."""
+    before = {**BARE, **given}
+    after = before | dict(resolve(ROOT / "config_DGX.sh", before).libraries)
+    assert {name: after[name] for name in LIBRARIES} == LIBRARIES | expected
+
+
+def test_a_config_beside_no_other_sets_the_same(tmp_path: Path) -> None:
+    """What `plan --write` and `config new` write outside the repository."""
+    values = environment(DGXSYSTEM="X", DGXNNODES=8, MINIBS=18)
+    path = write_config(tmp_path, "X", values, "a draft")
+    assert resolve(path, BARE).libraries == LIBRARIES
 
 
 def test_name_states_the_content(subtests: pytest.Subtests) -> None:

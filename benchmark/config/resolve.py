@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.config.run_config import NAMES, ConfigError, RunConfig
+from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
 from benchmark.config.sourcing import source_config, unknown_exports
 
 
@@ -18,6 +18,8 @@ class Resolved:
     config: RunConfig
     origins: Mapping[str, str]
     """Shell name -> origin, for every variable of the table."""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """What the config file exports of the libraries' own variables; ranks need it in their environment."""
 
 
 def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> Resolved:
@@ -27,10 +29,12 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
         ConfigError: the file cannot be sourced, or everything by which it and the run are impossible.
     """
     exported: dict[str, str] = {}
+    libraries: dict[str, str] = {}
     unknown: list[str] = []
     if file is not None:
         everything = source_config(file, environment)
         unknown = unknown_exports(file, everything)
+        libraries = {name: value for name, value in everything.items() if name.startswith(LIBRARY_PREFIXES)}
         exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
     merged = {**environment, **exported}
     try:
@@ -45,7 +49,7 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
             return file.name
         return "environment" if merged.get(name) else "default"
 
-    return Resolved(config=config, origins={name: origin(name) for name in NAMES})
+    return Resolved(config=config, origins={name: origin(name) for name in NAMES}, libraries=libraries)
 
 
 def describe(resolved: Resolved) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def run(file: Path | None) -> None:
     from harness.launch.local import Local
 
     resolved = resolve(file)
+    # The ranks find them where `source FILE` would have left them.
+    os.environ.update(resolved.libraries)
     sys.exit(run_experiments(resolved, Local(resolved.config)))
 
 
