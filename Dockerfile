@@ -6,7 +6,8 @@
 #
 # Shell fragments are for sh: podman and buildah know no SHELL unless they are told --format docker.
 # A submission names its base image by digest: --build-arg BASE_IMAGE=nvcr.io/nvidia/pytorch@sha256:<digest>
-ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.09-py3
+# It brings Transformer Engine 2.11, in the range of Megatron-Core 0.16.1 (2.9 or later, before 2.12); that of 25.09 is 2.8.
+ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:26.01-py3
 FROM ${BASE_IMAGE}
 
 ARG BASE_IMAGE
@@ -35,5 +36,7 @@ RUN unset PIP_CONSTRAINT && \
 
 COPY . .
 RUN python3 -m pip install --no-deps --no-build-isolation --editable .
+# Refuses a base image whose Transformer Engine is outside of that range; one without it is for CPUs.
+RUN python3 -m harness.launch.image
 ENV HARNESS_PYTHON=python3
 CMD ["bash", "run_and_time.sh"]

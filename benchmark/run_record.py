@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, kernels
 from benchmark.files import RUN_JSON, write_at_once
@@ -30,6 +31,14 @@ LARGEST = 1 << 20
 """The most bytes that a run.json may have."""
 
 Scalar = str | int | float | bool | None
+
+LIBRARY_SETTINGS = (
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "NCCL_GRAPH_REGISTER",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)
+"""What is recorded of the libraries' own variables: those that config_common.sh sets, or that mean the same."""
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
@@ -70,6 +79,10 @@ class Seen(_Part):
     """The manifest of the data, or that nothing will be trained."""
     versions: dict[str, str] = {}
     layer_spec: str = ""
+    libraries: dict[str, str] = {}
+    """Of LIBRARY_SETTINGS, those that are set."""
+    never_on_a_gpu: tuple[str, ...] = ()
+    """The switches that these ranks use on GPUs and that had never run on one before."""
 
 
 class RunRecord(_Part):
@@ -85,6 +98,9 @@ class RunRecord(_Part):
     code: dict[str, Scalar] = {}
     versions: dict[str, str] = {}
     layer_spec: str = ""
+    libraries: dict[str, str] = {}
+    """As `Seen` has it; so is the next."""
+    never_on_a_gpu: tuple[str, ...] = ()
     machine: dict[str, Scalar] = {}
     data: dict[str, Any] = {}
     """As `Seen` has it."""
@@ -115,7 +131,16 @@ class RunRecord(_Part):
 
 def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
     """In this process's own environment."""
-    return Seen(data=data, versions=versions(), layer_spec=kernels.layer_spec(config.kernels, kernels.probe()))
+    spec = kernels.layer_spec(config.kernels, kernels.probe())
+    used = config.changed(LAYER_SPEC=spec)
+    unproven = kernels.never_on_a_gpu(used.kernels, used.layout) if driver.gpu_names() else ()
+    return Seen(
+        data=data,
+        versions=versions(),
+        layer_spec=spec,
+        libraries={name: os.environ[name] for name in LIBRARY_SETTINGS if os.environ.get(name)},
+        never_on_a_gpu=tuple(switch.name for switch in unproven),
+    )
 
 
 def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
@@ -131,6 +156,8 @@ def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
         code=code_revision(),
         versions=seen.versions,
         layer_spec=seen.layer_spec,
+        libraries=seen.libraries,
+        never_on_a_gpu=seen.never_on_a_gpu,
         machine=machine(),
         data=seen.data,
     )

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.announce import announce
-from benchmark.config import ConfigError, RunConfig, resolve
+from benchmark.config import ConfigError, RunConfig, kernels, resolve
+from benchmark.config.kernels import Switch
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
 from compliance.check import Report
@@ -165,6 +166,17 @@ def container(plan: Plan) -> Iterator[Breach]:
         back_end_of(plan.config.job, plan.config.layout)
     except ConfigError as error:
         yield from (Breach(message=fault) for fault in error.faults)
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """A line for each switch of a run on GPUs that has never run on one; no rule is broken by it."""
+    switches = kernels.never_on_a_gpu(config.kernels, config.layout)
+    return [f"never run on a GPU: {one.name} (only on {_where(one)})" for one in switches]
+
+
+def _where(switch: Switch) -> str:
+    places = {"a CPU": switch.cpu, "the null device": switch.null_device}
+    return " and ".join(place for place, ran in places.items() if ran) or "paper"
 
 
 def expected_minutes(config: RunConfig, step_seconds: float) -> float:

@@ -39,6 +39,7 @@ ENVIRONMENT_USERS = {
     "benchmark/config/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
     "harness/dryrun/run.py": "hands it to RunConfig.from_environment, below what a config file exports",
     "harness/dryrun/environment.py": "hands it to the process of the null device, less what would lead it elsewhere",
+    "benchmark/run_record.py": "records of the libraries' own variables those on its list",
     "harness/verbs/runs.py": "leaves there what a config file exports for the libraries, as sourcing it would",
     "harness/launch/node.py": "looks whether Slurm has handed its task one GPU of the node's",
     "harness/doctor.py": "shows which of the harness's own variables are set",

@@ -1,13 +1,14 @@
 """Which kernels a run uses, and what its switches for them need.
 
 Two questions, two functions: `contradictions` judges a configuration alone, anywhere; `lacking` judges it against the
-machine that is to train it. Both name the switch, so that nothing fails deep inside a library. Imports without torch.
+machine that is to train it. Both name the switch, so that nothing fails deep inside a library. `SWITCHES` says where
+each has run. Imports without torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -38,15 +39,20 @@ class Need:
     """What one switch asks of the machine."""
 
     switch: str
-    transformer_engine: str = "2.0.0"
-    """The least version; those of Megatron-Core 0.16.1's own checks."""
     compute_capability: tuple[int, int] = (0, 0)
 
 
+TRANSFORMER_ENGINE = ("2.9", "2.12")
+"""The least release of Transformer Engine that is taken, and the first that is not.
+
+Source: what megatron-core 0.16.1 requires of it in its extra `dev`, >= 2.9.0a0 and < 2.12.0. A test compares. The least
+release of each switch in Megatron-Core's own checks is below this range.
+"""
+
 FP8_RECIPES = {
-    "tensorwise": Need(switch="FP8_RECIPE=tensorwise", transformer_engine="2.2.0", compute_capability=(8, 9)),
-    "blockwise": Need(switch="FP8_RECIPE=blockwise", transformer_engine="2.3.0", compute_capability=(9, 0)),
-    "mxfp8": Need(switch="FP8_RECIPE=mxfp8", transformer_engine="2.1.0", compute_capability=(10, 0)),
+    "tensorwise": Need(switch="FP8_RECIPE=tensorwise", compute_capability=(8, 9)),
+    "blockwise": Need(switch="FP8_RECIPE=blockwise", compute_capability=(9, 0)),
+    "mxfp8": Need(switch="FP8_RECIPE=mxfp8", compute_capability=(10, 0)),
 }
 
 
@@ -70,6 +76,14 @@ def layer_spec(kernels: Kernels, machine: Machine) -> LayerSpec:
     return "te" if machine.gpu and machine.transformer_engine else "torch"
 
 
+def transformer_engine_fault(found: str) -> str:
+    """Why this release of Transformer Engine is not taken; empty if it is."""
+    least, beyond = TRANSFORMER_ENGINE
+    if _release(least) <= _release(found) < _release(beyond):
+        return ""
+    return f"Transformer Engine {found} is outside of what Megatron-Core works with: {least} or later, before {beyond}"
+
+
 def needs(kernels: Kernels) -> Iterator[Need]:
     """The switches of a run that only Transformer Engine on a GPU can follow."""
     if kernels.layer_spec == "te":
@@ -78,14 +92,12 @@ def needs(kernels: Kernels) -> Iterator[Need]:
         recipe = FP8_RECIPES[kernels.fp8_recipe or "tensorwise"]
         yield Need(
             switch=f"PRECISION=fp8 with {recipe.switch}",
-            transformer_engine=recipe.transformer_engine,
             compute_capability=recipe.compute_capability,
         )
     if kernels.precision == "nvfp4":
-        yield Need(switch="PRECISION=nvfp4", transformer_engine="2.7.0", compute_capability=(10, 0))
+        yield Need(switch="PRECISION=nvfp4", compute_capability=(10, 0))
     if "layernorm" in (kernels.recompute_modules or ""):
-        least = "2.6.0" if kernels.precision == "fp8" else "2.0.0"
-        yield Need(switch="RECOMPUTE_MODULES=layernorm", transformer_engine=least)
+        yield Need(switch="RECOMPUTE_MODULES=layernorm")
     if kernels.tp_comm_overlap:
         yield Need(switch="TP_COMM_OVERLAP=True")
     if kernels.cp_comm_type in ("p2p", "a2a"):
@@ -95,23 +107,25 @@ def needs(kernels: Kernels) -> Iterator[Need]:
     if kernels.cuda_graph != "none":
         yield Need(switch=f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}")
     if kernels.precision_aware_optimizer:
-        yield Need(switch="USE_PRECISION_AWARE_OPTIMIZER=True", transformer_engine="2.1.0")
+        yield Need(switch="USE_PRECISION_AWARE_OPTIMIZER=True")
 
 
 def lacking(kernels: Kernels, machine: Machine) -> list[str]:
     """What the run needs and the machine does not have; empty if it can be trained there."""
-    return [fault for need in needs(kernels) for fault in _lacking(need, machine)]
+    faults = [fault for need in needs(kernels) for fault in _lacking(need, machine)]
+    found = machine.transformer_engine
+    if found is not None and layer_spec(kernels, machine) == "te" and (fault := transformer_engine_fault(found)):
+        faults.append(f"{fault}; install one of these, or set LAYER_SPEC=torch")
+    return faults
 
 
 def _lacking(need: Need, machine: Machine) -> Iterator[str]:
     if not machine.gpu:
         yield f"{need.switch} needs a GPU that torch can use; there is none"
         return
-    least, found = need.transformer_engine, machine.transformer_engine
-    if found is None:
-        yield f"{need.switch} needs Transformer Engine {least} or later, which is not installed"
-    elif _release(found) < _release(least):
-        yield f"{need.switch} needs Transformer Engine {least} or later; installed: {found}"
+    if machine.transformer_engine is None:
+        least, beyond = TRANSFORMER_ENGINE
+        yield f"{need.switch} needs Transformer Engine, {least} or later and before {beyond}, which is not installed"
     have = machine.compute_capability
     if have is not None and have < need.compute_capability:
         yield (
@@ -127,6 +141,93 @@ def _release(text: str) -> tuple[int, ...]:
 
 def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """A value of a switch, and where it has run."""
+
+    name: str
+    is_on: Callable[[Kernels, Layout], bool]
+    """Whether a run on GPUs uses it, by its own choice or ours."""
+    cpu: bool = False
+    """In tests, with the layers of PyTorch."""
+    null_device: bool = False
+    """A step of a 405B or 8B configuration, counted and not computed: docs/gpu.md."""
+    gpu: str = ""
+    """The date of the first run on a GPU and the file that records it; empty while there is none."""
+
+
+def _cp_comm_type(kernels: Kernels, layout: Layout) -> str:
+    """How context-parallel ranks share keys and values on GPUs; empty where there are none."""
+    default = "all_gather" if kernels.layer_spec == "torch" else "p2p"
+    return (kernels.cp_comm_type or default) if layout.context_parallel > 1 else ""
+
+
+def _recomputes(kernels: Kernels, module: str) -> bool:
+    chosen = kernels.recompute_modules or "core_attn"
+    return kernels.recompute_granularity == "selective" and module in chosen.split(",")
+
+
+def _gathers_behind(kernels: Kernels) -> bool:
+    follows = kernels.overlap_grad_reduce is not False
+    return follows if kernels.overlap_param_gather is None else kernels.overlap_param_gather
+
+
+SWITCHES = (
+    Switch(name="PRECISION=bf16", is_on=lambda k, _: k.precision == "bf16", cpu=True, null_device=True),
+    Switch(
+        name="PRECISION=fp8 FP8_RECIPE=tensorwise",
+        is_on=lambda k, _: k.precision == "fp8" and k.fp8_recipe in (None, "tensorwise"),
+        null_device=True,
+    ),
+    Switch(name="PRECISION=fp8 FP8_RECIPE=blockwise", is_on=lambda k, _: k.fp8_recipe == "blockwise", null_device=True),
+    Switch(name="PRECISION=fp8 FP8_RECIPE=mxfp8", is_on=lambda k, _: k.fp8_recipe == "mxfp8", null_device=True),
+    Switch(name="PRECISION=nvfp4", is_on=lambda k, _: k.precision == "nvfp4", null_device=True),
+    Switch(name="LAYER_SPEC=te", is_on=lambda k, _: k.layer_spec != "torch", null_device=True),
+    Switch(name="LAYER_SPEC=torch", is_on=lambda k, _: k.layer_spec == "torch", cpu=True, null_device=True),
+    Switch(name="KERNEL_FUSION=True", is_on=lambda k, _: k.kernel_fusion is not False, null_device=True),
+    Switch(name="CE_FUSION_IMPL=native", is_on=lambda k, _: k.ce_fusion_impl == "native", null_device=True),
+    Switch(name="CE_FUSION_IMPL=te", is_on=lambda k, _: k.ce_fusion_impl == "te", null_device=True),
+    Switch(name="CUDA_GRAPH_IMPLEMENTATION=local", is_on=lambda k, _: k.cuda_graph == "local", null_device=True),
+    Switch(name="TP_COMM_OVERLAP=True", is_on=lambda k, _: k.tp_comm_overlap, null_device=True),
+    Switch(name="CP_COMM_TYPE=p2p", is_on=lambda *both: _cp_comm_type(*both) == "p2p", null_device=True),
+    Switch(name="CP_COMM_TYPE=a2a", is_on=lambda *both: _cp_comm_type(*both) == "a2a", null_device=True),
+    Switch(
+        name="CP_COMM_TYPE=all_gather",
+        is_on=lambda *both: _cp_comm_type(*both) == "all_gather",
+        cpu=True,
+        null_device=True,
+    ),
+    Switch(
+        name="RECOMPUTE_GRANULARITY=full",
+        is_on=lambda k, _: k.recompute_granularity == "full",
+        cpu=True,
+        null_device=True,
+    ),
+    Switch(
+        name="RECOMPUTE_MODULES=core_attn", is_on=lambda k, _: _recomputes(k, "core_attn"), cpu=True, null_device=True
+    ),
+    Switch(name="RECOMPUTE_MODULES=mlp", is_on=lambda k, _: _recomputes(k, "mlp"), cpu=True, null_device=True),
+    Switch(name="GRAD_REDUCE_IN_FP32=False", is_on=lambda k, _: not k.grad_reduce_in_fp32, cpu=True, null_device=True),
+    Switch(
+        name="OVERLAP_GRAD_REDUCE=True",
+        is_on=lambda k, _: k.overlap_grad_reduce is not False,
+        cpu=True,
+        null_device=True,
+    ),
+    Switch(name="OVERLAP_PARAM_GATHER=True", is_on=lambda k, _: _gathers_behind(k), cpu=True, null_device=True),
+    Switch(name="BUCKET_SIZE", is_on=lambda k, _: k.bucket_size is not None, cpu=True, null_device=True),
+    Switch(name="USE_PRECISION_AWARE_OPTIMIZER=True", is_on=lambda k, _: k.precision_aware_optimizer, null_device=True),
+)
+"""Where each has run; docs/gpu.md has the same table. A run on a GPU changes one row."""
+
+
+def never_on_a_gpu(kernels: Kernels, layout: Layout) -> tuple[Switch, ...]:
+    """The switches that a run on GPUs uses and that no run on a GPU has used; none in fp32, which is for CPUs."""
+    if kernels.precision == "fp32":
+        return ()
+    return tuple(switch for switch in SWITCHES if switch.is_on(kernels, layout) and not switch.gpu)
 
 
 def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:

@@ -30,7 +30,7 @@ from harness.launch.hang import Silence
 from harness.launch.runs import CUT_OFF, RUNNING, RunSet
 from harness.launch.standing import Standing, standing
 from harness.launch.telemetry import sampled, sampler
-from harness.preflight import Plan, report_on
+from harness.preflight import Plan, report_on, warnings
 from harness.verdict import conclude
 from report.follower import LogFollower
 from report.screen import Onlooker, characters, screen
@@ -367,7 +367,7 @@ def _after_the_cause(complaint: str) -> int:
 def allowed(config: RunConfig) -> bool:
     """Whether the rules allow what is about to run; what they say of it is printed."""
     report = report_on(Plan(path=None, possible=config))
-    click.echo(text(report, "configuration"))
+    click.echo("\n".join([*warnings(config), text(report, "configuration")]))
     return report.passed
 
 

@@ -27,10 +27,14 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
     \b
     llama31 preflight config_DGX.sh --step-seconds 12
     """
-    from harness.preflight import make_plan, report_on
+    from harness.preflight import make_plan, report_on, warnings
 
-    report = report_on(make_plan(file, step_seconds=step_seconds))
-    click.echo(formats.as_json(report) if as_json else formats.text(report, "configuration"))
+    plan = make_plan(file, step_seconds=step_seconds)
+    report, warned = report_on(plan), warnings(plan.possible) if plan.possible else []
+    if as_json:
+        click.echo(json.dumps({**json.loads(formats.as_json(report)), "warnings": warned}, indent=2))
+    else:
+        click.echo("\n".join([*warned, formats.text(report, "configuration")]))
     context.exit(int(not report.passed))
 
 

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib.metadata import requires
 
 import pytest
+from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from benchmark.checkout import ROOT
-from benchmark.config import NAMES, ConfigError, RunConfig
-from benchmark.config.kernels import FP8_RECIPES, Machine, lacking, layer_spec, probe
+from benchmark.config import NAMES, ConfigError, RunConfig, kernels
+from benchmark.config.kernels import (
+    FP8_RECIPES,
+    SWITCHES,
+    TRANSFORMER_ENGINE,
+    Machine,
+    lacking,
+    layer_spec,
+    never_on_a_gpu,
+    probe,
+    transformer_engine_fault,
+)
+from benchmark.run_record import LIBRARY_SETTINGS
+from harness.launch import image
 
 HOPPER = Machine(gpu=True, compute_capability=(9, 0), transformer_engine="2.9.0")
 BLACKWELL = replace(HOPPER, compute_capability=(10, 0))
@@ -85,8 +100,7 @@ def test_contradiction_is_refused(variables: dict[str, object], said: str) -> No
     [
         ({"LAYER_SPEC": "te"}, CPU, "LAYER_SPEC=te needs a GPU that torch can use; there is none"),
         ({"PRECISION": "fp8"}, CPU, "PRECISION=fp8 with FP8_RECIPE=tensorwise needs a GPU"),
-        ({"PRECISION": "fp8"}, replace(HOPPER, transformer_engine=None), "2.2.0 or later, which is not installed"),
-        ({"PRECISION": "nvfp4"}, replace(BLACKWELL, transformer_engine="2.6.0.post1"), "installed: 2.6.0.post1"),
+        ({"PRECISION": "fp8"}, replace(HOPPER, transformer_engine=None), "2.9 or later and before 2.12, which is not"),
         ({"PRECISION": "nvfp4"}, HOPPER, "compute capability 10.0 or later; this one has 9.0"),
         ({"PRECISION": "fp8", "FP8_RECIPE": "mxfp8"}, HOPPER, "compute capability 10.0"),
         (
@@ -109,11 +123,94 @@ def test_every_recipe_runs_somewhere(recipe: str) -> None:
     assert lacking(config(PRECISION="fp8", FP8_RECIPE=recipe, TP_COMM_OVERLAP=1).kernels, BLACKWELL) == []
 
 
-def test_versions_compare_as_numbers() -> None:
+@pytest.mark.parametrize("found", ["2.9", "2.9.0a0", "2.10.0.dev0+5fdd7bb", "2.11.0+c188b533"])
+def test_a_release_in_the_range_is_taken(found: str) -> None:
     """2.10 is later than 2.9, whatever follows the release."""
-    assert (
-        lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, transformer_engine="2.10.0.dev0+5fdd7bb")) == []
+    assert lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, transformer_engine=found)) == []
+
+
+@pytest.mark.parametrize("found", ["2.8.0", "2.6.0.post1", "2.12", "2.12.0rc1", "3.0"])
+def test_another_transformer_engine_is_refused(found: str) -> None:
+    """By name and once, whatever needs it; PyTorch's layers do not use it."""
+    machine = replace(BLACKWELL, transformer_engine=found)
+    (fault,) = lacking(config(PRECISION="nvfp4", TP_COMM_OVERLAP=0).kernels, machine)
+    assert fault == (
+        f"Transformer Engine {found} is outside of what Megatron-Core works with: 2.9 or later, before 2.12; install "
+        "one of these, or set LAYER_SPEC=torch"
     )
+    assert lacking(config(LAYER_SPEC="torch").kernels, machine) == []
+
+
+def test_the_range_is_what_megatron_core_declares() -> None:
+    """In its own metadata, by which pip would judge."""
+    declared = [Requirement(line) for line in requires("megatron-core") or ()]
+    (wanted,) = [one.specifier for one in declared if one.name == "transformer-engine"]
+    least, beyond = TRANSFORMER_ENGINE
+    for release in (least, beyond, "2.8.9", "2.9.0", "2.10", "2.11.7", "2.12.0", "2.20.2"):
+        assert (transformer_engine_fault(release) == "") is wanted.contains(release), release
+
+
+def test_an_image_with_another_transformer_engine_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of the Dockerfile's last step: an image without it is for CPUs."""
+    said = {}
+    for found in (None, "2.11.0", "2.8.0"):
+        monkeypatch.setattr(kernels, "probe", lambda found=found: Machine(transformer_engine=found))
+        done = CliRunner().invoke(image.main)
+        said[found] = (done.exit_code, done.output.strip())
+    assert said[None] == (0, "no Transformer Engine: an image for CPUs, or for LAYER_SPEC=torch")
+    assert said["2.11.0"] == (0, "Transformer Engine 2.11.0")
+    assert said["2.8.0"] == (1, f"Error: {transformer_engine_fault('2.8.0')}")
+    steps = [line for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines() if line.startswith("RUN")]
+    assert steps[-1] == f"RUN python3 -m {image.__name__}"
+
+
+# Where each switch has run.
+
+
+def unproven(**variables: object) -> set[str]:
+    run = config(**variables)
+    return {switch.name for switch in never_on_a_gpu(run.kernels, run.layout)}
+
+
+def test_a_switch_that_is_on_is_named() -> None:
+    """By a run's own choice, or by ours."""
+    assert {"PRECISION=nvfp4", "LAYER_SPEC=te", "CP_COMM_TYPE=p2p"} <= unproven(PRECISION="nvfp4")
+    assert {"PRECISION=fp8 FP8_RECIPE=tensorwise", "TP_COMM_OVERLAP=True"} <= unproven(
+        PRECISION="fp8", TP_COMM_OVERLAP=1
+    )
+    assert unproven(PRECISION="bf16") - unproven(PRECISION="bf16", LAYER_SPEC="torch", KERNEL_FUSION=0) == {
+        *("LAYER_SPEC=te", "CP_COMM_TYPE=p2p", "KERNEL_FUSION=True")
+    }
+    assert "RECOMPUTE_MODULES=core_attn" in unproven(RECOMPUTE_GRANULARITY="selective")
+    assert unproven(PRECISION="fp32") == set()
+
+
+def test_one_row_says_that_a_switch_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else has to be changed after a run on a GPU."""
+    rows = tuple(replace(row, gpu="2026-12-01 x" if row.name == "LAYER_SPEC=te" else row.gpu) for row in SWITCHES)
+    before = unproven(PRECISION="fp8")
+    monkeypatch.setattr(kernels, "SWITCHES", rows)
+    assert before - unproven(PRECISION="fp8") == {"LAYER_SPEC=te"}
+
+
+def test_every_recorded_run_on_a_gpu_has_its_file() -> None:
+    """A date, and a file of this repository."""
+    for row in SWITCHES:
+        if row.gpu:
+            date, file = row.gpu.split(" ", 1)
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", date), row
+            assert (ROOT / file).is_file(), row
+
+
+def test_the_guide_has_the_table_of_what_has_run() -> None:
+    """docs/gpu.md, row by row."""
+    rows = [
+        f"| `{row.name}` | {'yes' if row.cpu else 'no'} | {'yes' if row.null_device else 'no'} | {row.gpu or 'never'} |"
+        for row in SWITCHES
+    ]
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    table = "\n".join(["| switch | CPU | null device | GPU |", "|---|---|---|---|", *rows])
+    assert table in text, f"docs/gpu.md should hold:\n{table}"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +236,9 @@ def test_the_probe_knows_no_capability() -> None:
 
 
 def test_the_guide_names_only_variables_that_exist() -> None:
-    """Each variable in the table of docs/gpu.md is one of ours."""
+    """Each variable in the tables of docs/gpu.md is one of ours, or one of the libraries' that we set."""
     table = [line for line in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
     named = {name for line in table for name in re.findall(r"`([A-Z][A-Z0-9_]+)", line)}
 
     assert named
-    assert named <= NAMES.keys()
+    assert named <= NAMES.keys() | set(LIBRARY_SETTINGS)

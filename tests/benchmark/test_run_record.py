@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import resolve
+from benchmark.config.kernels import never_on_a_gpu
 from benchmark.files import RUN_JSON
 from benchmark.run_record import (
     LARGEST,
+    LIBRARY_SETTINGS,
     VERSION,
     Experiment,
     RunRecord,
@@ -51,6 +54,28 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     assert {name: again[name] for name in written if name != "started"} == {
         name: value for name, value in written.items() if name != "started"
     }
+
+
+def test_what_an_earlier_version_did_not_write_is_empty() -> None:
+    """Nothing is made up for it."""
+    old = read(OLD)
+    assert (old.libraries, old.never_on_a_gpu) == ({}, ())
+
+
+def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a list of names, since an environment holds secrets; with the switches that had never run on a GPU."""
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    monkeypatch.setenv("NCCL_SECRET", "hunter2")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    resolved = resolve(None, environment(PRECISION="bf16", LAYER_SPEC="torch"))
+    assert seen_here(resolved.config, {}).never_on_a_gpu == ()
+    monkeypatch.setattr(driver, "gpu_names", lambda: ("NVIDIA H200",))
+    seen = seen_here(resolved.config, {})
+    made = record(resolved, seen, datetime.fromtimestamp(EPOCH, UTC))
+    assert made.libraries["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    assert set(made.libraries) <= set(LIBRARY_SETTINGS) - {"PYTORCH_ALLOC_CONF"}
+    expected = [row.name for row in never_on_a_gpu(resolved.config.kernels, resolved.config.layout)]
+    assert list(made.never_on_a_gpu) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.config import ConfigError
+from benchmark.run_record import LIBRARY_SETTINGS
 from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, mounts_of
 from harness.launch.slurm import srun, variables_to_pass
 from tests.fakes import configured
@@ -149,9 +150,11 @@ def test_what_does_not_go_together_is_refused(variables: dict[str, str | int], f
 def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else is in the environment stays outside."""
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    for name in LIBRARY_SETTINGS:
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     names = variables_to_pass(configured())
-    assert {"SEED", "RESULT_FILE", "NPY_INDEX_DIR", "MASTER_ADDR", "NCCL_DEBUG"} <= set(names)
+    assert {"SEED", "RESULT_FILE", "NPY_INDEX_DIR", "MASTER_ADDR", "NCCL_DEBUG", *LIBRARY_SETTINGS} <= set(names)
     assert "AWS_SECRET_ACCESS_KEY" not in names
 
 

@@ -123,9 +123,13 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_command_passes_a_valid_config(config_file: Path) -> None:
-    """A valid configuration exits 0."""
+    """A valid configuration exits 0; what of it has never run on a GPU is said, a line each, and is no fault."""
     result = run(config_file)
-    assert (result.exit_code, result.output) == (0, "PASS  1 configuration, 0 errors, 0 warnings\n")
+    *unproven, last = result.output.splitlines()
+    assert (result.exit_code, last) == (0, "PASS  1 configuration, 0 errors, 0 warnings")
+    assert "never run on a GPU: LAYER_SPEC=te (only on the null device)" in unproven
+    assert all(line.startswith("never run on a GPU: ") for line in unproven)
+    assert json.loads(run(config_file, "--json").output)["warnings"] == unproven
 
 
 def test_command_fails_an_impossible_config(tmp_path: Path) -> None:

@@ -165,9 +165,11 @@ def test_the_ranks_meet_where_the_user_says(jobs: Jobs, address: str) -> None:
             pytest.skip("this machine has no interface but the loopback one")
         address = others[0]
     port = free_port()
-    with jobs.held_after(5, {"MASTER_ADDR": address, "MASTER_PORT": port, "SEED": 1}) as number:
+    variables = {"MASTER_ADDR": address, "MASTER_PORT": port, "CUDA_DEVICE_MAX_CONNECTIONS": 1, "SEED": 1}
+    with jobs.held_after(5, variables) as number:
         environments = {int(one.environ()["RANK"]): one.environ() for one in (rank(jobs, index) for index in range(4))}
         assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in environments.values()} == {(address, str(port))}
+        assert {one["CUDA_DEVICE_MAX_CONNECTIONS"] for one in environments.values()} == {"1"}
         assert environments[0]["SLURMD_NODENAME"] == ("n2" if address == "n2" else "n1")
         assert [environments[index]["LOCAL_RANK"] for index in range(4)] == ["0", "1", "0", "1"]
 
