@@ -264,7 +264,7 @@ def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch
         ("127.0.0.1", 1, True),
         ("127.0.0.1", 2, False),
         ("localhost", 2, False),
-        ("192.0.2.1", 1, False),
+        ("203.0.113.7", 1, False),
         ("no-such-host.invalid", 1, False),
     ],
 )

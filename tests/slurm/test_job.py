@@ -176,7 +176,7 @@ def test_the_ranks_meet_where_the_user_says(jobs: Jobs, address: str) -> None:
     assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1", "localhost"])
+@pytest.mark.parametrize("address", ["203.0.113.7", "localhost"])
 def test_a_meeting_place_outside_the_job_is_refused(jobs: Jobs, address: str) -> None:
     """In one line, before there is a folder of runs; with two nodes, localhost is on neither of them."""
     assert jobs.run({"MASTER_ADDR": address}) == "FAILED"
