@@ -6,7 +6,7 @@
 #
 # Shell fragments are for sh: podman and buildah know no SHELL unless they are told --format docker.
 # A submission names its base image by digest: --build-arg BASE_IMAGE=nvcr.io/nvidia/pytorch@sha256:<digest>
-# It brings Transformer Engine 2.11, in the range of Megatron-Core 0.16.1 (2.9 or later, before 2.12); that of 25.09 is 2.8.
+# By its release notes it brings Transformer Engine 2.11, which Megatron-Core 0.16.1 works with; 25.09 brings 2.8, which it does not.
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:26.01-py3
 FROM ${BASE_IMAGE}
 

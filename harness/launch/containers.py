@@ -15,6 +15,7 @@ from typing import ClassVar
 from benchmark.checkout import ROOT
 from benchmark.config import ConfigError, RunConfig
 from benchmark.config.groups import Job, Layout
+from benchmark.run_record import LIBRARY_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +100,15 @@ class NoContainer(BackEnd):
             yield f"CONTAINER_RUNTIME=none, but CONT={job.container_image}: unset one of them"
 
 
+_FOR_THE_RANKS = frozenset({*LIBRARY_SETTINGS, "MASTER_ADDR", "MASTER_PORT"})
+"""Variables whose value in an image must not win over the job's."""
+
+
 class Pyxis(BackEnd):
     """NVIDIA's plugin for srun; the image is given a name on each node at the start, and kept for the job's steps.
 
-    Source: pyxis 0.24, README.md: mounts are SRC:DST[:FLAGS], separated by commas, and nothing is quoted.
+    Source: pyxis 0.24, README.md: mounts are SRC:DST[:FLAGS], separated by commas, and nothing is quoted; the job's
+    variables are passed on, but an image's own values win unless --container-env names them.
     """
 
     name = "pyxis"
@@ -114,7 +120,8 @@ class Pyxis(BackEnd):
             f"--container-workdir={container.working_folder}",
             "--no-container-mount-home",
         )
-        return Wrapped(srun=options, command=tuple(command))
+        kept = ",".join(name for name in container.variables if name in _FOR_THE_RANKS)
+        return Wrapped(srun=(*options, f"--container-env={kept}") if kept else options, command=tuple(command))
 
     def start(self, container: Container) -> Wrapped:
         options = (f"--container-image={container.image}", f"--container-name={container.name}")

@@ -158,5 +158,14 @@ def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytes
     assert "AWS_SECRET_ACCESS_KEY" not in names
 
 
+def test_an_image_does_not_say_where_ranks_meet() -> None:
+    """Or what the libraries are told: with pyxis, its own values would win. Its interpreter, say, is left to it."""
+    told = Container(
+        image="x", name="y", mounts=(), variables=("SEED", "HARNESS_PYTHON", *LIBRARY_SETTINGS, "MASTER_ADDR")
+    )
+    wrapped = BACK_ENDS["pyxis"].wrap(told, ["true"])
+    assert wrapped.srun[-1] == f"--container-env={','.join((*LIBRARY_SETTINGS, 'MASTER_ADDR'))}"
+
+
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(all_command_lines(), indent=2) + "\n")
