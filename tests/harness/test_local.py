@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmark import driver
-from benchmark.config import RunConfig, resolve
+from benchmark.checkout import ROOT
+from benchmark.config import Resolved, RunConfig, resolve
+from benchmark.run_record import LIBRARY_SETTINGS
+from harness.__main__ import main
 from harness.launch.experiments import child_environment, run_experiments
 from harness.launch.local import Local
 from tests.fakes import configured, environment
@@ -44,3 +48,25 @@ def test_what_ranks_cannot_train_on_is_said_once(
     (error,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_config_file_exports_for_the_libraries_reaches_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named on the command line as sourced by hand; a value of the user stays."""
+    told: dict[str, str] = {}
+
+    def start(resolved: Resolved, _: Local) -> int:
+        told.update(child_environment(resolved.config))
+        return 0
+
+    monkeypatch.setattr("harness.launch.experiments.run_experiments", start)
+    monkeypatch.setattr("harness.launch.local.Local", lambda _: None)
+    # What the command leaves in the environment is taken out of it with these.
+    for name in LIBRARY_SETTINGS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NCCL_GRAPH_REGISTER", "1")
+    config = ROOT / "configs" / "config_DGXB200_1x8x4xtp1pp1cp1_8b.sh"
+    assert CliRunner().invoke(main, ["run", str(config)]).exit_code == 0
+    assert told["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    assert told["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert told["NCCL_GRAPH_REGISTER"] == "1"
