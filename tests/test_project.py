@@ -37,7 +37,6 @@ ENVIRONMENT_USERS = {
     "benchmark/config/run_config.py": "RunConfig.from_environment is the one place where variables are read",
     "benchmark/config/sourcing.py": "hands it to the shell that sources a config file",
     "benchmark/config/resolve.py": "hands it to RunConfig.from_environment, noting which variable came from where",
-    "harness/dryrun/run.py": "hands it to RunConfig.from_environment, below what a config file exports",
     "harness/dryrun/environment.py": "hands it to the process of the null device, less what would lead it elsewhere",
     "benchmark/run_record.py": "records of the libraries' own variables those on its list",
     "harness/verbs/runs.py": "leaves there what a config file exports for the libraries, as sourcing it would",

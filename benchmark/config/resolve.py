@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
+from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig, unknown_names
 from benchmark.config.sourcing import source_config, unknown_exports
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A configuration with the origin of each variable: a config file's name, `environment` or `default`."""
+    """A configuration with the origin of each variable: a file's name, `command line`, `environment` or `default`."""
 
     config: RunConfig
     origins: Mapping[str, str]
@@ -22,8 +22,13 @@ class Resolved:
     """What the config file exports of the libraries' own variables; ranks need it in their environment."""
 
 
-def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> Resolved:
+def resolve(
+    file: Path | None, environment: Mapping[str, str] = os.environ, *, values: Mapping[str, str] | None = None
+) -> Resolved:
     """The run of a config file on top of the environment, or of the environment alone (a config sourced by hand).
+
+    Args:
+        values: variables on top of both, as somebody has typed them.
 
     Raises:
         ConfigError: the file cannot be sourced, or everything by which it and the run are impossible.
@@ -36,7 +41,9 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
         unknown = unknown_exports(file, everything)
         libraries = {name: value for name, value in everything.items() if name.startswith(LIBRARY_PREFIXES)}
         exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
-    merged = {**environment, **exported}
+    given = values or {}
+    unknown += [fault for fault in unknown_names(given, complete=True) if fault not in unknown]
+    merged = {**environment, **exported, **given}
     try:
         config = RunConfig.from_environment(merged)
     except ConfigError as error:
@@ -45,6 +52,8 @@ def resolve(file: Path | None, environment: Mapping[str, str] = os.environ) -> R
         raise ConfigError(unknown)
 
     def origin(name: str) -> str:
+        if name in given:
+            return "command line"
         if file is not None and name in exported:
             return file.name
         return "environment" if merged.get(name) else "default"

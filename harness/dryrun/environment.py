@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.checkout import ROOT
-from benchmark.config.run_config import LIBRARY_PREFIXES
 from benchmark.refusal import Refused
 
 
@@ -56,11 +55,6 @@ def variables(python: Path, library: Mapping[str, str], environment: Mapping[str
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONPATH": str(ROOT),
     }
-
-
-def library_variables(exported: Mapping[str, str]) -> dict[str, str]:
-    """Those of a config file's exports that the libraries read themselves."""
-    return {name: value for name, value in exported.items() if name.startswith(LIBRARY_PREFIXES)}
 
 
 _HIDDEN = frozenset(

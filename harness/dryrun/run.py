@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import IO
 
 from benchmark.checkout import ROOT
-from benchmark.config import ConfigError, RunConfig
-from benchmark.config.run_config import NAMES
-from benchmark.config.sourcing import source_config, unknown_exports
+from benchmark.config import RunConfig, resolve
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.refusal import Refused
 from harness.dryrun.answer import Answer, Verdict
-from harness.dryrun.environment import interpreter, library_variables, variables
+from harness.dryrun.environment import interpreter, variables
 
 DEFAULT_GPU = GPUS["H100"]
 """Where neither the system's name nor anybody else says which."""
@@ -53,25 +50,18 @@ class Asked:
         return min(layout.gradient_accumulation_steps, 2 * layout.pipeline_model_parallel)
 
 
-def ask(file: Path, values: Mapping[str, str], gpu: str | None = None) -> Asked:
+def ask(file: Path, values: Mapping[str, str] | None = None, gpu: str | None = None) -> Asked:
     """The configuration of a file with other values, by shell name.
 
     Raises:
         ConfigError: the file, a name, or what they make together is wrong; or there are no such GPUs.
     """
-    exported = source_config(file)
-    if faults := unknown_exports(file, exported):
-        raise ConfigError(faults)
-    if unknown := [name for name in values if name not in NAMES]:
-        raise ConfigError([f"{name} is not a variable of the harness; known: {', '.join(NAMES)}" for name in unknown])
-    # A seed that everybody can repeat, and no weights to read.
-    fixed = {"SEED": "1", "LOAD_CHECKPOINT": "", "CONFIG_FILENAME": file.name}
-    system = exported.get("DGXSYSTEM", "")
-    found = gpu_of_system(system) or DEFAULT_GPU if gpu is None else GPUS[gpu]
-    # With other values a name that states the old ones is none.
-    renamed = {"DGXSYSTEM": f"{found.system}_changed"} if values else {}
-    config = RunConfig.from_environment({**os.environ, **exported, **fixed, **renamed, **values})
-    return Asked(config=config, gpu=found, library=library_variables(exported))
+    # A config's file name is the name of its system.
+    found = gpu_of_system(file.stem) or DEFAULT_GPU if gpu is None else GPUS[gpu]
+    # A seed that everybody can repeat, and no weights to read. A name that states other values than these is none.
+    fixed = {"SEED": "1", "LOAD_CHECKPOINT": ""} | ({"DGXSYSTEM": f"{found.system}_changed"} if values else {})
+    resolved = resolve(file, values=fixed | dict(values or {}))
+    return Asked(config=resolved.config, gpu=found, library=resolved.libraries)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,72 @@
+"""python -m perf.dryrun [CONFIG...]: every shipped shape on the null device, as the table of docs/dryrun.md.
+
+The first, the second and the last pipeline stage of each, two ranks at a time: some ten minutes on two cores. The
+planner's memory stands beside what the device counted. `--json FILE` keeps each rank's document, a line each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from benchmark.arguments import PathArgument
+from benchmark.checkout import ROOT
+from benchmark.config.sourcing import config_files
+from benchmark.hardware import GPUS
+from harness.dryrun.answer import Verdict
+from harness.dryrun.report import table
+from harness.dryrun.run import Rank, ask, run
+from harness.plan import memory
+from harness.plan.job import from_config
+
+
+@click.command()
+@click.argument("configs", nargs=-1, type=PathArgument(exists=True, dir_okay=False))
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Ranks at the same time.")
+@click.option("--json", "kept", type=PathArgument(dir_okay=False), help="Also keep each rank's document in this file.")
+def main(configs: tuple[Path, ...], jobs: int, kept: Path | None) -> None:
+    """Prints the table; exits 1 if a shape does not fit, or runs as it should not."""
+    ranks = shipped_ranks(list(configs) or shipped())
+    began = datetime.now(UTC)
+    verdicts: list[Verdict] = []
+    for verdict in run(ranks, jobs=jobs):
+        verdicts.append(verdict)
+        sys.stderr.write(f"{len(verdicts)} of {len(ranks)}: {verdict.config.system}, stage {verdict.answer.stage}\n")
+    verdicts.sort(key=lambda verdict: (verdict.config.system, verdict.answer.stage))
+    if kept is not None:
+        kept.write_text("".join(f"{json.dumps(verdict.document())}\n" for verdict in verdicts))
+    versions = ", ".join(f"{name} {version}" for name, version in verdicts[0].answer.versions.items())
+    minutes = (datetime.now(UTC) - began).total_seconds() / 60
+    print(f"`python -m perf.dryrun`, {began:%Y-%m-%d}, {minutes:.0f} minutes; {versions}.\n")
+    print("\n".join(table([(verdict, planned(verdict)) for verdict in verdicts])))
+    sys.exit(int(any(verdict.faults for verdict in verdicts)))
+
+
+def shipped() -> list[Path]:
+    """The configs of systems with GPUs."""
+    return [path for path in config_files(ROOT) if path.name != "config_tiny.sh"]
+
+
+def shipped_ranks(configs: list[Path]) -> list[Rank]:
+    """A rank of the first, the second and the last stage of each, with as few microbatches as have the whole peak."""
+    return [
+        Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches())
+        for asked in map(ask, configs)
+        for stage in asked.stages()
+    ]
+
+
+def planned(verdict: Verdict) -> float:
+    """The planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
+    layout = verdict.config.layout
+    fewer = verdict.config.changed(MINIBS=verdict.answer.microbatches * layout.micro_batch_size)
+    job = from_config(fewer, gpu=next(name for name, gpu in GPUS.items() if gpu == verdict.gpu))
+    return memory.stages(job)[verdict.answer.stage].allocated
+
+
+if __name__ == "__main__":
+    main()
