@@ -25,6 +25,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> int:
+    _end_with_parent()
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     asks = [json.loads(line) for line in sys.stdin]
     warnings.simplefilter("ignore")
@@ -77,9 +78,13 @@ def _answers(asks: list[dict[str, Any]], jobs: int) -> Iterator[dict[str, Any]]:
             child.kill()
 
 
-def _child(ask: dict[str, Any], answers: Connection) -> None:
-    # Ends with the process that waits for it.
+def _end_with_parent() -> None:
+    """Be killed when the process is that waits for the answers."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _child(ask: dict[str, Any], answers: Connection) -> None:
+    _end_with_parent()
     os.dup2(2, 1)
     from nullcuda.rank import Ask, run
 

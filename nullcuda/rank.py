@@ -111,7 +111,7 @@ def run(ask: Ask) -> dict[str, Any]:
         "phases": phase.found,
         "holders": holders,
         "host": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in timed],
-        "step": counted | {"collectives": _by_group(counted, store)},
+        "step": counted | {"collectives": _by_group(counted, store), "kernels": _demangled(counted["kernels"])},
         "flops": flops,
     }
 
@@ -138,6 +138,11 @@ def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> N
         trainer.finish_saving()
     with phase("load"):
         trainer.load(folder)
+
+
+def _demangled(kernels: dict[str, int]) -> dict[str, int]:
+    """By the names that a profiler shows."""
+    return {torch._C._demangle(name): count for name, count in kernels.items()}
 
 
 def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any]]:

@@ -19,10 +19,12 @@ static cudaError_t copy(void *to, const void *from, size_t bytes, bool blocking,
   if (blocking || pageable) {
     // Of pageable memory an asynchronous copy may wait, too (CUDA's table of API synchronisation behaviour).
     if (cudaError_t error = outside_of_captures(name.c_str())) return error;
-    if (!on_device) wait(name.c_str());
+    // To the device, it is read once what is queued before has run; from there, it is written before the call returns.
+    if (source != Where::device) wait_for_work(stream, name.c_str());
   }
   if (cudaError_t error = enqueue(stream, name.c_str())) return error;
   call(name.c_str());
+  if ((blocking || pageable) && source == Where::device && !on_device) wait_for_work(stream, name.c_str());
   if (bytes <= DONE_UP_TO) memmove(to, from, bytes);
   return cudaSuccess;
 }

@@ -67,6 +67,7 @@ API cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream
   behind<cublasHandle_t, Blas>(handle).stream = stream;
   return CUBLAS_STATUS_SUCCESS;
 }
+API cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t, void *, size_t) { return CUBLAS_STATUS_SUCCESS; }
 API cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
   behind<cublasHandle_t, Blas>(handle).math = mode;
   return CUBLAS_STATUS_SUCCESS;

@@ -51,7 +51,6 @@ extern Record record;
 extern std::string phase;                      // under which FLOPs are counted, set by nullcuda_phase
 
 void call(const char *name, int64_t times = 1);
-void wait(const char *name);
 
 // --- errors: the last one is kept until it is asked for, as CUDA does ------------------------------------------------
 cudaError_t fail(cudaError_t error);
@@ -65,8 +64,14 @@ bool take(size_t bytes);
 void give_back(int device, size_t bytes);
 void *reserve_addresses(size_t bytes);
 
+// --- streams ---------------------------------------------------------------------------------------------------------
+// The host waits for a stream, if anything has been queued in it since somebody last did.
+void wait_for_work(cudaStream_t stream, const char *name);
+// The same, of all streams.
+void wait_for_all(const char *name);
+
 // --- captures --------------------------------------------------------------------------------------------------------
-// One operation in a stream: a node of the graph where the stream is captured. An error where that is not allowed.
+// One operation in a stream: something to wait for, and a node of the graph where the stream is captured. An error where that is not allowed.
 cudaError_t enqueue(cudaStream_t stream, const char *what);
 // A call that may not be made while a capture is under way, such as an allocation or a wait for the whole device.
 cudaError_t outside_of_captures(const char *what);

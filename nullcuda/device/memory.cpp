@@ -99,7 +99,7 @@ API cudaError_t cudaFree(void *pointer) {
   if (it == ranges.end() || it->second.where != Where::device) return fail(cudaErrorInvalidValue);
   call("cudaFree");
   // Waits for the device, which the allocator's users pay for.
-  wait("cudaFree");
+  wait_for_all("cudaFree");
   give_back(it->second.device, it->second.bytes);
   forget(it->first);
   return cudaSuccess;

@@ -17,11 +17,6 @@ void call(const char *name, int64_t times) {
   record.calls[name] += times;
 }
 
-void wait(const char *name) {
-  Lock lock(mutex);
-  record.waits[name]++;
-}
-
 static std::string quoted(const std::string &text) {
   std::string out = "\"";
   for (char c : text) {

@@ -28,12 +28,14 @@ struct Stream {
   unsigned flags = 0;
   int priority = 0;
   int64_t capture = 0;  // 0: none
+  bool busy = false;    // something has been queued since the host last waited for it
 };
 
 struct Event {
   unsigned flags = 0;
   bool recorded = false;
   std::chrono::steady_clock::time_point at;
+  cudaStream_t stream = nullptr;
   int64_t capture = 0;  // in which it was last recorded
   Clock behind;
 };
@@ -52,6 +54,23 @@ static Capture *capture_of(cudaStream_t stream) {
   auto it = streams.find(own(stream));
   if (it == streams.end() || it->second.capture == 0) return nullptr;
   return &captures.at(it->second.capture);
+}
+
+void wait_for_work(cudaStream_t stream, const char *name) {
+  Lock lock(mutex);
+  bool &busy = streams[own(stream)].busy;
+  if (busy) record.waits[name]++;
+  busy = false;
+}
+
+void wait_for_all(const char *name) {
+  Lock lock(mutex);
+  bool busy = false;
+  for (auto &entry : streams) {
+    busy |= entry.second.busy;
+    entry.second.busy = false;
+  }
+  if (busy) record.waits[name]++;
 }
 
 // What breaks a capture ends it: all that follows in it fails, and so does its end.
@@ -81,6 +100,7 @@ cudaError_t outside_of_captures(const char *what) {
 cudaError_t enqueue(cudaStream_t stream, const char *what) {
   Lock lock(mutex);
   stream = own(stream);
+  streams[stream].busy = true;
   if (!stream) {
     // Work in the legacy stream waits for every stream that is not made non-blocking.
     for (auto &entry : captures) {
@@ -103,7 +123,7 @@ static cudaError_t create(cudaStream_t *stream, unsigned flags, int priority) {
   Lock lock(mutex);
   call("cudaStreamCreate");
   *stream = reinterpret_cast<cudaStream_t>(new char[16]);
-  streams[*stream] = {flags, priority, 0};
+  streams[*stream] = {flags, priority, 0, false};
   return cudaSuccess;
 }
 
@@ -112,7 +132,7 @@ static cudaError_t wait_for(cudaStream_t stream, const char *name) {
   if (Capture *capture = capture_of(stream)) {
     return invalidate(*capture, cudaErrorStreamCaptureUnsupported, std::string(name) + " of a captured stream");
   }
-  wait(name);
+  wait_for_work(stream, name);
   return cudaSuccess;
 }
 
@@ -204,7 +224,7 @@ API cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for(str
 API cudaError_t cudaDeviceSynchronize() {
   Lock lock(mutex);
   if (cudaError_t error = outside_of_captures("cudaDeviceSynchronize")) return error;
-  wait("cudaDeviceSynchronize");
+  wait_for_all("cudaDeviceSynchronize");
   return cudaSuccess;
 }
 
@@ -245,6 +265,7 @@ API cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream) {
   if (capture && !capture->valid) return fail(cudaErrorStreamCaptureInvalidated);
   event->at = std::chrono::steady_clock::now();
   event->recorded = true;
+  event->stream = own(stream);
   event->capture = capture ? streams[own(stream)].capture : 0;
   event->behind = capture ? capture->behind[own(stream)] : Clock{};
   call("cudaEventRecord");
@@ -259,7 +280,8 @@ API cudaError_t cudaEventQuery(cudaEvent_t event) { return ask(event, "cudaEvent
 API cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (cudaError_t error = ask(event, "cudaEventSynchronize")) return error;
   Lock lock(mutex);
-  wait("cudaEventSynchronize");
+  auto *waited = reinterpret_cast<Event *>(event);
+  if (waited->recorded) wait_for_work(waited->stream, "cudaEventSynchronize");
   return cudaSuccess;
 }
 
@@ -279,6 +301,7 @@ API cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t handle, uns
   auto it = captures.find(event->capture);
   Capture *theirs = it == captures.end() ? nullptr : &it->second, *ours = capture_of(stream);
   call("cudaStreamWaitEvent");
+  streams[stream].busy |= event->recorded;
   if (!theirs) {
     // An event that nobody has recorded is no dependency.
     if (!ours || !event->recorded) return cudaSuccess;

@@ -268,11 +268,23 @@ def test_impossible_launches_are_refused(device: Device) -> None:
 def test_the_host_waits_for_pageable_memory_and_not_for_pinned(device: Device) -> None:
     stream, on_device = device.stream(), device.made("cudaMalloc", MIB)
     pinned, pageable = device.made("cudaHostAlloc", 8, 0), ctypes.create_string_buffer(b"written")
-    assert device("cudaMemcpyAsync", on_device, pageable, 8, 1, stream) == 0
-    assert device("cudaMemcpyAsync", pinned, on_device, 8, 2, stream) == 0
+    to_device, to_host = 1, 2
+    assert device("cudaMemcpyAsync", on_device, pageable, 8, to_device, stream) == 0  # nothing is queued before it
+    assert device("cudaMemcpyAsync", on_device, pageable, 8, to_device, stream) == 0
+    assert device("cudaMemcpyAsync", pinned, on_device, 8, to_host, stream) == 0
+    assert device("cudaMemcpyAsync", ctypes.create_string_buffer(8), on_device, 8, to_host, stream) == 0
     assert ctypes.string_at(pinned) == b"written"
-    assert device.report()["waits"] == {"copy host to device, pageable": 1}
+    assert device.report()["waits"] == {"copy device to host, pageable": 1, "copy host to device, pageable": 1}
     assert device("cudaFree", on_device) == 0
+
+
+def test_a_wait_counts_where_there_is_work_to_wait_for(device: Device) -> None:
+    stream, other = device.stream(), device.stream()
+    assert device.launch(stream) == 0
+    assert [device("cudaStreamSynchronize", one) for one in (other, stream, stream)] == [0, 0, 0]
+    assert device.launch(other) == 0
+    assert [device("cudaDeviceSynchronize"), device("cudaDeviceSynchronize")] == [0, 0]
+    assert device.report()["waits"] == {"cudaStreamSynchronize": 1, "cudaDeviceSynchronize": 1}
 
 
 def test_an_event_without_timing_measures_nothing(device: Device) -> None:
