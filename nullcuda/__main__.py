@@ -1,7 +1,7 @@
 """python -m nullcuda [JOBS]: runs each line of standard input, an Ask as JSON, and answers it by a line of JSON.
 
 Imports take most of a rank's time, so this process makes them once and each rank is a fork of it, JOBS at a time. An
-answer has `index`, the number of its line, beside what `rank.run` returns; or `error`, why there is none.
+answer has `index`, the number of its line, beside what `rank.run` returns; or `error` and `trace`, why there is none.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _answers(asks: list[dict[str, Any]], jobs: int) -> Iterator[dict[str, Any]]:
                     answer = ready.recv()
                 except EOFError:
                     child.join()
-                    answer = {"error": f"the rank ended with status {child.exitcode} and no answer"}
+                    answer = {"error": f"the rank ended with status {child.exitcode} and no answer", "trace": ""}
                 child.join()
                 yield {"index": index, **answer}
     finally:
@@ -91,8 +91,7 @@ def _child(ask: dict[str, Any], answers: Connection) -> None:
     try:
         answer = run(Ask(**ask))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        traceback.print_exc()
-        answer = {"error": f"{type(error).__name__}: {error}"}
+        answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     answers.send(answer)
     answers.close()
     # Libraries that wait for other ranks on their way out have nobody to wait for.

@@ -84,8 +84,10 @@ def run(ask: Ask) -> dict[str, Any]:
     with _something_computed():
         with phase("build"):
             trainer = step.MegatronStep(config, manifest_of(config.benchmark_row, {}))
+        before = _optimizer_entries(trainer)
         with phase("warm-up"):
             trainer.warm_up()
+        after = _optimizer_entries(trainer)
         batches = step.synthetic_batches(config)
         timed = []
         for number in range(1, ask.steps + 1):
@@ -108,6 +110,9 @@ def run(ask: Ask) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for chunk in trainer.chunks for parameter in chunk.parameters()),
         "layers": sum(len(unwrap(chunk).decoder.layers) for chunk in trainer.chunks),
         "microbatches": config.layout.gradient_accumulation_steps,
+        "changed_by_warm_up": sorted(
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        ),
         "phases": phase.found,
         "holders": holders,
         "host": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in timed],
@@ -251,6 +256,25 @@ def _place(event: dict[str, Any]) -> str:
 def _short(filename: str) -> str:
     """As from a folder of packages, or from the checkout."""
     return filename.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
+
+
+def _optimizer_entries(trainer: step.MegatronStep) -> dict[str, str]:
+    """Every entry of every optimizer's groups and states: of a tensor what it is like, of all else what it is."""
+    entries = {}
+    for number, inner in enumerate(torch_optimizers(trainer.optimizer)):
+        for index, group in enumerate(inner.param_groups):
+            for name, value in group.items():
+                if name != "params":
+                    entries[f"optimizer {number}, group {index}, {name}"] = _described(value)
+        parameters = (parameter for group in inner.param_groups for parameter in group["params"])
+        for index, parameter in enumerate(parameters):
+            for name, value in inner.state.get(parameter, {}).items():
+                entries[f"optimizer {number}, parameter {index}, {name}"] = _described(value)
+    return entries
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from benchmark.arguments import PathArgument
 from benchmark.checkout import ROOT
 from benchmark.config.sourcing import config_files
 from benchmark.hardware import GPUS
-from harness.dryrun.answer import Verdict
-from harness.dryrun.report import table
+from harness.dryrun.answer import Broken, Verdict
+from harness.dryrun.report import lines, table
 from harness.dryrun.run import Rank, ask, run
 from harness.plan import memory
 from harness.plan.job import from_config
@@ -32,18 +32,21 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None) -> None:
     """Prints the table; exits 1 if a shape does not fit, or runs as it should not."""
     ranks = shipped_ranks(list(configs) or shipped())
     began = datetime.now(UTC)
-    verdicts: list[Verdict] = []
-    for verdict in run(ranks, jobs=jobs):
-        verdicts.append(verdict)
-        sys.stderr.write(f"{len(verdicts)} of {len(ranks)}: {verdict.config.system}, stage {verdict.answer.stage}\n")
-    verdicts.sort(key=lambda verdict: (verdict.config.system, verdict.answer.stage))
+    outcomes: list[Verdict | Broken] = []
+    for rank, outcome in run(ranks, jobs=jobs):
+        outcomes.append(outcome)
+        sys.stderr.write(f"{len(outcomes)} of {len(ranks)}: {outcome.config.system}, rank {rank.rank}\n")
     if kept is not None:
-        kept.write_text("".join(f"{json.dumps(verdict.document())}\n" for verdict in verdicts))
+        kept.write_text("".join(f"{json.dumps(outcome.document())}\n" for outcome in outcomes))
+    for broken in (outcome for outcome in outcomes if isinstance(outcome, Broken)):
+        sys.stderr.write("\n".join(lines(broken)) + "\n")
+    verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+    verdicts.sort(key=lambda verdict: (verdict.config.system, verdict.answer.stage))
     versions = ", ".join(f"{name} {version}" for name, version in verdicts[0].answer.versions.items())
     minutes = (datetime.now(UTC) - began).total_seconds() / 60
     print(f"`python -m perf.dryrun`, {began:%Y-%m-%d}, {minutes:.0f} minutes; {versions}.\n")
     print("\n".join(table([(verdict, planned(verdict)) for verdict in verdicts])))
-    sys.exit(int(any(verdict.faults for verdict in verdicts)))
+    sys.exit(int(any(outcome.faults for outcome in outcomes)))
 
 
 def shipped() -> list[Path]:

@@ -78,6 +78,8 @@ class Answer(_Part):
     layers: int
     microbatches: int
     """Of each step here, in place of the run's own."""
+    changed_by_warm_up: tuple[str, ...]
+    """Entries of the optimizer's groups and states that are not what they were before."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
     host: tuple[Seconds, ...]
@@ -170,6 +172,8 @@ class Verdict(BaseModel):
                 f"matrix products of {self.flops / 1e12:.1f} TFLOP, and the model has "
                 f"{self.model_flops / 1e12:.1f}: the step computes something else"
             )
+        if changed := self.answer.changed_by_warm_up:
+            yield f"the warm-up changes {len(changed)} entries of the optimizer: {', '.join(changed[:3])} ..."
         yield from (f"{count} x {name}: CUDA does not allow it" for name, count in self.answer.step.faults.items())
 
     def document(self) -> dict[str, Any]:
@@ -191,6 +195,28 @@ class Verdict(BaseModel):
             "model_flops": self.model_flops,
             **self.answer.model_dump(mode="json"),
         }
+
+
+class Broken(BaseModel):
+    """One rank of a configuration that ended with an error."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    config: RunConfig
+    gpu: Gpu
+    rank: int
+    error: str
+    trace: str
+    """Where it was raised."""
+
+    @property
+    def faults(self) -> list[str]:
+        return [self.error]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON's values."""
+        where = {"config": self.config.system, "gpu": self.gpu.name, "rank": self.rank, "fits": False}
+        return where | {"faults": self.faults, "trace": self.trace}
 
 
 def gib(size: float) -> str:

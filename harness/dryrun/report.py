@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmark.hardware import OUTSIDE_ALLOCATOR
-from harness.dryrun.answer import Answer, Verdict, gib
+from harness.dryrun.answer import Answer, Broken, Verdict, gib
 
 
-def lines(verdict: Verdict) -> Iterator[str]:
+def lines(outcome: Verdict | Broken) -> Iterator[str]:
     """One rank."""
+    if isinstance(outcome, Broken):
+        yield f"{outcome.config.system}, rank {outcome.rank}, on a null {outcome.gpu.name}"
+        yield from (f"  {line}" for line in outcome.trace.splitlines())
+        yield f"FAIL  {outcome.error}"
+    else:
+        yield from _lines(outcome)
+
+
+def _lines(verdict: Verdict) -> Iterator[str]:
     config, gpu, answer = verdict.config, verdict.gpu, verdict.answer
     layout = config.layout
     own = layout.gradient_accumulation_steps

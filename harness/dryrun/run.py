@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from benchmark.checkout import ROOT
 from benchmark.config import RunConfig, resolve
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.refusal import Refused
-from harness.dryrun.answer import Answer, Verdict
+from harness.dryrun.answer import Answer, Broken, Verdict
 from harness.dryrun.environment import interpreter, variables
 
 DEFAULT_GPU = GPUS["H100"]
@@ -23,7 +23,7 @@ DEFAULT_GPU = GPUS["H100"]
 
 
 class Failed(Refused):
-    """Raised where a rank, or the process that runs it, ended without an answer."""
+    """Raised where the process that runs the ranks ended before all had answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,12 @@ class Rank:
         )
 
 
-def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[Verdict]:
-    """A verdict for each rank, in the order in which they end.
+def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, Verdict | Broken]]:
+    """What becomes of each rank, in the order in which they end.
 
     Raises:
         NoNullDevice: there is no environment for it.
-        Failed: a rank ended without an answer.
+        Failed: their process has ended before all were run.
     """
     python = interpreter()
     # A process has one environment; configurations that export the same for the libraries share it.
@@ -112,7 +112,9 @@ def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[Verdict]:
         yield from _run(python, variables(python, dict(library)), group, jobs)
 
 
-def _run(python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs: int) -> Iterator[Verdict]:
+def _run(
+    python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs: int
+) -> Iterator[tuple[Rank, Verdict | Broken]]:
     with tempfile.TemporaryFile() as said:
         command = [str(python), "-m", "nullcuda", str(jobs)]
         with _process(command, environment, said) as process:
@@ -125,11 +127,16 @@ def _run(python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs:
                 answer = json.loads(line)
                 answered += 1
                 rank = ranks[answer.pop("index")]
-                if "error" in answer:
-                    raise Failed([_where(rank, answer["error"]), *_last_lines(said)])
-                yield Verdict(config=rank.asked.config, gpu=rank.asked.gpu, answer=Answer.model_validate(answer))
+                yield rank, _outcome(rank, answer)
         if answered < len(ranks):
             raise Failed([f"the null device's process ended with status {process.returncode}", *_last_lines(said)])
+
+
+def _outcome(rank: Rank, answer: dict[str, Any]) -> Verdict | Broken:
+    asked = rank.asked
+    if "error" in answer:
+        return Broken(config=asked.config, gpu=asked.gpu, rank=rank.rank, error=answer["error"], trace=answer["trace"])
+    return Verdict(config=asked.config, gpu=asked.gpu, answer=Answer.model_validate(answer))
 
 
 @contextmanager
@@ -144,10 +151,6 @@ def _process(command: list[str], environment: dict[str, str], errors: IO[bytes])
         # It ends its own ranks.
         process.kill()
         process.wait()
-
-
-def _where(rank: Rank, error: str) -> str:
-    return f"{rank.asked.config.system}, rank {rank.rank}: {error}"
 
 
 def _last_lines(said: IO[bytes]) -> list[str]:

@@ -67,9 +67,9 @@ def dryrun(
     many = _microbatches(microbatches, asked.fewer_microbatches(), layout.gradient_accumulation_steps)
     ranks = [Rank(asked=asked, rank=one, microbatches=many, steps=steps, folder=checkpoint) for one in chosen]
     failed = False
-    for verdict in run(ranks, jobs=jobs):
-        failed |= bool(verdict.faults)
-        click.echo(json.dumps(verdict.document()) if as_json else "\n".join(lines(verdict)))
+    for _, outcome in run(ranks, jobs=jobs):
+        failed |= bool(outcome.faults)
+        click.echo(json.dumps(outcome.document()) if as_json else "\n".join(lines(outcome)))
     context.exit(int(failed))
 
 

@@ -33,6 +33,7 @@ def answer(**changed: Any) -> Answer:
         "parameters": 6_375_866_368,
         "layers": 16,
         "microbatches": 16,
+        "changed_by_warm_up": [],
         "phases": [{"phase": "step 1", "allocated": 30 << 30, "peak": 60 << 30, "reserved": 70 << 30}],
         "holders": [{"what": "weights", "bytes": 12 << 30}],
         "host": [{"wall_s": 2.0, "cpu_s": 1.6}],
@@ -79,6 +80,11 @@ def test_products_that_are_not_the_models_are_a_fault(share: float) -> None:
 def test_a_rule_of_cuda_that_was_broken_is_a_fault() -> None:
     broken = answer().step.model_dump() | {"faults": {"cudaMalloc during a capture": 2}}
     assert verdict(step=broken).faults == ["2 x cudaMalloc during a capture: CUDA does not allow it"]
+
+
+def test_a_warm_up_that_leaves_traces_is_a_fault() -> None:
+    (fault,) = verdict(changed_by_warm_up=["optimizer 0, group 0, step"]).faults
+    assert fault == "the warm-up changes 1 entries of the optimizer: optimizer 0, group 0, step ..."
 
 
 def test_the_head_counts_on_the_last_stage_alone() -> None:

@@ -1,0 +1,60 @@
+"""What only showed when the GPU's own code ran: a rank of a small world each, all in one process of the null device."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmark.checkout import CONFIGS, ROOT
+from harness.dryrun.answer import Verdict
+from harness.dryrun.run import Asked, Rank, ask, run
+
+pytestmark = pytest.mark.slow
+
+TINY = {"PRECISION": "bf16", "DGXNGPU": "1", "MINIBS": "16", "MICRO_BATCH_SIZE": "8"}
+H200 = CONFIGS / "config_DGXH200_64x8x144xtp4pp8cp2.sh"
+
+
+def tiny(**values: str) -> Asked:
+    return ask(ROOT / "config_tiny.sh", TINY | values, "H200")
+
+
+@pytest.fixture(scope="module")
+def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    del null_python  # made, or the test is skipped
+    split = ask(
+        H200, {"LAYER_SPEC": "torch", "PRECISION": "bf16", "RECOMPUTE_GRANULARITY": "", "RECOMPUTE_MODULES": ""}
+    )
+    few, many, folder = tiny(LAYER_SPEC="te"), tiny(LAYER_SPEC="te", MINIBS="64"), tmp_path_factory.mktemp("state")
+    halved = tiny(LAYER_SPEC="te", USE_PRECISION_AWARE_OPTIMIZER="True")
+    ranks = {
+        "te": Rank(asked=few, rank=0, microbatches=2),
+        "te, more microbatches": Rank(asked=many, rank=0, microbatches=8),
+        "moments in bf16": Rank(asked=halved, rank=0, microbatches=2, folder=folder / "step_1"),
+        "CP rank 0": Rank(asked=split, rank=0, microbatches=16),
+        "CP rank 1": Rank(asked=split, rank=4, microbatches=16),
+    }
+    found = {}
+    for rank, outcome in run(list(ranks.values())):
+        assert isinstance(outcome, Verdict), outcome
+        found[next(name for name, one in ranks.items() if one is rank)] = outcome
+    return found
+
+
+@pytest.mark.parametrize("name", ["te", "moments in bf16"])
+def test_a_warm_up_leaves_transformer_engines_optimizer_as_it_was(verdicts: dict[str, Verdict], name: str) -> None:
+    assert verdicts[name].answer.changed_by_warm_up == ()
+
+
+def test_the_host_waits_as_often_however_many_microbatches_a_step_has(verdicts: dict[str, Verdict]) -> None:
+    few, many = verdicts["te"].answer, verdicts["te, more microbatches"].answer
+    assert (few.microbatches, many.microbatches) == (2, 8)
+    assert few.step.waits == many.step.waits
+
+
+def test_moments_in_bf16_are_saved_and_loaded(verdicts: dict[str, Verdict]) -> None:
+    assert [phase.phase for phase in verdicts["moments in bf16"].answer.phases[-2:]] == ["save", "load"]
+
+
+def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, Verdict]) -> None:
+    first, second = verdicts["CP rank 0"].answer.step, verdicts["CP rank 1"].answer.step
+    assert first.kernels == second.kernels
