@@ -1,7 +1,8 @@
 """python -m perf.gpu_check: checks on a GPU what no CPU can show of the trainer's `torch` layers, in minutes.
 
 Each check prints what it found. One that fails prints why, and the others still run. Exit status 0 all passed, 1 one
-failed, 2 no CUDA. --cpu-smoke shows on small shapes that the program works; its times mean nothing.
+failed, 2 no CUDA. --cpu-smoke shows on small shapes that the program works; its times mean nothing. --predict asks the
+null device beforehand what memory, waits and kernels a tiny step will have, into gpu_predicted.json beside this file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.checkout import ROOT
+from harness.dryrun.run import Rank, ask, run
 from perf.measure import in_turns
 
 TINY = {
@@ -34,6 +37,11 @@ TINY = {
 }
 
 ROUNDS = 10
+
+PREDICTED = Path(__file__).with_name("gpu_predicted.json")
+
+_PEAK_TOLERANCE = 0.02
+"""Workspaces of cuBLAS and cuDNN are in the allocator, and not on the null device."""
 
 
 class Failed(AssertionError):
@@ -62,6 +70,38 @@ def neutral(smoke: bool) -> Iterator[str]:
     yield f"tiny: {cold['synchronisations']} host synchronisations in a step"
     for kernel, count in list(cold["kernels"].items())[:12]:
         yield f"tiny: {count:5} x {kernel[:100]}"
+
+
+def predicted(smoke: bool) -> Iterator[str]:
+    """What the null device said of memory, host waits and kernels of a tiny step, beside what they are.
+
+    There Transformer Engine is installed, whose optimizer then stands for torch's.
+    """
+    before = json.loads(PREDICTED.read_text())
+    if smoke:
+        yield f"peak {before['peak_bytes'] / 2**20:.1f} MiB, {before['host_waits']} waits: no GPU to compare with"
+        return
+    found = curve(KERNEL_FUSION=False)
+    off = found["peak"] / before["peak_bytes"] - 1
+    yield f"peak {found['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
+    yield f"host waits {found['synchronisations']}, predicted {before['host_waits']}"
+    kernels, counted = found["kernels"], before["step"]["kernels"]
+    # What torch itself launches; libraries choose theirs by the GPU.
+    named = sorted(name for name in kernels.keys() | counted.keys() if "at::native" in name)
+    differing = [name for name in named if kernels.get(name, 0) != counted.get(name, 0)]
+    yield f"{len(named) - len(differing)} of {len(named)} of torch's kernels are launched as often as predicted"
+    for name in differing:
+        yield f"{kernels.get(name, 0)} x, predicted {counted.get(name, 0)} x {name[:100]}"
+    if abs(off) > _PEAK_TOLERANCE:
+        raise Failed(f"peak {found['peak']} bytes is {100 * off:+.1f} % off the predicted {before['peak_bytes']}")
+
+
+def predict() -> None:
+    """Ask the null device; only where it has an environment (bash setup.sh --null-gpu)."""
+    values = {name: str(value) for name, value in TINY.items() if name != "DGXSYSTEM"} | {"KERNEL_FUSION": "False"}
+    asked = ask(ROOT / "config_tiny.sh", values, "H200")
+    ((_, outcome),) = run([Rank(asked=asked, rank=0, microbatches=asked.fewer_microbatches())])
+    PREDICTED.write_text(json.dumps(outcome.document(), indent=1) + "\n")
 
 
 def attention(smoke: bool) -> Iterator[str]:
@@ -133,13 +173,17 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-CHECKS = (neutral, attention, scaled_products)
+CHECKS = (neutral, predicted, attention, scaled_products)
 
 
 @click.command()
 @click.option("--cpu-smoke", "smoke", is_flag=True, help="Small shapes, on a CPU.")
-def main(smoke: bool) -> None:
+@click.option("--predict", "predicting", is_flag=True, help="On the null device, before there is a GPU.")
+def main(smoke: bool, predicting: bool) -> None:
     """Every check, one after the other."""
+    if predicting:
+        predict()
+        return
     if not torch.cuda.is_available() and not smoke:
         click.echo("error: torch sees no CUDA device", err=True)
         raise SystemExit(2)
