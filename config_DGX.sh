@@ -23,9 +23,8 @@ export MINIBS=288 MICRO_BATCH_SIZE=1
 # bf16, fp8 or nvfp4, where the GPU has it.
 export PRECISION=${PRECISION:-bf16}
 
-# What it takes to fit, by `llama31 plan config_DGX.sh`: gradients in bf16, and norms computed again.
+# What it takes to fit, by `llama31 plan config_DGX.sh`: gradients in bf16.
 export GRAD_REDUCE_IN_FP32=False
-export RECOMPUTE_GRANULARITY=selective RECOMPUTE_MODULES=layernorm
 
 # Minutes of the job, all its runs together: llama31 plan config_DGX.sh knows better than a guess.
 export WALLTIME=${WALLTIME:-490}

@@ -96,8 +96,6 @@ def needs(kernels: Kernels) -> Iterator[Need]:
         )
     if kernels.precision == "nvfp4":
         yield Need(switch="PRECISION=nvfp4", compute_capability=(10, 0))
-    if "layernorm" in (kernels.recompute_modules or ""):
-        yield Need(switch="RECOMPUTE_MODULES=layernorm")
     if kernels.tp_comm_overlap:
         yield Need(switch="TP_COMM_OVERLAP=True")
     if kernels.cp_comm_type in ("p2p", "a2a"):
@@ -112,11 +110,32 @@ def needs(kernels: Kernels) -> Iterator[Need]:
 
 def lacking(kernels: Kernels, machine: Machine) -> list[str]:
     """What the run needs and the machine does not have; empty if it can be trained there."""
-    faults = [fault for need in needs(kernels) for fault in _lacking(need, machine)]
+    spec = layer_spec(kernels, machine)
+    asked = [*needs(kernels), *_recomputation_needs(kernels, spec)]
+    faults = [*(fault for need in asked for fault in _lacking(need, machine)), *_idle_recomputation(kernels, spec)]
     found = machine.transformer_engine
-    if found is not None and layer_spec(kernels, machine) == "te" and (fault := transformer_engine_fault(found)):
+    if found is not None and spec == "te" and (fault := transformer_engine_fault(found)):
         faults.append(f"{fault}; install one of these, or set LAYER_SPEC=torch")
     return faults
+
+
+def _recomputes_norms(kernels: Kernels) -> bool:
+    return "layernorm" in (kernels.recompute_modules or "").split(",")
+
+
+def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[Need]:
+    """Megatron-Core 0.16.1 recomputes a norm by a function that asks Transformer Engine whether it runs in fp8."""
+    if spec == "torch" and _recomputes_norms(kernels):
+        yield Need(switch="RECOMPUTE_MODULES=layernorm")
+
+
+def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
+    """What would recompute nothing."""
+    if spec == "te" and _recomputes_norms(kernels):
+        yield (
+            f"RECOMPUTE_MODULES={kernels.recompute_modules} would recompute no layernorm: in Transformer Engine's "
+            "layers the norm is a part of the matrix product after it; leave layernorm out, mlp saves memory"
+        )
 
 
 def _lacking(need: Need, machine: Machine) -> Iterator[str]:
@@ -235,6 +254,8 @@ def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterato
     if kernels.layer_spec == "torch":
         for need in needs(kernels):
             yield f"{need.switch} needs Transformer Engine's layers, but LAYER_SPEC=torch"
+    if kernels.layer_spec == "te" or kernels.precision in ("fp8", "nvfp4"):
+        yield from _idle_recomputation(kernels, "te")
     if kernels.fp8_recipe is not None and kernels.precision != "fp8":
         yield f"FP8_RECIPE={kernels.fp8_recipe} needs PRECISION=fp8; it is {kernels.precision}"
     yield from _parallel_contradictions(kernels, layout, size)

@@ -84,6 +84,14 @@ def faults(**variables: object) -> list[str]:
         ({"RECOMPUTE_MODULES": "mlp"}, "RECOMPUTE_MODULES=mlp needs RECOMPUTE_GRANULARITY=selective"),
         ({"RECOMPUTE_MODULES": "mlp,moe"}, "RECOMPUTE_MODULES=mlp,moe"),
         (
+            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "layernorm", "LAYER_SPEC": "te"},
+            "RECOMPUTE_MODULES=layernorm would recompute no layernorm",
+        ),
+        (
+            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp,layernorm", "PRECISION": "fp8"},
+            "RECOMPUTE_MODULES=mlp,layernorm would recompute no layernorm",
+        ),
+        (
             {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 127},
             "RECOMPUTE_NUM_LAYERS(127) is above the 126 layers",
         ),
@@ -106,7 +114,12 @@ def test_contradiction_is_refused(variables: dict[str, object], said: str) -> No
         (
             {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp,layernorm"},
             CPU,
-            "RECOMPUTE_MODULES=layernorm",
+            "RECOMPUTE_MODULES=layernorm needs a GPU that torch can use",
+        ),
+        (
+            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "layernorm"},
+            HOPPER,
+            "RECOMPUTE_MODULES=layernorm would recompute no layernorm: in Transformer Engine's layers the norm is a",
         ),
         ({"USE_PRECISION_AWARE_OPTIMIZER": 1}, CPU, "USE_PRECISION_AWARE_OPTIMIZER=True needs a GPU"),
     ],

@@ -104,9 +104,9 @@ def test_nvfp4_reaches_megatron(tiny: Tiny) -> None:
             {"cp_comm_type": "all_gather"},
         ),
         (
-            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp,layernorm"},
+            {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp,core_attn"},
             BLACKWELL,
-            {"recompute_granularity": "selective", "recompute_modules": ["mlp", "layernorm"]},
+            {"recompute_granularity": "selective", "recompute_modules": ["mlp", "core_attn"]},
         ),
         (
             {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "block", "RECOMPUTE_NUM_LAYERS": 1},
