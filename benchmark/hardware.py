@@ -1,4 +1,4 @@
-"""The GPUs that the planner knows, one row each: datasheet numbers, no measurements.
+"""The GPUs that the planner knows, one row each: datasheet numbers, no measurements of ours.
 
 What a GPU really reaches is in the calibration. To add a GPU, add a row.
 
@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
 """Of the linear layers' matrix products: fp8 scales by tensor, mxfp8 by 32 values, nvfp4 by 16."""
 
-OUTSIDE_ALLOCATOR = 5 * 2**30
+OUTSIDE_ALLOCATOR = 1_060_000_000 + 8 * 544_000_000
+"""Bytes of a GPU that a rank takes outside PyTorch's allocator; not measured by us, whom no GPU of a cluster was lent.
+
+The first part is CUDA's context with the code of PyTorch's libraries: an H100 before its first collective, less what
+PyTorch holds (NVIDIA/nccl issue 1685). The second is NCCL's buffers: a rank of 405B has eight communicators (two of the
+world, data, tensor and context parallel, pipeline, and one for each neighbour in it; the null device counts them), each
+taken for what one cost on an A100 (NVIDIA/nccl issue 964). Workspaces of cuBLAS and cuDNN are PyTorch's to allocate.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

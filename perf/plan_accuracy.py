@@ -293,7 +293,7 @@ def speed_table() -> None:
 
 def _seconds(arguments: Sequence[str]) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "benchmark", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    subprocess.run([sys.executable, "-m", "harness", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     return time.perf_counter() - start
 
 

@@ -38,6 +38,13 @@ SINGLE_SPREAD = 0.10
 LEAST_SPREAD = 0.05
 """What is claimed at best: rows of one software that agree say little of the next."""
 
+FULL_GRAPH_GAIN: Mapping[str, float] = {"B200": 1.15, "GB200": 1.54, "GB300": 1.79}
+"""How many times as long a step in nvfp4 takes without a CUDA graph of the whole iteration, as NVIDIA has published.
+
+In fp8 it takes no longer. The submissions in nvfp4, from which its constants are, ran in such graphs; this trainer has
+none.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Prior:
@@ -146,6 +153,15 @@ class Calibration:
     def measured(self, job: Job) -> int:
         """How many steps of this job's group the constants were fitted to."""
         return sum(residual.group == group(job) for residual in self.residuals)
+
+    def graph_gain(self, job: Job) -> float | None:
+        """How many times as long this trainer takes as the constants say; None where they are not of steps in a graph.
+
+        Constants that a user's own logs gave are of the user's own steps.
+        """
+        if job.precision != "nvfp4" or job.release == OWN:
+            return None
+        return FULL_GRAPH_GAIN.get(job.gpu.name)
 
     def software(self, gpu: str, precision: str) -> tuple[str, str]:
         """The (release, stack) to assume for a GPU and precision: the user's own, else a submission's, the latest."""

@@ -45,7 +45,13 @@ class Job:
     moment_bytes: int = 8
     """Of AdamW's two moments of a parameter."""
     recompute: frozenset[str] = frozenset()
-    """What the backward pass computes again instead of keeping: `layernorm`, `mlp`, or `full` layers."""
+    """What the backward pass computes again instead of keeping: `core_attn`, `mlp`, or `full` layers."""
+    recomputed_layers: int = 0
+    """With `full`, how many layers of each model chunk; 0 for all."""
+    projection_copy: bool = True
+    """Whether a quantised copy of attention's output is kept beside it, as before Transformer Engine 2.6."""
+    fused_weight_gradients: bool = True
+    """Whether a weight's gradient is added to its buffer inside the matrix product, rather than made beside."""
 
     @cached_property
     def data(self) -> int:
@@ -96,6 +102,15 @@ class Job:
     def layers(self, stage: int) -> int:
         """Transformer layers on pipeline stage `stage`."""
         return sum(self.chunk_layers(stage, chunk) for chunk in range(self.chunks))
+
+    def recomputed_share(self, stage: int) -> float:
+        """Of the layers of a pipeline stage, the part that is recomputed whole."""
+        if "full" not in self.recompute:
+            return 0.0
+        if self.recomputed_layers == 0:
+            return 1.0
+        whole = sum(min(self.recomputed_layers, self.chunk_layers(stage, chunk)) for chunk in range(self.chunks))
+        return whole / self.layers(stage)
 
     @property
     def bubble(self) -> float:
@@ -148,6 +163,9 @@ def from_config(
         gradient_bytes=4 if config.kernels.grad_reduce_in_fp32 else 2,
         moment_bytes=4 if config.kernels.precision_aware_optimizer else 8,
         recompute=_recompute(config.kernels),
+        recomputed_layers=_recomputed_layers(config.kernels),
+        projection_copy=False,
+        fused_weight_gradients=False,
     )
 
 
@@ -162,9 +180,14 @@ def precision_values(precision: str) -> dict[str, str]:
 
 
 def _recompute(kernels: Kernels) -> frozenset[str]:
-    """RECOMPUTE_METHOD=block, which spares some layers, is taken for all; a flash kernel has no core_attn to spare."""
+    """What is recomputed; `layernorm` is not: in Transformer Engine's layers there is no norm by itself."""
     if kernels.recompute_granularity == "full":
         return frozenset({"full"})
-    if kernels.recompute_granularity == "selective" and kernels.recompute_modules:
-        return frozenset(kernels.recompute_modules.split(",")) & {"layernorm", "mlp"}
+    if kernels.recompute_granularity == "selective":
+        return frozenset((kernels.recompute_modules or "core_attn").split(",")) - {"layernorm"}
     return frozenset()
+
+
+def _recomputed_layers(kernels: Kernels) -> int:
+    """`block` recomputes so many layers of each chunk, `uniform` all of them in units of so many."""
+    return (kernels.recompute_num_layers or 0) if kernels.recompute_method == "block" else 0

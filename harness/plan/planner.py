@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmark.config import ConfigError, RunConfig
 from harness.plan import memory, step_time
@@ -27,6 +27,16 @@ class Remedy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WithoutGraph:
+    """The same run where no CUDA graph holds the whole iteration, as in this trainer; the rest is of runs in one."""
+
+    gain: float
+    """How many times as long a step takes."""
+    pace: Pace
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a configuration would do."""
 
@@ -39,8 +49,10 @@ class Plan:
     measured: int
     """Steps of this GPU, precision and model that the constants were fitted to; it is uncalibrated if 0."""
     outcomes: list[Outcome]
+    without_graph: WithoutGraph | None
+    """What this trainer takes, where the constants are of steps that it does not make."""
     walltime: int
-    """Minutes, all experiments."""
+    """Minutes, all experiments, as this trainer takes."""
     remedies: list[Remedy]
     """Fastest first; empty if the configuration fits."""
 
@@ -94,6 +106,8 @@ def plan(
     job = job_of(config, calibration, gpu, quantised_weights=quantised_weights)
     pace = pace_of(config, job, calibration)
     likely = outcomes(config.rules, config.schedule, pace, limit=config.step_limit)
+    slow = _without_graph(config, job, pace, calibration)
+    slowest = likely[-1] if slow is None else slow.outcomes[-1]
     fits = memory.fits(memory.worst(job), job)
     return Plan(
         config=config,
@@ -103,9 +117,19 @@ def plan(
         pace=pace,
         measured=calibration.measured(job),
         outcomes=likely,
-        walltime=walltime(likely[-1], pace, config.job.experiments),
+        without_graph=slow,
+        walltime=walltime(slowest, pace, config.job.experiments),
         remedies=[] if fits else sorted(_remedies(config, job, calibration), key=lambda remedy: remedy.step),
     )
+
+
+def _without_graph(config: RunConfig, job: Job, pace: Pace, calibration: Calibration) -> WithoutGraph | None:
+    gain = calibration.graph_gain(job)
+    if gain is None:
+        return None
+    slow = replace(pace, step=gain * pace.step, evaluation=gain * pace.evaluation)
+    likely = outcomes(config.rules, config.schedule, slow, limit=config.step_limit)
+    return WithoutGraph(gain=gain, pace=slow, outcomes=likely)
 
 
 def _remedies(config: RunConfig, planned: Job, calibration: Calibration) -> Iterator[Remedy]:
@@ -142,10 +166,10 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
     layout = config.layout
     if config.kernels.grad_reduce_in_fp32:
         yield "gradients", BF16_GRADIENTS
-    for modules in ("layernorm", "mlp"):
-        yield modules, {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": modules}
-    whole = {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "uniform", "RECOMPUTE_NUM_LAYERS": "1"}
-    yield "layers", whole
+    yield "mlp", {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp"}
+    # One layer of each model chunk, or all of them.
+    for method in ("block", "uniform"):
+        yield method, {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": method, "RECOMPUTE_NUM_LAYERS": "1"}
     # Twice as many ranks a replica are half as many replicas: twice the minibatch keeps the global batch.
     for name, size in (
         ("TENSOR_MODEL_PARALLEL", layout.tensor_model_parallel),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmark.hardware import OUTSIDE_ALLOCATOR
 from harness.plan import memory
 from harness.plan.calibration import Calibration
 from harness.plan.planner import Plan, Remedy
@@ -15,7 +16,7 @@ from harness.plan.time_to_target import LONGEST_INIT_MINUTES
 WIDTH = 48
 """Characters of a full bar."""
 
-_LETTERS = dict(zip(memory.PARTS, "WGOAL.", strict=True))
+_LETTERS = dict(zip(memory.PARTS, "WGOAULB-.", strict=True))
 
 
 def text(plan: Plan, calibration: Calibration) -> str:
@@ -43,13 +44,14 @@ def _memory(plan: Plan) -> Iterable[str]:
         detail = f"{stage.layers} layers, {stage.layer_activations} layers' activations"
         yield f"  {stage.stage:2} |{bar:{WIDTH}}| {_gib(stage.total):>6}  {detail}"
     room = capacity - worst.total
+    needs = (
+        f"stage {worst.stage} allocates {_gib(worst.allocated)} GiB, reserves at most {_gib(worst.reserved)}, "
+        f"and {_gib(OUTSIDE_ALLOCATOR)} lie outside the allocator"
+    )
     if plan.fits:
-        yield f"Fits: stage {worst.stage} needs most and leaves {_gib(room)} GiB."
+        yield f"Fits: {needs}, which leaves {_gib(room)}."
         return
-    if room >= 0:
-        yield f"Too tight: stage {worst.stage} leaves {_gib(room)} GiB; the count may be {memory.SPREAD:.0%} low."
-    else:
-        yield f"Does not fit: stage {worst.stage} needs {_gib(-room)} GiB more than there are. What would fit:"
+    yield f"Does not fit: {needs}, {_gib(-room)} more than there are. What would fit:"
     yield from (
         f"  {_change(remedy)}: {_gib(remedy.total)} GiB, {remedy.step:.2f} s a step" for remedy in plan.remedies
     )
@@ -65,6 +67,14 @@ def _step(plan: Plan) -> Iterable[str]:
     step, spread = plan.pace.step, plan.pace.spread
     tflops = f"{plan.flops / 1e12:,.0f} model TFLOP/s a GPU, attention counted whole"
     yield f"Step {step:.2f} s, give or take {spread:.0%}; {tflops}"
+    slow = plan.without_graph
+    if slow is not None:
+        first, last = (outcome.minutes for outcome in (slow.outcomes[0], slow.outcomes[-1]))
+        yield "That is in a CUDA graph of the whole iteration, as published nvfp4 runs have it; this trainer has none."
+        yield (
+            f"Without: {slow.pace.step:.2f} s a step, {slow.gain} times as long as NVIDIA has published for "
+            f"{plan.job.gpu.name}; {first:.1f} to {last:.1f} minutes to the target."
+        )
     for part, seconds in plan.parts.items():
         if seconds:
             bar = "#" * round(WIDTH * seconds / step)
@@ -83,9 +93,13 @@ def _target(plan: Plan) -> Iterable[str]:
             f"{outcome.factor:8.3f} {hours:11,.0f}"
         )
     runs = plan.config.job.experiments
-    hours = runs * plan.job.gpus * plan.outcomes[-1].minutes / 60
+    slow = plan.without_graph
+    slowest = plan.outcomes[-1] if slow is None else slow.outcomes[-1]
+    graph = "" if slow is None else " without a graph"
+    hours = runs * plan.job.gpus * slowest.minutes / 60
+    how_many = "1 run" if runs == 1 else f"{runs} runs"
     yield (
-        f"Ask for WALLTIME={plan.walltime}: {runs} {'run' if runs == 1 else 'runs'} at the slowest outcome and step, "
+        f"Ask for WALLTIME={plan.walltime}: {how_many} at the slowest outcome and step{graph}, "
         f"with {LONGEST_INIT_MINUTES:.0f} minutes of start-up each; {hours:,.0f} GPU-hours of training."
     )
 
@@ -134,6 +148,11 @@ def table(found: Found, top: int) -> str:
         "What they are spent on, opening data apart, says why a row is better: compute by how stages share work,",
         "transfers by what TP, CP and PP do not hide, bubble by waiting in the pipeline, once by the end of each step.",
     ]
+    if found.graph_gain is not None:
+        note.append(
+            "Steps are those in a CUDA graph of the whole iteration, as published nvfp4 runs have; this trainer "
+            f"has none and takes {found.graph_gain} times as long."
+        )
     close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
     if close > 1:
         note.append(f"Rows 1 to {close} differ by less than a step may be off: measure before choosing among them.")
@@ -168,7 +187,14 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "memory": {
             "capacity": job.gpu.memory,
             "stages": [
-                {"stage": stage.stage, "layers": stage.layers, "total": stage.total, "parts": dict(stage.parts)}
+                {
+                    "stage": stage.stage,
+                    "layers": stage.layers,
+                    "allocated": stage.allocated,
+                    "reserved": stage.reserved,
+                    "total": stage.total,
+                    "parts": dict(stage.parts),
+                }
                 for stage in plan.stages
             ],
             "remedies": [
@@ -195,6 +221,13 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             }
             for outcome in plan.outcomes
         ],
+        "without_graph": None
+        if plan.without_graph is None
+        else {
+            "gain": plan.without_graph.gain,
+            "step_seconds": plan.without_graph.pace.step,
+            "minutes": [outcome.minutes for outcome in plan.without_graph.outcomes],
+        },
         "walltime_minutes": plan.walltime,
     }
 
@@ -207,6 +240,7 @@ def search_values(found: Found, top: int) -> dict[str, Any]:
         "precision": found.precision,
         "measured_steps": found.measured,
         "spread": found.spread,
+        "graph_gain": found.graph_gain,
         "layouts": [
             {
                 "variables": dict(candidate.values),

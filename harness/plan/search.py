@@ -77,6 +77,8 @@ class Found:
     """As in Plan."""
     spread: float
     """How far off a step may be."""
+    graph_gain: float | None
+    """As in WithoutGraph; None where steps are as this trainer makes them."""
     candidates: list[Candidate]
     """Fastest first."""
     refusals: list[Refusal]
@@ -168,6 +170,7 @@ def search(
         precision=job.precision,
         measured=calibration.measured(job),
         spread=calibration.spread(job),
+        graph_gain=calibration.graph_gain(job),
         candidates=list(_accepted(shapes, options, values, calibration, listed, refusals)),
         refusals=refusals.listed(),
     )
@@ -220,7 +223,7 @@ def _fitting(jobs: Iterable[Job], refusals: _Refusals, calibration: Calibration)
             yield _Shape(job=job, each=each, once=once + each * job.bubble)
         else:
             needed, there = (f"{size / memory.GIB:.1f}" for size in (worst.total, job.gpu.memory))
-            example = f"{_name(job)}: {needed} (the count may be {memory.SPREAD:.0%} low) of {there} GiB"
+            example = f"{_name(job)}: {needed} of {there} GiB"
             refusals.add("does not fit", example, miss=worst.total)
 
 

@@ -141,7 +141,7 @@ def _computation(job: Job) -> Iterator[Term]:
         yield Term("matrix products", head / bf16_peak, (f"matmul.{generation}.bf16", *software))
 
     # Of every token to every token, forward; the flash kernel's backward pass does two and a half times as much.
-    attention = layers * (3.5 + ("full" in job.recompute)) * 4 * job.sequence_length * size.hidden * tokens
+    attention = layers * (3.5 + _attention_again(job)) * 4 * job.sequence_length * size.hidden * tokens
     yield Term("attention", attention / bf16_peak, ("attention", *software))
 
     # Norms, SwiGLU, residuals, casts: about 70 bytes a token and hidden value forward, twice as many backward.
@@ -156,25 +156,30 @@ def _computation(job: Job) -> Iterator[Term]:
 
 def _recomputed(job: Job) -> float:
     """The part of a layer's forward pass that the backward pass does again, by its weights."""
-    return 1.0 if "full" in job.recompute else job.mlp_share if "mlp" in job.recompute else 0.0
+    return job.mlp_share if "mlp" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
+
+
+def _attention_again(job: Job) -> float:
+    """The part of a layer's core attention that the backward pass does again."""
+    return 1.0 if "core_attn" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
 def _communication(job: Job) -> Iterator[Term]:
     size, gpu, layers = job.size, job.gpu, _busiest(job)[0]
-    full = "full" in job.recompute
+    full = job.recomputed_share(min(1, job.pipeline - 1))
     nvlink, nic = gpu.nvlink * 1e9, gpu.nic * 1e9
     # bf16 bytes of one layer's output, over all tensor-parallel ranks.
-    output, messages = 2 * job.tokens * size.hidden, 0
+    output, messages = 2 * job.tokens * size.hidden, 0.0
     if job.tensor > 1:
         # All-gather and reduce-scatter around attention and MLP, forward and backward, and two gathers again; those
         # around what is recomputed once more.
-        collectives = 10 + (4 if full else 2 if "mlp" in job.recompute else 0)
+        collectives = 10 + 4 * full + 2 * ("mlp" in job.recompute)
         messages += collectives
         yield Term("tensor parallel", layers * collectives * output * (1 - 1 / job.tensor) / nvlink, ("tensor",))
     if job.context > 1:
         # Keys and values go round forward; they and their gradients backward.
         keys_and_values = 2 * 2 * size.query_groups * size.head_dim * job.tokens / job.tensor
-        rounds = (3 + full) * (job.context - 1)
+        rounds = (3 + _attention_again(job)) * (job.context - 1)
         messages += rounds
         link = nvlink if job.tensor * job.context <= gpu.nvlink_domain else nic
         yield Term("context parallel", layers * rounds * keys_and_values / link, ("context",))

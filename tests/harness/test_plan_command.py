@@ -18,6 +18,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve, source_config
 from benchmark.hardware import gpu_of_system
 from harness.__main__ import main
+from harness.plan import memory
 from harness.plan.planner import plan
 
 GB200 = ROOT / "configs" / "config_GB200_128x4x144xtp4pp8cp2.sh"
@@ -63,16 +64,40 @@ def test_text_and_values_say_the_same() -> None:
     assert len(found["memory"]["stages"]) == 8
 
 
+@pytest.mark.parametrize(("gpu", "gain"), [("GB200", 1.54), ("GB300", 1.79)])
+def test_nvfp4_says_what_it_takes_without_a_graph(gpu: str, gain: float) -> None:
+    """The constants are of runs with a graph of the whole iteration; beside them is what this trainer takes."""
+    path = ROOT / "configs" / {"GB200": GB200.name, "GB300": "config_GB300_128x4x72xtp2pp8cp2.sh"}[gpu]
+    text, found = invoke(path, "--precision", "nvfp4").stdout, values(path, "--precision", "nvfp4")
+    without = found["without_graph"]
+    assert without["step_seconds"] == pytest.approx(gain * found["step"]["seconds"])
+    for slow, fast in zip(without["minutes"], found["outcomes"], strict=True):
+        assert 1 < slow / fast["minutes"] <= gain
+    assert "That is in a CUDA graph of the whole iteration" in text
+    assert f"Without: {without['step_seconds']:.2f} s a step, {gain} times as long" in text
+    assert found["walltime_minutes"] >= without["minutes"][-1]
+    search = ("--gpu", gpu, "--gpus", "512", "--precision", "nvfp4", "--top", "1")
+    assert f"has none and takes {gain} times as long." in invoke(*search).stdout
+    assert values(*search)["graph_gain"] == gain
+
+
+def test_fp8_is_the_same_without_a_graph() -> None:
+    """No gain was published for fp8, and nothing is said of graphs."""
+    assert values(GB200, "--precision", "fp8")["without_graph"] is None
+    assert "graph" not in invoke(GB200, "--precision", "fp8").stdout
+
+
 @pytest.mark.usefixtures("h100_in_bf16")
 def test_what_does_not_fit_is_told_what_would() -> None:
     """405B in bf16 with fp32 gradients is too large for 512 H100; every remedy that is named fits."""
     done = invoke()
     assert done.exit_code == 1
-    assert "Does not fit: stage 1 needs" in done.stdout
+    assert "Does not fit: stage 1 allocates" in done.stdout
     found = values()["memory"]
     remedies = found["remedies"]
     assert {"GRAD_REDUCE_IN_FP32": "False"} in [remedy["change"] for remedy in remedies]
     assert remedies == sorted(remedies, key=lambda remedy: remedy["step"])
+    assert "layernorm" not in done.stdout
     assert all(remedy["total"] < found["capacity"] for remedy in remedies)
 
 
@@ -134,7 +159,7 @@ def test_the_picture_is_an_image(tmp_path: Path) -> None:
     invoke(GB200, "--picture", tmp_path / "plan.svg")
     root = ElementTree.parse(tmp_path / "plan.svg").getroot()
     bars = [rect for rect in root.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") == "14"]
-    assert len(bars) == 8 * 6 + 12
+    assert len(bars) == 8 * len(memory.PARTS) + 12
 
 
 def test_the_picture_in_the_documentation_is_the_current_one(tmp_path: Path) -> None:
