@@ -57,7 +57,7 @@ def shipped() -> list[Path]:
 def shipped_ranks(configs: list[Path]) -> list[Rank]:
     """A rank of the first, the second and the last stage of each, with as few microbatches as have the whole peak."""
     return [
-        Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches())
+        Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=1)
         for asked in map(ask, configs)
         for stage in asked.stages()
     ]

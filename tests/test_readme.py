@@ -21,6 +21,8 @@ RUN_ELSEWHERE = {
     "bash run_and_time.sh": "run whole by tests/test_run_and_time.py",
     "bash run_tests.sh": "what runs this test",
     "bash run_tests.sh --slow": "the same with another selection",
+    "bash setup.sh --null-gpu": "what tests/nullcuda run in",
+    "llama31 dryrun configs/config_GB200_128x4x144xtp4pp8cp2.sh --stages": "run by tests/nullcuda/test_shapes.py",
     "llama31 data download llama31_405b /data/c4": "run from a local server by "
     "tests/reference_impl/test_data_download.py",
     "llama31 data prepare /data/c4 --c4 /data/c4/en": "run by tests/reference_impl/test_data_prepare.py",

@@ -18,7 +18,7 @@ from harness.arguments import AS_JSON
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--rank", type=click.IntRange(min=0), help="This one.")
 @click.option("--stages", is_flag=True, help="A rank of the first, the second and the last pipeline stage.")
-@click.option("--steps", default=2, show_default=True, type=click.IntRange(min=2), help="After the warm-up.")
+@click.option("--steps", default=2, show_default=True, type=click.IntRange(min=1), help="After the warm-up.")
 @click.option(
     "--microbatches",
     type=click.IntRange(min=1),
