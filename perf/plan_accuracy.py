@@ -281,7 +281,7 @@ def search_table(data: Data) -> None:
 
 def speed_table() -> None:
     print("Speed: whole processes, the interpreter's start included, medians")
-    config = "config_GB200_128x4x144xtp4pp8cp2.sh"
+    config = "configs/config_GB200_128x4x144xtp4pp8cp2.sh"
     commands = {
         "plan configs/config_GB200_128x4x144xtp4pp8cp2.sh": ["plan", config],
         "plan --gpu GB200 --gpus 512": ["plan", "--gpu", "GB200", "--gpus", "512"],
