@@ -111,6 +111,13 @@ def test_recomputing_attention_keeps_more() -> None:
     assert layer_bytes(replace(OURS, recompute=frozenset({"core_attn"}))) > layer_bytes(OURS)
 
 
+def test_fused_weight_gradients_cost_a_placeholder_of_each_shape() -> None:
+    """Transformer Engine gives autograd one of each matrix in place of the largest gradient: more, for layers of 405B."""
+    fused, beside = (stages(replace(OURS, fused_weight_gradients=each))[1].allocated for each in (True, False))
+    largest = 2 * 16_384 * 53_248 / OURS.tensor
+    assert fused - beside == 2 * (OURS.layer_matrices / OURS.tensor - largest)
+
+
 def test_recomputing_norms_is_counted_as_nothing() -> None:
     """Transformer Engine's layers have no norm by themselves."""
     plain = RunConfig.from_environment(source_config(ROOT / "config_DGX.sh"))
