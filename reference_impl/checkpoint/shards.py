@@ -51,9 +51,11 @@ class OptimizerShards:
         for tensor, read in zip(self.tensors, loaded, strict=True):
             tensor.data.copy_(read.view_as(tensor.data))
         for one, states in zip(self._optimizers, self._states, strict=True):
-            for _, _, state in _held(one, states):
-                state["padding"] = False
-            one.load_parameter_state_from_dp_reshardable(states)
+            for parameter, _, state in _held(one, states):
+                # Its public `load_parameter_state_from_dp_reshardable` would have Transformer Engine's AdamW scale the
+                # numbers of elements that are beside the tensors here.
+                tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
+                one._set_main_param_and_optimizer_states(parameter, tensors)
 
 
 def _held(
