@@ -109,7 +109,7 @@ def ours(config: RunConfig, shape: Shape) -> Step:
     transformer, where = shard(config, shape), parallel.device()
     layers = Layers(config, transformer).to(where)
     model = DistributedDataParallel(transformer, ddp_config(config.kernels, parallel.machine()), layers)
-    optimizer = get_megatron_optimizer(optimizer_config(config), [model])
+    optimizer = get_megatron_optimizer(optimizer_config(config), [model], use_gloo_process_groups=False)
     use_fused_kernel(optimizer)
     rotary = RotaryEmbedding(
         shape.size.head_dim,

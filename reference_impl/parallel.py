@@ -56,7 +56,8 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         layout.pipeline_model_parallel,
         interleaved,
         context_parallel_size=layout.context_parallel,
-        create_gloo_process_groups=not torch.cuda.is_available(),
+        # A second, slower group for each data-parallel one, for forms of checkpoints that are not used here.
+        create_gloo_process_groups=False,
     )
     seed_everything(config)
 

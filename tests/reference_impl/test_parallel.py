@@ -6,10 +6,13 @@ import platform
 import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 
 from benchmark.config import ConfigError, RunConfig
 from reference_impl import parallel
@@ -118,3 +121,21 @@ def test_ranks_that_cannot_meet_are_refused(tiny: Tiny, variables: dict[str, obj
     """Started by hand, at once and not after half an hour."""
     with pytest.raises(ConfigError, match=said):
         parallel.initialize(tiny(RANK=0, WORLD_SIZE=1, **variables))
+
+
+# Groups that nobody uses.
+
+
+def second_groups(config: RunConfig) -> list[str]:
+    """Backends of those that Megatron-Core can have beside each data-parallel one."""
+    parallel.initialize(config)
+    found: list[str] = []
+    for with_context_parallel in (False, True):
+        with suppress(AssertionError):
+            found.append(dist.get_backend(parallel_state.get_data_parallel_group_gloo(with_context_parallel)))
+    return found
+
+
+def test_no_group_is_made_twice(tiny: Tiny) -> None:
+    """On GPUs the second ones would connect thousands of ranks by TCP for nothing."""
+    assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), second_groups) == [[], []]
