@@ -36,6 +36,8 @@ def build_model(config: RunConfig) -> list[MegatronModule]:
     if config.kernels.tp_comm_overlap:
         initialize_user_buffers(config)
     chunks = [gpt_chunk(config, transformer, stage, spec).to(parallel.device()) for stage in virtual_stages(config)]
+    if fused(config.kernels, here) and spec == "te":
+        fuse_weight_gradients(chunks)
     if config.data.load_checkpoint is None:
         initialize_weights(chunks, config)
     if transformer.bf16:
@@ -118,13 +120,14 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
 def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
     kernels = config.kernels
     on_te = layer_spec(config.kernels, machine) == "te"
-    fused = machine.gpu if kernels.kernel_fusion is None else kernels.kernel_fusion
+    fuse = fused(kernels, machine)
     return {
         "cp_comm_type": (kernels.cp_comm_type or "p2p") if on_te else None,
-        "bias_activation_fusion": fused,
-        "bias_dropout_fusion": fused,
-        "apply_rope_fusion": fused and on_te,
-        "gradient_accumulation_fusion": fused and on_te and machine.weight_gradient_fusion,
+        "bias_activation_fusion": fuse,
+        "bias_dropout_fusion": fuse,
+        "apply_rope_fusion": fuse and on_te,
+        # Also of the output layer, which needs Apex's kernel; without it see `fuse_weight_gradients`.
+        "gradient_accumulation_fusion": fuse and on_te and machine.weight_gradient_fusion,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
         "cross_entropy_loss_fusion": kernels.ce_fusion_impl is not None,
@@ -132,6 +135,25 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
         "cuda_graph_impl": kernels.cuda_graph,
         "use_te_rng_tracker": kernels.cuda_graph != "none",
     }
+
+
+def fused(kernels: Kernels, machine: Machine) -> bool:
+    """Whether elementwise work is fused into other kernels: KERNEL_FUSION, which is on by default on GPUs."""
+    return machine.gpu if kernels.kernel_fusion is None else kernels.kernel_fusion
+
+
+def fuse_weight_gradients(chunks: list[GPTModel]) -> None:
+    """Have Transformer Engine's layers add a weight gradient to its buffer inside the matrix product.
+
+    Megatron-Core has one switch for these and for its own output layer, which it refuses without Apex's kernel. Built
+    with the switch off, the layers are told afterwards; the output layer stays as it was built.
+    """
+    for chunk in chunks:
+        # Of this, graphs ask the configuration; the layers have copied what it said when they were built.
+        chunk.config.gradient_accumulation_fusion = True
+        for module in chunk.modules():
+            if hasattr(module, "fuse_wgrad_accumulation"):
+                module.fuse_wgrad_accumulation = True
 
 
 def _recomputation(kernels: Kernels) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Machine:
     transformer_engine: str | None = None
     """Its version, None where it is not installed."""
     weight_gradient_fusion: bool = False
-    """Whether Apex's kernel is there that adds a weight gradient to its buffer inside the matrix product."""
+    """Whether Apex's kernel is there that adds a weight gradient to its buffer inside the matrix product: for
+    Megatron-Core's output layer, since Transformer Engine's layers need none."""
 
 
 @dataclass(frozen=True, kw_only=True)

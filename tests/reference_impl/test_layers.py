@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from benchmark.config import ConfigError, RunConfig, config_files, resolve
 from benchmark.config.kernels import FP8_RECIPES, Machine
 from reference_impl import parallel
-from reference_impl.model import ddp_config, transformer_config
+from reference_impl.model import ddp_config, fuse_weight_gradients, transformer_config
 from reference_impl.optimizer import optimizer_config
 from reference_impl.step import MegatronStep, synthetic_batches
 from tests.reference_impl.conftest import run_ranks
@@ -120,6 +121,18 @@ def test_switch_reaches_megatron(
 ) -> None:
     """Each switch of the kernels sets what Megatron-Core calls it."""
     assert fields(transformer_config(tiny(**variables), machine), *expected) == expected
+
+
+def test_layers_fuse_weight_gradients_without_apex() -> None:
+    """Those that can by themselves; Megatron-Core's output layer, which cannot, is left as it was built."""
+    chunk, layer, output = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
+    chunk.config = SimpleNamespace(gradient_accumulation_fusion=False)  # type: ignore[assignment]
+    chunk.layers, chunk.output_layer = torch.nn.ModuleList([layer]), output
+    layer.fuse_wgrad_accumulation = False  # type: ignore[assignment]
+    output.gradient_accumulation_fusion = False  # type: ignore[assignment]
+    fuse_weight_gradients([chunk])
+    assert layer.fuse_wgrad_accumulation
+    assert not output.gradient_accumulation_fusion
 
 
 @pytest.mark.parametrize(
