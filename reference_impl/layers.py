@@ -21,10 +21,10 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmark.config.kernels import LayerSpec
+from reference_impl.attention import attend_to_all_before
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -88,17 +88,11 @@ class CausalAttention(torch.nn.Module):
         assert self._cp_group is not None
         size, rank, chunk = self._cp_group.size(), self._cp_group.rank(), q.size(2) // 2
         k, v = self._gathered(torch.cat((k, v), -1), size, chunk).chunk(2, -1)
-        grouped = q.size(1) != k.size(1)
         outs = []
         for part, position in enumerate((rank, 2 * size - 1 - rank)):
             end = (position + 1) * chunk
             mine = q[:, :, part * chunk : (part + 1) * chunk]
-            mask = causal_lower_right(chunk, end)
-            outs.append(
-                scaled_dot_product_attention(
-                    mine, k[:, :, :end], v[:, :, :end], attn_mask=mask, scale=self._scale, enable_gqa=grouped
-                )
-            )
+            outs.append(attend_to_all_before(mine, k[:, :, :end], v[:, :, :end], self._scale))
         return torch.cat(outs, dim=2)
 
     def _gathered(self, kv: torch.Tensor, size: int, chunk: int) -> torch.Tensor:
