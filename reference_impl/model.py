@@ -42,7 +42,7 @@ def build_model(config: RunConfig) -> list[MegatronModule]:
         initialize_weights(chunks, config)
     if transformer.bf16:
         chunks = [Float16Module(transformer, chunk) for chunk in chunks]
-    ddp = ddp_config(config.kernels, here)
+    ddp = ddp_config(config.kernels, here, interleaved=len(chunks) > 1)
     return [
         DistributedDataParallel(transformer, ddp, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
@@ -165,7 +165,7 @@ def _recomputation(kernels: Kernels) -> dict[str, Any]:
     }
 
 
-def ddp_config(kernels: Kernels, machine: Machine) -> DistributedDataParallelConfig:
+def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False) -> DistributedDataParallelConfig:
     """Megatron-Core's configuration of gradient reduction and of the gathering of updated weights."""
     reduce = machine.gpu if kernels.overlap_grad_reduce is None else kernels.overlap_grad_reduce
     gather = reduce if kernels.overlap_param_gather is None else kernels.overlap_param_gather
@@ -174,6 +174,8 @@ def ddp_config(kernels: Kernels, machine: Machine) -> DistributedDataParallelCon
         use_distributed_optimizer=True,
         overlap_grad_reduce=reduce,
         overlap_param_gather=gather,
+        # The schedule of an interleaved pipeline starts each gather, others leave it to the layers that need it.
+        align_param_gather=gather and interleaved,
         bucket_size=kernels.bucket_size,
     )
 

@@ -83,9 +83,14 @@ class MegatronStep:
         settings = get_model_config(self.chunks[0])
         settings.finalize_model_grads_func = finish_gradients
         settings.grad_scale_func = self.optimizer.scale_loss
-        if torch.cuda.is_available():
-            waits = [chunk.no_sync for chunk in self.chunks]
-            settings.no_sync_func = waits if len(waits) > 1 else waits[0]
+        # Collectives slow down what is computed beside them. Where all stages of a pipeline start one at the same time,
+        # they slow down together, and none waits for another; so do the published 405B runs.
+        overlap = self.chunks[0].ddp_config
+        if overlap.overlap_grad_reduce:
+            settings.no_sync_func = _one_or_list([chunk.no_sync for chunk in self.chunks])
+            settings.grad_sync_func = _one_or_list([chunk.start_grad_sync for chunk in self.chunks])
+        if overlap.align_param_gather:
+            settings.param_sync_func = [chunk.start_param_sync for chunk in self.chunks]
 
     def warm_up(self) -> None:
         """Train and evaluate on random tokens, then put every bit of state back."""
@@ -183,6 +188,11 @@ class MegatronStep:
             micro_batch_size=self._config.layout.micro_batch_size,
             forward_only=forward_only,
         )
+
+
+def _one_or_list(functions: list[Callable[..., Any]]) -> Any:
+    """As Megatron-Core has it: of one chunk the function, of several a list."""
+    return functions if len(functions) > 1 else functions[0]
 
 
 def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:

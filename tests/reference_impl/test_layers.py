@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.utils import get_model_config
 
 from benchmark.config import ConfigError, RunConfig, config_files, resolve
 from benchmark.config.kernels import FP8_RECIPES, Machine
@@ -217,3 +218,46 @@ def test_overlap_changes_no_bit(tiny: Tiny) -> None:
     assert run_ranks(tiny(OVERLAP_GRAD_REDUCE=1, **shape), two_steps) == one_after_the_other
     for answer in run_ranks(tiny(OVERLAP_GRAD_REDUCE=1, BUCKET_SIZE=100_000, **shape), two_steps):
         assert answer == pytest.approx(one_after_the_other[0], rel=1e-5)
+
+
+def around_an_evaluation(config: RunConfig) -> list[float]:
+    """Losses and norms of two steps, a loss of evaluation, and another step."""
+    step: MegatronStep = build(config)
+    batches = synthetic_batches(config)
+    first = [step.train_once(batches) for _ in range(2)]
+    evaluated = step._evaluate(batches, 2)
+    stats = [*first, step.train_once(batches)]
+    return [evaluated, *(value for one in stats for value in (one.loss, one.grad_norm))]
+
+
+@pytest.mark.parametrize("interleaved", [1, 2])
+def test_overlap_of_a_pipeline_changes_no_bit(interleaved: int, tiny: Tiny) -> None:
+    """Its stages start their collectives together; an evaluation, which starts none, may come in between."""
+    shape = {"DGXNGPU": 4, "PIPELINE_MODEL_PARALLEL": 2, "INTERLEAVED_PIPELINE": interleaved}
+    batch = {"MINIBS": 4, "MICRO_BATCH_SIZE": 1}
+    one_after_the_other = run_ranks(tiny(**shape, **batch), around_an_evaluation)
+
+    assert run_ranks(tiny(OVERLAP_GRAD_REDUCE=1, **shape, **batch), around_an_evaluation) == one_after_the_other
+
+
+def alignment(config: RunConfig) -> tuple[bool, bool]:
+    """Whether the schedule starts the reduction of gradients and the gathering of weights."""
+    settings = get_model_config(build(config).chunks[0])
+    return settings.grad_sync_func is not None, settings.param_sync_func is not None
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"INTERLEAVED_PIPELINE": 2}, (False, False)),
+        ({"OVERLAP_GRAD_REDUCE": 1}, (True, False)),
+        ({"OVERLAP_GRAD_REDUCE": 1, "INTERLEAVED_PIPELINE": 2}, (True, True)),
+        ({"OVERLAP_GRAD_REDUCE": 1, "OVERLAP_PARAM_GATHER": 0, "INTERLEAVED_PIPELINE": 2}, (True, False)),
+    ],
+)
+def test_stages_start_their_collectives_together(
+    variables: dict[str, object], expected: tuple[bool, bool], tiny: Tiny
+) -> None:
+    """Where they overlap with the computation; weights where Megatron-Core's schedule can."""
+    config = tiny(DGXNGPU=2, PIPELINE_MODEL_PARALLEL=2, MICRO_BATCH_SIZE=1, **variables)
+    assert run_ranks(config, alignment) == [expected, expected]
