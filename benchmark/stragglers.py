@@ -7,6 +7,7 @@ group wait for each other within it, so a slow one shows as its whole group.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
@@ -29,24 +30,26 @@ class SlowRank:
     """Its time over that of the median rank of its pipeline stage."""
 
 
-def slowest(seconds: Sequence[float], nodes: Sequence[str], stages: int) -> tuple[SlowRank, ...]:
+def slowest(seconds: Sequence[float], nodes: Sequence[str], stages: Sequence[int]) -> tuple[SlowRank, ...]:
     """The ranks with the largest ratios, largest first; none where each rank is a pipeline stage of its own.
 
     Args:
         seconds: of each rank for the same amount of work.
         nodes: of each rank, the name of its node.
-        stages: of the pipeline, which are Megatron-Core's: equal parts in the order of ranks.
+        stages: of each rank, its stage of the pipeline.
 
     Raises:
-        ValueError: the ranks are no whole stages.
+        ValueError: these are not of the same ranks.
     """
-    size, rest = divmod(len(seconds), stages)
-    if rest or len(nodes) != len(seconds):
-        raise ValueError(f"{len(seconds)} times and {len(nodes)} nodes of ranks in {stages} pipeline stages")
-    if size == 1:
+    if not len(seconds) == len(nodes) == len(stages):
+        raise ValueError(f"{len(seconds)} times, {len(nodes)} nodes and {len(stages)} stages of the same ranks")
+    times = defaultdict[int, list[float]](list)
+    for stage, mine in zip(stages, seconds, strict=True):
+        times[stage].append(mine)
+    if len(times) == len(seconds):
         return ()
     # The lower of two in the middle: of two ranks, the slow one is compared with the other and not with their mean.
-    usual = [median_low(seconds[first : first + size]) for first in range(0, len(seconds), size)]
-    ratios = [round(mine / usual[rank // size], 3) for rank, mine in enumerate(seconds)]
+    usual = {stage: median_low(of_stage) for stage, of_stage in times.items()}
+    ratios = [round(mine / usual[stage], 3) for stage, mine in zip(stages, seconds, strict=True)]
     chosen = nlargest(NAMED, range(len(ratios)), key=ratios.__getitem__)
     return tuple(SlowRank(rank=rank, node=nodes[rank], ratio=ratios[rank]) for rank in chosen)

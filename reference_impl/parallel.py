@@ -56,6 +56,7 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         layout.pipeline_model_parallel,
         interleaved,
         context_parallel_size=layout.context_parallel,
+        order="tp-cp-ep-pp-dp" if layout.tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
         # A second, slower group for each data-parallel one, for forms of checkpoints that are not used here.
         create_gloo_process_groups=False,
     )

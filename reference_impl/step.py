@@ -119,7 +119,8 @@ class MegatronStep:
         """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
         mine = median(self._forward_times)
         self._forward_times.clear()
-        return slowest(gather(mine), self._nodes, self._config.layout.pipeline_model_parallel)
+        times = gather(mine)
+        return slowest(times, self._nodes, [self._config.layout.stage_of(rank) for rank in range(len(times))])
 
     def evaluate(self, sequences: int) -> float:
         microbatches = self._whole_pipelines(self._reader.evaluation_microbatches(sequences))

@@ -39,6 +39,8 @@ class Layout(Group):
     interleaved_pipeline: Count = Field(1, alias="INTERLEAVED_PIPELINE")
     """Number of model chunks on each pipeline stage (Megatron's virtual pipeline size). 1 means no interleaving."""
     context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
+    tp_pp_dp_mapping: bool = Field(False, alias="TP_PP_DP_MAPPING")
+    """The ranks that hold one copy of the model are neighbours; where it is off, those of one pipeline stage are."""
     minibatch: Count = Field(alias="MINIBS")
     """Samples that each data-parallel replica trains on in a step. Global batch size = MINIBS x data-parallel size."""
     micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
@@ -56,6 +58,13 @@ class Layout(Group):
     @property
     def data_parallel(self) -> int:
         return self.world_size // self.model_parallel
+
+    def stage_of(self, rank: int) -> int:
+        """The pipeline stage of a rank."""
+        stages = self.pipeline_model_parallel
+        if self.tp_pp_dp_mapping:
+            return rank // (self.tensor_model_parallel * self.context_parallel) % stages
+        return rank // (self.world_size // stages)
 
     @property
     def global_batch_size(self) -> int:

@@ -140,6 +140,15 @@ def test_one_process_goes_on_from_two(tiny: Tiny, tmp_path: Path) -> None:
     agrees(answer, run)
 
 
+def test_a_checkpoint_goes_on_in_another_order_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
+    """Saved where the ranks of a stage are neighbours, loaded where those of a copy of the model are: the same bits."""
+    layout = {"DGXNGPU": 4, "PIPELINE_MODEL_PARALLEL": 2, "MINIBS": 2, "MICRO_BATCH_SIZE": 1}
+    first, second, third, fourth = run_ranks(tiny(**layout), partial(train_and_save, folder=tmp_path))
+    answers = run_ranks(tiny(**layout, TP_PP_DP_MAPPING=1), partial(load_and_go_on, folder=tmp_path / "waited"))
+
+    assert answers == [first, third, second, fourth]
+
+
 def load_and_save(config: RunConfig, *, folder: Path, target: Path) -> None:
     step = load(config, folder=folder)
     step.save(target, nothing)

@@ -139,3 +139,24 @@ def second_groups(config: RunConfig) -> list[str]:
 def test_no_group_is_made_twice(tiny: Tiny) -> None:
     """On GPUs the second ones would connect thousands of ranks by TCP for nothing."""
     assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), second_groups) == [[], []]
+
+
+# Which ranks are neighbours.
+
+
+def places(config: RunConfig) -> tuple[int, int, int]:
+    """A rank's pipeline stage as Megatron-Core has it and as the layout says, and its copy of the model."""
+    parallel.initialize(config)
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    return stage, config.layout.stage_of(config.process.rank or 0), parallel_state.get_data_parallel_rank()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "stages", "copies"), [(0, [0, 0, 1, 1], [0, 1, 0, 1]), (1, [0, 1, 0, 1], [0, 0, 1, 1])]
+)
+def test_the_stages_of_a_copy_may_be_neighbours(mapping: int, stages: list[int], copies: list[int], tiny: Tiny) -> None:
+    """TP_PP_DP_MAPPING: the ranks of a copy of the model come one after the other; else those of a stage."""
+    config = tiny(DGXNGPU=4, PIPELINE_MODEL_PARALLEL=2, MICRO_BATCH_SIZE=1, TP_PP_DP_MAPPING=mapping)
+    found = run_ranks(config, places)
+    assert [place[0] for place in found] == [place[1] for place in found] == stages
+    assert [place[2] for place in found] == copies
