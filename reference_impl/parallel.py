@@ -18,6 +18,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from benchmark import driver
 from benchmark.config import ConfigError, RunConfig, kernels
+from benchmark.config.groups import Layout
 from benchmark.config.kernels import Machine
 from reference_impl import cpu
 
@@ -56,11 +57,20 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         layout.pipeline_model_parallel,
         interleaved,
         context_parallel_size=layout.context_parallel,
-        order="tp-cp-ep-pp-dp" if layout.tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
+        **_order(layout),
         # A second, slower group for each data-parallel one, for forms of checkpoints that are not used here.
         create_gloo_process_groups=False,
     )
     seed_everything(config)
+
+
+def _order(layout: Layout) -> dict[str, Any]:
+    """Which ranks are neighbours, fastest first; Megatron-Core's own order keeps a pipeline stage together."""
+    if not layout.tp_pp_dp_mapping:
+        return {}
+    # There are no experts here, but Megatron-Core makes their groups, and asks that as many copies of them be there.
+    experts = layout.tensor_model_parallel * layout.context_parallel
+    return {"order": "tp-cp-ep-pp-dp", "expert_tensor_parallel_size": experts}
 
 
 def gpu_of(config: RunConfig, visible: int, handed: str = "") -> int:

@@ -141,12 +141,17 @@ def test_one_process_goes_on_from_two(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_goes_on_in_another_order_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """Saved where the ranks of a stage are neighbours, loaded where those of a copy of the model are: the same bits."""
+    """Saved where the ranks of a stage are neighbours, loaded where those of a copy of the model are.
+
+    The same bits of state, and the same curve but for the order in which ranks are summed.
+    """
     layout = {"DGXNGPU": 4, "PIPELINE_MODEL_PARALLEL": 2, "MINIBS": 2, "MICRO_BATCH_SIZE": 1}
     first, second, third, fourth = run_ranks(tiny(**layout), partial(train_and_save, folder=tmp_path))
     answers = run_ranks(tiny(**layout, TP_PP_DP_MAPPING=1), partial(load_and_go_on, folder=tmp_path / "waited"))
 
-    assert answers == [first, third, second, fourth]
+    for answer, run in zip(answers, (first, third, second, fourth), strict=True):
+        assert answer["saved"] == run["saved"]
+        agrees(answer, run)
 
 
 def load_and_save(config: RunConfig, *, folder: Path, target: Path) -> None:

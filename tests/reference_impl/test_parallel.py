@@ -13,10 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmark.config import ConfigError, RunConfig
 from reference_impl import parallel
 from tests.reference_impl.conftest import run_ranks
+from tests.reference_impl.test_meta_405b import in_child
 
 Tiny = Callable[..., RunConfig]
 
@@ -144,19 +146,29 @@ def test_no_group_is_made_twice(tiny: Tiny) -> None:
 # Which ranks are neighbours.
 
 
-def places(config: RunConfig) -> tuple[int, int, int]:
-    """A rank's pipeline stage as Megatron-Core has it and as the layout says, and its copy of the model."""
-    parallel.initialize(config)
-    stage = parallel_state.get_pipeline_model_parallel_rank()
-    return stage, config.layout.stage_of(config.process.rank or 0), parallel_state.get_data_parallel_rank()
+def places(config: RunConfig) -> list[tuple[int, int, int]]:
+    """Of each rank its pipeline stage, as Megatron-Core has it and as the layout says, and its copy of the model."""
+    found = []
+    for rank in range(config.layout.world_size):
+        dist.init_process_group("fake", rank=rank, world_size=config.layout.world_size, store=FakeStore())
+        parallel.initialize(config)
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        found.append((stage, config.layout.stage_of(rank), parallel_state.get_data_parallel_rank()))
+        parallel.shut_down()
+    return found
 
 
 @pytest.mark.parametrize(
-    ("mapping", "stages", "copies"), [(0, [0, 0, 1, 1], [0, 1, 0, 1]), (1, [0, 1, 0, 1], [0, 0, 1, 1])]
+    ("mapping", "stages", "copies"),
+    [
+        (0, [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1, 1]),
+        (1, [0, 0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]),
+    ],
 )
 def test_the_stages_of_a_copy_may_be_neighbours(mapping: int, stages: list[int], copies: list[int], tiny: Tiny) -> None:
     """TP_PP_DP_MAPPING: the ranks of a copy of the model come one after the other; else those of a stage."""
-    config = tiny(DGXNGPU=4, PIPELINE_MODEL_PARALLEL=2, MICRO_BATCH_SIZE=1, TP_PP_DP_MAPPING=mapping)
-    found = run_ranks(config, places)
+    layout = {"DGXNGPU": 8, "PIPELINE_MODEL_PARALLEL": 2, "CONTEXT_PARALLEL": 2, "MICRO_BATCH_SIZE": 1}
+    config = tiny(**layout, TP_PP_DP_MAPPING=mapping)
+    found = in_child(places, config)
     assert [place[0] for place in found] == [place[1] for place in found] == stages
     assert [place[2] for place in found] == copies
