@@ -120,7 +120,8 @@ class RunRecord(_Part):
         """
         values = {name: setting.value for name, setting in self.configuration.items()}
         values["RULESET"] = self.ruleset
-        return RunConfig.from_environment({name: str(value) for name, value in values.items() if value is not None})
+        made = {name: str(value) for name, value in values.items() if value is not None}
+        return RunConfig.from_environment(made, made=True)
 
     def with_experiments(self, experiments: Sequence[Experiment]) -> RunRecord:
         return self.model_copy(update={"experiments": tuple(experiments)})

@@ -210,6 +210,7 @@ SWITCHES = (
     Switch(name="CE_FUSION_IMPL=native", is_on=lambda k, _: k.ce_fusion_impl == "native", null_device=True),
     Switch(name="CE_FUSION_IMPL=te", is_on=lambda k, _: k.ce_fusion_impl == "te", null_device=True),
     Switch(name="CUDA_GRAPH_IMPLEMENTATION=local", is_on=lambda k, _: k.cuda_graph == "local", null_device=True),
+    Switch(name="TP_PP_DP_MAPPING=True", is_on=lambda _, layout: layout.tp_pp_dp_mapping, cpu=True, null_device=True),
     Switch(name="TP_COMM_OVERLAP=True", is_on=lambda k, _: k.tp_comm_overlap, null_device=True),
     Switch(name="CP_COMM_TYPE=p2p", is_on=lambda *both: _cp_comm_type(*both) == "p2p", null_device=True),
     Switch(name="CP_COMM_TYPE=a2a", is_on=lambda *both: _cp_comm_type(*both) == "a2a", null_device=True),

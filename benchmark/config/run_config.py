@@ -52,12 +52,15 @@ class RunConfig(BaseModel):
     process: Process
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ, *, complete: bool = False) -> RunConfig:
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, *, complete: bool = False, made: bool = False
+    ) -> RunConfig:
         """The run that the environment's variables describe; other variables are left alone.
 
         Args:
             complete: every variable of `environment` was meant for us (a config file's exports), so an unknown one is a
                 fault; otherwise only one that looks like a misspelling of ours is.
+            made: the run has been made, so whether its switches for kernels go together is not asked.
 
         Raises:
             ConfigError: with every fault found.
@@ -71,7 +74,7 @@ class RunConfig(BaseModel):
             raise ConfigError(faults + [_describe(fault) for fault in error.errors()]) from None
         if not config.submission.platform:
             config = config.changed(MLPERF_SUBMISSION_PLATFORM=f"{config.layout.nodes}x{config.system}")
-        faults += config._faults()
+        faults += config._faults(made=made)
         if faults:
             raise ConfigError(faults)
         return config
@@ -145,7 +148,7 @@ class RunConfig(BaseModel):
 
     # What is impossible.
 
-    def _faults(self) -> list[str]:
+    def _faults(self, *, made: bool) -> list[str]:
         try:
             rules = self.rules
         except UnknownRules as error:
@@ -154,7 +157,7 @@ class RunConfig(BaseModel):
         faults = [
             *impossible.ruleset_faults(self.benchmark_row, self.ruleset),
             *impossible.layout_faults(layout, self.size, self.vocabulary, rules.sequence_length),
-            *kernels.contradictions(self.kernels, layout, self.size),
+            *(() if made else kernels.contradictions(self.kernels, layout, self.size)),
             *impossible.name_faults(self.system, layout),
             *self._seed_faults(),
             *impossible.job_faults(self.job),

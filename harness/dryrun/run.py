@@ -42,7 +42,8 @@ class Asked:
 
     def rank_of(self, stage: int) -> int:
         """The first rank of a pipeline stage."""
-        return stage * self.config.layout.world_size // self.config.layout.pipeline_model_parallel
+        layout = self.config.layout
+        return next(rank for rank in range(layout.world_size) if layout.stage_of(rank) == stage)
 
     def fewer_microbatches(self) -> int:
         """Two rounds through the pipeline, after which the memory's peak stays: or all, where there are not so many."""

@@ -165,7 +165,7 @@ def from_config(
         recompute=_recompute(config.kernels),
         recomputed_layers=_recomputed_layers(config.kernels),
         projection_copy=False,
-        fused_weight_gradients=False,
+        fused_weight_gradients=config.kernels.kernel_fusion is not False,
     )
 
 
