@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,14 +22,15 @@ from harness.dryrun.answer import Broken, Verdict
 from harness.dryrun.report import lines, table
 from harness.dryrun.run import Rank, ask, run
 from harness.plan import memory
-from harness.plan.job import from_config
+from harness.plan.job import from_config, precision_of
 
 
 @click.command()
 @click.argument("configs", nargs=-1, type=PathArgument(exists=True, dir_okay=False))
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(min=1), help="Ranks at the same time.")
 @click.option("--json", "kept", type=PathArgument(dir_okay=False), help="Also keep each rank's document in this file.")
-def main(configs: tuple[Path, ...], jobs: int, kept: Path | None) -> None:
+@click.option("--peaks", type=PathArgument(dir_okay=False), help="Also write what the planner's test compares with.")
+def main(configs: tuple[Path, ...], jobs: int, kept: Path | None, peaks: Path | None) -> None:
     """Prints the table; exits 1 if a shape does not fit, or runs as it should not."""
     ranks = shipped_ranks(list(configs) or shipped())
     began = datetime.now(UTC)
@@ -42,6 +44,8 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None) -> None:
         sys.stderr.write("\n".join(lines(broken)) + "\n")
     verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
     verdicts.sort(key=lambda verdict: (verdict.config.system, verdict.answer.stage))
+    if peaks is not None:
+        peaks.write_text(golden(verdicts, began))
     versions = ", ".join(f"{name} {version}" for name, version in verdicts[0].answer.versions.items())
     minutes = (datetime.now(UTC) - began).total_seconds() / 60
     print(f"`python -m perf.dryrun`, {began:%Y-%m-%d}, {minutes:.0f} minutes; {versions}.\n")
@@ -61,6 +65,29 @@ def shipped_ranks(configs: list[Path]) -> list[Rank]:
         for asked in map(ask, configs)
         for stage in asked.stages()
     ]
+
+
+def golden(verdicts: Sequence[Verdict], measured: datetime) -> str:
+    """tests/golden/null_peaks.json: what the planner may be above, and not below."""
+    rows = [
+        {
+            "config": verdict.config.system,
+            "stage": verdict.answer.stage,
+            "precision": precision_of(verdict.config.kernels),
+            "microbatches": verdict.answer.microbatches,
+            "allocated": verdict.answer.peak,
+            "reserved": verdict.answer.reserved,
+        }
+        for verdict in verdicts
+    ]
+    document = {
+        "what": "most that PyTorch's allocator hands out and reserves in one rank on the null device, bytes",
+        "measured": f"{measured:%Y-%m-%d}",
+        "how": "python -m perf.dryrun --peaks tests/golden/null_peaks.json",
+        "versions": verdicts[0].answer.versions,
+    }
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    return json.dumps(document, indent=1).removesuffix("\n}") + f',\n "peaks": [\n{lines}\n ]\n}}\n'
 
 
 def planned(verdict: Verdict) -> float:
