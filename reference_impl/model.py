@@ -10,17 +10,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from benchmark.config import RunConfig
 from benchmark.config.groups import Kernels
-from benchmark.config.kernels import LayerSpec, Machine, layer_spec
+from benchmark.config.kernels import LayerSpec, Machine, layer_spec, loss_fusion
 from benchmark.sizes import ModelSize
 from reference_impl import parallel
+from reference_impl.head import Llama
 from reference_impl.layers import block_spec
+from reference_impl.replicas import data_parallel
 
 # Of weights and activations; below bf16, Transformer Engine casts what goes into a matrix product.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16, "nvfp4": torch.bfloat16}
@@ -42,11 +44,7 @@ def build_model(config: RunConfig) -> list[MegatronModule]:
         initialize_weights(chunks, config)
     if transformer.bf16:
         chunks = [Float16Module(transformer, chunk) for chunk in chunks]
-    ddp = ddp_config(config.kernels, here, interleaved=len(chunks) > 1)
-    return [
-        DistributedDataParallel(transformer, ddp, chunk, disable_bucketing=index > 0)
-        for index, chunk in enumerate(chunks)
-    ]
+    return data_parallel(transformer, ddp_config(config.kernels, here, interleaved=len(chunks) > 1), chunks)
 
 
 def transformer_config(config: RunConfig, machine: Machine) -> TransformerConfig:
@@ -121,6 +119,7 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
     kernels = config.kernels
     on_te = layer_spec(config.kernels, machine) == "te"
     fuse = fused(kernels, machine)
+    loss = loss_fusion(kernels, machine)
     return {
         "cp_comm_type": (kernels.cp_comm_type or "p2p") if on_te else None,
         "bias_activation_fusion": fuse,
@@ -130,8 +129,8 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
         "gradient_accumulation_fusion": fuse and on_te and machine.weight_gradient_fusion,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
-        "cross_entropy_loss_fusion": kernels.ce_fusion_impl is not None,
-        "cross_entropy_fusion_impl": kernels.ce_fusion_impl or "native",
+        "cross_entropy_loss_fusion": loss is not None,
+        "cross_entropy_fusion_impl": loss or "native",
         "cuda_graph_impl": kernels.cuda_graph,
         "use_te_rng_tracker": kernels.cuda_graph != "none",
     }
@@ -192,7 +191,7 @@ def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | No
     allowed divides the benchmark's own.
     """
     where = {} if stage is None else {"ignore_virtual": False, "vp_stage": stage}
-    return GPTModel(
+    return Llama(
         transformer,
         block_spec(transformer, stage, spec),
         vocab_size=config.vocabulary,

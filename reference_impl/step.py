@@ -200,6 +200,7 @@ def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.n
     chunk = unwrap(model)
     tokens: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
     loss: Any = None
     # The first stage reads tokens, the last one labels and mask; the others are handed what the stage before has made.
     if chunk.pre_process or chunk.post_process:
@@ -208,10 +209,11 @@ def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.n
             tokens = _to_device(batch.tokens)
         if chunk.post_process:
             # Megatron-Core asks for the loss where there are labels.
-            labels, loss = _to_device(batch.labels), partial(_sum_loss, _to_device(batch.loss_mask))
-    # Positions are implied by RoPE and the mask by causality.
+            labels, mask = _to_device(batch.labels), _to_device(batch.loss_mask)
+            loss = partial(_sum_loss, mask)
+    # Positions are implied by RoPE and the attention mask by causality.
     with stopwatch:
-        losses = model(tokens, None, None, labels=labels)
+        losses = model(tokens, None, None, labels=labels, loss_mask=mask)
     return losses, loss
 
 
@@ -239,9 +241,10 @@ def _to_device(tensor: torch.Tensor) -> torch.Tensor:
 def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """The loss as Megatron-Core wants it for per-token weighting: (sum, tokens, report).
 
-    `losses` and `mask` are [micro batch, tokens]. The report is a copy, since the schedule divides the sum in place.
+    `mask` and `losses`, which are masked already, are [micro batch, tokens]. The report is a copy, since the schedule
+    divides the sum in place.
     """
-    total = (losses.float() * mask).sum()
+    total = losses.sum()
     tokens = mask.sum()
     return total, tokens.int(), {"loss": torch.stack([total.detach().clone(), tokens])}
 

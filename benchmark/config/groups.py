@@ -93,7 +93,7 @@ class Kernels(Group):
     kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
     """Fuse what surrounds matrix products (SwiGLU, residual; with `te` RoPE, weight gradients); on GPUs if unset."""
     ce_fusion_impl: Literal["native", "te"] | None = Field(None, alias="CE_FUSION_IMPL")
-    """A fused cross entropy: Megatron-Core's or Transformer Engine's; none if unset."""
+    """Who fuses the cross entropy. If unset, Transformer Engine beside its layers; elsewhere it is taken in chunks."""
     cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
     """`local` replays each layer as a CUDA graph."""
     recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")

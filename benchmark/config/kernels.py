@@ -85,6 +85,13 @@ def transformer_engine_fault(found: str) -> str:
     return f"Transformer Engine {found} is outside of what Megatron-Core works with: {least} or later, before {beyond}"
 
 
+def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
+    """Who fuses the cross entropy: the one asked for, or Transformer Engine beside its layers; else nobody."""
+    if kernels.ce_fusion_impl is not None:
+        return kernels.ce_fusion_impl
+    return "te" if layer_spec(kernels, machine) == "te" else None
+
+
 def needs(kernels: Kernels) -> Iterator[Need]:
     """The switches of a run that only Transformer Engine on a GPU can follow."""
     if kernels.layer_spec == "te":

@@ -93,7 +93,10 @@ def test_nvfp4_reaches_megatron(tiny: Tiny) -> None:
         ({}, BLACKWELL, {"gradient_accumulation_fusion": True, "use_cpu_initialization": False}),
         ({"KERNEL_FUSION": 0}, BLACKWELL, {"bias_activation_fusion": False, "gradient_accumulation_fusion": False}),
         ({"LAYER_SPEC": "torch"}, BLACKWELL, {"bias_activation_fusion": True, "apply_rope_fusion": False}),
-        ({"CE_FUSION_IMPL": "te"}, BLACKWELL, {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}),
+        ({}, CPU, {"cross_entropy_loss_fusion": False}),
+        ({}, BLACKWELL, {"cross_entropy_loss_fusion": True, "cross_entropy_fusion_impl": "te"}),
+        ({"LAYER_SPEC": "torch"}, BLACKWELL, {"cross_entropy_loss_fusion": False}),
+        ({"CE_FUSION_IMPL": "native"}, BLACKWELL, {"cross_entropy_fusion_impl": "native"}),
         ({"CUDA_GRAPH_IMPLEMENTATION": "local"}, BLACKWELL, {"cuda_graph_impl": "local", "use_te_rng_tracker": True}),
         (
             {"TP_COMM_OVERLAP": 1, "TENSOR_MODEL_PARALLEL": 2, "DGXNGPU": 2},

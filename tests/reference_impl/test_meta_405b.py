@@ -134,7 +134,7 @@ def counted_flops(sequence_length: int) -> int:
     rotary.inv_freq = rotary.inv_freq.to("meta")
     tokens = torch.zeros(1, sequence_length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        model(tokens, None, None, labels=tokens).sum().backward()
+        model(tokens, None, None, labels=tokens, loss_mask=torch.ones(tokens.shape)).sum().backward()
     return counter.get_total_flops()
 
 

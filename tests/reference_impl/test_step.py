@@ -227,8 +227,8 @@ class Asked(torch.nn.Module):
         super().__init__()
         self.pre_process, self.post_process = first, last
 
-    def forward(self, tokens: Any, positions: Any, mask: Any, *, labels: Any) -> torch.Tensor:
-        self.given = (tokens is not None, labels is not None)
+    def forward(self, tokens: Any, positions: Any, mask: Any, *, labels: Any, loss_mask: Any) -> torch.Tensor:
+        self.given = (tokens is not None, labels is not None, loss_mask is not None)
         return torch.zeros(())
 
 
@@ -243,7 +243,7 @@ def test_a_stage_is_given_what_it_reads(first: bool, last: bool) -> None:
     batches = iter([Batch(tokens=ones, labels=ones, loss_mask=ones)])
     stage = Asked(first=first, last=last)
     _, loss = _forward_step(Stopwatch(), batches, stage)
-    assert stage.given == (first, last)
+    assert stage.given == (first, last, last)
     assert (loss is not None) == last
     assert len(list(batches)) == (0 if first or last else 1)
 

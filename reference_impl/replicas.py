@@ -1,0 +1,28 @@
+"""Data parallelism of the model's chunks: Megatron-Core's, without what one replica on a CPU would copy onto itself."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+
+class OneReplica(DistributedDataParallel):
+    """There is nobody to reduce gradients with or to gather weights from; gloo would copy all of them."""
+
+    def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
+        """Gradients are complete when the last backward pass is."""
+
+    def start_param_sync(self, *unused: object, force_sync: bool = False, force_dispatch: bool = False) -> None:
+        """The optimizer has written all weights."""
+
+
+def data_parallel(
+    transformer: TransformerConfig, settings: DistributedDataParallelConfig, chunks: list[torch.nn.Module]
+) -> list[DistributedDataParallel]:
+    """Each chunk with its gradient buffers; only the first one's are cut into buckets."""
+    alone = parallel_state.get_data_parallel_world_size(with_context_parallel=True) == 1
+    on_gpu, overlapped = torch.cuda.is_available(), settings.overlap_grad_reduce
+    wrapper = OneReplica if alone and not on_gpu and not overlapped else DistributedDataParallel
+    return [wrapper(transformer, settings, chunk, disable_bucketing=index > 0) for index, chunk in enumerate(chunks)]
