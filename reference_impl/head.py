@@ -106,7 +106,11 @@ class _MaskedLosses(torch.autograd.Function):
                 count = counts[some].unsqueeze(1).to(tokens.dtype)
                 torch.mm(delta, weight, out=d_tokens[some]).mul_(count)
                 # Not delta.t() @ tokens: at a hidden size of 128 that takes MKL half as long again.
-                d_weight = _plus(d_weight, (tokens[some] * count).t() @ delta)
+                part = (tokens[some] * count).t() @ delta
+                if len(tokens) > CHUNK:
+                    # Parts are added up in fp32; of one part there is nothing to add.
+                    part = part.float() if d_weight is None else d_weight.add_(part)
+                d_weight = part
             del delta  # before the next one is made
         if group.size() > 1:
             torch.distributed.all_reduce(losses, group=group)
@@ -159,11 +163,6 @@ def _softmax(logits: Tensor, group: torch.distributed.ProcessGroup) -> tuple[Ten
     torch.distributed.all_gather_into_tensor(every, mine, group=group)
     log_sum = every.view(group.size(), -1).logsumexp(0)
     return probabilities.mul_((mine - log_sum).exp().unsqueeze(1)), log_sum
-
-
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
-    """The sum of two or more parts in fp32; of one, that part."""
-    return part if total is None else total.float().add_(part)
 
 
 def _weight_gradient(weight: Tensor, gradient: Tensor, factor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from torch import Tensor
@@ -19,6 +20,8 @@ from reference_impl import head, parallel, replicas
 from reference_impl.model import transformer_config
 from tests.reference_impl.conftest import run_ranks
 from tests.reference_impl.test_layers import two_steps
+from tests.reference_impl.test_layouts import TOLERANCES as CURVE_TOLERANCES
+from tests.reference_impl.test_step import curve
 
 Tiny = Callable[..., RunConfig]
 
@@ -93,6 +96,28 @@ def test_losses_and_gradients_are_megatrons(
 
     for found in run_ranks(tiny(PRECISION=precision, DGXNGPU=ranks, TENSOR_MODEL_PARALLEL=ranks), differences):
         assert max(found) <= TOLERANCES[precision]
+
+
+def without_head(model: head.Llama, *args: Any, **kwargs: Any) -> None:
+    GPTModel.__init__(model, *args, **kwargs)
+
+
+@pytest.mark.parametrize("precision", CURVE_TOLERANCES)
+def test_training_and_evaluation_are_megatrons(precision: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of two microbatches, with gradients in Megatron-Core's buffer, and an evaluation.
+
+    That every layout does what one process does is in test_layouts.
+    """
+    loss, grad_norm = CURVE_TOLERANCES[precision]
+    monkeypatch.setattr(head, "CHUNK", 100)
+    batches = {"MINIBS": 2, "MICRO_BATCH_SIZE": 1}
+    (answer,) = run_ranks(tiny(PRECISION=precision, **batches), curve)
+    monkeypatch.setattr(head.Llama, "__init__", without_head)
+    (expected,) = run_ranks(tiny(PRECISION=precision, **batches), curve)
+
+    assert answer["losses"] == pytest.approx(expected["losses"], abs=loss)
+    assert answer["grad_norms"] == pytest.approx(expected["grad_norms"], rel=grad_norm)
+    assert answer["evaluation"] == pytest.approx(expected["evaluation"], abs=loss)
 
 
 def improbable(config: RunConfig) -> list[float]:
