@@ -153,6 +153,7 @@ def _softmax(logits: Tensor, group: torch.distributed.ProcessGroup) -> tuple[Ten
     fp32 logits are overwritten.
     """
     largest = logits.amax(-1).float()
+    # torch does not promise that `out` may be what is read; its kernels take a row at a time, and a test compares.
     in_place = logits if logits.dtype is torch.float32 else None
     probabilities = torch.softmax(logits, -1, dtype=torch.float32, out=in_place)
     # The largest probability is at least 1 / v, whatever the logits are: its logarithm exists.
