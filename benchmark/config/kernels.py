@@ -215,7 +215,11 @@ SWITCHES = (
     Switch(name="LAYER_SPEC=torch", is_on=lambda k, _: k.layer_spec == "torch", cpu=True, null_device=True),
     Switch(name="KERNEL_FUSION=True", is_on=lambda k, _: k.kernel_fusion is not False, null_device=True),
     Switch(name="CE_FUSION_IMPL=native", is_on=lambda k, _: k.ce_fusion_impl == "native", null_device=True),
-    Switch(name="CE_FUSION_IMPL=te", is_on=lambda k, _: k.ce_fusion_impl == "te", null_device=True),
+    Switch(
+        name="CE_FUSION_IMPL=te",
+        is_on=lambda k, _: k.ce_fusion_impl == "te" or (k.ce_fusion_impl is None and k.layer_spec != "torch"),
+        null_device=True,
+    ),
     Switch(name="CUDA_GRAPH_IMPLEMENTATION=local", is_on=lambda k, _: k.cuda_graph == "local", null_device=True),
     Switch(name="TP_PP_DP_MAPPING=True", is_on=lambda _, layout: layout.tp_pp_dp_mapping, cpu=True, null_device=True),
     Switch(name="TP_COMM_OVERLAP=True", is_on=lambda k, _: k.tp_comm_overlap, null_device=True),
