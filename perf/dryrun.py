@@ -17,10 +17,10 @@ import click
 from benchmark.arguments import PathArgument
 from benchmark.checkout import ROOT
 from benchmark.config.sourcing import config_files
-from benchmark.hardware import GPUS
+from benchmark.hardware import GPUS, Gpu
 from harness.dryrun.answer import Broken, Verdict
 from harness.dryrun.report import lines, table
-from harness.dryrun.run import Rank, ask, run
+from harness.dryrun.run import Asked, Rank, ask, run
 from harness.plan import memory
 from harness.plan.job import from_config, precision_of
 
@@ -60,11 +60,24 @@ def shipped() -> list[Path]:
 
 def shipped_ranks(configs: list[Path]) -> list[Rank]:
     """A rank of the first, the second and the last stage of each, with as few microbatches as have the whole peak."""
+    return [_rank(asked, stage) for asked in map(ask, configs) for stage in asked.stages()]
+
+
+def worst_ranks(configs: list[Path]) -> list[Rank]:
+    """A rank of the one stage of each that needs most by the planner."""
     return [
-        Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=1)
+        _rank(asked, memory.worst(from_config(asked.config, gpu=name_of(asked.gpu))).stage)
         for asked in map(ask, configs)
-        for stage in asked.stages()
     ]
+
+
+def _rank(asked: Asked, stage: int) -> Rank:
+    return Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=1)
+
+
+def name_of(gpu: Gpu) -> str:
+    """By which the planner knows it."""
+    return next(name for name, known in GPUS.items() if known == gpu)
 
 
 def golden(verdicts: Sequence[Verdict], measured: datetime) -> str:
@@ -94,7 +107,7 @@ def planned(verdict: Verdict) -> float:
     """The planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
     layout = verdict.config.layout
     fewer = verdict.config.changed(MINIBS=verdict.answer.microbatches * layout.micro_batch_size)
-    job = from_config(fewer, gpu=next(name for name, gpu in GPUS.items() if gpu == verdict.gpu))
+    job = from_config(fewer, gpu=name_of(verdict.gpu))
     return memory.stages(job)[verdict.answer.stage].allocated
 
 

@@ -335,13 +335,16 @@ def _layer_under_way(job: Job, stage: int) -> float:
 
 
 def _loss_under_way(job: Job) -> float:
-    """The last stage while it computes the loss, with Megatron-Core's cross entropy.
+    """The last stage in the output layer's backward pass, with Transformer Engine's cross entropy.
 
-    Logits in bf16 and fp32; the final norm's input and output, and its scale; labels, mask and the cross entropy's own
-    numbers, eight times eight bytes a token.
+    That works in place, so the bf16 logits are their gradient by now (megatron/core/fusions). Beside them the output
+    layer's gradients of its weight and of its input (tensor_parallel/layers.py); the final norm's input and output, and
+    its scale; labels, mask and the cross entropy's own numbers, eight times eight bytes a token.
     """
     logits = job.tokens * job.vocabulary / job.tensor
-    return 6.0 * logits + 4 * _shard(job) + 4.0 * job.tokens / job.tensor + 64.0 * job.tokens
+    weight = job.vocabulary * job.size.hidden / job.tensor
+    gradients = 2.0 * (weight + job.tokens * job.size.hidden)
+    return 2.0 * logits + gradients + 4 * _shard(job) + 4.0 * job.tokens / job.tensor + 64.0 * job.tokens
 
 
 # What is there in any case.

@@ -1,4 +1,7 @@
-"""Every shipped shape runs on the null device, fits, computes the model's products, and needs what the planner says."""
+"""Every shipped shape runs on the null device, fits, computes the model's products, and needs what the planner says.
+
+The stage of each that needs most; docs/dryrun.md has the others, too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import pytest
 
 from harness.dryrun.answer import Verdict
 from harness.dryrun.run import run
-from perf.dryrun import planned, shipped, shipped_ranks
+from perf.dryrun import planned, shipped, worst_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +19,7 @@ PLANNED = 0.01
 
 def test_every_shape_fits_and_needs_what_is_planned(null_python: str, subtests: pytest.Subtests) -> None:
     del null_python  # made, or the test is skipped
-    ranks = shipped_ranks(shipped())
+    ranks = worst_ranks(shipped())
     for rank, outcome in run(ranks, jobs=2):
         with subtests.test(msg=rank.asked.config.system, rank=rank.rank):
             assert isinstance(outcome, Verdict), outcome
