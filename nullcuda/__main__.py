@@ -94,9 +94,6 @@ def _child(ask: dict[str, Any], answers: Connection) -> None:
         answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     answers.send(answer)
     answers.close()
-    # Libraries that wait for other ranks on their way out have nobody to wait for.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

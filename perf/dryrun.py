@@ -1,6 +1,6 @@
-"""python -m perf.dryrun [CONFIG...]: every shipped shape on the null device, as the table of docs/dryrun.md.
+"""python -m perf.dryrun > docs/dryrun.md: every shipped shape on the null device.
 
-The first, the second and the last pipeline stage of each, two ranks at a time: some ten minutes on two cores. The
+The first, the second and the last pipeline stage of each, two ranks at a time: a quarter of an hour on two cores. The
 planner's memory stands beside what the device counted. `--json FILE` keeps each rank's document, a line each.
 """
 
@@ -23,6 +23,24 @@ from harness.dryrun.report import lines, table
 from harness.dryrun.run import Asked, Rank, ask, run
 from harness.plan import memory
 from harness.plan.job import from_config, precision_of
+
+_STEPS = 1
+"""After the warm-up, which has two of its own, so that the optimizer's state is there."""
+
+PAGE = """# Every shipped shape on the null device
+
+`python -m perf.dryrun > docs/dryrun.md`, {date}, {minutes} minutes on two cores; {versions}. What the null device is,
+and what it cannot show: [nullcuda/README.md](../nullcuda/README.md).
+
+The first rank of the first, the second and the last pipeline stage of each shape, with two microbatches for each
+stage or all of a run that has fewer, after a warm-up and {steps} step. **Peak** is what PyTorch's allocator has
+handed out at most, **reserved** what it has held, **planned** what `llama31 plan` says of the peak. **Left** is the
+GPU's memory less what is reserved and what is taken for all that lies outside of the allocator; a shape fits where
+that is not negative. **Host waits** are of one step. What follows is a microbatch's share of a step: operations that
+the host queues, matrix products (and how they differ from the model's own, without attention), those that the
+backward pass makes again, attention with masked entries counted, bytes of all collectives on this rank, and
+milliseconds of one core of the machine that ran it.
+"""
 
 
 @click.command()
@@ -48,7 +66,7 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None, peaks: Path | 
         peaks.write_text(golden(verdicts, began))
     versions = ", ".join(f"{name} {version}" for name, version in verdicts[0].answer.versions.items())
     minutes = (datetime.now(UTC) - began).total_seconds() / 60
-    print(f"`python -m perf.dryrun`, {began:%Y-%m-%d}, {minutes:.0f} minutes; {versions}.\n")
+    print(PAGE.format(date=f"{began:%Y-%m-%d}", minutes=f"{minutes:.0f}", versions=versions, steps=_STEPS))
     print("\n".join(table([(verdict, planned(verdict)) for verdict in verdicts])))
     sys.exit(int(any(outcome.faults for outcome in outcomes)))
 
@@ -72,7 +90,7 @@ def worst_ranks(configs: list[Path]) -> list[Rank]:
 
 
 def _rank(asked: Asked, stage: int) -> Rank:
-    return Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=1)
+    return Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=_STEPS)
 
 
 def name_of(gpu: Gpu) -> str:

@@ -66,6 +66,8 @@ def dryrun(
         chosen = [asked.rank_of(min(1, layout.pipeline_model_parallel - 1))]
     many = _microbatches(microbatches, asked.fewer_microbatches(), layout.gradient_accumulation_steps)
     ranks = [Rank(asked=asked, rank=one, microbatches=many, steps=steps, folder=checkpoint) for one in chosen]
+    whose = asked.config.system
+    click.echo(f"{whose}: {len(ranks)} of its ranks on a null {asked.gpu.name}, half a minute each ...", err=True)
     failed = False
     for _, outcome in run(ranks, jobs=jobs):
         failed |= bool(outcome.faults)
