@@ -302,7 +302,34 @@ def _alternates(job: Job, stage: int) -> bool:
 
 
 def _layer_under_way(job: Job, stage: int) -> float:
-    """The layer that the backward pass is in, at its largest product: the weight gradient of the MLP's first.
+    """The layer that the backward pass is in, at the larger of two moments of its MLP; beyond what layers keep."""
+    outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
+    # What the layer keeps of its MLP: the first product's output, which is gone by the weight gradient, and the second
+    # one's input, which is gone in both moments.
+    first, second = 2 * outputs, outputs / 2 * product_bytes(job)
+    if "mlp" in job.recompute:
+        # None of it is kept: it is there again, with the norm, and the MLP's output.
+        again = (_normalised_bytes(job) + 2) * _shard(job)
+        return again + max(_weight_gradient(job), _activation(job) + first)
+    found = max(_weight_gradient(job) - first, _activation(job)) - second
+    # The first layers of a chunk are those computed again, its last one is first in the backward pass.
+    shortest = min(job.chunk_layers(stage, chunk) for chunk in range(job.chunks))
+    if "full" in job.recompute and not 0 < job.recomputed_layers < shortest:
+        found += _kept(replace(job, recompute=frozenset())) - _checkpoint_bytes(job) + 2 * _shard(job)
+    return found
+
+
+def _activation(job: Job) -> float:
+    """SwiGLU's backward pass: the gradient of its output, of gate and up-projection, and both together.
+
+    Counted as PyTorch runs it line by line (megatron/core/fusions/fused_bias_swiglu.py); torch.compile needs less.
+    """
+    outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
+    return outputs + 2 * outputs + 2 * outputs + 2 * _shard(job)
+
+
+def _weight_gradient(job: Job) -> float:
+    """The gradient of the MLP's first weight, the largest product.
 
     In the order of Transformer Engine's backward pass (module/layernorm_linear.py).
     """
@@ -323,15 +350,7 @@ def _layer_under_way(job: Job, stage: int) -> float:
     if job.precision == "nvfp4":
         # The norm's own backward pass is the higher peak, since less is freed before it.
         found += 2 * shard
-    # The first layers of a chunk are those computed again, its last one is first in the backward pass.
-    shortest = min(job.chunk_layers(stage, chunk) for chunk in range(job.chunks))
-    if "full" in job.recompute and not 0 < job.recomputed_layers < shortest:
-        found += _kept(replace(job, recompute=frozenset())) - _checkpoint_bytes(job) + 2 * shard
-    if "mlp" in job.recompute:
-        # The norm again, and the MLP's output.
-        return found + (_normalised_bytes(job) + 2) * shard
-    # By now the MLP's own activations are gone.
-    return found - outputs * 2 - outputs / 2 * each
+    return found
 
 
 def _loss_under_way(job: Job) -> float:
