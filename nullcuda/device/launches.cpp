@@ -104,7 +104,8 @@ API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void
   *attributes = {};
   attributes->maxThreadsPerBlock = 1024;
   attributes->numRegs = 64;
-  attributes->binaryVersion = attributes->ptxVersion = gpu.capability;
+  // Code for a generation's first GPU runs on its later ones, and libraries choose by what there is code for.
+  attributes->binaryVersion = attributes->ptxVersion = gpu.capability / 10 * 10;
   attributes->maxDynamicSharedSizeBytes = 227 << 10;
   return cudaSuccess;
 }
