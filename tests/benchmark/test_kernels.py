@@ -192,7 +192,7 @@ def test_a_switch_that_is_on_is_named() -> None:
         PRECISION="fp8", TP_COMM_OVERLAP=1
     )
     assert unproven(PRECISION="bf16") - unproven(PRECISION="bf16", LAYER_SPEC="torch", KERNEL_FUSION=0) == {
-        *("LAYER_SPEC=te", "CP_COMM_TYPE=p2p", "KERNEL_FUSION=True")
+        *("LAYER_SPEC=te", "CP_COMM_TYPE=p2p", "CE_FUSION_IMPL=te", "KERNEL_FUSION=True")
     }
     assert "RECOMPUTE_MODULES=core_attn" in unproven(RECOMPUTE_GRANULARITY="selective")
     assert unproven(PRECISION="fp32") == set()
