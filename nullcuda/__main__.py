@@ -86,12 +86,14 @@ def _end_with_parent() -> None:
 def _child(ask: dict[str, Any], answers: Connection) -> None:
     _end_with_parent()
     os.dup2(2, 1)
+    from nullcuda.device import NullDevice
     from nullcuda.rank import Ask, run
 
     try:
         answer = run(Ask(**ask))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        broken = "".join(f"; null device: {name}" for name in NullDevice().report()["faults"])
+        answer = {"error": f"{type(error).__name__}: {error}{broken}", "trace": traceback.format_exc()}
     answers.send(answer)
     answers.close()
 

@@ -88,6 +88,7 @@ def run(ask: Ask) -> dict[str, Any]:
         with phase("warm-up"):
             trainer.warm_up()
         after = _optimizer_entries(trainer)
+        graphs = device.report()["calls"].get("captures", 0)
         batches = step.synthetic_batches(config)
         timed = []
         for number in range(1, ask.steps + 1):
@@ -115,6 +116,7 @@ def run(ask: Ask) -> dict[str, Any]:
         ),
         "phases": phase.found,
         "holders": holders,
+        "graphs": graphs,
         "host": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in timed],
         "step": counted | {"collectives": _by_group(counted, store), "kernels": _demangled(counted["kernels"])},
         "flops": flops,

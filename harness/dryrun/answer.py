@@ -82,6 +82,8 @@ class Answer(_Part):
     """Entries of the optimizer's groups and states that are not what they were before."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
+    graphs: int
+    """Captured in the warm-up, and replayed since."""
     host: tuple[Seconds, ...]
     """Of each step."""
     step: Step
@@ -111,11 +113,6 @@ class Answer(_Part):
         copies = sum(count for name, count in calls.items() if name.startswith("copy "))
         collectives = sum(traffic.calls for traffic in self.step.collectives)
         return sum(calls.get(name, 0) for name in queued) + copies + collectives
-
-    @property
-    def graphs(self) -> int:
-        """Captures of the last step, which replay as graphs from then on."""
-        return self.step.calls.get("captures", 0)
 
     @property
     def host_ms(self) -> float:
@@ -190,7 +187,6 @@ class Verdict(BaseModel):
             "reserved_bytes": self.answer.reserved,
             "host_waits": self.answer.waits,
             "launches": self.answer.launches,
-            "graphs": self.answer.graphs,
             "host_ms_per_microbatch": self.answer.host_ms,
             "model_flops": self.model_flops,
             **self.answer.model_dump(mode="json"),

@@ -54,7 +54,8 @@ def _step(answer: Answer) -> Iterator[str]:
     yield f"  a step      {answer.launches:,} operations queued; the host waits {answer.waits} times: {waits}"
     yield f"  host        {answer.host_ms:.0f} ms of one core of this machine a microbatch"
     if answer.graphs:
-        yield f"  graphs      {answer.graphs} captured"
+        replayed = answer.step.calls.get("operations in graphs", 0)
+        yield f"  graphs      {answer.graphs} captured in the warm-up; a step replays {replayed:,} operations of them"
 
 
 def _flops(verdict: Verdict) -> Iterator[str]:

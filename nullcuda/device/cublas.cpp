@@ -8,11 +8,11 @@
 
 namespace nullcuda {
 
-void product(const std::string &types, int64_t m, int64_t n, int64_t k, int64_t batch) {
+static void product(cudaStream_t stream, const std::string &types, int64_t m, int64_t n, int64_t k, int64_t batch) {
   Lock lock(mutex);
   std::string shape = std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k);
   record.products[types + " " + shape + (batch == 1 ? "" : " times " + std::to_string(batch))]++;
-  record.flops[phase] += 2 * m * n * k * batch;
+  operations(stream, false, 2 * m * n * k * batch);
   call("matrix products");
 }
 
@@ -46,8 +46,9 @@ template <class Handle, class Value>
 static Value &behind(Handle handle) { return *reinterpret_cast<Value *>(handle); }
 
 static cublasStatus_t multiply(cublasHandle_t handle, cudaDataType type, int m, int n, int k, int batch) {
-  if (enqueue(behind<cublasHandle_t, Blas>(handle).stream, "a matrix product")) return CUBLAS_STATUS_EXECUTION_FAILED;
-  product(name_of(type), m, n, k, batch);
+  cudaStream_t stream = behind<cublasHandle_t, Blas>(handle).stream;
+  if (enqueue(stream, "a matrix product")) return CUBLAS_STATUS_EXECUTION_FAILED;
+  product(stream, name_of(type), m, n, k, batch);
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -169,7 +170,7 @@ API cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t descrip
   const auto &left = behind<cublasLtMatrixLayout_t, Layout>(a), &right = behind<cublasLtMatrixLayout_t, Layout>(b);
   const auto &out = behind<cublasLtMatrixLayout_t, Layout>(d);
   const auto &how = behind<cublasLtMatmulDesc_t, Description>(description);
-  product(name_of(left.type) + " x " + name_of(right.type) + " to " + name_of(out.type), out.rows, out.columns,
+  product(stream, name_of(left.type) + " x " + name_of(right.type) + " to " + name_of(out.type), out.rows, out.columns,
           how.transposed_a ? left.rows : left.columns, 1);
   return CUBLAS_STATUS_SUCCESS;
 }

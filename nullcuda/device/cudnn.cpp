@@ -129,14 +129,15 @@ API cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, 
 }
 
 API cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t) {
-  if (enqueue(*reinterpret_cast<cudaStream_t *>(handle), "cudnnBackendExecute")) return CUDNN_STATUS_EXECUTION_FAILED;
+  cudaStream_t stream = *reinterpret_cast<cudaStream_t *>(handle);
+  if (enqueue(stream, "cudnnBackendExecute")) return CUDNN_STATUS_EXECUTION_FAILED;
   Lock lock(mutex);
   call("cudnnBackendExecute");
   record.kernels["cuDNN's execution of a graph"]++;
   Descriptor *graph = graph_of(behind(plan));
   if (!graph) return CUDNN_STATUS_SUCCESS;
   for (Descriptor *operation : graph->parts[CUDNN_ATTR_OPERATIONGRAPH_OPS]) {
-    record.flops["attention"] += flops_of(*operation);
+    operations(stream, true, flops_of(*operation));
   }
   return CUDNN_STATUS_SUCCESS;
 }

@@ -76,7 +76,8 @@ cudaError_t enqueue(cudaStream_t stream, const char *what);
 // A call that may not be made while a capture is under way, such as an allocation or a wait for the whole device.
 cudaError_t outside_of_captures(const char *what);
 
-// --- matrix products -------------------------------------------------------------------------------------------------
-void product(const std::string &types, int64_t m, int64_t n, int64_t k, int64_t batch);
+// Floating-point operations that were just enqueued, of matrix products or of attention; in a capture, the graph's, which count
+// whenever it is launched.
+void operations(cudaStream_t stream, bool attention, int64_t flops);
 
 }  // namespace nullcuda

@@ -174,7 +174,8 @@ API cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, 
 }
 API cudaError_t cudaIpcCloseMemHandle(void *) { return cudaSuccess; }
 
-// --- virtual memory: addresses are reserved once, physical memory counts from its creation ---------------------------
+// --- virtual memory: addresses are reserved once, physical memory counts from its creation. A capture does not forbid it:
+// torch's expandable segments grow in one, without asking for leave as cudaMalloc has to. ------------------------------
 API CUresult cuMemGetAllocationGranularity(size_t *bytes, const CUmemAllocationProp *, CUmemAllocationGranularity_flags) {
   *bytes = GRANULE;
   return CUDA_SUCCESS;
@@ -197,7 +198,6 @@ API CUresult cuMemAddressFree(CUdeviceptr pointer, size_t) {
 
 API CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t bytes, const CUmemAllocationProp *, unsigned long long) {
   Lock lock(mutex);
-  if (outside_of_captures("cuMemCreate")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (bytes % GRANULE) return CUDA_ERROR_INVALID_VALUE;
   call("cuMemCreate");
   if (!take(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;

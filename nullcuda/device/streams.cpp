@@ -11,6 +11,7 @@ namespace nullcuda {
 
 struct Graph {
   int64_t nodes = 0;
+  int64_t products = 0, attention = 0;  // floating-point operations
 };
 
 using Clock = std::map<cudaStream_t, int64_t>;
@@ -117,6 +118,16 @@ cudaError_t enqueue(cudaStream_t stream, const char *what) {
   capture->graph->nodes++;
   capture->behind[stream][stream]++;
   return cudaSuccess;
+}
+
+void operations(cudaStream_t stream, bool attention, int64_t flops) {
+  Lock lock(mutex);
+  Capture *capture = capture_of(stream);
+  if (capture) {
+    (attention ? capture->graph->attention : capture->graph->products) += flops;
+  } else {
+    record.flops[attention ? "attention" : phase] += flops;
+  }
 }
 
 static cudaError_t create(cudaStream_t *stream, unsigned flags, int priority) {
@@ -375,9 +386,13 @@ API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaG
 
 API cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   Lock lock(mutex);
+  if (cudaError_t error = enqueue(stream, "cudaGraphLaunch")) return error;
+  const auto *graph = reinterpret_cast<Graph *>(executable);
   call("cudaGraphLaunch");
-  call("operations in graphs", reinterpret_cast<Graph *>(executable)->nodes);
-  return enqueue(stream, "cudaGraphLaunch");
+  call("operations in graphs", graph->nodes);
+  operations(stream, false, graph->products);
+  operations(stream, true, graph->attention);
+  return cudaSuccess;
 }
 
 API cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *, size_t *count) {

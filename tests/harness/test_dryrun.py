@@ -36,6 +36,7 @@ def answer(**changed: Any) -> Answer:
         "changed_by_warm_up": [],
         "phases": [{"phase": "step 1", "allocated": 30 << 30, "peak": 60 << 30, "reserved": 70 << 30}],
         "holders": [{"what": "weights", "bytes": 12 << 30}],
+        "graphs": 0,
         "host": [{"wall_s": 2.0, "cpu_s": 1.6}],
         "step": {
             "calls": {"launches": 100, "matrix products": 10, "copy device to host": 1, "cudaEventRecord": 7},

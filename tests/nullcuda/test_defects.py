@@ -42,6 +42,7 @@ def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict
         "te": Rank(asked=few, rank=0, microbatches=2),
         "te, more microbatches": Rank(asked=many, rank=0, microbatches=8),
         "moments in bf16": Rank(asked=halved, rank=0, microbatches=2, folder=folder / "step_1"),
+        "graphs": Rank(asked=tiny(LAYER_SPEC="te", CUDA_GRAPH_IMPLEMENTATION="local"), rank=0, microbatches=2),
         "CP rank 0": Rank(asked=split, rank=0, microbatches=16),
         "CP rank 1": Rank(asked=split, rank=4, microbatches=16),
     }
@@ -65,6 +66,13 @@ def test_the_host_waits_as_often_however_many_microbatches_a_step_has(verdicts: 
 
 def test_moments_in_bf16_are_saved_and_loaded(verdicts: dict[str, Verdict]) -> None:
     assert [phase.phase for phase in verdicts["moments in bf16"].answer.phases[-2:]] == ["save", "load"]
+
+
+def test_graphs_without_a_pipeline_are_captured_and_replayed(verdicts: dict[str, Verdict]) -> None:
+    """Forward and backward of each of the two layers, by the rules of captures, with the products of the model."""
+    answer = verdicts["graphs"].answer
+    assert (answer.graphs, answer.step.calls["cudaGraphLaunch"]) == (4, 4 * answer.microbatches)
+    assert verdicts["graphs"].faults == []
 
 
 def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, Verdict]) -> None:
