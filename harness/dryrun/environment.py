@@ -48,7 +48,7 @@ def variables(python: Path, library: Mapping[str, str], environment: Mapping[str
         # Transformer Engine compiles a few kernels when it runs, by headers that it looks for in a toolkit.
         "NVTE_CUDA_INCLUDE_DIR": str(nvidia / "include"),
         "TRITON_LIBCUDA_PATH": str(nvidia / "lib"),
-        # Compiled or not, what is fused holds the same memory at the peak (docs/gpu.md); compiling takes half a minute.
+        # Compiled, what is fused holds a little less at the peak (docs/gpu.md); compiling takes half a minute.
         "TORCHDYNAMO_DISABLE": "1",
         # Multicast of user buffers asks a fabric that is not there.
         "UB_SKIPMC": "1",
