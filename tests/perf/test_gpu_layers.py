@@ -33,7 +33,8 @@ def test_smoke_checks_everything() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == {"neutral", "predicted", "attention", "scaled_products"}
+    shown = {line.split()[0] for line in done.stdout.splitlines()[1:]}
+    assert shown == {"neutral", "predicted", "attention", "scaled_products"}
 
 
 @pytest.mark.slow
