@@ -90,7 +90,7 @@ def load_and_go_on(config: RunConfig, *, folder: Path) -> dict[str, Any]:
     return {"saved": loaded, **go_on(step)}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_a_loaded_state_goes_on_bit_for_bit(precision: str, tiny: Tiny, tmp_path: Path) -> None:
     """On two processes, every bit of state, and the steps and the evaluation that follow, are those of the run itself.
 
@@ -140,6 +140,7 @@ def test_one_process_goes_on_from_two(tiny: Tiny, tmp_path: Path) -> None:
     agrees(answer, run)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_in_another_order_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
     """Saved where the ranks of a stage are neighbours, loaded where those of a copy of the model are.
 

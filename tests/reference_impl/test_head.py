@@ -102,6 +102,7 @@ def without_head(model: head.Llama, *args: Any, **kwargs: Any) -> None:
     GPTModel.__init__(model, *args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", CURVE_TOLERANCES)
 def test_training_and_evaluation_are_megatrons(precision: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of two microbatches, with gradients in Megatron-Core's buffer, and an evaluation.
