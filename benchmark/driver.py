@@ -1,4 +1,4 @@
-"""What the CUDA driver says of the GPUs that ranks may use here, asked without torch.
+"""Asks the CUDA driver, without torch, which GPUs ranks may use on this machine.
 
 It is asked before they start, where one sentence is enough; a rank asks torch.
 """
@@ -33,7 +33,7 @@ def gpu_names() -> tuple[str, ...] | None:
 
 
 def faults(ranks: int, names: Sequence[str] | None) -> list[str]:
-    """Why so many ranks cannot train on the GPUs of these names; empty if each gets one, or there is no driver."""
+    """Says why this many ranks cannot train on these GPUs. Empty if each rank gets one, or if there is no driver."""
     if names is None:
         return []
     if found := null_fault(names):
@@ -44,7 +44,7 @@ def faults(ranks: int, names: Sequence[str] | None) -> list[str]:
 
 
 def null_fault(names: Sequence[str]) -> str:
-    """That one of them is the null device; empty if none is."""
+    """Says which of them is the null device. Empty if none is."""
     null = next((name for name in names if name.endswith(NULL_MARK)), "")
     return null and f"{null} is the null device, which counts and computes nothing: only `llama31 dryrun` uses it"
 
@@ -54,7 +54,7 @@ class _NoAnswer(Exception):
 
 
 def _libraries() -> Iterator[str]:
-    """Where torch would find the driver: beside CUDA's wheels, where no real one ever is, then on the machine."""
+    """The files to try: beside CUDA's wheels, where only the null device puts one, then the machine's own driver."""
     for folder in _folders("nvidia"):
         yield from map(str, sorted(folder.glob(f"*/lib/{_LIBRARY}")))
     yield _LIBRARY

@@ -38,7 +38,7 @@ LIBRARY_SETTINGS = (
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
 )
-"""What is recorded of the libraries' own variables: those that config_common.sh sets, or that mean the same."""
+"""The libraries' own variables that are recorded: config_common.sh sets them, or they mean the same."""
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 

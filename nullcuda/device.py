@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmark.driver import NULL_MARK
+
 _LIBRARY = "libnullcuda.so"
-MARK = "(null)"
-"""The end of its GPUs' names, by which the trainer knows and refuses them."""
 
 
 class NullDevice:
@@ -35,7 +35,9 @@ class NullDevice:
     def become(self, name: str, capability: tuple[int, int], memory: int, multiprocessors: int, count: int) -> None:
         """Be so many GPUs of this kind; before anything has asked which it is. `memory` is bytes."""
         major, minor = capability
-        self._library.nullcuda_become(f"{name} {MARK}".encode(), 10 * major + minor, memory, multiprocessors, count)
+        self._library.nullcuda_become(
+            f"{name} {NULL_MARK}".encode(), 10 * major + minor, memory, multiprocessors, count
+        )
 
     def reset(self) -> None:
         """Begin to count anew."""

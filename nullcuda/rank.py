@@ -38,7 +38,7 @@ _LISTED = 12
 
 @dataclass(kw_only=True)
 class Ask:
-    """One rank of one configuration, to be run so many steps. What harness/dryrun sends, one as JSON a line."""
+    """One rank of one configuration, and how many steps to run. harness/dryrun sends one as a line of JSON."""
 
     variables: dict[str, str]
     """Of the run by shell name, RANK and LOCAL_RANK among them."""
@@ -53,7 +53,7 @@ class Ask:
 
 @dataclass
 class Phases:
-    """Memory of the device after each phase, and at most in it; bytes."""
+    """Records the device's memory in each phase: at its end, and at most. In bytes."""
 
     found: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Phases:
 
 
 def run(ask: Ask) -> dict[str, Any]:
-    """What one rank does, as JSON's values; see harness.dryrun.answer for what they mean."""
+    """Runs one rank and returns what harness.dryrun.answer describes, as values of JSON."""
     device = NullDevice()
     device.become(**ask.gpu)
     config = RunConfig.from_environment(ask.variables)
@@ -148,7 +148,7 @@ def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> N
 
 
 def _demangled(kernels: dict[str, int]) -> dict[str, int]:
-    """By the names that a profiler shows."""
+    """The same counts, under the names that a profiler shows."""
     return {torch._C._demangle(name): count for name, count in kernels.items()}
 
 

@@ -1,4 +1,4 @@
-"""One rank of a world of any size: a store that answers what no other rank is there to say."""
+"""Lets one process be a rank of a world of any size. Its store answers in place of the other ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ID_BYTES = 128
 
 
 class LonelyStore(dist.Store):  # type: ignore[name-defined]
-    """Whatever another rank would have written is an identifier made here.
+    """Makes an identifier for every key that another rank would have written.
 
     Attributes:
         told: identifier of a communicator -> the key under which its ranks were told.

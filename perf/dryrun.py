@@ -17,7 +17,6 @@ import click
 from benchmark.arguments import PathArgument
 from benchmark.checkout import ROOT
 from benchmark.config.sourcing import config_files
-from benchmark.hardware import GPUS, Gpu
 from harness.dryrun.answer import Broken, Verdict
 from harness.dryrun.report import lines, table
 from harness.dryrun.run import Asked, Rank, ask, run
@@ -84,18 +83,12 @@ def shipped_ranks(configs: list[Path]) -> list[Rank]:
 def worst_ranks(configs: list[Path]) -> list[Rank]:
     """A rank of the one stage of each that needs most by the planner."""
     return [
-        _rank(asked, memory.worst(from_config(asked.config, gpu=name_of(asked.gpu))).stage)
-        for asked in map(ask, configs)
+        _rank(asked, memory.worst(from_config(asked.config, gpu=asked.gpu.name)).stage) for asked in map(ask, configs)
     ]
 
 
 def _rank(asked: Asked, stage: int) -> Rank:
     return Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=_STEPS)
-
-
-def name_of(gpu: Gpu) -> str:
-    """By which the planner knows it."""
-    return next(name for name, known in GPUS.items() if known == gpu)
 
 
 def golden(verdicts: Sequence[Verdict], measured: datetime) -> str:
@@ -125,7 +118,7 @@ def planned(verdict: Verdict) -> float:
     """The planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
     layout = verdict.config.layout
     fewer = verdict.config.changed(MINIBS=verdict.answer.microbatches * layout.micro_batch_size)
-    job = from_config(fewer, gpu=name_of(verdict.gpu))
+    job = from_config(fewer, gpu=verdict.gpu.name)
     return memory.stages(job)[verdict.answer.stage].allocated
 
 

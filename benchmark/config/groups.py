@@ -93,7 +93,7 @@ class Kernels(Group):
     kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
     """Fuse what surrounds matrix products (SwiGLU, residual; with `te` RoPE, weight gradients); on GPUs if unset."""
     ce_fusion_impl: Literal["native", "te"] | None = Field(None, alias="CE_FUSION_IMPL")
-    """Who fuses the cross entropy. If unset, Transformer Engine beside its layers; elsewhere it is taken in chunks."""
+    """Which library fuses the cross entropy. If unset: `te` with its layers, and chunks of tokens with others."""
     cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
     """`local` replays each layer as a CUDA graph."""
     recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")

@@ -86,7 +86,7 @@ def transformer_engine_fault(found: str) -> str:
 
 
 def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
-    """Who fuses the cross entropy: the one asked for, or Transformer Engine beside its layers; else nobody."""
+    """Which library fuses the cross entropy: CE_FUSION_IMPL, or `te` with Transformer Engine's layers, or none."""
     if kernels.ce_fusion_impl is not None:
         return kernels.ce_fusion_impl
     return "te" if layer_spec(kernels, machine) == "te" else None
@@ -138,7 +138,7 @@ def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[Need]:
 
 
 def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
-    """What would recompute nothing."""
+    """A fault for each module whose recomputation would do nothing."""
     if spec == "te" and _recomputes_norms(kernels):
         yield (
             f"RECOMPUTE_MODULES={kernels.recompute_modules} would recompute no layernorm: in Transformer Engine's "
@@ -178,7 +178,7 @@ class Switch:
     is_on: Callable[[Kernels, Layout], bool]
     """Whether a run on GPUs uses it, by its own choice or ours."""
     cpu: bool = False
-    """In tests, with the layers of PyTorch."""
+    """Whether it has run on a CPU, in tests, with PyTorch's layers."""
     null_device: bool = False
     """A step of a 405B or 8B configuration, counted and not computed: docs/gpu.md."""
     gpu: str = ""

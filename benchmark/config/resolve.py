@@ -19,7 +19,7 @@ class Resolved:
     origins: Mapping[str, str]
     """Shell name -> origin, for every variable of the table."""
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """What the config file exports of the libraries' own variables; ranks need it in their environment."""
+    """The libraries' own variables that the config file exports. Ranks need them in their environment."""
 
 
 def resolve(

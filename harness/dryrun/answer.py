@@ -1,4 +1,4 @@
-"""What a rank on the null device says of itself, and what that means for its GPU."""
+"""Holds what a rank on the null device reports, and judges whether it would fit its GPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class _Part(BaseModel):
 
 
 class Phase(_Part):
-    """Memory that PyTorch's allocator has handed out after a phase, and at most in it; bytes."""
+    """PyTorch's allocator in one phase: what it has handed out at the end, and at most. In bytes."""
 
     phase: str
     allocated: int
     peak: int
     reserved: int
-    """At most held of the device, handed out or not."""
+    """The most that it held of the device, handed out or not."""
 
 
 class Holder(_Part):
@@ -37,14 +37,14 @@ class Holder(_Part):
 
 
 class Seconds(_Part):
-    """Of the host in one step: nothing runs on the device, so this is what it takes to feed it."""
+    """Host time of one step. Nothing runs on the device, so this is what feeding it takes."""
 
     wall_s: float
     cpu_s: float
 
 
 class Traffic(_Part):
-    """One kind of collective of a step in one process group; bytes of the whole buffer, on this rank."""
+    """One kind of collective in one process group, in a step. Bytes are those of the whole buffer on this rank."""
 
     operation: str
     group: str
@@ -53,11 +53,11 @@ class Traffic(_Part):
 
 
 class Step(_Part):
-    """What the last step asked of the device, by name."""
+    """Counts what the last step asked of the device, by name."""
 
     calls: dict[str, int]
     waits: dict[str, int]
-    """Of the host for the device."""
+    """How often the host waited for the device."""
     kernels: dict[str, int]
     products: dict[str, int]
     collectives: tuple[Traffic, ...]
@@ -68,7 +68,7 @@ class Step(_Part):
 
 
 class Answer(_Part):
-    """One rank's run."""
+    """The run of one rank."""
 
     rank: int
     stage: int
@@ -155,7 +155,7 @@ class Verdict(BaseModel):
 
     @property
     def faults(self) -> list[str]:
-        """Why this rank would not run, or not as it should."""
+        """Says why this rank would not fit, or would not run as it should. Empty if it passes."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Configurations, and which of their ranks, to verdicts: one process of the null environment runs them all."""
+"""Runs ranks of configurations in one process of the null environment, and returns a verdict for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.dryrun.answer import Answer, Broken, Verdict
 from harness.dryrun.environment import interpreter, variables
 
 DEFAULT_GPU = GPUS["H100"]
-"""Where neither the system's name nor anybody else says which."""
+"""Taken where neither the system's name nor the caller says which GPU."""
 
 
 class Failed(Refused):
@@ -36,7 +36,7 @@ class Asked:
     """Variables of the libraries underneath, that it exports."""
 
     def stages(self) -> list[int]:
-        """Those that can need most: the first, the second and the last."""
+        """The stages that may need most memory: the first, the second and the last."""
         last = self.config.layout.pipeline_model_parallel - 1
         return sorted({0, min(1, last), last})
 
@@ -46,7 +46,7 @@ class Asked:
         return next(rank for rank in range(layout.world_size) if layout.stage_of(rank) == stage)
 
     def fewer_microbatches(self) -> int:
-        """Two rounds through the pipeline, after which the memory's peak stays: or all, where there are not so many."""
+        """Two microbatches for each stage, after which the peak of memory no longer grows; all, if there are fewer."""
         layout = self.config.layout
         return min(layout.gradient_accumulation_steps, 2 * layout.pipeline_model_parallel)
 
@@ -77,7 +77,7 @@ class Rank:
     """To save to and load from; neither if None."""
 
     def line(self) -> str:
-        """As nullcuda reads it."""
+        """The rank as a line of JSON, which nullcuda reads."""
         config, gpu = self.asked.config, self.asked.gpu
         each = config.layout.gpus_per_node
         return json.dumps(
@@ -98,7 +98,7 @@ class Rank:
 
 
 def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, Verdict | Broken]]:
-    """What becomes of each rank, in the order in which they end.
+    """Yields the outcome of each rank, in the order in which they end.
 
     Raises:
         NoNullDevice: there is no environment for it.

@@ -59,10 +59,9 @@ cudaError_t fault(cudaError_t error, const std::string &what);
 // --- memory ----------------------------------------------------------------------------------------------------------
 enum class Where { device, pinned, pageable };
 Where where(const void *pointer);
-// Physical memory of the current device; false where it has no such amount left.
+// Takes physical memory of the current device; false if it has not so much left.
 bool take(size_t bytes);
 void give_back(int device, size_t bytes);
-void *reserve_addresses(size_t bytes);
 
 // --- streams ---------------------------------------------------------------------------------------------------------
 // The host waits for a stream, if anything has been queued in it since somebody last did.

@@ -23,7 +23,7 @@ static CUmemGenericAllocationHandle next_physical = 1;
 
 static size_t whole(size_t bytes) { return (bytes + GRANULE - 1) / GRANULE * GRANULE; }
 
-void *reserve_addresses(size_t bytes) {
+static void *reserve_addresses(size_t bytes) {
   // Never touched but by small copies, so that 100 GB of a GPU cost nothing here.
   void *start = mmap(nullptr, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
