@@ -14,11 +14,12 @@ from benchmark.files import RUN_JSON
 from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
-from compliance.checks.results import Result, check_result
+from compliance.checks.results import check_result
 from compliance.checks.runs import check_run
 from compliance.checks.systems import check_system, description_of
 from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
+from compliance.result import Result
 from compliance.run import Run
 
 # A name may hold a line break.

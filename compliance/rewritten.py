@@ -21,10 +21,10 @@ from benchmark.mllog import TOKEN, Event
 from compliance.check import LogGroup, find_logs, open_run
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
 from compliance.checks.packages import LARGEST_FILE, SUBMITTABLE
-from compliance.checks.results import Result
 from compliance.checks.systems import read_description
 from compliance.findings import Finding, Severity, as_number, show
 from compliance.log import Log, load
+from compliance.result import Result
 from compliance.run import Run
 
 KNOWN = {"submission_division": DIVISIONS_WITH_LIMIT, "submission_benchmark": SUBMITTABLE}

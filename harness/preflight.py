@@ -17,12 +17,13 @@ from benchmark.config.kernels import Switch
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
 from compliance.check import Report
-from compliance.checks.results import Result, check_result
+from compliance.checks.results import check_result
 from compliance.checks.rule import Absent, Breach, Rulebook
 from compliance.checks.runs import check_run
 from compliance.checks.sources import PREFLIGHT
 from compliance.findings import Finding, Severity
 from compliance.log import Log
+from compliance.result import Result
 from compliance.run import Run
 from harness.launch.containers import back_end_of
 from harness.simulate import Pace, VirtualClock, simulate

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from compliance.checks.packages import PACKAGE_RULES
-from compliance.checks.results import RESULT_RULES
 from compliance.checks.rule import Rule, Rulebook
 from compliance.checks.systems import SYSTEM_RULES
+from compliance.result import RESULT_RULES
 from compliance.run import RUN_RULES
 from harness.preflight import PREFLIGHT_RULES
 

@@ -24,12 +24,12 @@ from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, read
 from compliance.check import LogGroup, check_paths, find_logs, open_result
 from compliance.checks.packages import disqualifications
-from compliance.checks.results import Result
 from compliance.checks.rule import Absent
 from compliance.checks.systems import System
 from compliance.convergence.rcp import Convergence, compare, samples_to_target
 from compliance.convergence.score import Score, minutes_to_target, score
 from compliance.findings import Finding, Severity, as_count, as_number, count, show
+from compliance.result import Result
 from compliance.run import Run
 from report.series import LARGEST, Point, drawable, quantile
 from report.telemetry import Telemetry, read_telemetry

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.rules import Rules
-from compliance.checks.results import Result
 from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import SUBMISSION_STRUCTURE
 from compliance.convergence.rcp import compare
 from compliance.findings import Finding, Severity, show
+from compliance.result import Result
 from compliance.run import Run
 
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"

@@ -5,39 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from benchmark.benchmarks import benchmark_named
-from benchmark.rules import Rules
 from compliance.checks.events import ANNOUNCED
-from compliance.checks.rule import Breach, Rulebook
+from compliance.checks.rule import Breach
 from compliance.checks.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
 from compliance.findings import Finding, Severity, show
+from compliance.result import RESULT_RULES, Result, rule
 from compliance.run import Run
 
 # The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
 _MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})
-
-
-@dataclass(frozen=True)
-class Result:
-    """The runs in one directory."""
-
-    directory: Path
-    runs: tuple[Run, ...]
-
-    @property
-    def file(self) -> str:
-        return str(self.directory)
-
-    @property
-    def row(self) -> Rules | None:
-        return next((run.row for run in self.runs if run.row is not None), None)
-
-
-RESULT_RULES: Rulebook[Result] = Rulebook()
-rule = RESULT_RULES.rule
 
 
 def check_result(result: Result) -> tuple[Finding, ...]:

@@ -17,10 +17,10 @@ from benchmark.benchmarks import BENCHMARKS
 from benchmark.mllog import STRICT_JSON
 from benchmark.rules import Rules
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
-from compliance.checks.results import Result
 from compliance.checks.rule import Absent, Breach, Rulebook
 from compliance.checks.sources import DIVISIONS, HYPERPARAMETERS
 from compliance.findings import Finding, Severity, as_count, show
+from compliance.result import Result
 from compliance.run import Run
 
 SUBMISSION_STRUCTURE = 'submission_rules.adoc, "Submission content"'

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from benchmark.convergence import Match, Record, accepted_from, find_record, score_factor
 from benchmark.rules import Rules
-from compliance.checks.results import Result
 from compliance.checks.rule import Absent
 from compliance.convergence.olympic import converged, olympic_mean
+from compliance.result import Result
 from compliance.run import Run, samples_count
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compliance.checks.results import Result
 from compliance.checks.rule import Absent
 from compliance.convergence.olympic import converged, olympic_mean
 from compliance.convergence.rcp import compare
+from compliance.result import Result
 from compliance.run import Run
 
 

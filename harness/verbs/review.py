@@ -12,7 +12,7 @@ import click
 from benchmark.arguments import SETTINGS, PathArgument
 from compliance import formats
 from compliance.check import Report, find_logs, open_result
-from compliance.checks.results import Result
+from compliance.result import Result
 from harness.arguments import AS_JSON, PATHS, RULESET, STEP_SECONDS
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from benchmark.files import RUN_JSON
 from compliance.check import NoLogs, check_paths, find_logs, open_result
-from compliance.checks.results import RESULT_RULES
 from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
+from compliance.result import RESULT_RULES
 from tests.logs import LogFile, make_log, reaching, tiny
 
 RUNS = 3

@@ -10,9 +10,9 @@ import pytest
 
 from benchmark.benchmarks import find
 from benchmark.rules import Rules
-from compliance.checks.results import RESULT_RULES
 from compliance.checks.rule import MOST_BREACHES, Absent, Breach, Rule, Rulebook
 from compliance.findings import Severity
+from compliance.result import RESULT_RULES
 from compliance.run import RUN_RULES
 
 

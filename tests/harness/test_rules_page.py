@@ -18,10 +18,11 @@ from benchmark.benchmarks import find
 from benchmark.checkout import ROOT
 from benchmark.rules import Rules
 from compliance.check import open_run
-from compliance.checks.results import Result, check_result
+from compliance.checks.results import check_result
 from compliance.checks.rule import Rulebook
 from compliance.checks.runs import check_run
 from compliance.findings import Finding
+from compliance.result import Result
 from harness.__main__ import main
 from harness.rules_page import BOOKS, rules_page
 from harness.simulate import Pace, VirtualClock, simulate
