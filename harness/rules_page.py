@@ -40,7 +40,9 @@ def rules_page() -> str:
 
 
 def _section(title: str, book: Rulebook[Any]) -> str:
-    return "\n".join([f"## {title}\n", *(_entry(rule) for rule in book.rules.values())])
+    # By the file they are written in, then as written there: they are registered as modules happen to be imported.
+    rules = sorted(book.rules.values(), key=lambda rule: rule.check.__module__)
+    return "\n".join([f"## {title}\n", *map(_entry, rules)])
 
 
 def _entry(rule: Rule[Any]) -> str:
