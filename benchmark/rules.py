@@ -144,6 +144,8 @@ class Rules:
     """Exactly so many sequences an evaluation, whatever the batch size."""
     eval_every_sequences: int
     """An evaluation every CEIL(this / GBS) steps."""
+    accepted_cadences: range = range(0)
+    """Other intervals than that, in sequences, that accepted results kept from the start to the end."""
     skip_slope: Fraction = Fraction(0)
     skip_intercept: int = 0
     """The first FLOOR(slope * GBS + intercept) evaluations are skipped."""
@@ -288,7 +290,9 @@ _LLAMA31_8B_510 = Rules(
     target_log_perplexity=3.3,
     eval_sequences=1024,
     eval_every_sequences=12288,
-    # The official file checks the decay only; the end at a tenth of the peak is the reference implementation's min_lr.
+    # v5.1 has 6144 (University of Florida), 8192 (HPE), 21888 (Cisco), 24576 and 49152; no official tool looks.
+    accepted_cadences=range(6144, 49152 + 1),
+    # The end is the hyperparameter table's (base * 0.1); the official file checks the decay only.
     learning_rate=FreeLearningRate(end_fraction=0.1, total_steps=1_200_000),
     runs=10,
     fixed_max_steps=1_200_000,

@@ -139,6 +139,8 @@ class Log:
         """Which of NOT_A_RUN some tracked_stats event says, kept or not."""
         self.crowded = array("q")
         """Lines, one for each event that the official parser does not read where it stands."""
+        self.lost: Counter[str] = Counter()
+        """Those of them that it loses without a word, by key; it rejects a log for each of the others."""
         self._kept = self._kept_text = 0
         # Columns, because a log may hold a million of each.
         self._keys: list[str] = []
@@ -334,6 +336,7 @@ def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
                 ranks.learn(line, event)
             else:
                 log.crowded.append(number)
+                log.lost[event.key] += _is_lost(text, start, end)
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
@@ -347,3 +350,16 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
         return False
     rest = text[end:]
     return rest == "\n" or _NOTHING.match(rest) is not None
+
+
+def _is_lost(text: str, start: int, end: int) -> bool:
+    """Whether the official parser passes over an event that does not stand alone, rather than reject its line.
+
+    It does where its own token, with a space, is not what the event stands behind, or comes again behind the event.
+    """
+    if text.find("\r", start, end) >= 0 or text.find(_OFFICIAL_TOKEN, start, end) >= 0:
+        return False
+    if not text.startswith(" ", start):
+        return True
+    again = text.find(_OFFICIAL_TOKEN, end)
+    return again >= 0 and text.find("\r", end, again) < 0

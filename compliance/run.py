@@ -25,11 +25,20 @@ CYCLE = (*BLOCK, *EVALUATION)
 class Evaluation:
     """The events of one evaluation; None for one that is missing."""
 
-    position: int
-    """Sequences trained on before it."""
     start: Located | None
     accuracy: Located | None
     stop: Located | None
+
+    @property
+    def events(self) -> tuple[Located, ...]:
+        """Those that there are, at least one: where it starts, then where it stops, then its value."""
+        return tuple(event for event in (self.start, self.stop, self.accuracy) if event is not None)
+
+    @property
+    def position(self) -> int:
+        """Sequences trained on before it."""
+        # Some published logs count one batch less at eval_accuracy, so that is asked last; see eval.position.
+        return next(filter(None, map(samples_count, self.events)))
 
     @property
     def log_perplexity(self) -> float | None:
@@ -189,25 +198,27 @@ def samples_count(event: Located) -> int | None:
 
 
 def _evaluations(events: Iterable[Located]) -> Iterator[Evaluation]:
-    """A position with an event of each kind at most: what comes again is another evaluation."""
-    position = 0
+    """What lies between a start and its stop; where one is missing, what has a position of its own."""
     found: dict[str, Located] = {}
-    for event in events:
-        here, key = samples_count(event), event.event.key
-        if not here:
-            continue
-        if found and (here != position or key in found):
-            yield _evaluation(position, found)
+    for event in filter(samples_count, events):
+        if found and _begins_another(event, found):
+            yield _evaluation(found)
             found = {}
-        position = here
-        found[key] = event
+        found[event.event.key] = event
     if found:
-        yield _evaluation(position, found)
+        yield _evaluation(found)
 
 
-def _evaluation(position: int, found: Mapping[str, Located]) -> Evaluation:
+def _begins_another(event: Located, found: Mapping[str, Located]) -> bool:
+    """Whether an event is of another evaluation than those found before it."""
+    key = event.event.key
+    is_apart = key == "eval_start" or "eval_stop" in found
+    return key in found or (is_apart and samples_count(event) not in map(samples_count, found.values()))
+
+
+def _evaluation(found: Mapping[str, Located]) -> Evaluation:
     start, accuracy, stop = map(found.get, EVALUATION)
-    return Evaluation(position=position, start=start, accuracy=accuracy, stop=stop)
+    return Evaluation(start=start, accuracy=accuracy, stop=stop)
 
 
 RUN_RULES: Rulebook[Run] = Rulebook()

@@ -1,0 +1,197 @@
+"""Training: what blocks and steps say of themselves, and whether the first loss can be that of the benchmark."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from statistics import median
+
+from benchmark.benchmarks import benchmark_named
+from compliance.checks.evaluations import ended_by_max_steps
+from compliance.checks.rule import Breach, in_force
+from compliance.checks.sources import HARNESS, HYPERPARAMETERS, INITIALIZATION, LOGGING
+from compliance.findings import Severity
+from compliance.log import Located, TrainStep
+from compliance.run import BLOCK, Run, rule, samples_count
+
+
+@rule(
+    "train.blocks",
+    source=LOGGING,
+    example="a `block_stop` that says 999 where its block ended after 276480 sequences; in 5.0.0 a WARNING",
+)
+def blocks(run: Run) -> Iterator[Breach]:
+    """Blocks of training say where they start and stop, or how long they are, all of them in one of the known ways."""
+    told = list(_told_by_blocks(run))
+    if not told:
+        return
+    wrong = min(([one for one in told if not one.fits(way)] for way in BLOCK_COUNTS), key=len)
+    if wrong:
+        # Where most of them say something else, that is a way of counting which is not known here.
+        counted_otherwise = 2 * len(wrong) > len(told)
+        lenient = counted_otherwise or in_force(run.rules, until="5.0.0")
+        yield Breach(
+            message="blocks count their samples in no known way"
+            if counted_otherwise
+            else "a block contradicts the others",
+            line=wrong[0].event.line,
+            expected=f"samples_count of a block that trains from {wrong[0].before} to {wrong[0].after} sequences",
+            actual=f"{wrong[0].event.event.key} {wrong[0].samples}; so in {len(wrong)} of {len(told)} events",
+            severity=Severity.WARNING if lenient else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a block_start or block_stop says, and where its block was."""
+
+    event: Located
+    samples: int
+    before: int
+    """Sequences at the evaluation before the block, 0 at the start."""
+    after: int
+    """At the evaluation after it."""
+    scheduled: int | None
+    """How long a block was to be that max_steps ended."""
+
+    def fits(self, way: BlockCount) -> bool:
+        expected = way(self.before, self.after)[self.event.event.key == "block_stop"]
+        return self.samples == expected or (self.scheduled is not None and self.samples == self.scheduled)
+
+
+BlockCount = Callable[[int, int], tuple[int, int]]
+
+BLOCK_COUNTS: tuple[BlockCount, ...] = (
+    lambda before, after: (before, after),
+    lambda before, after: (after - before, after - before),
+    lambda before, after: (before, before),
+)
+"""What block_start and block_stop say of a block, by its ends: its place (the reference, AMD's v5.1), its length
+(NVIDIA's v5.1), its beginning (the v5.0 logs)."""
+
+
+def _told_by_blocks(run: Run) -> Iterator[_Told]:
+    """What each block says, of those after which the run was evaluated."""
+    ends = [(event.index, evaluation.position) for evaluation in run.evaluations for event in evaluation.events[:1]]
+    interval = run.schedule.eval_interval_steps * run.schedule.global_batch_size
+    started = None
+    for event in run.in_order(BLOCK):
+        # Some v5.0 logs stop a block behind its evaluation, so a stop is where its block started.
+        place = event.index if started is None else started
+        started = event.index if event.event.key == "block_start" else None
+        at = bisect_right(ends, (place if event.event.key == "block_stop" else event.index, math.inf))
+        samples = samples_count(event)
+        if samples is None or at == len(ends):
+            continue
+        evaluation = run.evaluations[at]
+        yield _Told(
+            event=event,
+            samples=samples,
+            before=ends[at - 1][1] if at else 0,
+            after=ends[at][1],
+            scheduled=interval if ended_by_max_steps(run, evaluation) else None,
+        )
+
+
+@rule(
+    "train.steps",
+    source=HARNESS,
+    example="a log of 272 steps with 271 `tracked_stats`; where few are reported, one that ends with half of the run",
+)
+def steps(run: Run) -> Iterator[Breach]:
+    """Training steps are reported to the end of the run, each once or evenly spaced, after the step or before it."""
+    if run.aborted:
+        return  # Its last step may have failed before it could be reported.
+    size, final = run.global_batch_size, run.samples
+    expected = final // size  # len() overflows for the numbers that a hostile log may hold.
+    # Columns of numbers, and sets only where something is wrong: a log may hold a million steps.
+    reported = array("d", (step.samples for step in run.log.steps))
+    if len(reported) * 2 < expected:
+        yield from _sparse(reported, size, expected)
+        return
+    # NVIDIA's v6.0 logs count the sequences before a step, others those after it.
+    first = 0 if reported[:1] == array("d", [0]) else size
+    due = range(first, final + first - size + 1, size)
+    if reported == array("d", due):
+        return
+    missing = sorted(set(due).difference(reported))
+    if len(missing) < expected and missing:
+        step = (missing[0] - first) // size + 1
+        yield Breach(
+            message=f"tracked_stats is missing for step {step} (samples_count {missing[0]})",
+            expected=f"one for each of {expected} steps of {size} sequences",
+            actual=f"{len(missing)} missing",
+        )
+    elif len(reported) != expected:
+        yield Breach(
+            message="tracked_stats reports another number of training steps than the run took",
+            expected=f"{expected} steps of {size} sequences make the {final} trained on",
+            actual=f"{len(reported)} steps",
+        )
+
+
+def _sparse(reported: array[float], size: int, expected: int) -> Iterator[Breach]:
+    """Where most steps are not reported: those that are, are evenly spaced and reach to the end."""
+    places = [0.0, *reported, float(expected * size)]
+    gaps = [later - earlier for earlier, later in pairwise(places)]
+    usual = median(gaps[:-1]) if len(reported) > 1 else math.inf
+    longest = max(range(len(gaps)), key=gaps.__getitem__)
+    if gaps[longest] > 2 * usual:
+        yield Breach(
+            message="training steps are reported for a part of the run only",
+            expected=f"tracked_stats every {usual / size:g} steps, as elsewhere in the log",
+            actual=f"none for {gaps[longest] / size:g} steps from samples_count {places[longest]:.0f}",
+        )
+    else:
+        yield Breach(
+            message="most training steps are not reported, so they are not judged",
+            expected=f"tracked_stats for {expected} steps",
+            actual=f"{len(reported)}",
+            severity=Severity.INFO,
+        )
+
+
+@rule("train.loss", source=HARNESS, example='`reduced_train_loss` "low"')
+def loss(run: Run) -> Iterator[Breach]:
+    """A training loss is a positive number."""
+    wrong = [step.line for step in run.log.steps if not step.loss > 0]
+    if wrong:
+        yield Breach(
+            message="a training loss is no positive number",
+            line=wrong[0],
+            expected="reduced_train_loss > 0",
+            actual=f"{len(wrong)} steps with another value",
+        )
+
+
+@rule(
+    "train.initial_loss",
+    source=f"{INITIALIZATION}; {HYPERPARAMETERS}",
+    severity=Severity.WARNING,
+    example="a first `reduced_train_loss` of 10.4 for llama31_405b: no checkpoint was loaded",
+)
+def initial_loss(run: Run) -> Iterator[Breach]:
+    """The first training loss is what the benchmark's initial weights, tokenizer and model give."""
+    low, high = benchmark_named(run.rules.benchmark).initial_train_loss
+    first = next(run.log.steps, None)
+    if first is None or not _is_of_one_step(run, first) or math.isnan(first.loss):
+        return
+    if not low <= first.loss <= high:
+        yield Breach(
+            message="the first training loss is not that of the benchmark's initial weights",
+            line=first.line,
+            expected=f"{low} to {high}",
+            actual=f"{first.loss}",
+        )
+
+
+def _is_of_one_step(run: Run, first: TrainStep) -> bool:
+    """Whether the first report is of the first step alone: most logs of 8B report the mean of some tens of steps."""
+    second = next(islice(run.log.steps, 1, None), None)
+    apart = second is None or second.samples - first.samples == run.global_batch_size
+    every = sum(1 for _ in run.log.steps) * run.global_batch_size * 2 >= run.samples
+    return first.samples in (0, run.global_batch_size) and apart and every
