@@ -348,8 +348,7 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
     begins = text.startswith(" {", start) or _SPACES.match(text, start)
     if not begins or text.find("\r", start, end) >= 0 or text.find(_OFFICIAL_TOKEN, start, end) >= 0:
         return False
-    rest = text[end:]
-    return rest == "\n" or _NOTHING.match(rest) is not None
+    return (end + 1 == len(text) and text[end] == "\n") or _NOTHING.match(text, end) is not None
 
 
 def _is_lost(text: str, start: int, end: int) -> bool:

@@ -169,6 +169,14 @@ def _paused_clock(log: LogFile) -> None:
         event["time_ms"] = log.get("block_stop")["time_ms"]
 
 
+def _paused_between_reports(log: LogFile) -> None:
+    """Every fourth step is reported, and half of the time is on no clock."""
+    _report_every(log, 4)
+    start = log.get("run_start")["time_ms"]
+    for event in log.events[log.indices("run_start")[0] :]:
+        event["time_ms"] = start + (event["time_ms"] - start) // 2
+
+
 def _late_init(log: LogFile) -> None:
     log.delay("init_stop", 60 * BASES["tiny"]().rules.init_limit_minutes_closed)
 
@@ -322,6 +330,7 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("clock.run", "tiny", _no_run_time),
     ("clock.prompt_stop", "tiny", lambda log: log.delay("run_stop", 2 * AT_ONCE_MS / 1000)),
     ("clock.steps", "tiny", _paused_clock),
+    ("clock.steps", "8b", _paused_between_reports),
     ("eval.position", "tiny", _metadata("eval_accuracy", samples_count=1)),
     ("eval.position", "tiny", lambda log: _count_further(log, 1, "eval_accuracy")),
     ("eval.position", "tiny", lambda log: _count_further(log, -2, "eval_accuracy")),
