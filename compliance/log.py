@@ -51,7 +51,7 @@ MAX_KNOWN_LINE = 4096
 """Lines, and their bytes, that are recognised when another rank writes them again."""
 
 PER_RANK = frozenset({"cache_clear", "init_start"})
-"""Keys that every rank may log, thousands of times; the first and the last event are kept."""
+"""Keys that every rank may log, thousands of times; of those that say the same, the first and the last are kept."""
 
 NOT_A_RUN = frozenset({"simulated", "proxy", "mock_data", "forced_success"})
 """Names in the value of a tracked_stats event by which a log says that it is not of a run that counts."""
@@ -126,7 +126,7 @@ class Log:
         self.path = path
         self._each = each
         self.events: dict[str, list[Located]] = {}
-        """Kept events by key. Of PER_RANK keys only the first and the last; of tracked_stats those of no step."""
+        """Kept events by key. Of PER_RANK keys few; of tracked_stats those of no step."""
         self.counts: Counter[str] = Counter()
         """Events by key, kept or not."""
         self.defects: list[Defect] = []
@@ -177,14 +177,17 @@ class Log:
             self.not_a_run.update(name for name in NOT_A_RUN if event.value.get(name))
         if key == "tracked_stats" and _is_step(event):
             self._add_step(line, event)
-        elif key in PER_RANK and key in self.events:
-            self.events[key][1:] = [Located(index, line, event)]
+        elif key in PER_RANK and _is_plain(event) and len(self.events.get(key, ())) > 1 and _is_plain(self._last(key)):
+            self.events[key][-1] = Located(index, line, event)
         elif self._kept < MAX_KEPT and self._kept_text < MAX_KEPT_TEXT:
             self._kept += 1
             self._kept_text += length
             self.events.setdefault(key, []).append(Located(index, line, event))
         elif key != "tracked_stats":
             self.dropped += 1
+
+    def _last(self, key: str) -> Event:
+        return self.events[key][-1].event
 
     def add_defect(self, kind: DefectKind, message: object, *, line: int | None = None, actual: str = "") -> None:
         """Take in the next defect of the file; its message is composed only if it is kept."""
@@ -201,6 +204,11 @@ class Log:
         places.append(_number(samples))
         times.append(_number(value.get("train_step_time")))
         losses.append(_number(value["reduced_train_loss"]))
+
+
+def _is_plain(event: Event) -> bool:
+    """Whether an event of a rank says no more than those of others: caches were cleared, initialisation has started."""
+    return event.value is True or event.key != "cache_clear"
 
 
 def _is_step(event: Event) -> bool:

@@ -124,9 +124,14 @@ class Run:
         return self.row
 
     @property
+    def is_open(self) -> bool:
+        """Whether the log says that it is of the open division."""
+        return self.has("submission_division") and self.value("submission_division") == "open"
+
+    @property
     def closed_rules(self) -> Rules:
         """The row, for what it fixes in the closed division only; raises Absent in the open one."""
-        if self.has("submission_division") and self.value("submission_division") == "open":
+        if self.is_open:
             raise Absent("closed division")
         return self.rules
 

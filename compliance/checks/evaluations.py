@@ -73,14 +73,15 @@ def value(run: Run) -> Iterator[Breach]:
     example="a first evaluation after 258048 sequences of llama31_405b at batch size 1152, an interval early",
 )
 def cadence(run: Run) -> Iterator[Breach]:
-    """Evaluations come when the rules say: the first after those that are skipped, then one every interval.
+    """In the closed division evaluations come when the rules say: after those that are skipped, one every interval.
 
     Another interval of llama31_8b is a WARNING, where accepted results kept it: 6144 (University of Florida, v5.1),
     8192 (HPE, v5.1), 21888 (Cisco, v5.1), 24576 and 49152. A rarer one is paid for in samples, which are judged; one
     that is more frequent in evaluations.
     """
-    schedule = run.schedule
-    own = _own_cadence(run)
+    if run.is_open:
+        return
+    schedule, own = run.schedule, _own_cadence(run)
     if own is not None:
         yield _other_cadence(run, own)
         return

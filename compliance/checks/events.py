@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,7 +76,10 @@ INTERVALS = {
 
 _MAY_BE_LOST = PER_RANK | {"tracked_stats"}
 """What the official tools need one of, or none."""
-_LEFT_OUT_IN_500 = frozenset({"block_stop", "eval_start"})
+_LEFT_OUT_IN_500 = frozenset({"block_stop"})
+_NEW_IN_510 = frozenset({"submission_org", "submission_platform"})
+_INSTEAD = {"block_start": "epoch_start", "block_stop": "epoch_stop"}
+"""What the official files are content with instead."""
 _BEFORE_STOP = frozenset({*ANNOUNCED, *CYCLE, "cache_clear", "init_start", "init_stop", "run_start"})
 """What has no place after run_stop; keys that no rule knows have, as in the v6.0 logs of AMD."""
 
@@ -160,9 +162,11 @@ def _defects(run: Run, kind: DefectKind) -> Iterator[Breach]:
 # Which events, how often.
 
 
-def required(row: Rules | None, *, aborted: bool = False) -> tuple[str, ...]:
+def required(row: Rules | None, *, aborted: bool = False, is_open: bool = False) -> tuple[str, ...]:
     """The keys that a log must hold, in the order in which they are logged."""
-    announced = (*SUBMISSION, "seed", *HYPERPARAMETERS, *_required_by(row))
+    submission = [key for key in SUBMISSION if key not in _NEW_IN_510 or row is None or in_force(row, since="5.1.0")]
+    # training_rules, "Random numbers": in the open division the seed is not expected to be logged.
+    announced = (*submission, *(() if is_open else ("seed",)), *HYPERPARAMETERS, *_required_by(row))
     # What an aborted run did not come to is no second fault.
     cycle = () if aborted else CYCLE
     return ("cache_clear", "init_start", *announced, "init_stop", "run_start", *cycle, "run_stop", "train_samples")
@@ -185,7 +189,8 @@ def missing(run: Run) -> Iterator[Breach]:
     """Every required event is in the log."""
     if not run.log.counts:
         return
-    keys = [key for key in required(run.row, aborted=run.aborted) if not run.has(key)]
+    due = required(run.row, aborted=run.aborted, is_open=run.is_open)
+    keys = [key for key in due if not run.has(key) and not run.has(_INSTEAD.get(key, key))]
     if "run_stop" in keys:
         yield _cut_off(run, keys)
         return
@@ -208,9 +213,14 @@ def _cut_off(run: Run, keys: Sequence[str]) -> Breach:
 
 
 def _strictness(run: Run, key: str) -> Severity | None:
-    """WARNING for what accepted v5.0 logs left out, in that ruleset; the rule's own severity otherwise."""
-    lenient = key in _LEFT_OUT_IN_500 and run.row is not None and in_force(run.row, until="5.0.0")
-    return Severity.WARNING if lenient else None
+    """WARNING for what no rule asks for, and for what accepted v5.0 logs left out; the rule's own severity otherwise.
+
+    Without eval_start (NVIDIA's v5.0 logs of tyche) nobody can tell how long evaluations took, which is judged nowhere.
+    """
+    if run.row is None or not benchmark_named(run.row.benchmark).submittable:
+        return None
+    left_out = key in _LEFT_OUT_IN_500 and in_force(run.row, until="5.0.0")
+    return Severity.WARNING if left_out or key in ("eval_start", "submission_status") else None
 
 
 @rule(
@@ -221,7 +231,7 @@ def _strictness(run: Run, key: str) -> Severity | None:
 def repeated(run: Run) -> Iterator[Breach]:
     """What describes a run is logged exactly once; the same value again, or a second seed, is a WARNING."""
     starts = run.all("run_start")
-    if len(starts) > 1:
+    if len({start.event.time_ms for start in starts}) > 1:
         yield Breach(
             message="the file holds several runs",
             expected="run_start exactly once",
@@ -243,11 +253,13 @@ def repeated(run: Run) -> Iterator[Breach]:
 def _may_repeat(run: Run, key: str) -> bool:
     """Whether a key that is logged again changes nothing, by compliance_checker and by seed_checker.
 
-    Each seed of a run is compared with those of the others; see result.seeds. A clock that starts or stops twice says
-    two times, which the official checker overlooks because both events have the value null.
+    Each seed of a run is compared with those of the others; see result.seeds. A clock that starts or stops twice has to
+    say the same time, which the official checker overlooks because all its events have the value null.
     """
-    # As JSON, for true is no 1.
-    return key == "seed" or (key not in CLOCK and len({json.dumps(event.event.value) for event in run.all(key)}) == 1)
+    first, *others = (event.event for event in run.all(key))
+    if key in CLOCK and any(other.time_ms != first.time_ms for other in others):
+        return False
+    return key == "seed" or all(other.value == first.value for other in others)
 
 
 @rule("event.cache_clear", source=DATA_STATE, example="`cache_clear` false")
