@@ -27,6 +27,31 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
+class RulesetArgument(click.ParamType[str]):
+    """The version of a ruleset: 5.1.0, or 5.1, or v5.1 as rounds and their folders are called."""
+
+    name = "ruleset"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # The front door, which judges nothing, imports this page.
+        from benchmark.benchmarks import every_rules
+
+        known = sorted({row.ruleset for row in every_rules()})
+        version = value.removeprefix("v")
+        found = next((ruleset for ruleset in known if version in (ruleset, ruleset.removesuffix(".0"))), None)
+        if found is None:
+            self.fail(f"there is no ruleset {value!r}; there are: {', '.join(known)}", param, ctx)
+        return found
+
+
+RULESET = click.option(
+    "--ruleset",
+    type=RulesetArgument(),
+    metavar="V",
+    help="Judge by this one, such as 6.0; else by run.json's, else the folder's (v5.1), else the latest.",
+)
+
+
 class Said(click.ClickException):
     """Prints one line for each fault of a refusal, without the usage, and ends with status 2."""
 

@@ -182,6 +182,15 @@ class Rules:
     def eval_interval_steps(self, gbs: int) -> int:
         return _ceil_div(self.eval_every_sequences, gbs)
 
+    def evaluated_as(self, other: Rules) -> Rules:
+        """These rules, but for when to evaluate, which is as in the others."""
+        return replace(
+            self,
+            eval_every_sequences=other.eval_every_sequences,
+            skip_slope=other.skip_slope,
+            skip_intercept=other.skip_intercept,
+        )
+
     def reference_point(self, gbs: int) -> ReferencePoint | None:
         return next((point for point in self.reference_points if point.global_batch_size == gbs), None)
 

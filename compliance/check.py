@@ -10,20 +10,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark.files import RUN_JSON
 from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
 from compliance.checks.results import check_result
 from compliance.checks.runs import check_run
-from compliance.checks.systems import check_system, description_of
-from compliance.findings import Finding, Severity, count
+from compliance.checks.systems import Place, check_system, place_of
+from compliance.convergence.score import score
+from compliance.findings import Finding, Severity, count, counted
 from compliance.log import DefectKind, load
-from compliance.result import Result
+from compliance.result import LOG_NAME, Result
+from compliance.ruleset import choose
 from compliance.run import Run
-
-# A name may hold a line break.
-_LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
 
 
 class NoLogs(Refused):
@@ -39,14 +37,38 @@ class LogGroup:
     """Whether they are all the runs of their directory, rather than one file that was asked for."""
 
     @property
+    def path(self) -> Path:
+        return self.paths[0].parent if self.is_result else self.paths[0]
+
+    @property
+    def place(self) -> Place | None:
+        """Where they lie in the tree of a submission; None where they are part of none."""
+        return place_of(self.path) if self.is_result else None
+
+    @property
     def system(self) -> Path | None:
         """Where the system of the runs is described; None where they are no result of a submission."""
-        return description_of(self.paths[0].parent) if self.is_result else None
+        return None if self.place is None else self.place.system
 
     @property
     def organisation(self) -> Path | None:
         """The tree of the submission that the runs are part of; None where they are part of none."""
-        return None if self.system is None else self.system.parents[1]
+        return None if self.place is None else self.place.tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A result, or a log that was asked for by itself, and what it was judged by."""
+
+    path: str
+    logs: tuple[str, ...]
+    benchmark: str | None
+    """None for one that the ruleset does not have."""
+    ruleset: str | None
+    ruleset_from: str
+    """Why this one, in words."""
+    minutes: float | None = None
+    """The score, where it was asked for and there is one: normalised, or raw without a reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,41 +79,52 @@ class Report:
     findings: tuple[Finding, ...]
     unreadable: bool
     """Some log could not be read at all."""
+    results: tuple[Judged, ...] = ()
+    not_run: tuple[str, ...] = ()
+    """Checks that did not run, and why; a sentence each."""
 
     @property
     def passed(self) -> bool:
         return count(self.findings, Severity.ERROR) == 0
 
 
-def check_paths(paths: Sequence[Path], ruleset: str | None = None) -> Report:
+def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bool = False) -> Report:
     """Check every log under the paths, the runs of each directory together, each system, and each whole organisation.
 
     Args:
-        ruleset: the one to judge by; if None, what the run.json beside a log says, else the latest that has the
-            benchmark.
+        ruleset: as compliance.ruleset.choose.
+        scored: whether to give the scores, too, for which numpy is imported.
 
     Raises:
         NoLogs: a path does not exist, is a directory without logs, or holds one that cannot be searched.
     """
-    together = groupby(find_logs(paths), key=lambda group: group.organisation or group.paths)
-    reports = [_check(list(groups), paths, ruleset) for _, groups in together]
+    groups = find_logs(paths)
+    together = groupby(groups, key=lambda group: group.organisation or group.paths)
+    reports = [_check(list(some), paths, ruleset, scored=scored) for _, some in together]
+    empty = _trees_without(groups, paths)
     return Report(
         logs=tuple(log for report in reports for log in report.logs),
-        findings=tuple(finding for report in reports for finding in report.findings),
+        findings=(
+            *(finding for report in reports for finding in report.findings),
+            *(finding for tree in empty for finding in check_package(Package(tree, ()))),
+        ),
         unreadable=any(report.unreadable for report in reports),
+        results=tuple(result for report in reports for result in report.results),
+        not_run=tuple(_not_run(groups, paths)),
     )
 
 
-def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None) -> Report:
+def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None, *, scored: bool) -> Report:
     """Check the results of one organisation, or one group of logs that belongs to none."""
     results = [open_result(group, ruleset) for group in groups]
     runs = [run for result in results for run in result.runs]
     findings = [finding for run in runs for finding in check_run(run)]
+    systems: dict[Path, list[Result]] = {}
     for group, result in zip(groups, results, strict=True):
         findings += check_result(result) if group.is_result else ()
-    by_system = groupby(zip(groups, results, strict=True), key=lambda pair: pair[0].system)
-    for system, pairs in by_system:
-        findings += () if system is None else check_system(system, [result for _, result in pairs])
+        if group.system is not None:
+            systems.setdefault(group.system, []).append(result)
+    findings += [finding for system, of_it in systems.items() for finding in check_system(system, of_it)]
     organisation = groups[0].organisation
     if organisation is not None and _is_below(organisation, paths):
         findings += check_package(Package(organisation, tuple(results)))
@@ -99,12 +132,55 @@ def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | Non
         logs=tuple(run.file for run in runs),
         findings=tuple(findings),
         unreadable=any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects),
+        results=tuple(_judged(group, result, scored=scored) for group, result in zip(groups, results, strict=True)),
     )
+
+
+def _judged(group: LogGroup, result: Result, *, scored: bool) -> Judged:
+    times = score(result) if scored else None
+    return Judged(
+        path=str(group.path),
+        logs=tuple(run.file for run in result.runs),
+        benchmark=None if result.row is None else result.row.benchmark,
+        ruleset=result.ruleset,
+        ruleset_from=result.ruleset_from,
+        minutes=None if times is None else times.normalised_minutes or times.olympic_minutes,
+    )
+
+
+def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]:
+    """What was not looked at because of how the logs were asked for, or where they lie."""
+    alone = [group for group in groups if not group.is_result]
+    loose = [group for group in groups if group.is_result and group.place is None]
+    astray = [group for group in groups if group.place is not None and group.system is None]
+    if alone:
+        yield f"result, system and package checks: {counted(len(alone), 'log')} asked for alone, not as a folder"
+    if loose:
+        yield f"system and package checks: {counted(len(loose), 'folder')} of logs in no tree of a submission"
+    if astray:
+        yield f"system checks: {counted(len(astray), 'folder')} of logs not in results/<system>/<benchmark>/"
+    trees = dict.fromkeys(group.organisation for group in groups if group.organisation is not None)
+    for tree in trees:
+        if not _is_below(tree, paths):
+            yield f"package checks: only a part of {tree} was asked for"
 
 
 def _is_below(folder: Path, paths: Sequence[Path]) -> bool:
     """Whether all of a folder was asked for."""
     return any(folder.resolve().is_relative_to(path.resolve()) for path in paths)
+
+
+def _trees_without(groups: Sequence[LogGroup], paths: Sequence[Path]) -> list[Path]:
+    """The trees of submissions below the paths that have no log in their results."""
+    known = {group.organisation for group in groups}
+    return [tree for tree in dict.fromkeys(tree for path in paths for tree in _trees(path)) if tree not in known]
+
+
+def _trees(path: Path) -> Iterator[Path]:
+    for folder, folders, _ in os.walk(path):
+        if {"systems", "results"} <= set(folders):
+            yield Path(folder)
+            folders.clear()
 
 
 def find_logs(paths: Iterable[Path]) -> list[LogGroup]:
@@ -137,7 +213,7 @@ def _groups(path: Path) -> list[LogGroup]:
 
 def _logs_below(directory: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(directory, onerror=_give_up):
-        yield from (Path(folder, name) for name in names if _LOG_NAME.fullmatch(name))
+        yield from (Path(folder, name) for name in names if LOG_NAME.fullmatch(name))
 
 
 def _give_up(error: OSError) -> NoReturn:
@@ -152,28 +228,15 @@ def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
 
 
 def open_result(group: LogGroup, ruleset: str | None = None) -> Result:
-    """Read the logs of a group; raises nothing."""
-    return Result(group.paths[0].parent, tuple(open_run(path, ruleset) for path in group.paths))
+    """Read the logs of a group, to be judged as compliance.ruleset.choose says; raises nothing."""
+    directory = group.paths[0].parent
+    chosen = choose(directory, ruleset)
+    return Result(directory, tuple(Run(load(path), chosen) for path in group.paths))
 
 
 def open_run(path: Path, ruleset: str | None = None, *, each: Callable[[int, Event], object] | None = None) -> Run:
-    """Read one log, to be judged by `ruleset`, or by what the run.json beside it says.
+    """Read one log, to be judged as compliance.ruleset.choose says.
 
     Raises nothing but what `each` does, which is as for compliance.log.load.
     """
-    fault = ""
-    if ruleset is None:
-        try:
-            ruleset = _recorded_ruleset(path.with_name(RUN_JSON))
-        except (OSError, Refused) as error:
-            fault = str(error)
-    return Run(load(path, each), ruleset, provenance_fault=fault)
-
-
-def _recorded_ruleset(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    # pydantic takes a tenth of a second, which logs of others, without a run.json, need not.
-    from benchmark.run_record import read
-
-    return read(path).ruleset or None
+    return Run(load(path, each), choose(path.parent, ruleset))

@@ -13,11 +13,12 @@ class Severity(enum.StrEnum):
     """How bad a finding is."""
 
     ERROR = "ERROR"
-    """A rule is broken, or cannot be judged."""
+    """A rule is broken or cannot be judged, or the official tools would refuse it; the finding says which."""
     WARNING = "WARNING"
-    """A rule is broken the way accepted published logs break it, or the rule and the official checker contradict."""
+    """A rule is broken the way accepted published logs break it, or an official tool demands what the policy's text
+    forbids."""
     INFO = "INFO"
-    """Worth knowing; breaks no rule."""
+    """News; no rule is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,11 @@ class Finding:
 
 def count(findings: Iterable[Finding], severity: Severity) -> int:
     return sum(finding.severity is severity for finding in findings)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 log, 2 logs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 _SHORT = reprlib.Repr()

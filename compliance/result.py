@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.rules import Rules
 from compliance.checks.rule import Rulebook
 from compliance.run import Run
+
+LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
+"""What the file of a run is called. A name may hold a line break."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,16 @@ class Result:
     @property
     def row(self) -> Rules | None:
         return next((run.row for run in self.runs if run.row is not None), None)
+
+    @property
+    def ruleset(self) -> str | None:
+        """What it is judged by; None where no ruleset that could be meant has the benchmark."""
+        return self.row.ruleset if self.row is not None else self.runs[0].chosen.ruleset
+
+    @property
+    def ruleset_from(self) -> str:
+        """Why by this one, in words."""
+        return self.runs[0].chosen.origin
 
 
 RESULT_RULES: Rulebook[Result] = Rulebook()

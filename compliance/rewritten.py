@@ -232,7 +232,7 @@ def _write_run(path: Path, target: Path, ruleset: str | None) -> Run:
     _refuse_defects(run.log)
     if run.row is None:
         named = ", ".join(show(event.event.value) for event in run.all("submission_benchmark")[:1])
-        raise _Refused(f"submission_benchmark {named or 'missing'} in ruleset {run.ruleset or 'latest'}")
+        raise _Refused(f"submission_benchmark {named or 'missing'} in ruleset {run.chosen.ruleset or 'latest'}")
     return run
 
 

@@ -11,9 +11,10 @@ from functools import cached_property
 
 from benchmark.benchmarks import UnknownRules, find
 from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule
-from compliance.checks.rule import Absent, Rulebook
+from compliance.checks.rule import Absent, Rulebook, in_force
 from compliance.findings import as_count, as_number
 from compliance.log import Located, Log
+from compliance.ruleset import LATEST, Chosen, round_at
 
 EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
 BLOCK = ("block_start", "block_stop")
@@ -55,10 +56,8 @@ class Run:
     """A log under a ruleset."""
 
     log: Log
-    ruleset: str | None = None
-    """The one to judge by; the latest that has the benchmark if None."""
-    provenance_fault: str = ""
-    """Why the run.json beside the log cannot be read, if it cannot."""
+    chosen: Chosen = LATEST
+    """What to judge by."""
 
     @property
     def file(self) -> str:
@@ -110,9 +109,29 @@ class Run:
 
     @cached_property
     def row(self) -> Rules | None:
+        """Those of the chosen ruleset; where the run is of an earlier round, with the evaluations of that."""
+        row, own = self._row_of(self.chosen.ruleset), self.own_round
+        return row if row is None or own is None else row.evaluated_as(own)
+
+    @cached_property
+    def own_round(self) -> Rules | None:
+        """The rules of the round that the run was made for, by its time, if that is an earlier one; else None.
+
+        Logs of an earlier round may be submitted again, and then have to pass the checkers of the new round. Those
+        judge everything in a log but when it evaluates.
+        Source: training_rules.adoc, "Results Resubmission".
+        """
+        row, starts = self._row_of(self.chosen.ruleset), self.all("run_start")
+        made_for = round_at(starts[0].event.time_ms) if starts else None
+        own = None if made_for is None else self._row_of(made_for)
+        if row is None or own is None or own == row or not in_force(own, until=row.ruleset):
+            return None
+        return own
+
+    def _row_of(self, ruleset: str | None) -> Rules | None:
         try:
             benchmark = self.value("submission_benchmark")
-            return find(benchmark, self.ruleset) if isinstance(benchmark, str) else None
+            return find(benchmark, ruleset) if isinstance(benchmark, str) else None
         except (Absent, UnknownRules):
             return None
 

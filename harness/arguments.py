@@ -21,6 +21,5 @@ BENCHMARK_OPTION = click.option(
 PATHS = click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
 """Logs, directories of runs, or any trees that hold result_*.txt."""
 
-RULESET = click.option("--ruleset", metavar="V", help="Judge by this ruleset, such as 6.0.0.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STEP_SECONDS = click.FloatRange(min=0, min_open=True)

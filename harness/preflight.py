@@ -24,6 +24,7 @@ from compliance.checks.sources import PREFLIGHT
 from compliance.findings import Finding, Severity
 from compliance.log import Log
 from compliance.result import Result
+from compliance.ruleset import asked_for
 from compliance.run import Run
 from harness.launch.containers import back_end_of
 from harness.simulate import Pace, VirtualClock, simulate
@@ -98,7 +99,7 @@ def _announced(config: RunConfig, seed: int, path: Path) -> Run:
     log = Log(path)
     for key, value in announce(config.changed(SEED=seed)):
         log.add(1, Event(key, value, POINT, 0, "", _PLACE), 0)
-    return Run(log, config.rules.ruleset)
+    return Run(log, asked_for(config.rules.ruleset))
 
 
 @rule(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compliance.convergence.rcp import Convergence, Limit
 from compliance.convergence.score import Score
 from compliance.official import Official, Verdict
+from compliance.ruleset import judged_by
 
 if TYPE_CHECKING:
     # It needs a tenth of a second, for pydantic.
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def score_lines(score: Score) -> Iterator[str]:
-    """A line for each run, and the score."""
+    """What it is judged by, a line for each run, and the score."""
+    yield f"{'ruleset':>14}  {judged_by(score)}"
     for log, minutes in zip(score.logs, score.minutes, strict=True):
         yield f"{'no result' if minutes is None else f'{minutes:.3f} min':>14}  {log}"
     if score.olympic_minutes is not None:
@@ -46,7 +48,7 @@ def convergence_lines(found: Convergence) -> Iterator[str]:
 def _samples(found: Convergence) -> str:
     needed = ", ".join("not converged" if samples is None else str(samples) for samples in found.samples)
     mean = "" if found.mean is None else f"; olympic mean {found.mean:.1f}"
-    return f"{found.benchmark} {found.ruleset}, global batch size {found.global_batch_size}: {needed}{mean}"
+    return f"{found.benchmark} {judged_by(found)}, global batch size {found.global_batch_size}: {needed}{mean}"
 
 
 def _limit(limit: Limit) -> str:

@@ -7,7 +7,6 @@ or judged again.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median, pstdev
 
-from benchmark.benchmarks import BENCHMARKS, benchmark_named, every_rules
+from benchmark.benchmarks import BENCHMARKS, benchmark_named
 from benchmark.convergence import Record, find_record
 from benchmark.files import RUN_JSON
 from benchmark.hardware import Gpu, gpu_of_system
@@ -42,8 +41,6 @@ SLOW = 1.2
 
 _EVERYWHERE = frozenset({"results", *BENCHMARKS})
 """Folders between an organisation and its logs that tell no results apart."""
-
-_ROUND = re.compile(r"v(\d+\.\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,24 +413,17 @@ def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultFact
 
 
 def published(folder: Path) -> list[ResultFacts]:
-    """Published results, each judged by the rules of the round that its path names (v5.1); without their findings.
+    """Published results, each judged by the rules of its own round; without their findings.
 
     Raises:
         NoLogs: as compliance.check.find_logs.
     """
     groups = find_logs([folder])
     names = _names([group.paths[0].parent for group in groups])
-    return [_facts(group, name, (), round_of(group.paths[0])) for group, name in zip(groups, names, strict=True)]
+    return [_facts(group, name, ()) for group, name in zip(groups, names, strict=True)]
 
 
-def round_of(path: Path) -> str | None:
-    """The ruleset of the round that a folder of the path names: .../training_results_v5.1/... is of 5.1.0."""
-    rounds = {row.ruleset for row in every_rules()}
-    found = [f"{match[1]}.0" for part in path.resolve().parts if (match := _ROUND.search(part))]
-    return next((ruleset for ruleset in reversed(found) if ruleset in rounds), None)
-
-
-def _facts(group: LogGroup, name: str, findings: Iterable[Finding], ruleset: str | None) -> ResultFacts:
+def _facts(group: LogGroup, name: str, findings: Iterable[Finding], ruleset: str | None = None) -> ResultFacts:
     result = open_result(group, ruleset)
     files = {run.file for run in result.runs}
     if group.is_result:

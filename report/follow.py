@@ -40,12 +40,12 @@ def follow(
         sleep(INTERVAL_S)
 
 
-def other_samples(path: Path) -> list[int | None]:
+def other_samples(path: Path, ruleset: str | None = None) -> list[int | None]:
     """Samples to the target of the other runs in the folder of a log that are over; None for one that missed it."""
     if not path.name.startswith("result_") or not path.exists():
         return []
     beside = [log for group in find_logs([path.parent]) for log in group.paths]
-    runs = [open_run(log) for log in beside if log.parent == path.parent and log.name != path.name]
+    runs = [open_run(log, ruleset) for log in beside if log.parent == path.parent and log.name != path.name]
     return [samples_to_target(run) for run in runs if run.has("run_stop")]
 
 
@@ -59,7 +59,7 @@ def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> 
         # Opening a pipe would wait for a writer.
         raise NoLogs(f"{path} is not a regular file" if path.exists() else f"{path} does not exist")
     # Of standard output itself, which a screen may stand in for.
-    others, blocks = other_samples(path), characters()
+    others, blocks = other_samples(path, ruleset), characters()
     findings: list[Finding] = []
     with screen(drawn=not once) as shown:
         for run, last in follow(path, ruleset, once=once):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from compliance.check import open_run
 from compliance.log import MAX_LINE, LineReader, Log
+from compliance.ruleset import choose
 from compliance.run import Run
-from report.facts import round_of
 
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -63,12 +62,12 @@ class LogFollower:
     """Keeps up with a log that grows.
 
     Args:
-        ruleset: the one to judge by; what the run.json beside it says, or its folder, if None.
+        ruleset: as compliance.ruleset.choose.
     """
 
     def __init__(self, path: Path, ruleset: str | None = None) -> None:
         self._path = path
-        self._ruleset = ruleset or open_run(path).ruleset or round_of(path)
+        self._chosen = choose(path.parent, ruleset)
         self._follower = LineFollower(path, longest=MAX_LINE)
         self._begin()
 
@@ -98,4 +97,4 @@ class LogFollower:
     @property
     def run(self) -> Run:
         """The log so far, as the rules look at it."""
-        return Run(self._log, self._ruleset)
+        return Run(self._log, self._chosen)

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.benchmarks import benchmark_named
 from compliance.convergence.rcp import Limit
 from compliance.findings import Finding, Severity, count
+from compliance.ruleset import judged_by
 from report.charts import MOST_RUNS, Chart, charts, comparison, node_charts
 from report.facts import ResultFacts
 from report.markup import Markup, tag
@@ -85,7 +86,9 @@ def _sections(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) 
 
 
 def _about(results: Sequence[ResultFacts]) -> Iterator[str]:
-    rows = dict.fromkeys(f"{row.benchmark} {row.ruleset}" for one in results if (row := one.rules) is not None)
+    rows = dict.fromkeys(
+        f"{row.benchmark} {judged_by(one.result)}" for one in results if (row := one.rules) is not None
+    )
     yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
     marked = [f"{one.name} ({', '.join(one.disqualifications)})" for one in results if one.disqualifications]
     if marked:

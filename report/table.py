@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Generic, TypeVar
 
 from compliance.formats import printable
+from compliance.ruleset import judged_by
 from report.facts import SLOW, ResultFacts, RunFacts, SlowRank
 from report.telemetry import REASONS, NodeFacts
 
@@ -49,6 +50,7 @@ RESULT_COLUMNS: tuple[Column[ResultFacts], ...] = (
     Column("tokens/s", lambda one: one.tokens_per_second, ",.0f"),
     Column("TFLOP/s each", lambda one: one.teraflops, ",.4g"),
     Column("of bf16 peak", lambda one: one.utilisation("bf16"), ".1%"),
+    Column("ruleset", lambda one: judged_by(one.result)),
 )
 
 PUBLISHED_COLUMNS = tuple(column for column in RESULT_COLUMNS if column.name != "verdict")

@@ -136,7 +136,7 @@ def phase(run: Run) -> str:
 def _benchmark(run: Run) -> str:
     if run.row is None:
         return "unknown benchmark"
-    name = f"{run.row.benchmark} {run.row.ruleset}"
+    name = f"{run.row.benchmark} {run.row.ruleset} ({run.chosen.origin})"
     try:
         return f"{name}, batch size {run.global_batch_size}"
     except Absent:

@@ -71,20 +71,22 @@ def benchmark(run: Run) -> Iterator[Breach]:
     if run.row is None:
         known = ", ".join(f"{row.benchmark} {row.ruleset}" for row in every_rules())
         yield Breach(
-            message="no rules for this benchmark in this ruleset, so the run is not judged",
+            message=f"{show(name)} is not in {_chosen(run)}, so the run is not judged",
             line=run.first("submission_benchmark").line,
             expected=f"one of {known}",
-            actual=f"{show(name)} {run.ruleset or 'in any ruleset'}",
         )
+
+
+def _chosen(run: Run) -> str:
+    chosen = run.chosen
+    return "any ruleset" if chosen.ruleset is None else f"ruleset {show(chosen.ruleset)} ({chosen.origin})"
 
 
 @rule("run.provenance", source=HARNESS, severity=Severity.WARNING, example="a run.json that is cut off")
 def provenance(run: Run) -> Iterator[Breach]:
     """The run.json beside a log can be read, since it says by which ruleset to judge."""
-    if run.provenance_fault:
-        yield Breach(
-            message="run.json beside the log cannot be read; judged by the latest ruleset", actual=run.provenance_fault
-        )
+    if run.chosen.fault:
+        yield Breach(message="run.json beside the log cannot be read, so it names no ruleset", actual=run.chosen.fault)
 
 
 @rule(

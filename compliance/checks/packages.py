@@ -19,7 +19,7 @@ from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import SUBMISSION_STRUCTURE
 from compliance.convergence.rcp import compare
 from compliance.findings import Finding, Severity, show
-from compliance.result import Result
+from compliance.result import LOG_NAME, Result
 from compliance.run import Run
 
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
@@ -32,8 +32,6 @@ LARGEST_FILE = 50 << 20
 
 NAME = re.compile(r"(?!\.)[\w.+@=,-]+")
 """What a folder or a file of a submission may be called."""
-
-_LOG_NAME = re.compile(r"result_.*\.txt")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,11 @@ class Package:
     def folders(self) -> dict[Path, int]:
         """Each results/<system>/<benchmark> and how many logs lie in it."""
         found = sorted(path for path in self.directory.glob("results/*/*") if path.is_dir())
-        return {path: sum(bool(_LOG_NAME.fullmatch(entry.name)) for entry in path.iterdir()) for path in found}
+        return {path: sum(map(_is_log, path.iterdir())) for path in found}
+
+
+def _is_log(path: Path) -> bool:
+    return LOG_NAME.fullmatch(path.name) is not None and not path.is_dir()
 
 
 PACKAGE_RULES: Rulebook[Package] = Rulebook()
@@ -109,6 +111,19 @@ def file_count(package: Package) -> Iterator[Breach]:
                 expected=f"{needed[folder.name]} files result_*.txt",
                 actual=str(logs),
             )
+
+
+@rule(
+    "package.empty", source=HARNESS, example="a folder results/A without a folder of a benchmark; results/ without logs"
+)
+def empty(package: Package) -> Iterator[Breach]:
+    """A tree has results, and so has every system's folder in it; the official checker passes over what is empty."""
+    if not package.results:
+        yield Breach(message="no log lies in results/", expected="results/<system>/<benchmark>/result_<n>.txt")
+    with_results = {folder.parent for folder in package.folders}
+    for folder in sorted(path for path in package.directory.glob("results/*") if path.is_dir()):
+        if folder not in with_results:
+            yield Breach(message=f"{_place(package, folder)} has no folder of a benchmark")
 
 
 @rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
@@ -10,8 +11,9 @@ from benchmark.benchmarks import benchmark_named
 from compliance.checks.events import ANNOUNCED
 from compliance.checks.rule import Breach
 from compliance.checks.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
+from compliance.checks.systems import SUBMISSION_STRUCTURE, place_of
 from compliance.findings import Finding, Severity, show
-from compliance.result import RESULT_RULES, Result, rule
+from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
 
 # The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
@@ -87,6 +89,27 @@ def count(result: Result) -> Iterator[Breach]:
             expected=f"{row.runs} runs of {row.benchmark}",
             actual=f"{len(result.runs)}",
         )
+
+
+@rule(
+    "result.layout",
+    source=SUBMISSION_STRUCTURE,
+    example="results/A/llama31_405b/run_0/result_0.txt; a folder result_2.txt beside result_0.txt",
+)
+def layout(result: Result) -> Iterator[Breach]:
+    """Logs of a submission lie in results/<system>/<benchmark>/, where checkers look, and none is a folder."""
+    place = place_of(result.directory)
+    if place is not None and place.system is None:
+        yield Breach(
+            message="logs lie where no checker looks, so they are no part of the submission",
+            expected="results/<system>/<benchmark>/result_<n>.txt",
+            actual="/".join(("results", *place.below, result.runs[0].log.path.name)),
+        )
+    # What a configuration would announce has no folder yet.
+    names = os.listdir(result.directory) if result.directory.is_dir() else []
+    for name in sorted(names):
+        if LOG_NAME.fullmatch(name) and (result.directory / name).is_dir():
+            yield Breach(message="a folder is named like a log", expected="a file", actual=show(name))
 
 
 def _names(runs: Sequence[Run]) -> str:

@@ -10,6 +10,7 @@ CONVERGENCE_POINTS = 'training_rules.adoc, "Reference Convergence Points"'
 RANDOM_NUMBERS = 'training_rules.adoc, "Random numbers"'
 DATA_STATE = 'training_rules.adoc, "Data State at Start of Run"'
 DIVISIONS = 'training_rules.adoc, "Divisions"'
+RESUBMISSION = 'training_rules.adoc, "Results Resubmission"'
 NUMERICAL_FORMATS = 'training_rules.adoc, "Numerical formats"'
 INITIALIZATION = 'training_rules.adoc, "Weight and Bias Initialization"'
 LOGGING = "mlcommons/logging, compliance_checker: common.yaml of the ruleset"

@@ -148,18 +148,35 @@ def _whole(value: object) -> int | None:
     return as_count(value)
 
 
-def description_of(directory: Path) -> Path | None:
-    """Where the system is described whose runs are in `directory`; None for a directory of no submission.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a folder lies in the tree of an organisation."""
 
-    One of a submission is results/<system>/<benchmark>, beside a folder systems or with the name of a benchmark.
+    tree: Path
+    below: tuple[str, ...]
+    """The folders from results/ to it: of a result, its system and its benchmark."""
+
+    @property
+    def system(self) -> Path | None:
+        """Where the system is described whose result lies here; None for a folder that no checker looks into."""
+        return self.tree / "systems" / f"{self.below[0]}.json" if len(self.below) == 2 else None
+
+
+def place_of(directory: Path) -> Place | None:
+    """The place of a folder below the results/ of a tree, the nearest; None for a folder of no submission.
+
+    A tree is one by its folder systems, or by a benchmark's name in results/<system>/<benchmark>.
     """
-    if len(directory.parts) < 4 or ".." in directory.parts:
-        directory = Path(os.path.abspath(directory))
-    if len(directory.parents) < 3 or directory.parents[1].name != "results":
-        return None
-    systems = directory.parents[2] / "systems"
-    known = directory.name in BENCHMARKS or systems.is_dir()
-    return systems / f"{directory.parent.name}.json" if known else None
+    for here in (directory, Path(os.path.abspath(directory))):
+        for depth, folder in enumerate((here, *here.parents)):
+            below = here.parts[len(here.parts) - depth :]
+            if folder.name == "results" and ".." not in below and _is_tree(folder.parent, below):
+                return Place(folder.parent, below)
+    return None
+
+
+def _is_tree(tree: Path, below: Sequence[str]) -> bool:
+    return (len(below) > 1 and below[1] in BENCHMARKS) or (tree / "systems").is_dir()
 
 
 SYSTEM_RULES: Rulebook[System] = Rulebook()

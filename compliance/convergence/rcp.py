@@ -33,6 +33,8 @@ class Convergence:
     directory: str
     benchmark: str | None
     ruleset: str | None
+    ruleset_from: str
+    """Why it is judged by this one."""
     global_batch_size: int | None
     samples: tuple[int | None, ...]
     """To the target, a run each; None for one that did not reach it."""
@@ -65,7 +67,8 @@ def compare(result: Result) -> Convergence:
     facts = Convergence(
         directory=result.file,
         benchmark=None if row is None else row.benchmark,
-        ruleset=None if row is None else row.ruleset,
+        ruleset=result.ruleset,
+        ruleset_from=result.ruleset_from,
         global_batch_size=size,
         samples=samples,
         mean=mean,

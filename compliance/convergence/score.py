@@ -16,6 +16,9 @@ class Score:
     """The times of the runs of one result."""
 
     directory: str
+    ruleset: str | None
+    ruleset_from: str
+    """Why it is judged by this one."""
     logs: tuple[str, ...]
     minutes: tuple[float | None, ...]
     """From run_start to run_stop, a run each; None for one that did not reach the target."""
@@ -36,6 +39,8 @@ def score(result: Result) -> Score:
     factor = None if convergence.fault else convergence.factor
     return Score(
         directory=result.file,
+        ruleset=result.ruleset,
+        ruleset_from=result.ruleset_from,
         logs=tuple(run.file for run in result.runs),
         minutes=minutes,
         olympic_minutes=mean,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument, refusing_files
+from benchmark.arguments import RULESET, SETTINGS, PathArgument, refusing_files
 from compliance import formats
 from compliance.check import Report
-from harness.arguments import PATHS, RULESET
+from harness.arguments import PATHS
 from harness.verbs.runs import require_checkout
 
 _FOLDER = PathArgument(exists=True, file_okay=False)

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument
+from benchmark.arguments import RULESET, SETTINGS, PathArgument
 from compliance import formats
 from compliance.check import Report, find_logs, open_result
 from compliance.result import Result
-from harness.arguments import AS_JSON, PATHS, RULESET, STEP_SECONDS
+from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 
 
 @click.command(context_settings=SETTINGS)

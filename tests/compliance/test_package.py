@@ -457,6 +457,7 @@ BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.benchmark", Severity.ERROR, _our_own_benchmark),
     ("package.links", Severity.ERROR, _a_linked_result),
     ("package.file_count", Severity.ERROR, lambda tree: (_result(tree) / "result_2.txt").unlink()),
+    ("package.empty", Severity.ERROR, lambda tree: (tree / "results/OTHER").mkdir()),
     ("package.names", Severity.ERROR, lambda tree: (tree / ".hidden").touch()),
     ("package.names", Severity.ERROR, lambda tree: (tree / "a file").touch()),
     ("package.names", Severity.ERROR, _a_broken_link),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmark.files import RUN_JSON
 from compliance.check import NoLogs, check_paths, find_logs, open_result
 from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
@@ -83,12 +81,17 @@ def _other_end_of_a_long_name(result: Path) -> None:
         edit(result / f"result_{run}.txt", "submission_platform", "x" * 100 + "AB"[run == 2] + "x" * 100)
 
 
+def _a_folder_for_a_log(result: Path) -> None:
+    (result / "result_9.txt").mkdir()
+
+
 BREAKS: list[tuple[str, Callable[[Path], None]]] = [
     ("result.seeds", _same_seed),
     ("result.distinct", _same_log),
     ("result.distinct", _same_losses),
     ("result.same_configuration", _other_parallelism),
     ("result.same_configuration", _other_end_of_a_long_name),
+    ("result.layout", _a_folder_for_a_log),
 ]
 
 
@@ -146,10 +149,37 @@ def test_log_given_twice_is_checked_once(result: Path) -> None:
     assert len(check_paths([result, result]).logs) == RUNS
 
 
-def test_directory_named_like_a_log_is_not_one(result: Path) -> None:
-    """A directory called result_9.txt is no log; it is searched for some."""
-    (result / "result_9.txt").mkdir()
-    assert len(check_paths([result]).logs) == RUNS
+@pytest.mark.parametrize("deeper", ["results/A/llama31_tiny/run_0", "results/A", "results"])
+@pytest.mark.parametrize("asked", [".", "results"])
+def test_logs_where_no_checker_looks_are_an_error(result: Path, tmp_path: Path, deeper: str, asked: str) -> None:
+    """Logs of a submission's tree anywhere but in results/<system>/<benchmark>/ fail, whatever part is asked for."""
+    tree = tmp_path / "tree"
+    (tree / "systems").mkdir(parents=True)
+    (tree / deeper).parent.mkdir(parents=True, exist_ok=True)
+    result.rename(tree / deeper)
+    report = check_paths([tree / asked])
+    assert "result.layout" in _errors(report.findings)
+    assert len(report.logs) == RUNS
+    assert "system checks: 1 folder of logs not in results/<system>/<benchmark>/" in report.not_run
+
+
+def test_what_did_not_run_is_said(result: Path, tmp_path: Path) -> None:
+    """Of a folder of runs, of one log, and of a part of a tree it is said which checks did not look at it."""
+    assert check_paths([result]).not_run == ("system and package checks: 1 folder of logs in no tree of a submission",)
+    assert len(check_paths([result / "result_0.txt", result / "result_1.txt"]).not_run) == 1
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "results/A").mkdir(parents=True)
+    part = result.rename(tmp_path / "results/A/llama31_tiny")
+    assert check_paths([part]).not_run == (f"package checks: only a part of {tmp_path} was asked for",)
+    assert check_paths([tmp_path]).not_run == ()
+
+
+def test_a_tree_without_logs_fails_beside_one_with_logs(result: Path, tmp_path: Path) -> None:
+    """A submission of which nothing was found is an ERROR of its own, not passed over."""
+    for folder in ("systems", "results"):
+        (tmp_path / "other" / folder).mkdir(parents=True)
+    (finding,) = check_paths([tmp_path]).findings
+    assert (finding.rule, finding.file) == ("package.empty", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
@@ -162,13 +192,6 @@ def test_nothing_to_check_is_refused(tmp_path: Path, name: str) -> None:
 
 def _errors(findings: tuple[Finding, ...]) -> set[str]:
     return {finding.rule for finding in findings if finding.severity is Severity.ERROR}
-
-
-def test_ruleset_of_the_run_is_used(result: Path) -> None:
-    """The run.json beside a log says by which ruleset it is judged; the command line has the last word."""
-    (result / RUN_JSON).write_text(json.dumps({"ruleset": "1.2.3"}), encoding="utf-8")
-    assert _errors(check_paths([result]).findings) == {"run.benchmark"}
-    assert check_paths([result], tiny().rules.ruleset).passed
 
 
 # Scores.

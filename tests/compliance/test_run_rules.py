@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from compliance.checks.clock import AT_ONCE_MS
 from compliance.checks.events import ANNOUNCED, required
 from compliance.findings import Severity
 from compliance.log import MAX_KEPT, MAX_LINE
+from compliance.ruleset import PUBLISHED
 from compliance.run import CYCLE, RUN_RULES
 from tests.conftest import BASES
 from tests.logs import LogFile, errors, llama31_405b, make_log, reaching, tiny
@@ -258,9 +260,16 @@ def _unverifiable_batch(log: LogFile) -> None:
     log.set("global_batch_size", next(size for size in range(rate.batch, 2 * rate.batch) if not rate.verifiable(size)))
 
 
+def _of_the_round_before(log: LogFile) -> None:
+    days = PUBLISHED["6.0.0"] - datetime.fromtimestamp(log.get("run_start")["time_ms"] / 1000, UTC).date()
+    for event in log.events:
+        event["time_ms"] += 1000 * (days - timedelta(days=1)).total_seconds()
+
+
 BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("log.unreadable", "tiny", _unreadable),
     ("log.empty", "tiny", lambda log: log.events.clear()),
+    ("run.resubmitted", "8b", _of_the_round_before),
     ("log.malformed", "tiny", lambda log: log.append(":::MLLOG {broken}\n")),
     ("log.long_line", "tiny", _long_line),
     ("log.official_line", "tiny", lambda log: log.append(f"{TOKEN}{json.dumps(log.get('tracked_stats'))}\n")),

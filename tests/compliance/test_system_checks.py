@@ -15,7 +15,7 @@ import pytest
 from mlperf_logging.system_desc_checker import system_desc_checker
 
 from compliance.check import Report, check_paths
-from compliance.checks.systems import FIELDS, MAX_DESCRIPTION, STATUSES, SYSTEM_RULES, TEXTS, description_of
+from compliance.checks.systems import FIELDS, MAX_DESCRIPTION, STATUSES, SYSTEM_RULES, TEXTS, place_of
 from compliance.findings import Severity
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
 from tests.logs import LogFile, llama31_405b, make_log, reaching
@@ -241,7 +241,7 @@ def test_tree_is_checked_from_inside(tree: Tree, monkeypatch: pytest.MonkeyPatch
 )
 def test_other_directories_have_no_system(tmp_path: Path, directory: str) -> None:
     """Where the harness itself leaves its runs, and any other directory, is no submission that lacks a description."""
-    assert description_of(tmp_path / directory) is None
+    assert place_of(tmp_path / directory) is None
 
 
 def test_an_organisation_is_checked_as_a_whole(tree: Tree) -> None:
@@ -256,8 +256,8 @@ def test_an_organisation_is_checked_as_a_whole(tree: Tree) -> None:
 @pytest.mark.parametrize("round_name", ROUNDS)
 def test_published_systems_are_found(round_name: str) -> None:
     """The description of every published result is found, and breaks no rule."""
-    found = [description_of(path) for path in (PUBLISHED / round_name).glob("*/results/*/*")]
+    found = [place_of(path) for path in (PUBLISHED / round_name).glob("*/results/*/*")]
     assert found
-    assert all(path is not None and path.is_file() for path in found)
+    assert all(place is not None and place.system is not None and place.system.is_file() for place in found)
     report = check_paths([PUBLISHED / round_name], ROUNDS[round_name])
     assert not [finding for finding in report.findings if finding.severity is ERROR]

@@ -21,7 +21,7 @@ from compliance.check import check_paths, find_logs, open_result
 from compliance.convergence.score import score
 from harness.__main__ import main
 from report.chart import Bar, Line, bar_chart, line_chart
-from report.facts import ResultFacts, RunFacts, gather, published, round_of
+from report.facts import ResultFacts, RunFacts, gather, published
 from report.markdown import escaped, to_markdown
 from report.markup import Markup, tag
 from report.page import to_html
@@ -126,11 +126,10 @@ def test_every_finding_is_somewhere() -> None:
 
 
 @needs_published
-def test_round_of_a_published_result() -> None:
-    """A published result is judged by the rules of its round, which its path names."""
-    assert round_of(EOS) == "5.0.0"
-    assert round_of(Path("/x/training_results_v5.1/NVIDIA")) == "5.1.0"
-    assert round_of(Path("/x/v9.9/NVIDIA")) is None
+def test_published_results_are_of_their_round() -> None:
+    """A published result is judged by the rules of its round, which its path names, and the tables say so."""
+    assert ",5.0.0 (from the folder v5.0)," in to_csv(gather([EOS]))
+    assert "llama31_405b 5.0.0 (from the folder v5.0);" in to_html(gather([EOS]))
     assert {result.score.factor for result in published(V51)} == {1.0}
 
 

@@ -377,7 +377,7 @@ def test_command(rehearsed: Path) -> None:
     """`watch --once` says where a log stands; exit 0 where nothing is wrong."""
     done = CliRunner().invoke(main, ["watch", "--once", str(rehearsed / "result_0.txt")])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("success      llama31_405b 6.0.0, batch size 1152  result_0.txt\n")
+    assert done.output.startswith("success      llama31_405b 6.0.0 (from run.json), batch size 1152  result_0.txt\n")
     assert "normalised by" in done.output
 
 
