@@ -9,11 +9,19 @@ from pathlib import Path
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument, Verbs
+from benchmark.arguments import RULESET, SETTINGS, PathArgument, Verbs
 from compliance import formats
 from compliance.check import check_paths
 
-FORMATS = {"text": formats.text, "json": formats.as_json, "junit": formats.junit, "sarif": formats.sarif}
+FORMATS = {
+    "text": formats.grouped,
+    "all": formats.text,
+    "summary": formats.summary,
+    "json": formats.as_json,
+    "junit": formats.junit,
+    "sarif": formats.sarif,
+}
+_SCORED = frozenset({"summary", "json"})
 
 
 @click.group(cls=Verbs, context_settings=SETTINGS)
@@ -23,8 +31,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
-@click.option("--ruleset", metavar="V", help="Judge by this ruleset, such as 6.0.0.")
+@RULESET
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text")
+@click.option("--all", "form", flag_value="all", help="Every finding, with its source.")
+@click.option("--summary", "form", flag_value="summary", help="A line for each result, with its score.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.pass_context
 def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, form: str) -> None:
@@ -34,9 +44,10 @@ def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, 
 
     \b
     llama31 check results/
-    llama31 check --ruleset 5.1.0 --format sarif tree/ > findings.sarif
+    llama31 check --summary training_results_v5.1/
+    llama31 check --ruleset 5.1 --format sarif tree/ > findings.sarif
     """
-    report = check_paths(paths, ruleset)
+    report = check_paths(paths, ruleset, scored=form in _SCORED)
     click.echo(FORMATS[form](report))
     context.exit(2 if report.unreadable else int(not report.passed))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from xml.etree import ElementTree
 
 import click
 
-from compliance.check import Report
-from compliance.findings import Finding, Severity, count
+from compliance.check import Judged, Report
+from compliance.findings import Finding, Severity, count, counted
+from compliance.ruleset import judged_by
 
 JSON_FORMAT = 1
 """Version of the machine formats; a field that goes or changes its meaning raises it."""
@@ -42,26 +44,115 @@ def details(finding: Finding) -> dict[str, str]:
 
 
 def text(report: Report, noun: str = "log") -> str:
-    """Every finding, and a line that says how many of them there are; `noun` is what was checked."""
-    return "\n".join([*map(_finding_text, report.findings), _summary(report, noun)])
+    """Every finding, then each result, and a line that says how many of them there are; `noun` is what was checked."""
+    return "\n".join([*map(_finding_text, report.findings), *_ending(report, noun)])
+
+
+def grouped(report: Report) -> str:
+    """Each result with its findings below it, those of one rule in a line."""
+    lines = [line for subject in _subjects(report) for line in (_heading(subject), *_rule_lines(subject))]
+    hint = ["`llama31 rules RULE` says more of a rule; --all lists every finding"] if report.findings else []
+    return "\n".join([*lines, *hint, *_not_run(report), _verdict(report, "log")])
+
+
+def summary(report: Report) -> str:
+    """A line for each result."""
+    return "\n".join(_ending(report, "log"))
+
+
+def _ending(report: Report, noun: str) -> Iterator[str]:
+    if report.results:
+        subjects = _subjects(report)
+        yield from (_heading(one) for one in subjects if one.result is not None or count(one.findings, Severity.ERROR))
+    yield from _not_run(report)
+    yield _verdict(report, noun)
 
 
 def _finding_text(finding: Finding) -> str:
     where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-    severity = click.style(f"{finding.severity:<7}", fg=_COLOURS[finding.severity])
     lines = [f"{finding.rule}  {where}", f"  {finding.message}"]
     lines += [f"  {name:<8}  {text}" for name, text in details(finding).items()]
-    return severity + "  " + printable("\n".join(line.replace("\n", "\\n") for line in lines)) + "\n"
+    return _severity(finding.severity) + "  " + "\n".join(map(_line, lines)) + "\n"
 
 
-def _summary(report: Report, noun: str) -> str:
-    verdict = click.style("PASS", fg="green") if report.passed else click.style("FAIL", fg="red")
-    errors, warnings = (count(report.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
-    return f"{verdict}  {_plural(len(report.logs), noun)}, {_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
+def _severity(severity: Severity) -> str:
+    return click.style(f"{severity:<7}", fg=_COLOURS[severity])
 
 
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _line(text: str) -> str:
+    return printable(text.replace("\n", "\\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What findings are about: a result with its logs, a system, a tree."""
+
+    path: str
+    findings: tuple[Finding, ...]
+    result: Judged | None = None
+
+
+def _subjects(report: Report) -> list[_Subject]:
+    """Every result, and what else has findings."""
+    of_log = {log: result.path for result in report.results for log in result.logs}
+    found: dict[str, list[Finding]] = {result.path: [] for result in report.results}
+    for finding in report.findings:
+        found.setdefault(of_log.get(finding.file, finding.file), []).append(finding)
+    results = {result.path: result for result in report.results}
+    return [_Subject(path, tuple(findings), results.get(path)) for path, findings in found.items()]
+
+
+def _heading(subject: _Subject) -> str:
+    said = [_counts(subject.findings)]
+    if subject.result is not None:
+        said = [counted(len(subject.result.logs), "log"), *said, f"ruleset {judged_by(subject.result)}"]
+        said += [] if subject.result.minutes is None else [f"{subject.result.minutes:.3f} min"]
+    return f"{_word(subject.findings)}  {_line('  '.join([subject.path, ', '.join(said)]))}"
+
+
+def _rule_lines(subject: _Subject) -> Iterator[str]:
+    """A line for each rule and severity, the worst first."""
+    by_rule: dict[tuple[Severity, str], list[Finding]] = {}
+    for finding in sorted(subject.findings, key=lambda finding: list(Severity).index(finding.severity)):
+        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
+    for (severity, rule), findings in by_rule.items():
+        example = findings[0]
+        texts = {"expected": example.expected, "actual": example.actual}
+        said = "; ".join([example.message, *(f"{name} {text}" for name, text in texts.items() if text)])
+        line = f"{rule}  {_times(findings, subject)}{said}{_place(example, subject)}"
+        yield f"  {_severity(severity)}  {_line(line)}"
+
+
+def _times(findings: Sequence[Finding], subject: _Subject) -> str:
+    """How often, where that is not once and there is but one log that it could be in."""
+    files = len({finding.file for finding in findings})
+    if subject.result is None or len(subject.result.logs) == 1 or findings[0].file == subject.path:
+        return "" if len(findings) == 1 else f"{len(findings)} times: "
+    times = "" if len(findings) == files else f"{len(findings)} times "
+    return f"{times}in {files} of {counted(len(subject.result.logs), 'log')}: "
+
+
+def _place(example: Finding, subject: _Subject) -> str:
+    name = "" if example.file == subject.path else os.path.basename(example.file)
+    line = "" if example.line is None else f"line {example.line}"
+    return f" ({', '.join(filter(None, (name, line)))})" if name or line else ""
+
+
+def _not_run(report: Report) -> Iterator[str]:
+    return (f"not run  {_line(said)}" for said in report.not_run)
+
+
+def _verdict(report: Report, noun: str) -> str:
+    return f"{_word(report.findings)}  {counted(len(report.logs), noun)}, {_counts(report.findings)}"
+
+
+def _word(findings: Sequence[Finding]) -> str:
+    return click.style("FAIL", fg="red") if count(findings, Severity.ERROR) else click.style("PASS", fg="green")
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    errors, warnings = (count(findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
+    return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
 
 
 def as_json(report: Report) -> str:
@@ -70,6 +161,8 @@ def as_json(report: Report) -> str:
         "format": JSON_FORMAT,
         "passed": report.passed,
         "logs": report.logs,
+        "results": [dataclasses.asdict(result) for result in report.results],
+        "not_run": report.not_run,
         "counts": {severity.lower(): count(report.findings, severity) for severity in Severity},
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
     }

@@ -10,7 +10,7 @@ import click
 from benchmark.config import RunConfig
 from compliance.check import check_paths, find_logs, open_result
 from compliance.convergence.score import score
-from compliance.formats import printable, text
+from compliance.formats import grouped, printable
 from harness.text import score_lines
 
 
@@ -46,7 +46,7 @@ def _check(config: RunConfig, folder: Path) -> str:
         report = check_paths([folder], config.rules.ruleset)
     except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
         return f"compliance check crashed: {type(error).__name__}: {error}"
-    click.echo(text(report))
+    click.echo(grouped(report))
     return "" if report.passed else "compliance check refuses the logs, see above"
 
 

@@ -27,10 +27,10 @@ def test_valid_log_passes(log: LogFile) -> None:
 
 
 def test_broken_log_fails_with_what_to_do(log: LogFile) -> None:
-    """A broken log exits 1; its finding has rule, place, what was expected and read, and the source."""
+    """A broken log exits 1; --all says of a finding its rule, place, what was expected and read, and the source."""
     log.set("eval_samples", 1)
     log.save()
-    result = run("check", log.path)
+    result = run("check", "--all", log.path)
     assert result.exit_code == 1
     line = log.indices("eval_samples")[0] + 1
     first, *rest = result.output.splitlines()
@@ -60,13 +60,25 @@ def test_json_is_the_same_verdict(log: LogFile) -> None:
     (finding,) = document["findings"]
     assert list(finding) == ["rule", "severity", "file", "line", "message", "expected", "actual", "source"]
     assert (finding["rule"], finding["severity"]) == ("event.missing", "ERROR")
+    (judged,) = document["results"]
+    assert (judged["ruleset"], judged["ruleset_from"]) == ("6.0.0", "the latest that has the benchmark")
+    assert document["not_run"] == ["result, system and package checks: 1 log asked for alone, not as a folder"]
 
 
-def test_ruleset_is_an_option(log: LogFile) -> None:
-    """--ruleset judges by that ruleset; one without the benchmark is a finding."""
-    result = run("check", "--ruleset", "9.9.9", log.path)
-    assert result.exit_code == 1
-    assert "run.benchmark" in result.output
+@pytest.mark.parametrize("given", ["6.0.0", "6.0", "v6.0", "v6.0.0"])
+def test_ruleset_is_an_option(log: LogFile, given: str) -> None:
+    """--ruleset takes a version as rounds and their folders are called, too, and the heading names it in full."""
+    result = run("check", "--ruleset", given, log.path)
+    assert result.exit_code == 0
+    assert "ruleset 6.0.0 (as asked for)" in result.output
+
+
+@pytest.mark.parametrize("verb", ["check", "score", "rcp", "report", "watch", "official"])
+def test_unknown_ruleset_is_wrong_usage(log: LogFile, verb: str) -> None:
+    """A ruleset that there is not is refused once, before a log is read, with those that there are."""
+    result = run(verb, "--ruleset", "9.9", log.path)
+    assert result.exit_code == 2
+    assert "there is no ruleset '9.9'; there are: 5.0.0, 5.1.0, 6.0.0, 6.1.0" in result.output
 
 
 @pytest.mark.parametrize("command", ["check", "score"])

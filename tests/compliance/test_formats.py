@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def findings(log: LogFile) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("form", ["text", "json", "junit", "sarif"])
+@pytest.mark.parametrize("form", ["text", "all", "summary", "json", "junit", "sarif"])
 def test_every_format_has_the_same_exit_status(valid: Callable[[str], LogFile], form: str) -> None:
     """The exit status is the verdict, in whichever format it is printed."""
     log = valid("tiny")
@@ -106,3 +108,47 @@ def test_what_does_not_print_is_escaped(text: str) -> None:
     """Control characters, half characters and marks that reorder text are escaped; letters and line breaks are not."""
     assert printable(f"é{text}\n").isascii() is False
     assert all(char.isprintable() or char == "\n" for char in printable(f"é{text}\n"))
+
+
+# Text, grouped.
+
+
+@pytest.fixture
+def three(broken: LogFile, tmp_path: Path) -> Path:
+    """A folder of three logs with the same ERROR and the same WARNING."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(broken.path, folder / f"result_{number}.txt")
+    return folder
+
+
+def test_findings_of_one_rule_and_result_are_one_line(three: Path) -> None:
+    """A line says how many logs have a finding, and of one of them what and where; the worst come first."""
+    lines = run("text", three)[1].splitlines()
+    heading, *of_rules = (line for line in lines if str(three) in line or line.startswith("  "))
+    assert heading.startswith(f"FAIL  {three}  3 logs, ")
+    assert heading.endswith("ruleset 6.0.0 (the latest that has the benchmark)")
+    missing, late = (next(line for line in of_rules if rule in line) for rule in ("event.missing", "clock.prompt_stop"))
+    assert missing.startswith("  ERROR    event.missing  in 3 of 3 logs: train_samples is missing; expected ")
+    assert late.startswith("  WARNING  clock.prompt_stop  ")
+    assert re.search(r"\(result_0\.txt, line \d+\)$", late)
+    assert of_rules == sorted(of_rules, key=lambda line: "ERROR WARNING INFO".index(line.split()[0]))
+
+
+def test_every_finding_is_behind_all(three: Path) -> None:
+    """--all lists each finding, and says the rest as the grouped text does."""
+    found = json.loads(run("json", three)[1])["findings"]
+    every, grouped = (run(form, three)[1].splitlines() for form in ("all", "text"))
+    assert sum(line.startswith(("ERROR", "WARNING", "INFO")) for line in every) == len(found)
+    assert every[-1] == grouped[-1]
+    assert len(grouped) < len(every) / 3
+
+
+def test_summary_is_a_line_for_each_result(three: Path) -> None:
+    """--summary has a line for each result, with its score, what did not run, and the verdict of all."""
+    result, not_run, verdict = run("summary", three)[1].splitlines()
+    assert result.startswith(f"FAIL  {three}  3 logs, ")
+    assert result.endswith(" min")
+    assert not_run.startswith("not run  system and package checks: ")
+    assert verdict.startswith("FAIL  3 logs, ")
