@@ -39,7 +39,7 @@ VERBS = {
     "report": Verb("harness.verbs.results", "report", "Write a page of results: verdicts, scores, curves, speed."),
     "watch": Verb("harness.verbs.results", "watch", "Follow a log as it grows."),
     "package": Verb("harness.verbs.results", "package", "Choose the runs that count, and write a submission's tree."),
-    "rules": Verb("harness.verbs.review", "rules", "Print every rule in words."),
+    "rules": Verb("harness.verbs.review", "rules", "Print a rule, or all of them, in words."),
     "data": Verb("harness.verbs.data", "data", "Datasets: prepare, download, verify, inspect, index."),
     "checkpoint": Verb("harness.verbs.checkpoint", "checkpoint", "Initial weights: inspect, convert, export, verify."),
     "doctor": Verb("harness.verbs.doctor", "doctor", "Print what a bug report needs, and what is missing here."),

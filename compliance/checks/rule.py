@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Generic, Protocol, TypeVar
 
 from benchmark.rules import Rules
@@ -72,6 +73,11 @@ class Rule(Generic[V]):
     def description(self) -> str:
         """First line of the check's docstring: the rule in one sentence."""
         return (self.check.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def explanation(self) -> str:
+        """The whole docstring: the rule, and where it is debatable why it is judged as it is."""
+        return cleandoc(self.check.__doc__ or "")
 
     def applies(self, row: Rules | None) -> bool:
         """Whether the rule is one of `row`; a rule of every ruleset and benchmark applies without a row too."""

@@ -103,15 +103,17 @@ def official(context: click.Context, path: Path, ruleset: str | None, as_json: b
 
 
 @click.command(context_settings=SETTINGS)
-def rules() -> None:
-    """Print every rule in words, as docs/rules.md has them.
+@click.argument("rule", required=False, metavar="[RULE]")
+def rules(rule: str | None) -> None:
+    """Print a rule in words, or all of them, as docs/rules.md has them.
 
     \b
+    llama31 rules eval.cadence
     llama31 rules > docs/rules.md
     """
-    from harness.rules_page import rules_page
+    from harness.rules_page import rule_text, rules_page
 
-    click.echo(rules_page(), nl=False)
+    click.echo(rules_page() if rule is None else rule_text(rule), nl=False)
 
 
 def _results(paths: tuple[Path, ...], ruleset: str | None) -> list[Result]:

@@ -54,6 +54,23 @@ def test_rule_has_an_entry_with_an_example(subtests: pytest.Subtests) -> None:
             assert all(text in entry for text in (rule.description, rule.severity, rule.source, rule.example))
 
 
+def test_one_rule_is_printed_in_words() -> None:
+    """`llama31 rules RULE` says what the rule is, how bad a breach is, since when, by whom, and what breaks it."""
+    (rule,) = (rule for rule in RULES if rule.id == "hyperparameter.learning_rate_check")
+    result = CliRunner().invoke(main, ["rules", rule.id])
+    assert result.exit_code == 0
+    assert all(text in result.output for text in (rule.id, rule.description, rule.severity, rule.source, rule.example))
+    assert len(result.output.splitlines()) < 20
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("eval.cadance", "eval.cadence"), ("cadence", "eval.cadence")])
+def test_unknown_rule_is_refused_with_what_it_may_mean(typed: str, meant: str) -> None:
+    """A rule that there is not exits 2, and names the nearest."""
+    result = CliRunner().invoke(main, ["rules", typed])
+    assert result.exit_code == 2
+    assert meant in result.output
+
+
 def test_every_rulebook_is_on_the_page() -> None:
     """No set of rules is left out."""
     packages = (compliance, harness)
