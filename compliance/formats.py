@@ -111,25 +111,26 @@ def _heading(subject: _Subject) -> str:
 
 
 def _rule_lines(subject: _Subject) -> Iterator[str]:
-    """A line for each rule and severity, the worst first."""
-    by_rule: dict[tuple[Severity, str], list[Finding]] = {}
+    """A line for each rule that logs break, and for each finding about more than a log; the worst first."""
+    logs = subject.result.logs if subject.result is not None else ()
+    lines: dict[tuple[Severity, str, Finding | None], list[Finding]] = {}
     for finding in sorted(subject.findings, key=lambda finding: list(Severity).index(finding.severity)):
-        by_rule.setdefault((finding.severity, finding.rule), []).append(finding)
-    for (severity, rule), findings in by_rule.items():
+        alone = None if finding.file in logs else finding
+        lines.setdefault((finding.severity, finding.rule, alone), []).append(finding)
+    for (severity, rule, alone), findings in lines.items():
         example = findings[0]
         texts = {"expected": example.expected, "actual": example.actual}
         said = "; ".join([example.message, *(f"{name} {text}" for name, text in texts.items() if text)])
-        line = f"{rule}  {_times(findings, subject)}{said}{_place(example, subject)}"
-        yield f"  {_severity(severity)}  {_line(line)}"
+        often = _how_often(findings, len(logs) if alone is None else 1)
+        yield f"  {_severity(severity)}  {_line(f'{rule}  {often}{said}{_place(example, subject)}')}"
 
 
-def _times(findings: Sequence[Finding], subject: _Subject) -> str:
-    """How often, where that is not once and there is but one log that it could be in."""
+def _how_often(findings: Sequence[Finding], logs: int) -> str:
+    """In how many of some logs, and how often where that is more; nothing where there is one finding and one log."""
     files = len({finding.file for finding in findings})
-    if subject.result is None or len(subject.result.logs) == 1 or findings[0].file == subject.path:
-        return "" if len(findings) == 1 else f"{len(findings)} times: "
-    times = "" if len(findings) == files else f"{len(findings)} times "
-    return f"{times}in {files} of {counted(len(subject.result.logs), 'log')}: "
+    said = [f"{len(findings)} times"] if len(findings) > files else []
+    said += [f"in {files} of {logs} logs"] if logs > 1 else []
+    return f"{' '.join(said)}: " if said else ""
 
 
 def _place(example: Finding, subject: _Subject) -> str:
