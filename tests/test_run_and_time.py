@@ -142,7 +142,7 @@ def test_a_removed_event_is_one_finding_that_names_it(key: str, good_run: GoodRu
     log.write_text("".join(line for line in log.read_text().splitlines(True) if f'"key": "{key}"' not in line))
 
     done = checked(copy)
-    errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
+    errors = [line for line in done.stdout.splitlines() if line.strip().startswith("ERROR")]
     assert (done.returncode, len(errors)) == (1, 1)
     assert key in done.stdout
 
