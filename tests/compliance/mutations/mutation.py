@@ -1,0 +1,155 @@
+"""What a mutation is, and what must be said about it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.compliance.mutations.trees import B8, B405, Tree
+from tests.logs import LogFile
+
+
+class Label(enum.Enum):
+    """What a checker must say."""
+
+    REJECT = "a rule is broken"
+    OFFICIAL = "no rule's text is broken, but an official tool refuses it"
+    PASS = "no ERROR"
+    DEBATABLE = "the sources disagree or are silent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """One change of something valid."""
+
+    id: str
+    about: str
+    """What was changed, in one sentence."""
+    label: Label
+    source: str
+    """Where the rule is written, with its words; or the official code that decides."""
+    ruleset: str
+    """The one to judge by."""
+    reason: str = ""
+    """Why a debatable one is debatable."""
+
+    def __post_init__(self) -> None:
+        if (self.label is Label.DEBATABLE) != bool(self.reason):
+            raise ValueError(f"{self.id}: a debatable mutation has a reason, any other has none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogMutation(Mutation):
+    """A change of one valid log, which is judged alone."""
+
+    benchmark: str
+    change: Callable[[LogFile], object]
+    rewrite: Callable[[str], str] | None = None
+    """What is done to the text of the log, after the change of its events."""
+    made_for: str
+    """The ruleset that the log was valid in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeMutation(Mutation):
+    """A change of a valid submission, which is judged whole."""
+
+    change: Callable[[Tree], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A label that was changed after the first run."""
+
+    id: str
+    before: Label
+    after: Label
+    why: str
+
+
+# Rows of the tables: an id, what was changed, the change, the label and its source.
+
+
+def of_405b(
+    id: str,
+    about: str,
+    change: Callable[[LogFile], object],
+    label: Label,
+    source: str,
+    *,
+    ruleset: str = "6.0.0",
+    made_for: str | None = None,
+    rewrite: Callable[[str], str] | None = None,
+    reason: str = "",
+) -> LogMutation:
+    return LogMutation(
+        id=f"405b.{id}",
+        about=about,
+        change=change,
+        rewrite=rewrite,
+        label=label,
+        source=source,
+        reason=reason,
+        benchmark=B405,
+        ruleset=ruleset,
+        made_for=made_for or ruleset,
+    )
+
+
+def of_8b(
+    id: str,
+    about: str,
+    change: Callable[[LogFile], object],
+    label: Label,
+    source: str,
+    *,
+    ruleset: str = "6.1.0",
+    made_for: str | None = None,
+    rewrite: Callable[[str], str] | None = None,
+    reason: str = "",
+) -> LogMutation:
+    return LogMutation(
+        id=f"8b.{id}",
+        about=about,
+        change=change,
+        rewrite=rewrite,
+        label=label,
+        source=source,
+        reason=reason,
+        benchmark=B8,
+        ruleset=ruleset,
+        made_for=made_for or ruleset,
+    )
+
+
+def of_both(
+    id: str,
+    about: str,
+    change: Callable[[LogFile], object],
+    label: Label,
+    source: str,
+    *,
+    rewrite: Callable[[str], str] | None = None,
+    reason: str = "",
+) -> tuple[LogMutation, LogMutation]:
+    """The same for both benchmarks, each in its latest round."""
+    return (
+        of_405b(id, about, change, label, source, rewrite=rewrite, reason=reason),
+        of_8b(id, about, change, label, source, rewrite=rewrite, reason=reason),
+    )
+
+
+def of_tree(
+    id: str,
+    about: str,
+    change: Callable[[Tree], object],
+    label: Label,
+    source: str,
+    *,
+    ruleset: str = "6.0.0",
+    reason: str = "",
+) -> TreeMutation:
+    return TreeMutation(
+        id=f"tree.{id}", about=about, change=change, label=label, source=source, ruleset=ruleset, reason=reason
+    )
