@@ -225,9 +225,8 @@ EVALUATIONS = (
         "no-blocks",
         "Neither blocks nor epochs.",
         without("block_start", "block_stop"),
-        DEBATABLE,
+        REJECT,
         BLOCKS,
-        reason="The tool takes eval_start and eval_stop instead, but nothing says where training ran.",
     ),
     of_405b(
         "no-intervals",

@@ -211,9 +211,6 @@ LOG_EVENTS = (
         REJECT,
         EXACTLY_ONE,
     ),
-    of_405b(
-        "run-start-twice-at-once", "Two ranks log run_start in the same millisecond.", again("run_start"), PASS, TWICE
-    ),
     # Keys of nobody.
     *of_both(
         "unknown-after-run-stop",

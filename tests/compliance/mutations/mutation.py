@@ -153,3 +153,7 @@ def of_tree(
     return TreeMutation(
         id=f"tree.{id}", about=about, change=change, label=label, source=source, ruleset=ruleset, reason=reason
     )
+
+
+def named(mutation: Mutation) -> str:
+    return mutation.id

@@ -1,0 +1,73 @@
+"""Every mutation is judged as its label says; the labels were committed before the checker was run on any of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from compliance.check import check_paths
+from tests.compliance.mutations.__main__ import errors_of_ours
+from tests.compliance.mutations.bases import Bases
+from tests.compliance.mutations.mutation import Label, LogMutation, TreeMutation, named
+from tests.compliance.mutations.official_tools import log_refusals, tree_refusals
+from tests.compliance.mutations.table import CHANGED, LOGS, TREES
+from tests.compliance.mutations.trees import BENCHMARKS
+from tests.official import needs_official
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases(tmp_path_factory.mktemp("bases"))
+
+
+def judge(label: Label, path: Path, ruleset: str) -> None:
+    """Compare what the checker finds with a label; a debatable one is looked at without a crash, whatever is found."""
+    errors = errors_of_ours(path, ruleset)
+    assert not [error for error in errors if "crashed" in error]
+    if label is not Label.DEBATABLE:
+        assert bool(errors) == (label is not Label.PASS), errors
+
+
+@pytest.mark.parametrize("mutation", LOGS, ids=named)
+def test_log_is_judged_as_labelled(mutation: LogMutation, bases: Bases, tmp_path: Path) -> None:
+    """A log in which a rule is broken, or that is refused officially, has an ERROR; any other has none."""
+    judge(mutation.label, bases.mutated_log(mutation, tmp_path), mutation.ruleset)
+
+
+@pytest.mark.parametrize("mutation", [log for log in LOGS if log.label is Label.OFFICIAL], ids=named)
+def test_official_tools_refuse_log(mutation: LogMutation, bases: Bases, tmp_path: Path) -> None:
+    """What is labelled as refused officially alone is refused officially."""
+    needs_official(mutation.ruleset)
+    assert log_refusals(bases.mutated_log(mutation, tmp_path), mutation.ruleset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", TREES, ids=named)
+def test_submission_is_judged_as_labelled(mutation: TreeMutation, bases: Bases, tmp_path: Path) -> None:
+    """A submission in which a rule is broken, or that is refused officially, has an ERROR; any other has none."""
+    judge(mutation.label, bases.mutated_tree(mutation, tmp_path), mutation.ruleset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", [tree for tree in TREES if tree.label is Label.OFFICIAL], ids=named)
+def test_official_tools_refuse_submission(mutation: TreeMutation, bases: Bases, tmp_path: Path) -> None:
+    """What is labelled as refused officially alone is refused officially."""
+    needs_official(mutation.ruleset)
+    assert tree_refusals(bases.mutated_tree(mutation, tmp_path), mutation.ruleset)
+
+
+@pytest.mark.parametrize("ruleset", BENCHMARKS)
+def test_unchanged_logs_and_submissions_pass(ruleset: str, bases: Bases) -> None:
+    """What the mutations are made from has neither ERROR nor WARNING."""
+    logs = [bases.log(benchmark, ruleset) for benchmark in BENCHMARKS[ruleset]]
+    for path in (*logs, bases.tree(ruleset).root):
+        assert {finding.severity.name for finding in check_paths([path], ruleset).findings} <= {"INFO"}
+
+
+def test_table_names_each_once() -> None:
+    """No two mutations have one name, and a changed label is the one in the table."""
+    labels = {mutation.id: mutation.label for mutation in (*LOGS, *TREES)}
+    assert [name for name, times in Counter(mutation.id for mutation in (*LOGS, *TREES)).items() if times > 1] == []
+    assert all(labels[change.id] is change.after is not change.before for change in CHANGED)
