@@ -1,4 +1,4 @@
-"""The official mlperf_logging tools, as subprocesses; their text is read, their exit status says too little.
+"""The official mlperf_logging tools, in a process of their own; their text is read, their exit status says too little.
 
 They read nothing but what compliance.rewritten has written, in a folder of ours, and know nothing of the caller.
 """
@@ -9,20 +9,18 @@ import csv
 import enum
 import os
 import re
-import resource
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
+from typing import IO
 
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.mllog import TOKEN
 from compliance.findings import Finding, Severity, count
-from compliance.log import Log
+from compliance.official_text import messages, shortened
+from compliance.official_worker import NoAnswer, Worker
 from compliance.rewritten import Copy, rewrite
 
 TIMEOUT_S = 600.0
@@ -31,12 +29,7 @@ TIMEOUT_S = 600.0
 MOST_MEMORY = 16 << 30
 """Bytes of address space that one tool may have; a log of 1 GiB takes half of it."""
 
-MOST_MESSAGES = 20
-MESSAGE_LENGTH = 300
 _OUTPUT_LIMIT = 1 << 20
-_MESSAGE = re.compile(r"^(?:ERROR|WARNING) - (.*?)(?=^(?:ERROR|WARNING|INFO) - |\Z)", re.MULTILINE | re.DOTALL)
-_CHECKED_FILE = re.compile(r"INFO - Running compliance on file: (?P<path>.*)")
-_FAILED_CHECK = re.compile(r"(?P<check>(?:WARNING -  )?CHECK for '.*' failed in line )(?P<index>[0-9]{1,12}):")
 _LOG_OUTPUT = ("--log_output", "official.log")
 _SUMMARY = "summary.csv"
 _SEED_CHECK = """
@@ -58,6 +51,12 @@ class Tool(enum.StrEnum):
     REPOSITORY = "repo_checker"
     SUMMARY = "result_summarizer"
 
+
+# What a tool needs that takes long to import.
+_MODULES = {tool: f"mlperf_logging.{tool}.{tool}" for tool in Tool} | {
+    Tool.COMPLIANCE: "mlperf_logging.compliance_checker.mlp_compliance",
+    Tool.SEEDS: "mlperf_logging.package_checker.seed_checker",
+}
 
 # Tool -> (a line that it prints where it accepts, a line that it prints where it does not). A log can make a tool print
 # the first one, but not keep it from printing the second.
@@ -107,11 +106,18 @@ class _Call:
     """Of the interpreter."""
 
 
-def judge(path: Path, ruleset: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Official:
+Advance = Callable[[int, int], object]
+"""Told after each verdict how many there are, and how many there will be."""
+
+
+def judge(
+    path: Path, ruleset: str | None = None, *, timeout_s: float = TIMEOUT_S, advance: Advance = lambda *_: None
+) -> Official:
     """Ask every official tool that applies to a log, a directory of runs, or a tree of results.
 
     Args:
         ruleset: as compliance.check.check_paths.
+        timeout_s: seconds that one call of a tool may take.
 
     Raises:
         NoLogs: the path does not exist, or is a directory without logs.
@@ -121,7 +127,7 @@ def judge(path: Path, ruleset: str | None = None, *, timeout_s: float = TIMEOUT_
         work.mkdir()
         copy = rewrite(path, Path(scratch), ruleset)
         unknown = tuple(_unknown_rulesets(copy))
-        verdicts = () if unknown else tuple(_ask(copy, call, work, timeout_s) for call in _calls(copy))
+        verdicts = () if unknown else tuple(_verdicts(copy, work, timeout_s, advance))
     rejections = (_finding(verdict) for verdict in verdicts if not verdict.passed)
     return Official(verdicts=verdicts, findings=(*copy.findings, *unknown, *_read_otherwise(copy), *rejections))
 
@@ -216,20 +222,30 @@ def _module(tool: Tool, subject: Path, ruleset: str, *arguments: str | Path) -> 
 # One call and its text.
 
 
-def _ask(copy: Copy, call: _Call, work: Path, timeout_s: float) -> Verdict:
-    lines, ended = _output(call, work, timeout_s)
+def _verdicts(copy: Copy, work: Path, timeout_s: float, advance: Advance) -> Iterator[Verdict]:
+    calls = list(_calls(copy))
+    with Worker(work, _environment(), MOST_MEMORY) as worker:
+        for done, call in enumerate(calls, start=1):
+            # A folder for each: what a tool leaves there is seen by no other.
+            with tempfile.TemporaryDirectory(dir=work) as folder:
+                yield _ask(copy, call, worker, Path(folder), timeout_s)
+            advance(done, len(calls))
+
+
+def _ask(copy: Copy, call: _Call, worker: Worker, folder: Path, timeout_s: float) -> Verdict:
+    lines, ended = _output(call, worker, folder, timeout_s)
     accepting, refusing = _VERDICTS[call.tool]
     accepted = not ended and _any(accepting, lines) and not _any(refusing, lines)
-    messages = (ended,) if ended else tuple(islice(_messages(list(_with_lines(lines, copy.logs))), MOST_MESSAGES))
+    said: Sequence[str] = [ended] if ended else messages(lines, copy.logs)
     if call.tool is Tool.SUMMARY and accepted:
-        messages = _scores(work / _SUMMARY)
-        accepted = bool(messages)
+        said = _scores(folder / _SUMMARY)
+        accepted = bool(said)
     return Verdict(
         tool=call.tool,
         path=copy.restore(str(call.subject)),
         ruleset=call.ruleset,
         passed=accepted,
-        messages=tuple(copy.restore(message)[:MESSAGE_LENGTH] for message in messages),
+        messages=shortened(copy.restore(message) for message in said),
     )
 
 
@@ -237,59 +253,32 @@ def _any(pattern: str, lines: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, line) for line in lines)
 
 
-def _output(call: _Call, work: Path, timeout_s: float) -> tuple[list[str], str]:
+def _output(call: _Call, worker: Worker, folder: Path, timeout_s: float) -> tuple[list[str], str]:
     """The lines that a tool printed, and how it ended where that is no verdict."""
-    # -I: nothing is imported from the current directory, the user's, or what the environment names.
-    command = [sys.executable, "-I", *map(str, call.arguments)]
-    with tempfile.TemporaryFile() as output:
+    arguments = [str(argument) for argument in call.arguments]
+    with tempfile.NamedTemporaryFile(dir=folder.parent) as output:
         try:
-            status = subprocess.run(
-                command,
-                cwd=work,
-                env=_environment(work),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout_s,
-                check=False,
-                preexec_fn=_limit,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return [], f"no verdict within {timeout_s:g} s"
-        output.seek(max(0, output.seek(0, os.SEEK_END) - _OUTPUT_LIMIT))
-        lines = output.read().decode(errors="replace").split("\n")
-    crash = next((line for line in reversed(lines) if line.strip()), "")
-    return lines, f"crashed: {crash}" if "Traceback (most recent call last):" in lines or status not in (0, 1) else ""
+            status = worker.run(arguments, _MODULES[call.tool], folder, Path(output.name), timeout_s)
+        except NoAnswer as error:
+            return [], str(error)
+        lines = _last_lines(output)
+    if "Traceback (most recent call last):" in lines or status not in (0, 1):
+        return lines, f"crashed: {next((line for line in reversed(lines) if line.strip()), f'status {status}')}"
+    return lines, ""
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _last_lines(output: IO[bytes]) -> list[str]:
+    output.seek(max(0, output.seek(0, os.SEEK_END) - _OUTPUT_LIMIT))
+    return output.read().decode(errors="replace").split("\n")
+
+
+def _environment() -> dict[str, str]:
     """What a tool needs, and nothing else of the caller's, such as a token."""
     inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    ours = dict.fromkeys(("HOME", "TMPDIR"), str(work)) | dict.fromkeys(("LANG", "LC_ALL"), "C.UTF-8")
+    # ".": the folder of the call.
+    ours = dict.fromkeys(("HOME", "TMPDIR"), ".") | dict.fromkeys(("LANG", "LC_ALL"), "C.UTF-8")
     # A thread for each processor would take address space, and nothing is computed that needs one.
     return inherited | ours | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-def _limit() -> None:
-    limits = (MOST_MEMORY, *resource.getrlimit(resource.RLIMIT_AS))
-    most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _with_lines(lines: Iterable[str], logs: Mapping[str, Log]) -> Iterator[str]:
-    """The text with the lines of the original logs in place of the ordinals that the checker gives to events."""
-    log = None
-    for text in lines:
-        if named := _CHECKED_FILE.fullmatch(text):
-            log = logs.get(named["path"])
-        found = _FAILED_CHECK.fullmatch(text) if log is not None else None
-        line = log.line(int(found["index"])) if log is not None and found is not None else None
-        yield text if found is None or line is None else f"{found['check']}{line}:"
-
-
-def _messages(lines: Sequence[str]) -> Iterator[str]:
-    """The errors and warnings, each with the lines that belong to it."""
-    return (" ".join(message.split()) for message in _MESSAGE.findall("\n".join(lines)))
 
 
 def _scores(table: Path) -> tuple[str, ...]:

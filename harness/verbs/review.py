@@ -93,12 +93,18 @@ def official(context: click.Context, path: Path, ruleset: str | None, as_json: b
     llama31 official results/logs/tiny/20261123T143742Z
     """
     from compliance.official import judge
+    from harness.counting import counting
     from harness.text import official_lines
 
-    verdicts = judge(path, ruleset)
+    with counting("official", "verdicts") as advance:
+        verdicts = judge(path, ruleset, advance=advance)
     document = {"format": formats.JSON_FORMAT, "passed": verdicts.passed, **dataclasses.asdict(verdicts)}
-    report = Report(logs=(str(path),), findings=verdicts.findings, unreadable=False)
-    _show(document, [*official_lines(verdicts), formats.text(report, "path")], as_json=as_json)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for line in official_lines(verdicts):
+            click.echo(formats.printable(line))
+        click.echo(formats.text(Report(logs=(str(path),), findings=verdicts.findings, unreadable=False), "path"))
     context.exit(int(not verdicts.passed))
 
 

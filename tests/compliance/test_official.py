@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
+from benchmark.checkout import ROOT
 from benchmark.mllog import TOKEN, decode
 from compliance import official as judging
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
@@ -22,11 +28,15 @@ from compliance.checks.packages import LARGEST_FILE, SUBMITTABLE
 from compliance.checks.systems import COUNTS, FIELDS, MAX_DESCRIPTION, STATUSES
 from compliance.log import load
 from compliance.official import Official, Tool, judge
+from compliance.official_text import messages
+from compliance.official_worker import NoAnswer, Worker
 from compliance.rewritten import rewrite
 from harness.__main__ import main
+from harness.counting import Lines
 from tests.launches import launch, llama31_405b
 from tests.logs import LogFile
 from tests.official import accepts_log
+from tests.waiting import Progress, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,9 @@ def test_good_log_is_accepted(log: LogFile) -> None:
 
 def test_runs_are_also_judged_together(runs: Path) -> None:
     """A directory of runs is judged by the seed and the RCP checker too; files have the names of the original."""
-    official = judge(runs)
+    progress: list[tuple[int, int]] = []
+    official = judge(runs, advance=lambda done, total: progress.append((done, total)))
+    assert progress == [(done, 5) for done in range(1, 6)]
     assert [verdict.tool for verdict in official.verdicts] == [*[Tool.COMPLIANCE] * 3, Tool.RCP, Tool.SEEDS]
     assert official.passed, official.findings
     assert {verdict.path for verdict in official.verdicts} == {
@@ -434,7 +446,7 @@ def test_files_that_a_tool_reads_keep_their_meaning(tree: Path, tmp_path: Path) 
 _SPY = """
 import os
 seen = [*os.environ.values()]
-for folder, _, names in os.walk(os.path.dirname(os.getcwd())):
+for folder, _, names in os.walk("../.."):
     seen += (open(os.path.join(folder, name), encoding="latin-1").read() for name in names)
 print("WARNING -", any("SECRET" in text for text in seen), any("submission_division" in text for text in seen))
 """
@@ -479,7 +491,175 @@ def test_names_and_sizes_are_judged(
     assert finding.rule == "official.repo_checker"
 
 
+# The process that runs the tools.
+
+_LEAVE_BEHIND = """
+import logging, os, sys, warnings
+from mlperf_logging.compliance_checker import mlp_compliance
+mlp_compliance.enqueued_configs.append("left")
+logging.basicConfig()
+warnings.simplefilter("error")
+sys.argv = ["left"]
+sys.path.append("left")
+os.environ["LEFT"] = "left"
+open("left", "w").close()
+open(os.environ["TMPDIR"] + "/left", "w").close()
+os.chdir("/")
+print("left")
+"""
+
+_LOOK_ROUND = """
+import logging, os, sys, tempfile, warnings
+from mlperf_logging.compliance_checker import mlp_compliance
+print(mlp_compliance.enqueued_configs, logging.getLogger().handlers, sys.argv, os.listdir(), tempfile.gettempdir())
+print("left" in sys.path, "LEFT" in os.environ, any(kind[0] == "error" for kind in warnings.filters), os.getcwd())
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    with Worker(tmp_path, {}, 1 << 32) as worker:
+        yield worker
+
+
+def told(worker: Worker, folder: Path, code: str, *arguments: object, timeout_s: float = 60) -> tuple[int, str]:
+    """Exit status and output of a call; its own folder is made in one that the calls of a test share."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    output = own.with_suffix(".out")
+    output.touch()
+    status = worker.run(["-c", code, *map(str, arguments)], "json", own, output, timeout_s)
+    return status, output.read_text(encoding="utf-8").replace(str(own), "OWN")
+
+
+def test_nothing_leaks_from_call_to_call(tmp_path: Path) -> None:
+    """After a call that left all kinds of things behind, the next sees what it would see as the first."""
+    with Worker(tmp_path, {"TMPDIR": "."}, 1 << 32) as worker:
+        first = told(worker, tmp_path, _LOOK_ROUND, 1)
+        assert told(worker, tmp_path, _LEAVE_BEHIND) == (0, "left\n")
+        assert told(worker, tmp_path, _LOOK_ROUND, 1) == first
+    assert first == (0, "[] [] ['-c', '1'] [] .\nFalse False False OWN\n")
+
+
+def test_a_log_is_judged_as_if_alone(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a log that breaks rules and one at which the checker crashes, good logs get the verdict they get alone."""
+    alone = judge(runs / "result_2.txt").verdicts
+    bad, crashing = (LogFile(runs / f"result_{index}.txt") for index in (0, 1))
+    bad.set("eval_samples", 1)
+    bad.save()
+    crashing.set("eval_accuracy", "low", nth=-1)
+    crashing.save()
+    calls = judging._calls
+    monkeypatch.setattr(judging, "_calls", lambda copy: [*calls(copy)][:3])
+    verdicts = judge(runs).verdicts
+    assert [verdict.passed for verdict in verdicts] == [False, False, True]
+    assert verdicts[2:] == alone
+
+
+def wait_for_end(pid: int) -> None:
+    wait_until(lambda: not Progress([pid]).alive(), [os.getpid()], "the end of what a call started")
+
+
+_HANG = """
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_call_that_is_not_done_in_time_ends_with_what_it_started(worker: Worker, tmp_path: Path) -> None:
+    """After a time-out neither the call nor its own processes run, and the next call is answered."""
+    output = tmp_path / "output"
+    output.touch()
+    with pytest.raises(NoAnswer, match=r"^no verdict within 0.5 s$"):
+        worker.run(["-c", _HANG], "json", tmp_path, output, 0.5)
+    wait_for_end(int(output.read_text(encoding="utf-8")))
+    assert told(worker, tmp_path, "print(1)") == (0, "1\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("import os; os.abort()", -signal.SIGABRT, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit('why')", 1, "why"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("bytearray(1 << 33)", 1, "MemoryError"),
+    ],
+)
+def test_ends_of_a_call_are_those_of_an_interpreter(
+    worker: Worker, tmp_path: Path, code: str, status: int, said: str
+) -> None:
+    """A call that exits, raises, needs too much memory or is killed has the status and the last words of Python."""
+    ended = told(worker, tmp_path, code)
+    assert (ended[0], ended[1].strip().split("\n")[-1]) == (status, said)
+
+
+def test_process_that_dies_is_started_again(worker: Worker, tmp_path: Path) -> None:
+    """Where a call takes the whole process with it, that is how the call ended, and the next one is answered."""
+    with pytest.raises(NoAnswer, match="crashed"):
+        told(worker, tmp_path, "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)")
+    assert told(worker, tmp_path, "print(1)") == (0, "1\n")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_when_the_caller_ends(tmp_path: Path, how: signal.Signals) -> None:
+    """However the caller is ended, its tools are, too."""
+    output = tmp_path / "output"
+    output.touch()
+    call = f"worker.run(['-c', {_HANG!r}], 'json', Path({str(tmp_path)!r}), Path({str(output)!r}), 600)"
+    code = f"""
+from pathlib import Path
+from compliance.official_text import messages
+from compliance.official_worker import Worker
+with Worker(Path({str(tmp_path)!r}), {{}}, 1 << 32) as worker:
+    {call}
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as caller:
+        wait_until(lambda: output.read_text(encoding="utf-8").endswith("\n"), [caller.pid], "the call")
+        caller.send_signal(how)
+    wait_for_end(int(output.read_text(encoding="utf-8")))
+
+
+# What is printed.
+
+
+def test_message_is_a_line_without_what_the_log_says(runs: Path, log: LogFile) -> None:
+    """Each broken rule is a message of its own: the tool's words and the value, nothing of the log's other text."""
+    log.set("eval_samples", "1\n2")
+    log.set("max_sequence_length", 7)
+    log.save()
+    (verdict,) = judge(log.path).verdicts
+    places = {key: log.indices(key)[0] + 1 for key in ("eval_samples", "max_sequence_length")}
+    assert sorted(verdict.messages) == [
+        f"CHECK for 'eval_samples' failed in line {places['eval_samples']}: value '1\\n2', "
+        "failed test: v['value'] == 5760",
+        f"CHECK for 'max_sequence_length' failed in line {places['max_sequence_length']}: value 7, "
+        "failed test: v['value'] == 8192",
+    ]
+
+
+def test_summariser_says_why_there_is_no_score() -> None:
+    """What the summariser prints where the others log is a message, too."""
+    lines = [
+        "WARNING:root: CHECK for 'eval_samples' failed in line 9:",
+        f"{TOKEN} {{}}",
+        "Compliance check failed in result_1.txt",
+        "CRITICAL ERROR: Too many non-converging runs for x",
+        "INFO - fine",
+    ]
+    assert messages(lines, {}) == lines[2:4]
+
+
 # The command.
+
+
+def test_progress_is_a_line_now_and_then() -> None:
+    """Where there is no terminal, a line every ten seconds says how many verdicts there are."""
+    clock, stream = iter([0.0, 1.0, 11.0, 12.0, 25.0]), io.StringIO()
+    lines = Lines("official", "verdicts", stream, lambda: next(clock))
+    for done in range(1, 5):
+        lines.advance(done, 4)
+    assert stream.getvalue() == "official  2 of 4 verdicts\nofficial  4 of 4 verdicts\n"
 
 
 def test_command_exits_by_the_verdict(log: LogFile) -> None:
@@ -491,5 +671,6 @@ def test_command_exits_by_the_verdict(log: LogFile) -> None:
     log.save()
     done = CliRunner().invoke(main, ["official", str(log.path)])
     assert done.exit_code == 1
-    assert f"FAIL  compliance_checker 6.0.0  {log.path}" in done.output
+    assert f"FAIL  compliance_checker 6.0.0  {log.path}\n        CHECK for 'eval_samples'" in done.output
+    assert "\\x1b" not in CliRunner().invoke(main, ["official", str(log.path)], color=True).output
     assert CliRunner().invoke(main, ["official", str(log.path.with_name("missing"))]).exit_code == 2
