@@ -1,8 +1,8 @@
 """Both ends of a pipe to one process that runs the official tools, call after call.
 
-Importing the tools takes up to two seconds, and a call for a log 0.1. So the process imports a tool once and forks for
-every call: whatever a tool leaves behind (module state, log handlers, memory) ends with its own fork. The file is also
-the script that the process runs, in Python's isolated mode; it imports nothing of ours.
+Importing the tools takes a second, and the checker needs a tenth of one for a log. So the process imports a tool once
+and forks for every call: whatever a tool leaves behind (module state, log handlers, memory) ends with its own fork. The
+file is also the script that the process runs, in Python's isolated mode; it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Worker:
         self._process = None
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.stop()
         if self._process is None:
             # -I: nothing is imported from the current directory, the user's, or what the environment names.
             self._process = subprocess.Popen(

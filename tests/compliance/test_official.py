@@ -595,9 +595,12 @@ def test_ends_of_a_call_are_those_of_an_interpreter(
 
 
 def test_process_that_dies_is_started_again(worker: Worker, tmp_path: Path) -> None:
-    """Where a call takes the whole process with it, that is how the call ended, and the next one is answered."""
+    """Where a call takes the whole process with it, that is how the call ended; later ones are answered."""
     with pytest.raises(NoAnswer, match="crashed"):
         told(worker, tmp_path, "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)")
+    _, pid = told(worker, tmp_path, "import os; print(os.getppid())")
+    os.kill(int(pid), signal.SIGKILL)
+    wait_for_end(int(pid))
     assert told(worker, tmp_path, "print(1)") == (0, "1\n")
 
 
