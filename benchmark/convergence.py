@@ -88,7 +88,7 @@ class Record:
 
 def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
     """The record that a result at global batch size `size` is compared with."""
-    records = pruned([_record(point) for point in rules.reference_points])
+    records = pruned([record_of(point) for point in rules.reference_points])
     below = [record for record in records if record.global_batch_size <= size]
     above = [record for record in records if record.global_batch_size >= size]
     if not above:
@@ -100,7 +100,7 @@ def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
     return Match.INTERPOLATED, _between(below[-1], above[0], size, runs=2 * rules.runs)
 
 
-def _record(point: ReferencePoint) -> Record:
+def record_of(point: ReferencePoint) -> Record:
     # As slow to import as all of compliance; its rounding of the last digit is the official tool's.
     import numpy as np
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compliance.convergence.rcp import Convergence, Limit
@@ -11,6 +13,8 @@ from compliance.official import Official, Verdict
 from compliance.ruleset import judged_by
 
 if TYPE_CHECKING:
+    from compliance.convergence.reference import Reference
+
     # It needs a tenth of a second, for pydantic.
     from compliance.package.build import Submission
 
@@ -29,6 +33,10 @@ def score_lines(score: Score) -> Iterator[str]:
 def convergence_lines(found: Convergence) -> Iterator[str]:
     """What a result needed, what the reference needs, and the two limits."""
     yield f"{_pass(found.passed)}  {found.directory}"
+    folders = Counter(str(Path(log).parent) for log in found.logs)
+    if len(folders) > 1:
+        yield f"  {'pooled':<10}{len(found.logs)} runs of {_launches(folders)} of one system"
+        yield from (f"  {'':<10}{count} of {folder}" for folder, count in folders.items())
     yield f"  {'result':<10}{_samples(found)}"
     if found.fault:
         yield f"  {'fault':<10}{found.fault}"
@@ -54,6 +62,25 @@ def _samples(found: Convergence) -> str:
 def _limit(limit: Limit) -> str:
     slower = "slower" if limit.margin >= 0 else "faster"
     return f"{_pass(limit.passed)} from {limit.minimum:.1f}; the result is {abs(limit.margin):.1f} samples {slower}"
+
+
+def reference_lines(points: Sequence[Reference], file: Path) -> Iterator[str]:
+    """What each point is made of, what the official checker makes of it, and what it lacks."""
+    for point in points:
+        folders = {Path(log).parent for log in point.logs}
+        samples = point.fields["Epochs to converge"]
+        yield f"{point.name}: {len(point.logs)} runs of {_launches(folders)}"
+        yield f"  {'samples':<10}{samples}"
+        yield (
+            f"  {'reference':<10}mean {point.record.mean:.1f}, standard deviation {point.record.deviation:.1f}; "
+            f"a result is accepted from {point.accepted_from:.1f}"
+        )
+        yield from (f"  {'WARNING':<10}{lack}" for lack in point.lacks)
+    yield f"written to {file}"
+
+
+def _launches(folders: Collection[object]) -> str:
+    return "1 launch" if len(folders) == 1 else f"{len(folders)} launches"
 
 
 def official_lines(official: Official) -> Iterator[str]:

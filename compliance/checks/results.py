@@ -113,4 +113,6 @@ def layout(result: Result) -> Iterator[Breach]:
 
 
 def _names(runs: Sequence[Run]) -> str:
-    return ", ".join(run.log.path.name for run in runs)
+    names = [run.log.path.name for run in runs]
+    # Runs of several folders may be called the same.
+    return ", ".join(names if len({*names}) == len(names) else (run.file for run in runs))

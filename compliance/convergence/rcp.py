@@ -31,6 +31,7 @@ class Convergence:
     """The runs of one result against the reference."""
 
     directory: str
+    logs: tuple[str, ...]
     benchmark: str | None
     ruleset: str | None
     ruleset_from: str
@@ -60,12 +61,13 @@ class Convergence:
 def compare(result: Result) -> Convergence:
     """A result against the reference of its ruleset; raises nothing."""
     row = result.row
-    sizes = {_batch_size(run) for run in result.runs}
+    sizes = {batch_size(run) for run in result.runs}
     (size,) = sizes if len(sizes) == 1 else (None,)
     samples = tuple(samples_to_target(run) for run in result.runs)
     mean = olympic_mean(samples)
     facts = Convergence(
         directory=result.file,
+        logs=tuple(run.file for run in result.runs),
         benchmark=None if row is None else row.benchmark,
         ruleset=result.ruleset,
         ruleset_from=result.ruleset_from,
@@ -118,7 +120,8 @@ def samples_to_target(run: Run) -> int | None:
     return samples_count(before[-1]) if before else None
 
 
-def _batch_size(run: Run) -> int | None:
+def batch_size(run: Run) -> int | None:
+    """Sequences a step; None where the log does not say."""
     try:
         return run.global_batch_size
     except Absent:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from benchmark.arguments import RULESET, SETTINGS, PathArgument
+from benchmark.arguments import RULESET, SETTINGS, PathArgument, refusing_files
+from benchmark.files import write_at_once
 from compliance import formats
 from compliance.check import Report, find_logs, open_result
 from compliance.result import Result
@@ -58,25 +59,56 @@ def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
 
 @click.command(context_settings=SETTINGS)
 @PATHS
+@click.option(
+    "--write",
+    type=PathArgument(dir_okay=False),
+    metavar="FILE",
+    help="Compare nothing; write the runs as reference convergence points, for rcp_checker --custom_rcps.",
+)
 @RULESET
 @AS_JSON
 @click.pass_context
-def rcp(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
+def rcp(
+    context: click.Context, paths: tuple[Path, ...], write: Path | None, ruleset: str | None, as_json: bool
+) -> None:
     """Convergence against the reference; exit 1 if a result is beyond the policy's limit or the official tool's.
+
+    Launches of one system and batch size are one result. With --write, exit 1 if a reference needs more than the runs.
 
     \b
     llama31 rcp results/
+    llama31 rcp --write rcp.json results/logs/tiny
     """
+    results = _results(paths, ruleset)
+    if write is None:
+        context.exit(_compare(results, as_json=as_json))
+    context.exit(_write_references(results, write, as_json=as_json))
+
+
+def _compare(results: list[Result], *, as_json: bool) -> int:
+    from compliance.convergence.pool import pooled
     from compliance.convergence.rcp import compare
     from harness.text import convergence_lines
 
-    found = [compare(result) for result in _results(paths, ruleset)]
+    found = [compare(result) for result in pooled(results)]
     document = {
         "format": formats.JSON_FORMAT,
         "results": [{**dataclasses.asdict(convergence), "passed": convergence.passed} for convergence in found],
     }
     _show(document, [line for convergence in found for line in convergence_lines(convergence)], as_json=as_json)
-    context.exit(int(not all(convergence.passed for convergence in found)))
+    return int(not all(convergence.passed for convergence in found))
+
+
+def _write_references(results: list[Result], file: Path, *, as_json: bool) -> int:
+    from compliance.convergence.reference import document, references
+    from harness.text import reference_lines
+
+    points = references(results)
+    with refusing_files():
+        write_at_once(file, document(points))
+    said = {"format": formats.JSON_FORMAT, "file": str(file), "references": [dataclasses.asdict(one) for one in points]}
+    _show(said, list(reference_lines(points, file)), as_json=as_json)
+    return int(any(point.lacks for point in points))
 
 
 @click.command(context_settings=SETTINGS)

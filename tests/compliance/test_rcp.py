@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.benchmarks import benchmark_named, every_rules, find
+from benchmark.benchmarks import LLAMA31_405B, benchmark_named, every_rules, find
 from benchmark.convergence import Match, accepted_from, fastest_mean, find_record
+from benchmark.files import RUN_JSON
 from benchmark.rules import Rules
 from compliance.check import find_logs, open_result
 from compliance.convergence.olympic import olympic_mean
+from compliance.convergence.pool import pooled
 from compliance.convergence.rcp import Convergence, compare
+from compliance.convergence.reference import references
+from compliance.result import Result
 from harness.__main__ import main
 from harness.plan.time_to_target import Pace, outcome
 from tests.launches import launch, llama31_405b, stop_after, stop_all_after
-from tests.logs import LogFile
+from tests.logs import LogFile, llama31_8b, make_log
 from tests.official import needs_official
 
 OFFICIAL = [rules for rules in every_rules() if benchmark_named(rules.benchmark).submittable]
@@ -231,6 +236,174 @@ def test_olympic_mean_drops_the_extremes(values: list[int | None]) -> None:
     kept = present[1:-1] if len(present) == len(values) else present[1:]
     complete = len(values) > 2 and len(values) - len(present) <= 1
     assert mean == (sum(kept) / len(kept) if complete else None)
+
+
+# Launches of one system are one result.
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two launches of one system, whose runs need what those of the reference needed."""
+    folder = tmp_path_factory.mktemp("launches")
+    needed = iter(LLAMA31_405B.rules[-1].reference_points[0].samples)
+    for hour in range(2):
+        launch(folder / f"{hour}", llama31_405b(), seeds=range(3 * hour, 3 * hour + 3), hours=hour)
+        for log in sorted((folder / f"{hour}").glob("result_*.txt")):
+            stop_after(log, next(needed))
+    return folder
+
+
+@pytest.fixture
+def two(launches: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(launches, tmp_path / "launches"))
+
+
+def opened(*folders: Path) -> list[Result]:
+    return [open_result(group) for group in find_logs(folders)]
+
+
+def test_launches_of_a_system_are_judged_as_one_folder(two: Path, tmp_path: Path) -> None:
+    """Launches of one system, named apart, together or twice, are compared as if all logs lay in one folder."""
+    (found,) = map(compare, pooled(opened(two / "0", two / "1", two, two / "1" / "result_1.txt")))
+    for number, log in enumerate(sorted(two.glob("*/result_*.txt"))):
+        (tmp_path / "one").mkdir(exist_ok=True)
+        shutil.copy(log, tmp_path / "one" / f"result_{number}.txt")
+    alone = compared(tmp_path / "one", "6.0.0")
+    assert found == replace(alone, directory=str(two), logs=found.logs, ruleset_from=found.ruleset_from)
+    assert found.logs == tuple(str(two / f"{hour}" / f"result_{run}.txt") for hour in range(2) for run in range(3))
+    text = CliRunner().invoke(main, ["rcp", str(two)]).output
+    assert f"6 runs of 2 launches of one system\n            3 of {two / '0'}\n            3 of {two / '1'}" in text
+
+
+def _of_another_system(two: Path) -> None:
+    file = two / "1" / RUN_JSON
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"system": "OTHER"}), encoding="utf-8")
+
+
+def _of_another_size(two: Path) -> None:
+    for file in (two / "1").glob("result_*.txt"):
+        log = LogFile(file)
+        log.set("global_batch_size", 2304)
+        log.save()
+
+
+def _of_no_system(two: Path) -> None:
+    (two / "1" / RUN_JSON).unlink()
+
+
+def _of_two_submitters(two: Path) -> None:
+    for name in ("0", "1"):
+        folder = two / name / "results" / "A" / "llama31_405b"
+        folder.mkdir(parents=True)
+        for log in (two / name).glob("result_*.txt"):
+            log.rename(folder / log.name)
+
+
+@pytest.mark.parametrize("part", [_of_another_system, _of_another_size, _of_no_system, _of_two_submitters])
+def test_launches_that_differ_are_judged_apart(two: Path, part: Callable[[Path], None]) -> None:
+    """What is of another system or batch size, or of a system that nobody names, is a result of its own."""
+    part(two)
+    assert [len(result.runs) for result in pooled(opened(two))] == [3, 3]
+
+
+# References made of runs.
+
+
+def test_official_checker_reads_what_is_written(two: Path, tmp_path: Path) -> None:
+    """`rcp --write` makes a file from which the official checker takes our numbers, here those of its own reference."""
+    from mlperf_logging.rcp_checker import rcp_checker
+
+    file = tmp_path / "rcp.json"
+    done = CliRunner().invoke(main, ["rcp", "--write", str(file), str(two)])
+    assert (done.exit_code, done.output.splitlines()[-1]) == (1, f"written to {file}")
+    with file.open(encoding="utf-8") as stream:
+        read = rcp_checker.RCP_Checker("training", "6.0.0", "llama31_405b", False, stream).rcp_data
+    theirs = rcp_checker.RCP_Checker("training", "6.0.0", "llama31_405b", False).rcp_data
+    (ours,) = references(opened(two))
+    assert read == {ours.name: theirs[ours.name]}
+    assert read[ours.name]["Hyperparams"] == theirs[ours.name]["Hyperparams"]
+    assert (ours.record.mean, ours.record.deviation) == (read[ours.name]["RCP Mean"], read[ours.name]["RCP Stdev"])
+    assert ours.accepted_from == pytest.approx(read[ours.name]["Min Epochs"], abs=1e-4)
+    arguments = rcp_checker.get_parser().parse_args(["--custom_rcps", str(file), str(two / "0")])
+    with arguments.custom_rcps as stream:
+        said = rcp_checker.check_directory(arguments.dir, "training", "6.0.0", False, False, stream, arguments.rcp_pass)
+    assert said == (True, "RCP found", 1.0)
+
+
+def test_reference_says_what_it_is_made_of(two: Path) -> None:
+    """A point names creator, platform, precision and days of its runs, and what it is no full reference for."""
+    (point,) = references(opened(two / "0"))
+    told = {name: point.fields[name] for name in ("Creator", "Platform", "Precision", "When")}
+    when = "Ruleset 6.0.0, 2023-11-14 to 2023-11-15"
+    assert told == {"Creator": "Example", "Platform": "1xTEST", "Precision": "BF16", "When": when}
+    assert point.lacks == (
+        "3 runs; the policy asks a reference for 6, twice those of a result",
+        "logs say that they are of no run that counts: simulated",
+        f"2 of 3 logs break a rule; `llama31 check {two / '0' / 'result_0.txt'}` says which",
+    )
+
+
+def test_free_warmup_is_in_samples(tmp_path: Path) -> None:
+    """Where the submitter chooses the warm-up, a point gives it in samples, as the official files do."""
+    for seed in range(3):
+        (folder := tmp_path / str(seed)).mkdir()
+        config = llama31_8b(SEED=seed, RULESET="6.0.0", WARMUP_STEPS=16)
+        make_log(folder / "result_0.txt", config, [3.25 + seed / 100], initial_loss=12.5 + seed / 10)
+    (point,) = references(opened(tmp_path))
+    assert point.fields["Hyperparams"] == {
+        "opt_base_learning_rate": 0.002,
+        "gradient_accumulation_steps": 16,
+        "opt_learning_rate_warmup_samples": 2048,
+    }
+
+
+def _misses(two: Path) -> None:
+    _miss(two / "0", 1)
+
+
+def _differs(two: Path) -> None:
+    log = LogFile(two / "0" / "result_1.txt")
+    log.set("opt_base_learning_rate", 1e-4)
+    log.save()
+
+
+def _shares_a_seed(two: Path) -> None:
+    log = LogFile(two / "0" / "result_1.txt")
+    log.set("seed", LogFile(two / "1" / "result_1.txt").get("seed")["value"])
+    log.save()
+
+
+def _is_alone(two: Path) -> None:
+    for file in (two / "1").glob("result_[12].txt"):
+        file.unlink()
+    _of_another_size(two)
+
+
+def _is_of_another_benchmark(two: Path) -> None:
+    log = LogFile(two / "0" / "result_1.txt")
+    log.set("submission_benchmark", "llama31_8b")
+    log.save()
+
+
+NO_REFERENCE: list[tuple[str, Callable[[Path], None]]] = [
+    ("result_1.txt: did not reach the target", _misses),
+    ("batch size 1152: the runs differ in opt_base_learning_rate: 8e-05 in ", _differs),
+    ("batch size 1152: runs share a seed: seed 4 in ", _shares_a_seed),
+    ("batch size 2304: 1 runs", _is_alone),
+    ("runs of several benchmarks or rulesets (llama31_405b 6.0.0, llama31_8b 6.0.0)", _is_of_another_benchmark),
+]
+
+
+@pytest.mark.parametrize(("fault", "break_it"), NO_REFERENCE, ids=[fault for fault, _ in NO_REFERENCE])
+def test_what_makes_no_reference_is_refused(
+    two: Path, tmp_path: Path, fault: str, break_it: Callable[[Path], None]
+) -> None:
+    """Runs whose numbers would be no reference's leave no file, and a reason for each."""
+    break_it(two)
+    done = CliRunner().invoke(main, ["rcp", "--write", str(tmp_path / "rcp.json"), str(two)])
+    assert (done.exit_code, fault in done.output) == (2, True), done.output
+    assert not (tmp_path / "rcp.json").exists()
 
 
 # The command.
