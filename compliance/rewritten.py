@@ -22,7 +22,8 @@ from compliance.check import LogGroup, find_logs, open_run
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
 from compliance.checks.packages import LARGEST_FILE, SUBMITTABLE
 from compliance.checks.systems import read_description
-from compliance.findings import Finding, Severity, as_number, show
+from compliance.convergence.scaling import stated_factor
+from compliance.findings import Finding, Severity, show
 from compliance.log import Log, load
 from compliance.result import Result
 from compliance.run import Run
@@ -179,10 +180,7 @@ def _write_description(path: Path, target: Path) -> None:
 
 
 def _write_scaling(path: Path, target: Path) -> None:
-    factor = as_number(_only(path, "scaling_factor"))
-    if factor is None:
-        raise _Refused("scaling_factor is no finite number")
-    target.write_text(json.dumps({"scaling_factor": factor}), encoding="ascii")
+    target.write_text(json.dumps({"scaling_factor": stated_factor(path)}), encoding="ascii")
 
 
 def _write_id(path: Path, target: Path) -> None:

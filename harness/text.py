@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compliance.convergence.rcp import Convergence, Limit
+from compliance.convergence.scaling import Scaling
 from compliance.convergence.score import Score
 from compliance.official import Official, Verdict
 from compliance.ruleset import judged_by
@@ -28,6 +29,19 @@ def score_lines(score: Score) -> Iterator[str]:
         yield f"{score.olympic_minutes:>10.3f} min  {score.directory} (olympic mean)"
     if score.normalised_minutes is not None:
         yield f"{score.normalised_minutes:>10.3f} min  {score.directory} (normalised, x {score.factor})"
+    if score.scaling is not None:
+        yield from _scaling(score.scaling, score.summarised_minutes)
+
+
+def _scaling(found: Scaling, summarised: float | None) -> Iterator[str]:
+    """What is wrong with the scaling.json beside a result."""
+    if found.fault:
+        yield f"{'WARNING':>14}  {found.path}: {found.fault}; the official summariser crashes at it"
+    if found.too_small or found.too_large:
+        yield f"{'WARNING':>14}  {found.path} says x {found.stated}, the runs x {found.own}"
+    if (found.too_small or found.too_large) and summarised is not None:
+        until = " until its convergence check writes the file anew" if found.is_rewritten else ""
+        yield f"{summarised:>10.3f} min  by the file, as the official summariser has it{until}"
 
 
 def convergence_lines(found: Convergence) -> Iterator[str]:

@@ -18,11 +18,13 @@ from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import SUBMISSION_STRUCTURE
 from compliance.convergence.rcp import compare
+from compliance.convergence.scaling import scaling
 from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, Result
 from compliance.run import Run
 
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
+RESULT_SUMMARIZER = "mlcommons/logging, result_summarizer and rcp_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
 SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
@@ -167,6 +169,32 @@ def convergence(package: Package) -> Iterator[Breach]:
                 message=f"{_place(package, Path(found.directory))} converges faster than the policy allows",
                 expected=f"a mean of at least {found.policy.minimum:.1f} sequences",
                 actual=f"{found.mean}",
+            )
+
+
+@rule(
+    "package.scaling",
+    source=RESULT_SUMMARIZER,
+    example="scaling.json with a factor of 1.0 beside runs that converged faster than the reference's mean",
+)
+def scaling_file(package: Package) -> Iterator[Breach]:
+    """The factor in a scaling.json is what the runs make it: the official summariser multiplies the score by it.
+
+    A larger one is a warning: it gives no advantage, and the review committee may have asked for it.
+    """
+    for result in package.results:
+        found = scaling(result, compare(result))
+        if found is None:
+            continue
+        place = _place(package, Path(found.path))
+        if found.fault:
+            yield Breach(message=f"{place} would be refused officially: no summariser reads it", actual=found.fault)
+        elif found.too_small or found.too_large:
+            yield Breach(
+                message=f"{place} makes the score {'shorter' if found.too_small else 'longer'} than the runs do",
+                expected=f"a factor of {found.own}, or no file",
+                actual=f"{found.stated}",
+                severity=None if found.too_small else Severity.WARNING,
             )
 
 

@@ -117,7 +117,8 @@ def samples_to_target(run: Run) -> int | None:
         return None
     stop = run.first("run_stop").index
     before = [event for event in run.all("eval_accuracy") if event.index < stop]
-    return samples_count(before[-1]) if before else None
+    # None of them is zero: it could be no mean that another is divided by.
+    return (samples_count(before[-1]) or None) if before else None
 
 
 def batch_size(run: Run) -> int | None:

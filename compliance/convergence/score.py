@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from compliance.checks.rule import Absent
 from compliance.convergence.olympic import converged, olympic_mean
-from compliance.convergence.rcp import compare
+from compliance.convergence.rcp import Convergence, compare
+from compliance.convergence.scaling import Scaling, is_compared, is_open, scaling
 from compliance.result import Result
 from compliance.run import Run
 
@@ -25,9 +26,25 @@ class Score:
     olympic_minutes: float | None
     """Mean without the fastest and the slowest run; None with too few runs, or too few that reached the target."""
     factor: float | None
-    """By which the mean is multiplied where the runs converged faster than the reference; None without a reference."""
+    """By which the mean is multiplied: more than 1 where the runs converged faster than the reference.
+
+    Where the official tools make none of their own, it is what scaling.json says; else 1 in the open division, and None
+    without a reference.
+    """
     normalised_minutes: float | None
     """The score that is published."""
+    scaling: Scaling | None
+    """The scaling.json beside the logs; None where there is none."""
+
+    @property
+    def summarised_minutes(self) -> float | None:
+        """What the official result_summarizer gives of the files as they are, before any tool writes scaling.json anew.
+
+        None without a usable file: it multiplies by 1 then, whatever the runs needed.
+        """
+        if self.olympic_minutes is None or self.scaling is None or self.scaling.stated is None:
+            return None
+        return self.olympic_minutes * self.scaling.stated
 
 
 def score(result: Result) -> Score:
@@ -36,7 +53,8 @@ def score(result: Result) -> Score:
     convergence = compare(result)
     enough = result.row is not None and len(minutes) >= result.row.runs
     mean = olympic_mean(minutes) if enough else None
-    factor = None if convergence.fault else convergence.factor
+    beside = scaling(result, convergence)
+    factor = _factor(result, convergence, beside)
     return Score(
         directory=result.file,
         ruleset=result.ruleset,
@@ -46,7 +64,16 @@ def score(result: Result) -> Score:
         olympic_minutes=mean,
         factor=factor,
         normalised_minutes=None if mean is None or factor is None else mean * factor,
+        scaling=beside,
     )
+
+
+def _factor(result: Result, convergence: Convergence, beside: Scaling | None) -> float | None:
+    if is_compared(result, convergence):
+        return convergence.factor
+    if beside is not None:
+        return beside.stated
+    return 1.0 if is_open(result) else None
 
 
 def minutes_to_target(run: Run) -> float | None:

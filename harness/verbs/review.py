@@ -53,7 +53,10 @@ def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
     from harness.text import score_lines
 
     scores = [score_of(result) for result in _results(paths, ruleset)]
-    document = {"format": formats.JSON_FORMAT, "results": [dataclasses.asdict(result) for result in scores]}
+    document = {
+        "format": formats.JSON_FORMAT,
+        "results": [{**dataclasses.asdict(one), "summarised_minutes": one.summarised_minutes} for one in scores],
+    }
     _show(document, [line for result in scores for line in score_lines(result)], as_json=as_json)
 
 
