@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "llama31 data prepare /data/c4 --c4 /data/c4/en": "run by tests/reference_impl/test_data_prepare.py",
     "llama31 data verify --quick --expect llama31_405b /data/c4": "run by tests/reference_impl/test_data_manifest.py",
     "llama31 checkpoint inspect /data/405b": "run by tests/reference_impl/test_checkpoint_cli.py",
+    "llama31 rcp --write rcp.json PATH...": "run by tests/compliance/test_rcp.py",
     "llama31 official PATH": "run by tests/compliance/test_official.py",
     "llama31 package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
     "--system-yaml system.yaml": "run by tests/compliance/test_package.py",

@@ -16,7 +16,7 @@ from benchmark.benchmarks import BENCHMARKS
 from benchmark.rules import Rules
 from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
-from compliance.checks.systems import SUBMISSION_STRUCTURE
+from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER
 from compliance.convergence.rcp import compare
 from compliance.convergence.scaling import scaling
 from compliance.findings import Finding, Severity, show
@@ -24,7 +24,6 @@ from compliance.result import LOG_NAME, Result
 from compliance.run import Run
 
 PACKAGE_CHECKER = "mlcommons/logging, package_checker"
-RESULT_SUMMARIZER = "mlcommons/logging, result_summarizer and rcp_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
 SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
@@ -174,7 +173,7 @@ def convergence(package: Package) -> Iterator[Breach]:
 
 @rule(
     "package.scaling",
-    source=RESULT_SUMMARIZER,
+    source=f"{SUMMARIZER} and rcp_checker",
     example="scaling.json with a factor of 1.0 beside runs that converged faster than the reference's mean",
 )
 def scaling_file(package: Package) -> Iterator[Breach]:

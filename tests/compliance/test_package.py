@@ -463,6 +463,11 @@ BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.names", Severity.ERROR, _a_broken_link),
     ("package.names", Severity.ERROR, _a_large_file),
     ("package.convergence", Severity.WARNING, lambda tree: stop_all_after(_result(tree), 276480)),
+    (
+        "package.scaling",
+        Severity.ERROR,
+        lambda tree: (_result(tree) / "scaling.json").write_text('{"scaling_factor": 0.9}'),
+    ),
     ("package.implementation", Severity.WARNING, lambda tree: shutil.rmtree(tree / "benchmarks")),
 ]
 
