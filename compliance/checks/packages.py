@@ -173,13 +173,13 @@ def convergence(package: Package) -> Iterator[Breach]:
 
 @rule(
     "package.scaling",
-    source=f"{SUMMARIZER} and rcp_checker",
+    source=f'training_rules.adoc, "Score scaling"; {SUMMARIZER} and rcp_checker',
     example="scaling.json with a factor of 1.0 beside runs that converged faster than the reference's mean",
 )
 def scaling_file(package: Package) -> Iterator[Breach]:
     """The factor in a scaling.json is what the runs make it: the official summariser multiplies the score by it.
 
-    A larger one is a warning: it gives no advantage, and the review committee may have asked for it.
+    A larger one is a WARNING: it gives no advantage, and the committee may have decided so, which no log tells.
     """
     for result in package.results:
         found = scaling(result, compare(result))

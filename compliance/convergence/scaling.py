@@ -1,7 +1,7 @@
 """scaling.json beside the logs of a result: by what the official result_summarizer multiplies its score.
 
 Who writes it, by mlcommons/logging: result_summarizer multiplies the olympic mean by the file as it finds it, by 1
-without one. Its comment gives the file to the review committee. But the convergence check of package_checker, and
+without one. By the rules, the training committee decides on the file. But the convergence check of package_checker, and
 the summariser's own, which comes after the score, delete the file of a closed result whose runs can be compared with
 the reference, and write it anew where the runs were faster than the reference's mean. So what is published is our own
 factor there, and what the file says elsewhere: in the open division, and where there is no reference.
