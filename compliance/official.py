@@ -11,13 +11,13 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from benchmark.benchmarks import BENCHMARKS
-from benchmark.mllog import TOKEN
+from compliance.checks.events import OFFICIAL_LINE
 from compliance.findings import Finding, Severity, count
 from compliance.official_text import messages, shortened
 from compliance.official_worker import NoAnswer, Worker
@@ -162,18 +162,11 @@ def _unknown_rulesets(copy: Copy) -> Iterator[Finding]:
 
 
 def _read_otherwise(copy: Copy) -> Iterator[Finding]:
-    """The logs of which the official parser would read other events than were written for it."""
-    for log in copy.logs.values():
-        if log.crowded:
-            yield Finding(
-                rule="official.line",
-                severity=Severity.ERROR,
-                file=str(log.path),
-                line=log.crowded[0],
-                message="the official parser does not read this event where it stands; the verdicts are as if it did",
-                expected=f"one event a line, after `{TOKEN} ` and with nothing behind it",
-                actual=f"{len(log.crowded)} such events",
-                source="mlcommons/logging, compliance_checker",
+    """Logs of which the official parser would read other events than were written for it, as bad as `check` says."""
+    for run in (run for result in copy.results for run in result.runs):
+        for finding in OFFICIAL_LINE.findings(run):
+            yield replace(
+                finding, rule="official.line", message=f"{finding.message}; the verdicts are as if it read it"
             )
 
 

@@ -14,7 +14,7 @@ from compliance.checks.rule import Breach, in_force
 from compliance.checks.sources import DATA_STATE, HARNESS, LOG_FORMAT, LOGGING, RUN_RESULTS
 from compliance.findings import Severity, show
 from compliance.log import MAX_DEFECTS, PER_RANK, DefectKind, Located
-from compliance.run import BLOCK, CYCLE, EVALUATION, Run, rule, samples_count
+from compliance.run import BLOCK, CYCLE, EVALUATION, RUN_RULES, Run, rule, samples_count
 
 SUBMISSION = (
     "submission_benchmark",
@@ -143,6 +143,9 @@ def official_line(run: Run) -> Iterator[Breach]:
         actual=f"{len(log.crowded)} such events" + (f", of {show(needed[0])} among others" if needed else ""),
         severity=Severity.ERROR if refused else Severity.WARNING,
     )
+
+
+OFFICIAL_LINE = RUN_RULES.rules["log.official_line"]
 
 
 @rule("log.flood", source=HARNESS, example="a log that every rank wrote all of its events to")
