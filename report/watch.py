@@ -27,7 +27,8 @@ CERTAIN = frozenset(
     {
         *("log.malformed", "log.official_line", "event.samples_count"),
         *("event.repeated", "event.type", "event.order", "event.official_order", "event.outside_run"),
-        *("event.sequence", "event.after_stop", "clock.init_limit", "clock.gap", "clock.monotone", "clock.run"),
+        *("event.cache_clear", "event.sequence", "event.after_stop"),
+        *("clock.init_limit", "clock.gap", "clock.monotone", "clock.run"),
         *("eval.position", "eval.value", "eval.cadence", "eval.stop_at_target", "train.loss", "train.initial_loss"),
         *("run.benchmark", "run.division", "run.submission", "run.seed", "run.config_filename", "run.status"),
     }
