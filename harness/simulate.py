@@ -189,7 +189,7 @@ def rehearse(resolved: Resolved, out: Path | None, pace: Pace) -> int:
         minutes = round((clock.now() - began) / 60, 3)
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status, minutes=minutes))
     write(folder, record(resolved, seen_here(config, MARK), started).with_experiments(experiments))
-    return conclude(config, folder, [int(experiment.status != "success") for experiment in experiments])
+    return conclude(config, folder, {one.result: int(one.status != "success") for one in experiments})
 
 
 def _empty_folder(folder: Path) -> Path:

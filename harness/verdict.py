@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -14,25 +14,36 @@ from compliance.formats import grouped, printable
 from harness.text import score_lines
 
 
-def conclude(config: RunConfig, folder: Path, statuses: Sequence[int], causes: Sequence[str] = ()) -> int:
+def conclude(
+    config: RunConfig,
+    folder: Path,
+    statuses: Mapping[str, int],
+    causes: Sequence[str] = (),
+    *,
+    interrupted: bool = False,
+) -> int:
     """Check what was written, say where it is, and return the exit status.
 
     Only runs that did not succeed and checks that refuse them make a FAIL: a score or a report that cannot be made is
-    said, and leaves the verdict as it is.
+    said, and leaves the verdict as it is. So does the one run of a result that may miss the target, whatever kept it
+    from it: its log says that it was aborted, and it is dropped as the slowest.
 
     Args:
-        statuses: how each run ended, as a shell has it; 128 + n for signal n.
+        statuses: how each run ended, as a shell has it, by the name of its log; 128 + n for signal n.
         causes: what is known of those that did not succeed.
+        interrupted: the job was told to end, so no run's end is left out.
     """
     notes: list[str] = []
+    excused: Collection[str] = ()
     if not any(folder.glob("result_*.txt")):
         refused = "no run has left a log"
     else:
-        refused = _check(config, folder)
+        refused, excused = _check(config, folder)
         notes += _attempt("score", lambda: _print_score(folder))
         notes += _attempt("report", lambda: _write_report(config, folder))
     causes = [*causes, refused] if refused else causes
-    worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in statuses))
+    counted = (status for log, status in statuses.items() if interrupted or log not in excused)
+    worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in counted))
     click.echo("".join(f"cause     {cause}\n" for cause in causes), nl=False)
     click.echo("".join(f"{note}\n" for note in notes), nl=False)
     click.echo(f"results   {folder}")
@@ -40,14 +51,15 @@ def conclude(config: RunConfig, folder: Path, statuses: Sequence[int], causes: S
     return worst
 
 
-def _check(config: RunConfig, folder: Path) -> str:
-    """Print what the checks find; why they refuse the logs, empty if they do not."""
+def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str]]:
+    """Print what the checks find; why they refuse the logs, empty if they do not, and the logs that they excuse."""
     try:
         report = check_paths([folder], config.rules.ruleset)
     except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
-        return f"compliance check crashed: {type(error).__name__}: {error}"
+        return f"compliance check crashed: {type(error).__name__}: {error}", ()
     click.echo(grouped(report))
-    return "" if report.passed else "compliance check refuses the logs, see above"
+    refused = "" if report.passed else "compliance check refuses the logs, see above"
+    return refused, {Path(log).name for log in report.excused}
 
 
 def _attempt(what: str, make: Callable[[], None]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -73,6 +75,39 @@ def accepts_seeds(results: Sequence[Sequence[Path]], ruleset: str) -> bool:
 def accepts_directories(directories: Sequence[Path], ruleset: str) -> bool:
     """Whether rcp_checker passes the logs result_*.txt in each directory."""
     return _run("-c", _RCP, ruleset, *map(str, directories)).returncode == 0
+
+
+def accepts_package(tree: Path, ruleset: str) -> bool:
+    """Whether package_checker passes an organisation's tree, which it may write to; asked in this process.
+
+    Only for logs as `rejections` asks for.
+    """
+    from mlperf_logging.compliance_checker import mlp_compliance
+    from mlperf_logging.package_checker import package_checker
+
+    mlp_compliance.enqueued_configs.clear()
+    try:
+        systems = package_checker.check_systems(str(tree), "training", ruleset)
+        switches = {"rcp_bypass": False, "rcp_bert_train_samples": False, "seed_checker_bypass": False}
+        return systems and package_checker.check_training_result_files(
+            str(tree), "training", ruleset, quiet=False, werror=False, **switches
+        )
+    except Exception:  # noqa: BLE001 - a crash is a rejection
+        return False
+
+
+def accepts_summary(tree: Path, ruleset: str) -> bool:
+    """Whether result_summarizer makes a score of every result of a tree; asked as `accepts_package` is."""
+    from mlperf_logging.compliance_checker import mlp_compliance
+    from mlperf_logging.result_summarizer import result_summarizer
+
+    mlp_compliance.enqueued_configs.clear()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            result_summarizer.summarize_results(str(tree), "training", ruleset)
+    except Exception:  # noqa: BLE001 - a crash is a rejection
+        return False
+    return "ERROR" not in said.getvalue()
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:

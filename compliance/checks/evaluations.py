@@ -9,6 +9,9 @@ from compliance.checks.sources import LOGGING, QUALITY, RUN_RESULTS
 from compliance.findings import Severity, as_count, as_number, show
 from compliance.run import Evaluation, Run, rule, samples_count
 
+OF_THE_TARGET = frozenset({"eval.target", "run.status"})
+"""Rules by which a run has to reach the target; one run of a result need not."""
+
 
 @rule(
     "eval.position",

@@ -9,9 +9,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from benchmark.benchmarks import benchmark_named
 from compliance.checks.events import ANNOUNCED
-from compliance.checks.rule import Breach
+from compliance.checks.rule import Absent, Breach
 from compliance.checks.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
 from compliance.checks.systems import SUBMISSION_STRUCTURE, place_of
+from compliance.convergence.olympic import converged
 from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
@@ -23,6 +24,54 @@ _MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})
 def check_result(result: Result) -> tuple[Finding, ...]:
     """Every finding about the runs as a whole; raises nothing."""
     return RESULT_RULES.judge(result)
+
+
+def missed(result: Result) -> list[Run]:
+    """The runs that did not reach the target; none where there are fewer runs than make a result."""
+    row = result.row
+    if row is None or len(result.runs) < row.runs:
+        return []
+    return [run for run in result.runs if not converged(run)]
+
+
+def excused(result: Result) -> Run | None:
+    """The run that did not reach the target, where it is the only one: it is dropped as the slowest."""
+    runs = missed(result)
+    return runs[0] if len(runs) == 1 else None
+
+
+@rule(
+    "result.converged",
+    source=BENCHMARK_RESULTS,
+    example="two runs of llama31_405b that were aborted; one of three is a WARNING, and no finding about its own log",
+)
+def all_converged(result: Result) -> Iterator[Breach]:
+    """One run of a result at most did not reach the target; it counts as the slowest."""
+    # A run that has not ended is another rule's, and what is only planned has no such runs.
+    runs = missed(result)
+    if not any(run.has("run_stop") for run in runs):
+        return
+    if excused(result) is None:
+        yield Breach(
+            message=f"{len(runs)} runs did not reach the target, so there is no result",
+            expected="one such run at most",
+            actual=_names(runs),
+        )
+    else:
+        yield Breach(
+            message=f"{_names(runs)} did not reach the target, and counts as the slowest run",
+            expected=f"{len(result.runs)} runs that did, or all but one",
+            actual=_ended(runs[0]),
+            severity=Severity.WARNING,
+        )
+
+
+def _ended(run: Run) -> str:
+    try:
+        value = run.last_log_perplexity
+    except Absent:
+        return f"run_stop is {show(run.status)}, before any evaluation"
+    return f"run_stop is {show(run.status)}, the last log perplexity {value}"
 
 
 @rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")

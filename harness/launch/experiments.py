@@ -159,9 +159,12 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
     if received.save and runs.unfinished():
         print(f"to be continued: set RESUME={runs.folder}", flush=True)
         return os.EX_TEMPFAIL
-    statuses = [*(int(one.status != "success") for one in runs.experiments), *(one.status for one in endings.values())]
+    statuses = {one.result: int(one.status != "success") for one in runs.experiments}
+    for index, ending in endings.items():
+        log = runs.experiments[index].result
+        statuses[log] = max(statuses[log], ending.status)
     causes = [f"run {index}: {ending.cause}" for index, ending in endings.items() if ending.cause]
-    return conclude(config, runs.folder, statuses, causes)
+    return conclude(config, runs.folder, statuses, causes, interrupted=bool(received.stop))
 
 
 def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Received) -> dict[int, Ending]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,12 @@ def found(result: Path) -> list[tuple[str, Severity]]:
 def edit(log: Path, key: str, value: object) -> None:
     changed = LogFile(log)
     changed.set(key, value)
+    changed.save()
+
+
+def edit_last(log: Path, key: str, value: object) -> None:
+    changed = LogFile(log)
+    changed.set(key, value, nth=-1)
     changed.save()
 
 
@@ -102,6 +111,26 @@ def test_rule_finds_what_breaks_it(result: Path, rule: str, break_it: Callable[[
     assert found(result) == [(rule, Severity.ERROR)]
 
 
+def test_run_that_was_aborted_may_be_the_one_that_misses(result: Path) -> None:
+    """A run that gave up, or that failed on its way, is the one run without the target; its log breaks no rule."""
+    config = tiny(SEED=1)
+    short = config.changed(MAX_STEPS=2 * config.schedule.first_eval_step)
+    for curve in (repeat(9.0), iter([9.0, math.nan]), iter([9.0])):
+        log = result / "result_1.txt"
+        log.unlink()
+        with contextlib.suppress(StopIteration):
+            make_log(log, short, curve, initial_loss=sum(config.benchmark_row.initial_train_loss) / 2 - 0.1)
+        assert LogFile(log).get("run_stop")["metadata"]["status"] == "aborted"
+        assert found(result) == [("result.converged", Severity.WARNING)]
+
+
+def test_two_runs_that_missed_make_no_result(result: Path) -> None:
+    """Each of them is an ERROR of its log, and together they are one of the result."""
+    for index in (0, 2):
+        edit_last(result / f"result_{index}.txt", "eval_accuracy", 9.0)
+    assert found(result) == [("eval.target", Severity.ERROR)] * 2 + [("result.converged", Severity.ERROR)]
+
+
 def test_too_few_runs_is_information(valid: Callable[[str], LogFile]) -> None:
     """A single run of a benchmark that can be submitted passes, and says how many runs make a result."""
     report = check_paths([valid("405b").path.parent])
@@ -111,7 +140,7 @@ def test_too_few_runs_is_information(valid: Callable[[str], LogFile]) -> None:
 
 def test_every_rule_has_a_result_that_breaks_it() -> None:
     """No rule over results is without a test of what it finds."""
-    assert {rule for rule, _ in BREAKS} | {"result.count"} == set(RESULT_RULES.rules)
+    assert {rule for rule, _ in BREAKS} | {"result.count", "result.converged"} == set(RESULT_RULES.rules)
 
 
 # Finding logs.

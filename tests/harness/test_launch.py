@@ -373,7 +373,7 @@ def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> Non
 
 def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """There is nothing to check, and nothing is said to have been refused."""
-    assert conclude(configured(), tmp_path, [1], ["run 0: it printed nothing"]) == 1
+    assert conclude(configured(), tmp_path, {"result_0.txt": 1}, ["run 0: it printed nothing"]) == 1
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out.splitlines() == [

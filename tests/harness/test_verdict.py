@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness import verdict
 from tests.launches import launch, llama31_405b
+from tests.logs import LogFile
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +22,11 @@ def crash(*_: Any, **__: Any) -> None:
     raise ZeroDivisionError("no such thing")
 
 
-def concluded(runs: Path, capsys: pytest.CaptureFixture[str], *statuses: int) -> tuple[int, list[str]]:
-    status = verdict.conclude(llama31_405b(), runs, statuses or (0, 0, 0))
+def concluded(
+    runs: Path, capsys: pytest.CaptureFixture[str], *statuses: int, interrupted: bool = False
+) -> tuple[int, list[str]]:
+    ended = {f"result_{run}.txt": status for run, status in enumerate(statuses or (0, 0, 0))}
+    status = verdict.conclude(llama31_405b(), runs, ended, interrupted=interrupted)
     return status, capsys.readouterr().out.splitlines()
 
 
@@ -57,3 +62,27 @@ def test_a_check_that_crashes_has_not_passed(
 def test_a_run_that_was_stopped_by_a_signal_gives_its_status(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """128 + n, however the others ended."""
     assert concluded(runs, capsys, 0, 143, 1)[0] == 143
+
+
+def miss(folder: Path, *runs: int) -> None:
+    for run in runs:
+        log = LogFile(folder / f"result_{run}.txt")
+        log.set("eval_accuracy", 6.0, nth=-1)
+        log.get("run_stop")["metadata"]["status"] = "aborted"
+        log.save()
+
+
+def test_one_run_of_a_result_may_miss_the_target(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, and however it ended leaves the verdict to the others, unless the job was told to end; two fail."""
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder)
+    miss(folder, 1)
+    status, lines = concluded(folder, capsys, 0, 137, 0)
+    assert (status, lines[-1]) == (0, "verdict   PASS")
+    assert any("result_1.txt did not reach the target" in line for line in lines)
+    assert concluded(folder, capsys, 0, 143, 0, interrupted=True)[0] == 143
+    assert concluded(folder, capsys, 0, 1, 1)[0] == 1
+    miss(folder, 2)
+    assert concluded(folder, capsys, 0, 1, 1)[0] == 1

@@ -1,0 +1,70 @@
+"""Whole trees: what ours and the official package_checker, rcp_checker and result_summarizer say of the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compliance.check import check_paths, find_logs, open_result
+from compliance.convergence.rcp import compare
+from compliance.convergence.score import score
+from compliance.findings import Finding, Severity
+from tests.official import accepts_package, accepts_summary, needs_official
+from tests.trees import BASES, Tree, make_tree
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+
+
+@pytest.fixture(scope="module", params=BASES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    made = make_tree(tmp_path_factory.mktemp("made") / "Example", request.param)
+    needs_official(made.ruleset)
+    return made
+
+
+@pytest.fixture
+def tree(made: Tree, tmp_path: Path) -> Tree:
+    """A valid tree of each benchmark."""
+    return made.copy(tmp_path / "Example")
+
+
+def found(tree: Tree, *severities: Severity) -> list[Finding]:
+    report = check_paths([tree.organisation], tree.ruleset)
+    return [finding for finding in report.findings if finding.severity in (severities or (ERROR, WARNING))]
+
+
+def officially_accepted(tree: Tree) -> bool:
+    """Whether both the package checker and, after it, the summariser take a tree."""
+    return accepts_package(tree.organisation, tree.ruleset) and accepts_summary(tree.organisation, tree.ruleset)
+
+
+# Runs that did not reach the target.
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2])
+def test_one_run_may_miss_the_target(tree: Tree, missed: int) -> None:
+    """One run of a result may: check, score, rcp and the official package checker agree on 0, 1 and 2 of them."""
+    for run in range(missed):
+        tree.miss(run)
+    allowed, names = missed < 2, [f"result_{run}.txt" for run in range(missed)]
+    (group,) = find_logs([tree.result])
+    result = open_result(group, tree.ruleset)
+    assert officially_accepted(tree) == allowed
+    assert (score(result).olympic_minutes is not None, not compare(result).fault) == (allowed, allowed)
+
+    findings = found(tree)
+    expected = [*([] if allowed else [("eval.target", name) for name in names]), ("result.converged", tree.benchmark)]
+    assert [(finding.rule, Path(finding.file).name) for finding in findings] == (expected if missed else [])
+    assert {finding.severity for finding in findings} <= {WARNING if allowed else ERROR}
+    assert all(", ".join(names) in f"{finding.message} {finding.actual}" for finding in findings[-1:])
+
+
+def test_a_log_alone_has_to_reach_the_target(tree: Tree) -> None:
+    """The one run that a result may miss is an ERROR where its log is asked for by name, or the result has too few."""
+    tree.miss(0)
+    log = tree.log(0).path
+    (error,) = (finding for finding in check_paths([log], tree.ruleset).findings if finding.severity is ERROR)
+    assert error.rule == "eval.target"
+    tree.log(1).path.unlink()
+    assert {finding.rule for finding in found(tree, ERROR)} == {"eval.target", "package.file_count"}
