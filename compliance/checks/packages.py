@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.rules import Rules
+from compliance import bypass
 from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER
@@ -33,6 +34,9 @@ LARGEST_FILE = 50 << 20
 
 NAME = re.compile(r"(?!\.)[\w.+@=,-]+")
 """What a folder or a file of a submission may be called."""
+
+_LIKE_PARAMETERS = re.compile(r"\W*package[-_ ]?check(er)?[-_ ]?param(eter)?s?(\..*)?", re.IGNORECASE)
+_PARAMETERS_PLACE = re.compile(rf"results/[^/]+/(?:[^/]+/)?{bypass.PARAMETERS}")
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,15 @@ def links(package: Package) -> Iterator[Breach]:
 @rule("package.names", source=REPOSITORY_CHECKER, example="a folder `.git`, a file `my log.txt`")
 def names(package: Package) -> Iterator[Breach]:
     """No name begins with a dot or holds a space, no link is broken, no file is above 50 MB."""
-    for here, folders, files in os.walk(package.directory):
-        for path in (Path(here, name) for name in [*folders, *files]):
-            fault = _name_fault(path)
-            if fault:
-                yield Breach(message=fault, actual=show(_place(package, path)))
+    for path in _files(package):
+        fault = _name_fault(path)
+        if fault:
+            yield Breach(message=fault, actual=show(_place(package, path)))
+
+
+def _files(package: Package) -> Iterator[Path]:
+    """Every file and folder of the tree."""
+    return (Path(here, name) for here, folders, files in os.walk(package.directory) for name in [*folders, *files])
 
 
 def _name_fault(path: Path) -> str:
@@ -155,20 +163,42 @@ def _name_fault(path: Path) -> str:
 
 
 @rule(
-    "package.convergence",
-    source=CONVERGENCE_POINTS,
+    "package.parameters",
+    source=f"{CONVERGENCE_POINTS}; {PACKAGE_CHECKER}",
     severity=Severity.WARNING,
-    example="a mean of 276480 sequences at batch size 1152 under 6.0.0, which the official tool accepts",
+    example="results/A/package_checker_params with `rcp-bypass`; the same with a line break at its end, or elsewhere",
 )
-def convergence(package: Package) -> Iterator[Breach]:
-    """A result converges no faster than the policy allows; the official tool allows more since 5.1.0."""
-    for found in map(compare, package.results):
-        if found.policy is not None and not found.policy.passed:
-            yield Breach(
-                message=f"{_place(package, Path(found.directory))} converges faster than the policy allows",
-                expected=f"a mean of at least {found.policy.minimum:.1f} sequences",
-                actual=f"{found.mean}",
-            )
+def parameters(package: Package) -> Iterator[Breach]:
+    """A submission leaves out no check of the official package_checker, and does not only seem to."""
+    for path in _files(package):
+        if _LIKE_PARAMETERS.fullmatch(path.name):
+            yield from _parameters(_place(package, path), path)
+
+
+def _parameters(place: str, path: Path) -> Iterator[Breach]:
+    if not _PARAMETERS_PLACE.fullmatch(place):
+        read = f"results/<system>/{bypass.PARAMETERS} or results/<system>/<benchmark>/{bypass.PARAMETERS}"
+        yield Breach(message=f"{place} has no effect: the official checker reads other files", expected=read)
+        return
+    try:
+        *before, last = bypass.lines(path)
+    except (OSError, ValueError) as error:
+        said = f"{place} would be refused officially: package_checker cannot read it"
+        yield Breach(message=said, actual=str(error), severity=Severity.ERROR)
+        return
+    if last in bypass.SWITCHES:
+        yield Breach(
+            message=f"{place} leaves out {bypass.SWITCHES[last]}",
+            expected="no such file; where there is one, a notice to the results chair, and an audit",
+            actual=last,
+        )
+    idle = [line for line in before if line] or [last] * (last not in bypass.SWITCHES)
+    if idle:
+        yield Breach(
+            message=f"a line of {place} has no effect",
+            expected=f"{' or '.join(bypass.SWITCHES)} as the last line, without a line break at its end",
+            actual=show(idle[0]),
+        )
 
 
 @rule(

@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from benchmark.benchmarks import benchmark_named
+from compliance.bypass import RCP_BYPASS, bypassed
 from compliance.checks.events import ANNOUNCED
 from compliance.checks.rule import Absent, Breach
-from compliance.checks.sources import BENCHMARK_RESULTS, HYPERPARAMETERS, RANDOM_NUMBERS
+from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HYPERPARAMETERS, RANDOM_NUMBERS
 from compliance.checks.systems import SUBMISSION_STRUCTURE, place_of
 from compliance.convergence.olympic import converged
+from compliance.convergence.rcp import compare
 from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
@@ -72,6 +74,39 @@ def _ended(run: Run) -> str:
     except Absent:
         return f"run_stop is {show(run.status)}, before any evaluation"
     return f"run_stop is {show(run.status)}, the last log perplexity {value}"
+
+
+@rule(
+    "result.convergence",
+    source=f"{CONVERGENCE_POINTS}; mlcommons/logging, rcp_checker",
+    example="a mean of 230400 sequences of llama31_405b at batch size 1152; a WARNING with rcp-bypass in "
+    "package_checker_params, and from 239264 on, where the official tool accepts it (as Nebius's 276480 in v5.1)",
+)
+def convergence(result: Result) -> Iterator[Breach]:
+    """In the closed division the runs converge no faster than the reference's seeds allow."""
+    row = result.row
+    if row is None or not benchmark_named(row.benchmark).submittable or _is_open(result):
+        return
+    found = compare(result)
+    # Where there is nothing to compare with, hyperparameter.reference_batch, result.converged or result.count says so.
+    if found.policy is None or found.official is None or found.passed:
+        return
+    # Between the two limits no score gains by it: it is multiplied by the reference's mean over this one.
+    said, severity = "the official tool accepts it since 5.1.0, and scales the score", Severity.WARNING
+    if not found.official.passed:
+        said, severity = "would be refused officially: rcp_checker", Severity.ERROR
+        if RCP_BYPASS in bypassed(result.directory):
+            said, severity = f"{RCP_BYPASS} lets it pass, and an audit has to find a reason for it", Severity.WARNING
+    yield Breach(
+        message=f"the runs converge faster than the reference allows; {said}",
+        expected=f"a mean of at least {found.policy.minimum:.1f} sequences, officially {found.official.minimum:.1f}",
+        actual=f"{found.mean}",
+        severity=severity,
+    )
+
+
+def _is_open(result: Result) -> bool:
+    return any(run.has("submission_division") and run.value("submission_division") == "open" for run in result.runs)
 
 
 @rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")

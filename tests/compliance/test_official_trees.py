@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from compliance.bypass import PARAMETERS
 from compliance.check import check_paths, find_logs, open_result
 from compliance.convergence.rcp import compare
 from compliance.convergence.score import score
 from compliance.findings import Finding, Severity
+from compliance.run import EVALUATION
 from tests.official import accepts_package, accepts_summary, needs_official
 from tests.trees import BASES, Tree, make_tree
 
@@ -68,3 +70,52 @@ def test_a_log_alone_has_to_reach_the_target(tree: Tree) -> None:
     assert error.rule == "eval.target"
     tree.log(1).path.unlink()
     assert {finding.rule for finding in found(tree, ERROR)} == {"eval.target", "package.file_count"}
+
+
+# Convergence, and what leaves its comparison out.
+
+
+def stop_all_after(tree: Tree, samples: int) -> None:
+    """Say that every run's last evaluation, and the first, came after so many sequences."""
+    for run in range(tree.runs):
+        log = tree.log(run)
+        for key in EVALUATION:
+            log.events = [event for event in log.events if event["key"] != key or event is log.get(key, -1)]
+            log.get(key)["metadata"]["samples_count"] = samples
+        log.save()
+
+
+# Sequences, what the policy's limit, the official one and rcp-bypass make of them, and ours.
+CONVERGENCE = {
+    "405b": [(294912, True, []), (276480, True, [WARNING]), (221184, False, [ERROR])],
+    "8b": [(344064, True, []), (319488, False, [ERROR])],
+}
+
+
+def test_convergence_is_judged_as_the_official_tool_does(tree: Tree, subtests: pytest.Subtests) -> None:
+    """Below the official limit a result is an ERROR, and with rcp-bypass a WARNING; below the policy's a WARNING."""
+    (name,) = (name for name, (configure, _) in BASES.items() if configure().benchmark == tree.benchmark)
+    for samples, accepted, severities in CONVERGENCE[name]:
+        stop_all_after(tree, samples)
+        with subtests.test(samples=samples):
+            assert accepts_package(tree.organisation, tree.ruleset) == accepted
+            assert convergence_of(tree) == severities
+    parameters = tree.result.parent / PARAMETERS
+    parameters.write_text("rcp-bypass\n", encoding="utf-8")
+    assert (accepts_package(tree.organisation, tree.ruleset), convergence_of(tree)) == (False, [ERROR])
+    parameters.write_text("rcp-bypass", encoding="utf-8")
+    assert (accepts_package(tree.organisation, tree.ruleset), convergence_of(tree)) == (True, [WARNING])
+
+
+def test_convergence_is_not_judged_in_the_open_division(tree: Tree) -> None:
+    """The reference is none for the open division, here and there."""
+    stop_all_after(tree, 18432)
+    for run in range(tree.runs):
+        log = tree.log(run)
+        log.set("submission_division", "open")
+        log.save()
+    assert convergence_of(tree) == []
+
+
+def convergence_of(tree: Tree) -> list[Severity]:
+    return [finding.severity for finding in found(tree) if finding.rule == "result.convergence"]

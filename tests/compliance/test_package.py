@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve
 from benchmark.files import RUN_JSON
+from compliance.bypass import PARAMETERS
 from compliance.check import find_logs, open_result
 from compliance.checks import packages as package_checks
 from compliance.checks.packages import PACKAGE_RULES, Package, check_package
@@ -32,7 +33,7 @@ from compliance.package import system as describing
 from compliance.package.build import Submission, _copy_implementation, build
 from compliance.package.runs import NotPackageable, choose, median_window
 from harness.__main__ import main
-from tests.launches import CONFIG, launch, llama31_405b, stop_all_after
+from tests.launches import CONFIG, launch, llama31_405b
 from tests.logs import LogFile, tiny
 
 FACTS = "system_name: Test system\naccelerator_model_name: Test accelerator\nhost_processors_per_node: 2\n"
@@ -410,8 +411,15 @@ def found(tree: Path) -> list[tuple[str, Severity]]:
     return [(finding.rule, finding.severity) for finding in check_package(Package(tree, results))]
 
 
+RESULT = "results/TEST/llama31_405b"
+
+
 def _result(tree: Path) -> Path:
-    return tree / "results/TEST/llama31_405b"
+    return tree / RESULT
+
+
+def _parameters(tree: Path, folder: str, text: str) -> None:
+    (tree / folder / PARAMETERS).write_text(text, encoding="utf-8")
 
 
 def _a_mark(tree: Path) -> None:
@@ -462,12 +470,19 @@ BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.names", Severity.ERROR, lambda tree: (tree / "a file").touch()),
     ("package.names", Severity.ERROR, _a_broken_link),
     ("package.names", Severity.ERROR, _a_large_file),
-    ("package.convergence", Severity.WARNING, lambda tree: stop_all_after(_result(tree), 276480)),
     (
         "package.scaling",
         Severity.ERROR,
         lambda tree: (_result(tree) / "scaling.json").write_text('{"scaling_factor": 0.9}'),
     ),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, "results/TEST", "rcp-bypass")),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, RESULT, "seed-checker-bypass")),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, RESULT, "rcp-bypass\n")),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, RESULT, "--rcp-bypass")),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, RESULT, "")),
+    ("package.parameters", Severity.WARNING, lambda tree: _parameters(tree, "", "rcp-bypass")),
+    ("package.parameters", Severity.WARNING, lambda tree: (tree / RESULT / "package_checker_params.txt").touch()),
+    ("package.parameters", Severity.ERROR, lambda tree: (tree / RESULT / "package_checker_params").mkdir()),
     ("package.implementation", Severity.WARNING, lambda tree: shutil.rmtree(tree / "benchmarks")),
 ]
 
