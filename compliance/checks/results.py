@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from benchmark.benchmarks import benchmark_named
 from compliance.bypass import RCP_BYPASS, bypassed
 from compliance.checks.events import ANNOUNCED
+from compliance.checks.hyperparameters import as_seed
 from compliance.checks.rule import Absent, Breach
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HYPERPARAMETERS, RANDOM_NUMBERS
 from compliance.checks.systems import SUBMISSION_STRUCTURE, place_of
@@ -109,12 +110,44 @@ def _is_open(result: Result) -> bool:
     return any(run.has("submission_division") and run.value("submission_division") == "open" for run in result.runs)
 
 
-@rule("result.seeds", source=RANDOM_NUMBERS, example="`seed` 1 in result_0.txt and in result_1.txt")
+@rule(
+    "result.seeds",
+    source=f"{RANDOM_NUMBERS}; mlcommons/logging, seed_checker",
+    example="`seed` 1 in result_0.txt and in result_1.txt, where 1 is the first or the second seed",
+)
 def seeds(result: Result) -> Iterator[Breach]:
-    """Every run has a seed of its own."""
-    for _, runs in _equal(result.runs, lambda run: json.dumps(run.value("seed")) if run.has("seed") else None):
-        actual = f"seed {show(runs[0].value('seed'))} in {_names(runs)}"
-        yield Breach(message="runs share a seed", expected="one seed a run", actual=actual)
+    """Every run of the closed division has seeds of its own.
+
+    The words of the policy, and the official seed_checker, compare seeds that one line of one file logs. Here the line
+    makes no difference between two runs: a seed gives a run, wherever it is logged. It does within a run, which may say
+    its seed again in another line.
+    """
+    if _is_open(result):
+        return
+    owners: defaultdict[int, list[Run]] = defaultdict(list)
+    for run in result.runs:
+        logged = Counter(_seeds(run))
+        for seed in {seed for seed, _ in logged}:
+            owners[seed].append(run)
+        for (seed, place), times in logged.items():
+            if times > 1:
+                yield Breach(
+                    message="a run logs its seed again, which would be refused officially: seed_checker",
+                    expected=f"seed {show(seed)} once in {show(place)}",
+                    actual=f"{times} times in {_names([run])}",
+                )
+    for seed, runs in owners.items():
+        if len(runs) > 1:
+            actual = f"seed {show(seed)} in {_names(runs)}"
+            yield Breach(message="runs share a seed", expected="seeds of its own in each run", actual=actual)
+
+
+def _seeds(run: Run) -> Iterator[tuple[int, str]]:
+    """Each seed that is one, and the line of code that logged it."""
+    for event in run.all("seed"):
+        seed, metadata = as_seed(event.event.value), event.event.metadata
+        if seed is not None:
+            yield seed, f"{metadata.get('file')}:{metadata.get('lineno')}"
 
 
 @rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")

@@ -10,8 +10,10 @@ from itertools import repeat
 from pathlib import Path
 
 import pytest
+from mlperf_logging.package_checker.seed_checker import SeedChecker
 
 from compliance.check import NoLogs, check_paths, find_logs, open_result
+from compliance.checks.results import check_result
 from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
 from compliance.result import RESULT_RULES
@@ -145,6 +147,38 @@ TESTED_OTHERWISE = {"result.count", "result.converged", "result.convergence"}
 def test_every_rule_has_a_result_that_breaks_it() -> None:
     """No rule over results is without a test of what it finds."""
     assert {rule for rule, _ in BREAKS} | TESTED_OTHERWISE == set(RESULT_RULES.rules)
+
+
+# Seeds of run 2 with the lines that log them, and whether ours and the official seed_checker accept them.
+SEVERAL_SEEDS = [
+    ([(2, 10), (77, 20)], True, True),
+    ([(2, 10), (77, 10)], True, True),
+    ([(2, 10), (2, 20)], True, True),
+    ([(2, 10), (2, 10)], False, False),
+    ([(2, 10), ("1", 20)], False, False),
+    # The words of the policy forbid the same line alone.
+    ([(2, 10), (1, 30)], False, True),
+]
+
+
+@pytest.mark.parametrize(("seeds", "ours", "official"), SEVERAL_SEEDS)
+def test_every_seed_of_every_run_is_compared(
+    result: Path, seeds: list[tuple[object, int]], ours: bool, official: bool
+) -> None:
+    """Each seed of a run is another than all of other runs, and none is logged again in the same line."""
+    logs = sorted(result.glob("*.txt"))
+    of_runs: list[list[tuple[object, int]]] = [[(0, 20)], [(1, 20)], seeds]
+    for path, places in zip(logs, of_runs, strict=True):
+        log = LogFile(path)
+        event = log.get("seed")
+        index = log.indices("seed")[0]
+        log.events[index : index + 1] = [
+            event | {"value": value, "metadata": {"file": "a.py", "lineno": lineno}} for value, lineno in places
+        ]
+        log.save()
+    (group,) = find_logs([result])
+    found = [finding.rule for finding in check_result(open_result(group))]
+    assert (found, SeedChecker("6.0.0").check_seeds(logs)) == ([] if ours else ["result.seeds"], official)
 
 
 # Finding logs.
