@@ -49,7 +49,11 @@ TEXTS = (
 )
 """Fields that the official checker joins as text: a number there ends it with a traceback."""
 
-COUNTS = ("number_of_nodes", "accelerators_per_node")
+NOTES = ("hw_notes", "sw_notes")
+"""Fields that the official summariser joins as text where they say anything."""
+
+COUNTS = ("number_of_nodes", "host_processors_per_node", "accelerators_per_node")
+"""Fields that the official summariser multiplies as int() has them."""
 
 STATUSES = {
     "onprem": "Available on-premise",
@@ -59,6 +63,7 @@ STATUSES = {
 }
 """submission_status of a log -> status of its system. Source: system_desc_checker.py (compared in a test)."""
 
+_DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z]+[0-9]+[A-Za-z]*")
 """Such as H100, GB200, MI300X."""
 
@@ -118,7 +123,7 @@ class System:
     @property
     def accelerators(self) -> int:
         """In all nodes; raises Absent as `count` does, and for none."""
-        accelerators = prod(map(self.count, COUNTS))
+        accelerators = self.count("number_of_nodes") * self.count("accelerators_per_node")
         if not accelerators:
             raise Absent("accelerators")
         return accelerators
@@ -143,9 +148,17 @@ def read_description(path: Path) -> Mapping[str, object]:
 
 
 def _whole(value: object) -> int | None:
-    if isinstance(value, str) and len(value) < 10 and value.isascii() and value.isdecimal():
-        return int(value)
-    return as_count(value)
+    """The whole number >= 0 that a value is, as text or as a number; None for anything else."""
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else as_count(value)
+
+
+def _is_refused(value: object) -> bool:
+    """Whether int() refuses it, and the official summariser with it."""
+    try:
+        int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +208,17 @@ def check_system(path: Path, results: Sequence[Result]) -> tuple[Finding, ...]:
 def missing(system: System) -> Iterator[Breach]:
     """Every system with results has a description of its name."""
     if not system.path.exists():
-        yield Breach(message="the system of these results is not described", expected=f"a file {system.path.name}")
+        yield Breach(
+            message="the system of these results is not described, which would be refused officially",
+            expected=f"a file {system.path.name}",
+            actual=", ".join(_alike(system.path)),
+        )
+
+
+def _alike(path: Path) -> list[str]:
+    """Files beside it whose names differ from its own by case alone."""
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    return sorted(name for name in names if name.casefold() == path.name.casefold())
 
 
 @rule("system.unreadable", source=SYSTEM_CHECKER, example="a name given twice, or JSON that is cut off")
@@ -216,20 +239,27 @@ def fields(system: System) -> Iterator[Breach]:
         yield Breach(message="fields are missing", expected=f"{len(FIELDS)} fields", actual=f"no {', '.join(absent)}")
 
 
-@rule("system.text", source=SYSTEM_CHECKER, severity=Severity.WARNING, example='`"accelerators_per_node": 8`, not "8"')
+@rule(
+    "system.text",
+    source=f"{SYSTEM_CHECKER}; {SUMMARIZER}",
+    example='`"accelerators_per_node": 8`, not "8"; a list in `hw_notes`',
+)
 def text(system: System) -> Iterator[Breach]:
-    """What the official checker joins as text is text."""
-    for name in _present(system, TEXTS):
-        if not isinstance(system.field(name), str):
-            yield _wrong(system, name, "text")
+    """What the official tools join as text is text; they end with a TypeError otherwise."""
+    for name in _present(system, (*TEXTS, *NOTES)):
+        value = system.field(name)
+        if not isinstance(value, str) and (value or name in TEXTS):
+            yield _wrong(system, name, "text", "is no text, which would be refused officially")
 
 
-@rule("system.counts", source=SUMMARIZER, example='`"number_of_nodes": "eight"`')
+@rule("system.counts", source=SUMMARIZER, example='`"number_of_nodes": "eight"`, `"host_processors_per_node": ""`')
 def counts(system: System) -> Iterator[Breach]:
-    """Nodes and accelerators are whole numbers."""
+    """Nodes, processors and accelerators are whole numbers, as numbers or as text."""
     for name in _present(system, COUNTS):
-        if _whole(system.field(name)) is None:
-            yield _wrong(system, name, "a whole number")
+        value = system.field(name)
+        if _whole(value) is None:
+            fault = "is no number, which would be refused officially" if _is_refused(value) else ""
+            yield _wrong(system, name, "a whole number", fault)
 
 
 @rule("system.status", source=SYSTEM_CHECKER, example='`"status": "onprem"`')
@@ -396,8 +426,9 @@ def _present(system: System, names: Sequence[str]) -> Iterator[str]:
     return (name for name in names if not isinstance(system.description, str) and name in system.description)
 
 
-def _wrong(system: System, name: str, expected: str) -> Breach:
-    return Breach(message=f"{name} is not what it should be", expected=expected, actual=show(system.field(name)))
+def _wrong(system: System, name: str, expected: str, fault: str = "") -> Breach:
+    message = f"{name} {fault or 'is not what it should be'}"
+    return Breach(message=message, expected=expected, actual=show(system.field(name)))
 
 
 def _place(run: Run) -> str:

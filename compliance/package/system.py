@@ -16,8 +16,11 @@ from compliance.package.runs import NotPackageable
 FROM_THE_RUNS = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node")
 """Fields that the configuration decides; a file of facts may repeat them, not change them."""
 
-NEEDED = ("system_name", "host_processor_model_name", "accelerator_model_name", "framework")
-"""Fields that describe nothing when empty; the others may be."""
+NEEDED = (
+    *("system_name", "host_processor_model_name", "host_processors_per_node", "accelerator_model_name"),
+    "framework",
+)
+"""Fields that describe nothing, or are refused officially, when empty; the others may be."""
 
 # Field -> the name that lscpu gives it.
 _LSCPU = {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compliance.bypass import PARAMETERS
 from compliance.check import check_paths, find_logs, open_result
+from compliance.checks.systems import COUNTS, FIELDS, NOTES, TEXTS, check_system
 from compliance.convergence.rcp import compare
 from compliance.convergence.score import score
 from compliance.findings import Finding, Severity
@@ -100,11 +105,15 @@ def test_convergence_is_judged_as_the_official_tool_does(tree: Tree, subtests: p
         with subtests.test(samples=samples):
             assert accepts_package(tree.organisation, tree.ruleset) == accepted
             assert convergence_of(tree) == severities
-    parameters = tree.result.parent / PARAMETERS
-    parameters.write_text("rcp-bypass\n", encoding="utf-8")
-    assert (accepts_package(tree.organisation, tree.ruleset), convergence_of(tree)) == (False, [ERROR])
-    parameters.write_text("rcp-bypass", encoding="utf-8")
-    assert (accepts_package(tree.organisation, tree.ruleset), convergence_of(tree)) == (True, [WARNING])
+
+
+def test_bypass_is_read_as_the_official_checker_reads_it(tree: Tree) -> None:
+    """rcp-bypass lets a result pass that is too fast, where nothing follows it, not even a line break."""
+    stop_all_after(tree, 18432)
+    for text, bypassed in (("rcp-bypass\n", False), ("rcp-bypass", True)):
+        (tree.result.parent / PARAMETERS).write_text(text, encoding="utf-8")
+        assert accepts_package(tree.organisation, tree.ruleset) == bypassed
+        assert convergence_of(tree) == [WARNING if bypassed else ERROR]
 
 
 def test_convergence_is_not_judged_in_the_open_division(tree: Tree) -> None:
@@ -119,3 +128,78 @@ def test_convergence_is_not_judged_in_the_open_division(tree: Tree) -> None:
 
 def convergence_of(tree: Tree) -> list[Severity]:
     return [finding.severity for finding in found(tree) if finding.rule == "result.convergence"]
+
+
+# Descriptions of systems.
+
+ODD: tuple[object, ...] = ("", "two", "2.0", "2 ", 2, 2.5, None, [], ["a"], {}, {"a": 1})
+GOOD = dict.fromkeys(FIELDS, "") | dict.fromkeys(COUNTS, "2") | {"division": "closed", "status": "Preview"}
+
+
+@pytest.fixture
+def description(tmp_path: Path) -> Path:
+    """A valid one, of a system whose results nobody asks for."""
+    (tmp_path / "results" / "A").mkdir(parents=True)
+    (tmp_path / "systems").mkdir()
+    return described(tmp_path / "systems" / "A.json", json.dumps(GOOD))
+
+
+def described(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def officially_read(description: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Whether the official tools read the description, without any results."""
+    # Half a second each.
+    from mlperf_logging.package_checker import package_checker
+    from mlperf_logging.result_summarizer import result_summarizer
+
+    ruleset = "6.0.0"
+    needs_official(ruleset)
+
+    def no_scores(*_: object, **__: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        scores: dict[str, Any] = {}
+        result_summarizer._fill_empty_benchmark_scores(scores, "training", ruleset)
+        return scores, {}
+
+    monkeypatch.setattr(package_checker, "check_training_result_files", lambda *_, **__: True)
+    monkeypatch.setattr(result_summarizer, "_compute_strong_scaling_scores", no_scores)
+    tree = description.parents[1]
+    return lambda: accepts_package(tree, ruleset) and accepts_summary(tree, ruleset)
+
+
+def has_error(description: Path) -> bool:
+    return any(finding.severity is ERROR for finding in check_system(description, ()))
+
+
+def test_field_is_judged_as_the_official_tools_do(
+    description: Path, officially_read: Callable[[], bool], subtests: pytest.Subtests
+) -> None:
+    """A field that no official tool can read is an ERROR, and what they can read is none; half a node is one."""
+    for field in (*TEXTS, *NOTES, *COUNTS, "other_software_stack", "cooling"):
+        for value in ODD:
+            described(description, json.dumps(GOOD | {field: value}))
+            with subtests.test(field=field, value=value):
+                assert has_error(description) == (not officially_read() or (field in COUNTS and value == 2.5))
+
+
+FILES = {
+    "empty": "",
+    "list": "[]",
+    "cut off": json.dumps(GOOD)[:-1],
+    "byte order mark": "\ufeff" + json.dumps(GOOD),
+    "not a number": json.dumps(GOOD | {"hw_notes": math.nan}),
+    "other letters": json.dumps(GOOD | {"cooling": "água 水"}, ensure_ascii=False),
+    "nested": json.dumps(GOOD | {"other_software_stack": {"a": [{"b": [1]}]}}),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_file_is_judged_as_the_official_tools_do(
+    description: Path, officially_read: Callable[[], bool], kind: str
+) -> None:
+    """A description that no official tool can read is an ERROR, and what they can read is none."""
+    described(description, FILES[kind])
+    assert has_error(description) == (not officially_read())

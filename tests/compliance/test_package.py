@@ -207,7 +207,7 @@ def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.Mo
     """Where the package is built on a machine with another processor, only what the runs recorded is used."""
     monkeypatch.setattr(describing, "machine", lambda: {"processor": "another"})
     (chosen,) = choose([launched], allow_simulated=True)
-    facts: dict[str, object] = {"system_name": "a", "accelerator_model_name": "b"}
+    facts: dict[str, object] = {"system_name": "a", "accelerator_model_name": "b", "host_processors_per_node": "2"}
     found = describing.describe(chosen.batch.record, chosen.batch.config, "Example", facts)
     assert (found["host_processor_caches"], found["operating_system"]) == ("", "")
     assert found["host_memory_capacity"]
