@@ -9,6 +9,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from benchmark.benchmarks import benchmark_named
 from compliance.bypass import RCP_BYPASS, bypassed
+
+# Importing a page of checks registers its rules.
+from compliance.checks import power
 from compliance.checks.events import ANNOUNCED
 from compliance.checks.hyperparameters import as_seed
 from compliance.checks.rule import Absent, Breach
@@ -19,6 +22,11 @@ from compliance.convergence.rcp import compare
 from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
+
+__all__ = ["PAGES", "check_result", "excused", "missed"]
+
+PAGES = (power,)
+"""Where rules over results are written beside here."""
 
 # The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
 _MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})

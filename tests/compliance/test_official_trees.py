@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark.mllog import TOKEN
 from compliance.bypass import PARAMETERS
 from compliance.check import check_paths, find_logs, open_result
 from compliance.checks.systems import COUNTS, FIELDS, NOTES, TEXTS, check_system
@@ -28,6 +30,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     made = make_tree(tmp_path_factory.mktemp("made") / "Example", request.param)
     needs_official(made.ruleset)
     return made
+
+
+@pytest.fixture(scope="module")
+def made_405b(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return make_tree(tmp_path_factory.mktemp("made") / "Example", "405b")
 
 
 @pytest.fixture
@@ -128,6 +135,95 @@ def test_convergence_is_not_judged_in_the_open_division(tree: Tree) -> None:
 
 def convergence_of(tree: Tree) -> list[Severity]:
     return [finding.severity for finding in found(tree) if finding.rule == "result.convergence"]
+
+
+# Power logs.
+
+PLACE = {"namespace": "", "event_type": "POINT_IN_TIME", "metadata": {"file": "power.py", "lineno": 1}}
+
+
+def power_log(*events: tuple[str, object, int]) -> str:
+    return "".join(
+        f"{TOKEN} {json.dumps(PLACE | {'key': key, 'value': value, 'time_ms': time_ms})}\n"
+        for key, value, time_ms in events
+    )
+
+
+START, READING = ("power_measurement_start", None, 1000), ("power_reading", 9000.0, 2000)
+NODE = power_log(START, READING, ("power_measurement_stop", None, 3000))
+SWITCH = power_log(("interconnect_power_est", 90.0, 1000))
+
+
+def add_power(tree: Tree, names: Sequence[str] = ("node_0.txt", "node_1.txt", "sw_0.txt")) -> Path:
+    """Power logs of all runs; returns their folder."""
+    for run in range(tree.runs):
+        folder = tree.result / "power" / f"result_{run}"
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text(SWITCH if name.startswith("sw") else NODE, encoding="utf-8")
+    return tree.result / "power"
+
+
+def without_power(*runs: int, missed: int | None = None) -> Callable[[Tree], object]:
+    def edit(tree: Tree) -> None:
+        power = add_power(tree)
+        for run in runs:
+            shutil.rmtree(power / f"result_{run}")
+        if missed is not None:
+            tree.miss(missed)
+
+    return edit
+
+
+def with_file(name: str, text: str = NODE) -> Callable[[Tree], object]:
+    return lambda tree: (add_power(tree) / "result_1" / name).write_text(text, encoding="utf-8")
+
+
+def in_turn(*edits: Callable[[Tree], object]) -> Callable[[Tree], object]:
+    return lambda tree: [edit(tree) for edit in edits]
+
+
+# Accepted or refused, here and there.
+POWER: dict[str, Callable[[Tree], object]] = {
+    "all": add_power,
+    "nodes alone": lambda tree: add_power(tree, ["node_0.txt"]),
+    "a folder more": lambda tree: (add_power(tree) / "result_77").mkdir(),
+    "a file more": with_file("README"),
+    "one missing": without_power(1),
+    "two missing": without_power(0, 1),
+    "missing of the run that missed": without_power(1, missed=1),
+    "missing, and another run missed": without_power(1, missed=0),
+    "nothing in it": lambda tree: (tree.result / "power").mkdir(),
+    "a file": lambda tree: (tree.result / "power").touch(),
+    "other folders": lambda tree: [path.rename(f"{path}_") for path in add_power(tree).iterdir()],
+    "a file for a folder": in_turn(without_power(1), lambda tree: (tree.result / "power" / "result_1").touch()),
+    "numbered from 1": lambda tree: add_power(tree, ["node_1.txt"]),
+    "a letter": with_file("node_a.txt"),
+    "a switch more": with_file("sw_1.txt", SWITCH),
+    "a switch more, and another run missed": in_turn(with_file("sw_1.txt", SWITCH), lambda tree: tree.miss(0)),
+    "switches alone": lambda tree: add_power(tree, ["sw_0.txt"]),
+    "an empty node": with_file("node_0.txt", ""),
+    "an empty switch": with_file("sw_0.txt", ""),
+    "no stop": with_file("node_0.txt", power_log(START, READING)),
+    "no time": with_file("node_0.txt", power_log(START, ("power_measurement_stop", None, 1000))),
+    "a text": with_file("node_0.txt", NODE.replace("9000.0", '"9000"')),
+}
+
+
+@pytest.mark.parametrize("kind", POWER)
+def test_power_is_judged_as_the_official_tools_do(made_405b: Tree, tmp_path: Path, kind: str) -> None:
+    """Power logs that package_checker or result_summarizer refuses are an ERROR, and others are none."""
+    tree = made_405b.copy(tmp_path / "Example")
+    POWER[kind](tree)
+    about_power = [finding for finding in found(tree, ERROR) if finding.rule.startswith("power.")]
+    assert (not about_power) == officially_accepted(tree)
+
+
+def test_power_of_one_run_that_is_let_go_is_a_warning(made_405b: Tree, tmp_path: Path) -> None:
+    """What package_checker takes for the one file that does not comply is said."""
+    tree = made_405b.copy(tmp_path / "Example")
+    POWER["a switch more"](tree)
+    assert [(finding.rule, finding.severity) for finding in found(tree)] == [("power.files", WARNING)]
 
 
 # Descriptions of systems.
