@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,10 @@ from pathlib import Path
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.rules import Rules
 from compliance import bypass
+from compliance.checks.results import CURVES, alike
 from compliance.checks.rule import Breach, Rulebook
-from compliance.checks.sources import CONVERGENCE_POINTS, HARNESS
-from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER
+from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HARNESS
+from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
 from compliance.convergence.rcp import compare
 from compliance.convergence.scaling import scaling
 from compliance.findings import Finding, Severity, show
@@ -53,6 +54,11 @@ class Package:
     @property
     def row(self) -> Rules | None:
         return next((result.row for result in self.results if result.row is not None), None)
+
+    @cached_property
+    def systems(self) -> tuple[System, ...]:
+        """Every description there is; with no results, which are judged elsewhere."""
+        return tuple(System(path, ()) for path in sorted(self.directory.glob("systems/*.json")))
 
     @cached_property
     def folders(self) -> dict[Path, int]:
@@ -129,6 +135,49 @@ def empty(package: Package) -> Iterator[Breach]:
     for folder in sorted(path for path in package.directory.glob("results/*") if path.is_dir()):
         if folder not in with_results:
             yield Breach(message=f"{_place(package, folder)} has no folder of a benchmark")
+
+
+@rule(
+    "package.distinct",
+    source=BENCHMARK_RESULTS,
+    example="the logs of results/A/llama31_405b again in results/B/llama31_405b, also under other seeds",
+)
+def distinct(package: Package) -> Iterator[Breach]:
+    """No run is submitted twice, for another system or as another benchmark."""
+    for what, curve in CURVES.items():
+        shared = alike((run for result in package.results for run in result.runs), curve)
+        shared = [runs for runs in shared if len({run.log.path.parent for run in runs}) > 1]
+        if shared:
+            yield Breach(
+                message=f"{len(shared)} runs of several results have the same {what}, to the last digit",
+                expected="runs of its own in each result",
+                actual=f"equal in {', '.join(_place(package, run.log.path) for run in shared[0])}",
+            )
+            return
+
+
+@rule(
+    "package.submitter",
+    source=SUBMISSION_STRUCTURE,
+    severity=Severity.WARNING,
+    example="systems of two submitters in one tree; A + B and B+A are the same",
+)
+def submitter(package: Package) -> Iterator[Breach]:
+    """The tree is of one submitter; as system.submitter, which compares with the logs, this is a WARNING."""
+    named: dict[tuple[str, ...], str] = {}
+    for system in package.systems:
+        if isinstance(system.description, Mapping) and isinstance(name := system.description.get("submitter"), str):
+            named.setdefault(tuple(organisations(name)), f"{show(name)} in {system.path.name}")
+    if len(named) > 1:
+        yield Breach(message="the systems are of several submitters", expected="one", actual="; ".join(named.values()))
+
+
+@rule("package.spare", source=SUBMISSION_STRUCTURE, severity=Severity.INFO, example="systems/B.json without results/B/")
+def spare(package: Package) -> Iterator[Breach]:
+    """A system that is described has results."""
+    for system in package.systems:
+        if not (package.directory / "results" / system.path.stem).is_dir():
+            yield Breach(message=f"{_place(package, system.path)} describes a system without results")
 
 
 @rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")

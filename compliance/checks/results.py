@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from benchmark.benchmarks import benchmark_named
 from compliance.bypass import RCP_BYPASS, bypassed
@@ -161,8 +161,8 @@ def _seeds(run: Run) -> Iterator[tuple[int, str]]:
 @rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")
 def distinct(result: Result) -> Iterator[Breach]:
     """Every log is of a run of its own, not of another run under another seed."""
-    for what, curve in (("evaluations", _evaluations), ("training losses", _losses)):
-        for _, runs in _equal(result.runs, curve):
+    for what, curve in CURVES.items():
+        for runs in alike(result.runs, curve):
             yield Breach(
                 message=f"logs have the same {what}, to the last digit",
                 expected="runs with results of their own",
@@ -179,12 +179,16 @@ def _losses(run: Run) -> Hashable:
     return tuple(step.loss for step in run.log.steps)
 
 
-def _equal(runs: Sequence[Run], of: Callable[[Run], Hashable]) -> list[tuple[Hashable, list[Run]]]:
-    """The values that several runs share, with the runs; a run without a value is equal to none."""
+CURVES: dict[str, Callable[[Run], Hashable]] = {"evaluations": _evaluations, "training losses": _losses}
+"""What no two runs have in common: name -> what it is of a run, empty where its log has none."""
+
+
+def alike(runs: Iterable[Run], curve: Callable[[Run], Hashable]) -> list[list[Run]]:
+    """The runs that share a curve with others; one without a curve is like none."""
     groups: defaultdict[Hashable, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[of(run)].append(run)
-    return [(value, same) for value, same in groups.items() if value and len(same) > 1]
+        groups[curve(run)].append(run)
+    return [same for value, same in groups.items() if value and len(same) > 1]
 
 
 @rule(

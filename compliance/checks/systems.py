@@ -296,12 +296,13 @@ def submitter(system: System) -> Iterator[Breach]:
     yield from _other_in_logs(
         system,
         "submission_org",
-        lambda value: isinstance(value, str) and _organisations(value) == _organisations(stated),
+        lambda value: isinstance(value, str) and organisations(value) == organisations(stated),
         show(stated),
     )
 
 
-def _organisations(text: str) -> list[str]:
+def organisations(text: str) -> list[str]:
+    """Those that submit together, in one order."""
     return sorted(name.strip() for name in text.split("+"))
 
 

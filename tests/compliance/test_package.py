@@ -438,6 +438,32 @@ def _a_linked_result(tree: Path) -> None:
     (tree / "results/OTHER/llama31_405b").symlink_to(_result(tree))
 
 
+def _another_system(tree: Path, **fields: str) -> None:
+    """A second one, with logs of its own."""
+    _the_same_runs(tree, but_for=0.001)
+    for log in map(LogFile, (tree / "results/OTHER").rglob("result_*.txt")):
+        for index in log.indices("tracked_stats"):
+            log.events[index]["value"]["reduced_train_loss"] += 0.001
+        log.save()
+    description = tree / "systems" / "OTHER.json"
+    changed = json.loads(description.read_text(encoding="utf-8")) | fields
+    description.write_text(json.dumps(changed), encoding="utf-8")
+
+
+def _the_same_runs(tree: Path, but_for: float = 0.0) -> None:
+    """A second system with the logs of the first, in which evaluations differ by `but_for`."""
+    shutil.copytree(tree / "results/TEST", tree / "results/OTHER")
+    shutil.copy(tree / "systems/TEST.json", tree / "systems/OTHER.json")
+    for log in map(LogFile, (tree / "results/OTHER").rglob("result_*.txt")):
+        for index in log.indices("eval_accuracy"):
+            log.events[index]["value"] += but_for
+        log.save()
+
+
+def _a_system_without_results(tree: Path) -> None:
+    shutil.copy(tree / "systems/TEST.json", tree / "systems/OTHER.json")
+
+
 def _our_own_benchmark(tree: Path) -> None:
     for folder in (_result(tree), tree / "benchmarks/llama31_405b"):
         folder.rename(folder.with_name("llama31_tiny"))
@@ -464,6 +490,10 @@ BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.benchmark", Severity.ERROR, _misspelt),
     ("package.benchmark", Severity.ERROR, _our_own_benchmark),
     ("package.links", Severity.ERROR, _a_linked_result),
+    ("package.distinct", Severity.ERROR, _the_same_runs),
+    ("package.distinct", Severity.ERROR, lambda tree: _the_same_runs(tree, but_for=0.001)),
+    ("package.submitter", Severity.WARNING, lambda tree: _another_system(tree, submitter="Another")),
+    ("package.spare", Severity.INFO, _a_system_without_results),
     ("package.file_count", Severity.ERROR, lambda tree: (_result(tree) / "result_2.txt").unlink()),
     ("package.empty", Severity.ERROR, lambda tree: (tree / "results/OTHER").mkdir()),
     ("package.names", Severity.ERROR, lambda tree: (tree / ".hidden").touch()),
