@@ -58,6 +58,8 @@ class Run:
     log: Log
     chosen: Chosen = LATEST
     """What to judge by."""
+    dropped: bool = False
+    """It is the one run of its result that did not reach the target, and counts as the slowest."""
 
     @property
     def file(self) -> str:
@@ -187,7 +189,8 @@ class Run:
 
     @property
     def aborted(self) -> bool:
-        return self.has("run_stop") and self.status == "aborted"
+        """Whether it ended on its way; where it may have, it need not have come to say so."""
+        return self.status == "aborted" if self.has("run_stop") else self.dropped
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:

@@ -43,6 +43,12 @@ class Tree:
         log.get("run_stop")["metadata"]["status"] = "aborted"
         log.save()
 
+    def kill(self, run: int) -> None:
+        """Cut a run's log off within its last block."""
+        log = self.log(run)
+        del log.events[log.indices("block_stop")[-1] :]
+        log.save()
+
     def describe(self, **fields: Any) -> None:
         """Change fields of the description."""
         changed = json.loads(self.description.read_text(encoding="utf-8")) | fields

@@ -9,9 +9,6 @@ from compliance.checks.sources import LOGGING, QUALITY, RUN_RESULTS
 from compliance.findings import Severity, as_count, as_number, show
 from compliance.run import Evaluation, Run, rule, samples_count
 
-OF_THE_TARGET = frozenset({"eval.target", "run.status"})
-"""Rules by which a run has to reach the target; one run of a result need not."""
-
 
 @rule(
     "eval.position",
@@ -155,8 +152,8 @@ def ended_by_max_steps(run: Run, evaluation: Evaluation) -> bool:
 
 @rule("eval.target", source=QUALITY, example="a last `eval_accuracy` of 5.6005 for llama31_405b")
 def target(run: Run) -> Iterator[Breach]:
-    """The last evaluation reaches the target."""
-    if _missed_target(run):
+    """The last evaluation reaches the target; that of one run of a result need not."""
+    if not run.dropped and _missed_target(run):
         yield Breach(
             message=f"the target was not reached; run_stop is {_status(run)}",
             line=run.last_evaluation.line,
@@ -184,7 +181,7 @@ def stop_at_target(run: Run) -> Iterator[Breach]:
 def status(run: Run) -> Iterator[Breach]:
     """A run that counts says so: run_stop has the status success."""
     # A missed target is reported as that; its status follows from it.
-    if run.status != "success" and not _missed_target(run):
+    if run.status != "success" and not run.dropped and not _missed_target(run):
         yield Breach(
             message=f"the run did not succeed: run_stop is {_status(run)}",
             line=run.first("run_stop").line,

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from benchmark.benchmarks import benchmark_named
 from compliance.bypass import RCP_BYPASS, bypassed
@@ -23,7 +24,7 @@ from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
 
-__all__ = ["PAGES", "check_result", "excused", "missed"]
+__all__ = ["PAGES", "check_result", "missed", "with_one_dropped"]
 
 PAGES = (power,)
 """Where rules over results are written beside here."""
@@ -45,24 +46,30 @@ def missed(result: Result) -> list[Run]:
     return [run for run in result.runs if not converged(run)]
 
 
-def excused(result: Result) -> Run | None:
-    """The run that did not reach the target, where it is the only one: it is dropped as the slowest."""
+def with_one_dropped(result: Result) -> Result:
+    """The result in which the run is marked that alone did not reach the target; where there are several, none is."""
     runs = missed(result)
-    return runs[0] if len(runs) == 1 else None
+    if len(runs) != 1:
+        return result
+    return replace(result, runs=tuple(replace(run, dropped=True) if run is runs[0] else run for run in result.runs))
 
 
 @rule(
     "result.converged",
     source=BENCHMARK_RESULTS,
-    example="two runs of llama31_405b that were aborted; one of three is a WARNING, and no finding about its own log",
+    example="two runs of three that were aborted; one is a WARNING, and no finding about its own log",
 )
 def all_converged(result: Result) -> Iterator[Breach]:
-    """One run of a result at most did not reach the target; it counts as the slowest."""
-    # A run that has not ended is another rule's, and what is only planned has no such runs.
+    """One run of a result at most did not reach the target; it counts as the slowest.
+
+    However it ended: above the target, aborted, or killed before it could log its end. One alone is a WARNING, because
+    the rules drop the slowest run, and the official tools one that does not comply.
+    """
     runs = missed(result)
-    if not any(run.has("run_stop") for run in runs):
+    # What is only planned has no such runs.
+    if not any(run.has("run_start") for run in runs):
         return
-    if excused(result) is None:
+    if len(runs) > 1:
         yield Breach(
             message=f"{len(runs)} runs did not reach the target, so there is no result",
             expected="one such run at most",
@@ -78,21 +85,26 @@ def all_converged(result: Result) -> Iterator[Breach]:
 
 
 def _ended(run: Run) -> str:
+    stop = f"run_stop is {show(run.status)}" if run.has("run_stop") else "no run_stop"
     try:
-        value = run.last_log_perplexity
+        return f"{stop}, the last log perplexity {run.last_log_perplexity}"
     except Absent:
-        return f"run_stop is {show(run.status)}, before any evaluation"
-    return f"run_stop is {show(run.status)}, the last log perplexity {value}"
+        return f"{stop}, no evaluation"
 
 
 @rule(
     "result.convergence",
     source=f"{CONVERGENCE_POINTS}; mlcommons/logging, rcp_checker",
-    example="a mean of 230400 sequences of llama31_405b at batch size 1152; a WARNING with rcp-bypass in "
-    "package_checker_params, and from 239264 on, where the official tool accepts it (as Nebius's 276480 in v5.1)",
+    example="a mean of 276480 sequences of llama31_405b at batch size 1152 since 5.1.0; a WARNING for logs of v5.0",
 )
 def convergence(result: Result) -> Iterator[Breach]:
-    """In the closed division the runs converge no faster than the reference's seeds allow."""
+    """In the closed division the runs converge no faster than the reference's seeds allow.
+
+    rcp_checker goes on giving 405B an evaluation of 46080 sequences that the policy gave to v5.0 only. What lies
+    between is an ERROR, except where all logs are of v5.0: Nebius's were accepted again in v5.1, 276480 sequences at
+    batch size 1152. That is no advantage, for the score is multiplied by the reference's mean over their own. With
+    rcp-bypass it remains an ERROR: such results are rejected by default until the working group approves.
+    """
     row = result.row
     if row is None or not benchmark_named(row.benchmark).submittable or _is_open(result):
         return
@@ -100,17 +112,14 @@ def convergence(result: Result) -> Iterator[Breach]:
     # Where there is nothing to compare with, hyperparameter.reference_batch, result.converged or result.count says so.
     if found.policy is None or found.official is None or found.passed:
         return
-    # Between the two limits no score gains by it: it is multiplied by the reference's mean over this one.
-    said, severity = "the official tool accepts it since 5.1.0, and scales the score", Severity.WARNING
-    if not found.official.passed:
-        said, severity = "would be refused officially: rcp_checker", Severity.ERROR
-        if RCP_BYPASS in bypassed(result.directory):
-            said, severity = f"{RCP_BYPASS} lets it pass, and an audit has to find a reason for it", Severity.WARNING
+    refused = not found.official.passed and RCP_BYPASS not in bypassed(result.directory)
+    of_v50 = all(run.own_round is not None and run.own_round.convergence_allowance for run in result.runs)
     yield Breach(
-        message=f"the runs converge faster than the reference allows; {said}",
+        message="the runs converge faster than the reference allows"
+        + ("; would be refused officially: rcp_checker" if refused else ""),
         expected=f"a mean of at least {found.policy.minimum:.1f} sequences, officially {found.official.minimum:.1f}",
         actual=f"{found.mean}",
-        severity=severity,
+        severity=Severity.WARNING if found.official.passed and of_v50 else None,
     )
 
 

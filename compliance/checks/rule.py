@@ -7,7 +7,7 @@ missing event is one finding. A check that crashes is an ERROR finding under its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Generic, Protocol, TypeVar
@@ -164,9 +164,9 @@ class Rulebook(Generic[V]):
 
         return register
 
-    def judge(self, view: V, *, without: Collection[str] = ()) -> tuple[Finding, ...]:
-        """Every finding of every rule that applies to `view`, by line; rules whose id is in `without` are not asked."""
-        applying = (rule for rule in self.rules.values() if rule.id not in without and rule.applies(view.row))
+    def judge(self, view: V) -> tuple[Finding, ...]:
+        """Every finding of every rule that applies to `view`, by line."""
+        applying = (rule for rule in self.rules.values() if rule.applies(view.row))
         findings = [finding for rule in applying for finding in rule.findings(view)]
         return tuple(sorted(findings, key=lambda finding: finding.line or 0))
 

@@ -12,10 +12,6 @@ __all__ = ["PAGES", "check_run"]
 PAGES = (events, hyperparameters, clock, evaluations, training, rounds)
 
 
-def check_run(run: Run, *, may_miss: bool = False) -> tuple[Finding, ...]:
-    """Every finding about one log, by line; raises nothing.
-
-    Args:
-        may_miss: it is the one run that its result may have without the target; see compliance.checks.results.
-    """
-    return RUN_RULES.judge(run, without=evaluations.OF_THE_TARGET if may_miss else ())
+def check_run(run: Run) -> tuple[Finding, ...]:
+    """Every finding about one log, by line; raises nothing."""
+    return RUN_RULES.judge(run)

@@ -19,8 +19,11 @@ from compliance.convergence.rcp import compare
 from compliance.convergence.score import score
 from compliance.findings import Finding, Severity
 from compliance.run import EVALUATION
+from tests.fakes import EPOCH
 from tests.official import accepts_package, accepts_summary, needs_official
 from tests.trees import BASES, Tree, make_tree
+
+APRIL_2025 = 1_744_000_000.0
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
@@ -54,6 +57,12 @@ def officially_accepted(tree: Tree) -> bool:
 
 
 # Runs that did not reach the target.
+
+
+def test_one_run_may_be_killed(tree: Tree) -> None:
+    """A run that was killed before it could log its end may be the one that is dropped, here and there."""
+    tree.kill(1)
+    assert ([finding.rule for finding in found(tree)], officially_accepted(tree)) == (["result.converged"], True)
 
 
 @pytest.mark.parametrize("missed", [0, 1, 2])
@@ -97,15 +106,15 @@ def stop_all_after(tree: Tree, samples: int) -> None:
         log.save()
 
 
-# Sequences, what the policy's limit, the official one and rcp-bypass make of them, and ours.
+# Sequences, whether the official tool accepts them, and ours.
 CONVERGENCE = {
-    "405b": [(294912, True, []), (276480, True, [WARNING]), (221184, False, [ERROR])],
+    "405b": [(294912, True, []), (276480, True, [ERROR]), (221184, False, [ERROR])],
     "8b": [(344064, True, []), (319488, False, [ERROR])],
 }
 
 
-def test_convergence_is_judged_as_the_official_tool_does(tree: Tree, subtests: pytest.Subtests) -> None:
-    """Below the official limit a result is an ERROR, and with rcp-bypass a WARNING; below the policy's a WARNING."""
+def test_convergence_is_judged_by_the_stricter_limit(tree: Tree, subtests: pytest.Subtests) -> None:
+    """A mean below the policy's limit is an ERROR, and so is whatever the official tool refuses."""
     (name,) = (name for name, (configure, _) in BASES.items() if configure().benchmark == tree.benchmark)
     for samples, accepted, severities in CONVERGENCE[name]:
         stop_all_after(tree, samples)
@@ -115,12 +124,25 @@ def test_convergence_is_judged_as_the_official_tool_does(tree: Tree, subtests: p
 
 
 def test_bypass_is_read_as_the_official_checker_reads_it(tree: Tree) -> None:
-    """rcp-bypass lets a result pass that is too fast, where nothing follows it, not even a line break."""
+    """rcp-bypass makes it accept a result that is too fast, where not even a line break follows it; ours does not."""
     stop_all_after(tree, 18432)
     for text, bypassed in (("rcp-bypass\n", False), ("rcp-bypass", True)):
         (tree.result.parent / PARAMETERS).write_text(text, encoding="utf-8")
         assert accepts_package(tree.organisation, tree.ruleset) == bypassed
-        assert convergence_of(tree) == [WARNING if bypassed else ERROR]
+        (finding,) = (finding for finding in found(tree) if finding.rule == "result.convergence")
+        assert ("refused officially" not in finding.message, finding.severity) == (bypassed, ERROR)
+
+
+def test_convergence_of_logs_of_v50_is_judged_as_it_was_accepted(made_405b: Tree, tmp_path: Path) -> None:
+    """What v5.0 allowed is a WARNING where its logs are submitted again, as Nebius's were in v5.1."""
+    tree = made_405b.copy(tmp_path / "Example")
+    stop_all_after(tree, 276480)
+    for run in range(tree.runs):
+        log = tree.log(run)
+        for event in log.events:
+            event["time_ms"] += (APRIL_2025 - EPOCH) * 1000
+        log.save()
+    assert convergence_of(tree) == [WARNING]
 
 
 def test_convergence_is_not_judged_in_the_open_division(tree: Tree) -> None:
