@@ -131,7 +131,10 @@ def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | Non
     findings += [finding for system, of_it in systems.items() for finding in check_system(system, of_it)]
     organisation = groups[0].organisation
     if organisation is not None and _is_below(organisation, paths):
-        findings += check_package(Package(organisation, tuple(results)))
+        package = Package(organisation, tuple(results))
+        spare = [system.path for system in package.systems if system.path not in systems]
+        findings += [finding for system in spare for finding in check_system(system, ())]
+        findings += check_package(package)
     return Report(
         logs=tuple(run.file for run in runs),
         findings=tuple(findings),

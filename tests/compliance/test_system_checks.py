@@ -255,6 +255,23 @@ def test_an_organisation_is_checked_as_a_whole(tree: Tree) -> None:
     assert passes(check_paths([tree.log.path]), logs=1)
 
 
+def test_description_without_results_is_judged_too(tree: Tree) -> None:
+    """The official checker reads every description, of systems without results, too; one that is good is no ERROR."""
+    spare = tree.description.with_name("spare.json")
+    shutil.copy(tree.description, spare)
+    assert passes(check_paths([tree.organisation]))
+    spare.write_text("{}", encoding="utf-8")
+    (finding,) = (finding for finding in check_paths([tree.organisation]).findings if finding.severity is ERROR)
+    assert (finding.rule, finding.file) == ("system.fields", str(spare))
+
+
+def test_description_that_differs_by_case_is_named(tree: Tree) -> None:
+    """A description of another spelling than the folder of results is missing, and named."""
+    tree.description.rename(tree.description.with_name(f"{SYSTEM.upper()}.json"))
+    (finding,) = (finding for finding in check_paths([tree.organisation]).findings if finding.severity is ERROR)
+    assert (finding.rule, finding.actual) == ("system.missing", f"{SYSTEM.upper()}.json")
+
+
 @published
 @pytest.mark.parametrize("round_name", ROUNDS)
 def test_published_systems_are_found(round_name: str) -> None:
