@@ -15,18 +15,21 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from mlperf_logging.benchmark_meta import get_allowed_benchmarks
 
+from benchmark.benchmarks import every_rules
 from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve
 from benchmark.files import RUN_JSON
 from compliance.bypass import PARAMETERS
 from compliance.check import find_logs, open_result
 from compliance.checks import packages as package_checks
-from compliance.checks.packages import PACKAGE_RULES, Package, check_package
+from compliance.checks.packages import OTHER_BENCHMARKS, PACKAGE_RULES, SUBMITTABLE, Package, check_package
 from compliance.checks.systems import FIELDS, STATUSES
 from compliance.convergence.olympic import olympic_mean
 from compliance.findings import Severity
 from compliance.log import NOT_A_RUN
+from compliance.official import rulesets
 from compliance.package import build as building
 from compliance.package import runs as choosing
 from compliance.package import system as describing
@@ -489,6 +492,7 @@ BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.real_runs", Severity.ERROR, _a_mark_among_the_losses),
     ("package.benchmark", Severity.ERROR, _misspelt),
     ("package.benchmark", Severity.ERROR, _our_own_benchmark),
+    ("package.benchmark", Severity.ERROR, lambda tree: (tree / "results/TEST/notes").mkdir()),
     ("package.links", Severity.ERROR, _a_linked_result),
     ("package.distinct", Severity.ERROR, _the_same_runs),
     ("package.distinct", Severity.ERROR, lambda tree: _the_same_runs(tree, but_for=0.001)),
@@ -529,6 +533,13 @@ def test_rule_finds_what_breaks_it(
     """A tree that is good but for one thing has exactly that thing's finding."""
     break_it(tree)
     assert found(tree) == [(rule, severity)]
+
+
+def test_other_benchmarks_are_the_official_ones() -> None:
+    """The names of benchmarks that are not judged here are those of the official tools, of every round of ours."""
+    rounds = {row.ruleset for row in every_rules()} & set(rulesets())
+    official = {name for ruleset in rounds for name in get_allowed_benchmarks("training", ruleset)}
+    assert official == {*OTHER_BENCHMARKS, *SUBMITTABLE}
 
 
 def test_every_rule_has_a_tree_that_breaks_it() -> None:
