@@ -13,7 +13,7 @@ from typing import NoReturn
 from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
-from compliance.checks.results import check_result, with_one_dropped
+from compliance.checks.results import check_result, with_one_excused
 from compliance.checks.runs import check_run
 from compliance.checks.systems import Place, check_system, place_of
 from compliance.convergence.score import score
@@ -82,7 +82,7 @@ class Report:
     results: tuple[Judged, ...] = ()
     not_run: tuple[str, ...] = ()
     """Checks that did not run, and why; a sentence each."""
-    dropped: tuple[str, ...] = ()
+    excused: tuple[str, ...] = ()
     """Logs of runs that did not reach the target, one a result, which may have one."""
 
     @property
@@ -113,14 +113,14 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
         unreadable=any(report.unreadable for report in reports),
         results=tuple(result for report in reports for result in report.results),
         not_run=tuple(_not_run(groups, paths)),
-        dropped=tuple(log for report in reports for log in report.dropped),
+        excused=tuple(log for report in reports for log in report.excused),
     )
 
 
 def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None, *, scored: bool) -> Report:
     """Check the results of one organisation, or one group of logs that belongs to none."""
     opened = [(group, open_result(group, ruleset)) for group in groups]
-    results = [with_one_dropped(result) if group.is_result else result for group, result in opened]
+    results = [with_one_excused(result) if group.is_result else result for group, result in opened]
     runs = [run for result in results for run in result.runs]
     findings = [finding for run in runs for finding in check_run(run)]
     systems: dict[Path, list[Result]] = {}
@@ -140,7 +140,7 @@ def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | Non
         findings=tuple(findings),
         unreadable=any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects),
         results=tuple(_judged(group, result, scored=scored) for group, result in zip(groups, results, strict=True)),
-        dropped=tuple(run.file for run in runs if run.dropped),
+        excused=tuple(run.file for run in runs if run.excused),
     )
 
 

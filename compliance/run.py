@@ -58,7 +58,7 @@ class Run:
     log: Log
     chosen: Chosen = LATEST
     """What to judge by."""
-    dropped: bool = False
+    excused: bool = False
     """It is the one run of its result that did not reach the target, and counts as the slowest."""
 
     @property
@@ -190,7 +190,7 @@ class Run:
     @property
     def aborted(self) -> bool:
         """Whether it ended on its way; where it may have, it need not have come to say so."""
-        return self.status == "aborted" if self.has("run_stop") else self.dropped
+        return self.status == "aborted" if self.has("run_stop") else self.excused
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:

@@ -26,7 +26,7 @@ def conclude(
 
     Only runs that did not succeed and checks that refuse them make a FAIL: a score or a report that cannot be made is
     said, and leaves the verdict as it is. So does the one run of a result that may miss the target, whatever kept it
-    from it: it is dropped as the slowest.
+    from it: it is excused as the slowest.
 
     Args:
         statuses: how each run ended, as a shell has it, by the name of its log; 128 + n for signal n.
@@ -34,15 +34,15 @@ def conclude(
         interrupted: the job was told to end, so no run's end is left out.
     """
     notes: list[str] = []
-    dropped: Collection[str] = ()
+    excused: Collection[str] = ()
     if not any(folder.glob("result_*.txt")):
         refused = "no run has left a log"
     else:
-        refused, dropped = _check(config, folder)
+        refused, excused = _check(config, folder)
         notes += _attempt("score", lambda: _print_score(folder))
         notes += _attempt("report", lambda: _write_report(config, folder))
     causes = [*causes, refused] if refused else causes
-    counted = (status for log, status in statuses.items() if interrupted or log not in dropped)
+    counted = (status for log, status in statuses.items() if interrupted or log not in excused)
     worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in counted))
     click.echo("".join(f"cause     {cause}\n" for cause in causes), nl=False)
     click.echo("".join(f"{note}\n" for note in notes), nl=False)
@@ -59,7 +59,7 @@ def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str]]:
         return f"compliance check crashed: {type(error).__name__}: {error}", ()
     click.echo(grouped(report))
     refused = "" if report.passed else "compliance check refuses the logs, see above"
-    return refused, {Path(log).name for log in report.dropped}
+    return refused, {Path(log).name for log in report.excused}
 
 
 def _attempt(what: str, make: Callable[[], None]) -> Iterator[str]:

@@ -153,7 +153,7 @@ def ended_by_max_steps(run: Run, evaluation: Evaluation) -> bool:
 @rule("eval.target", source=QUALITY, example="a last `eval_accuracy` of 5.6005 for llama31_405b")
 def target(run: Run) -> Iterator[Breach]:
     """The last evaluation reaches the target; that of one run of a result need not."""
-    if not run.dropped and _missed_target(run):
+    if not run.excused and _missed_target(run):
         yield Breach(
             message=f"the target was not reached; run_stop is {_status(run)}",
             line=run.last_evaluation.line,
@@ -181,7 +181,7 @@ def stop_at_target(run: Run) -> Iterator[Breach]:
 def status(run: Run) -> Iterator[Breach]:
     """A run that counts says so: run_stop has the status success."""
     # A missed target is reported as that; its status follows from it.
-    if run.status != "success" and not run.dropped and not _missed_target(run):
+    if run.status != "success" and not run.excused and not _missed_target(run):
         yield Breach(
             message=f"the run did not succeed: run_stop is {_status(run)}",
             line=run.first("run_stop").line,

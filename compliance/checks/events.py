@@ -166,15 +166,15 @@ def _defects(run: Run, kind: DefectKind) -> Iterator[Breach]:
 
 
 def required(
-    row: Rules | None, *, aborted: bool = False, dropped: bool = False, is_open: bool = False
+    row: Rules | None, *, aborted: bool = False, excused: bool = False, is_open: bool = False
 ) -> tuple[str, ...]:
     """The keys that a log must hold, in the order in which they are logged."""
     submission = [key for key in SUBMISSION if key not in _NEW_IN_510 or row is None or in_force(row, since="5.1.0")]
     # training_rules, "Random numbers": in the open division the seed is not expected to be logged.
     announced = (*submission, *(() if is_open else ("seed",)), *HYPERPARAMETERS, *_required_by(row))
-    # What an aborted run did not come to is no second fault, nor that one that may be dropped was killed.
+    # What an aborted run did not come to is no second fault, nor that one that need not reach the target was killed.
     cycle = () if aborted else CYCLE
-    end = () if dropped else ("run_stop", "train_samples")
+    end = () if excused else ("run_stop", "train_samples")
     return ("cache_clear", "init_start", *announced, "init_stop", "run_start", *cycle, *end)
 
 
@@ -195,7 +195,7 @@ def missing(run: Run) -> Iterator[Breach]:
     """Every required event is in the log."""
     if not run.log.counts:
         return
-    due = required(run.row, aborted=run.aborted, dropped=run.dropped, is_open=run.is_open)
+    due = required(run.row, aborted=run.aborted, excused=run.excused, is_open=run.is_open)
     keys = [key for key in due if not run.has(key) and not run.has(_INSTEAD.get(key, key))]
     if "run_stop" in keys:
         yield _cut_off(run, keys)

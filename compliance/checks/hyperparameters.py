@@ -168,6 +168,23 @@ def seed(run: Run) -> Iterator[Breach]:
             )
 
 
+@rule("run.seed_again", source="mlcommons/logging, seed_checker", example="`seed` 1 twice from one line of one file")
+def seed_again(run: Run) -> Iterator[Breach]:
+    """No line of the code logs a seed of the closed division again."""
+    logged = set()
+    for event in () if run.is_open else run.all("seed"):
+        metadata = event.event.metadata
+        place = f"{show(metadata.get('file'))}, line {show(metadata.get('lineno'))}"
+        if (as_seed(event.event.value), place) in logged:
+            yield Breach(
+                message="a seed is logged again from the same line; the result would be refused officially",
+                line=event.line,
+                expected="each seed once",
+                actual=f"{show(event.event.value)} in {place}",
+            )
+        logged.add((as_seed(event.event.value), place))
+
+
 # Hyperparameters that the batch size does not touch.
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, RESULT_RULES, Result, rule
 from compliance.run import Run
 
-__all__ = ["PAGES", "check_result", "missed", "with_one_dropped"]
+__all__ = ["PAGES", "check_result", "missed", "with_one_excused"]
 
 PAGES = (power,)
 """Where rules over results are written beside here."""
@@ -46,12 +46,12 @@ def missed(result: Result) -> list[Run]:
     return [run for run in result.runs if not converged(run)]
 
 
-def with_one_dropped(result: Result) -> Result:
+def with_one_excused(result: Result) -> Result:
     """The result in which the run is marked that alone did not reach the target; where there are several, none is."""
     runs = missed(result)
     if len(runs) != 1:
         return result
-    return replace(result, runs=tuple(replace(run, dropped=True) if run is runs[0] else run for run in result.runs))
+    return replace(result, runs=tuple(replace(run, excused=True) if run is runs[0] else run for run in result.runs))
 
 
 @rule(
@@ -106,7 +106,7 @@ def convergence(result: Result) -> Iterator[Breach]:
     rcp-bypass it remains an ERROR: such results are rejected by default until the working group approves.
     """
     row = result.row
-    if row is None or not benchmark_named(row.benchmark).submittable or _is_open(result):
+    if row is None or not benchmark_named(row.benchmark).submittable or any(run.is_open for run in result.runs):
         return
     found = compare(result)
     # Where there is nothing to compare with, hyperparameter.reference_batch, result.converged or result.count says so.
@@ -123,10 +123,6 @@ def convergence(result: Result) -> Iterator[Breach]:
     )
 
 
-def _is_open(result: Result) -> bool:
-    return any(run.has("submission_division") and run.value("submission_division") == "open" for run in result.runs)
-
-
 @rule(
     "result.seeds",
     source=f"{RANDOM_NUMBERS}; mlcommons/logging, seed_checker",
@@ -136,35 +132,19 @@ def seeds(result: Result) -> Iterator[Breach]:
     """Every run of the closed division has seeds of its own.
 
     The words of the policy, and the official seed_checker, compare seeds that one line of one file logs. Here the line
-    makes no difference between two runs: a seed gives a run, wherever it is logged. It does within a run, which may say
-    its seed again in another line.
+    makes no difference: a seed gives a run, wherever it is logged.
     """
-    if _is_open(result):
+    if any(run.is_open for run in result.runs):
         return
     owners: defaultdict[int, list[Run]] = defaultdict(list)
     for run in result.runs:
-        logged = Counter(_seeds(run))
-        for seed in {seed for seed, _ in logged}:
+        logged = map(as_seed, (event.event.value for event in run.all("seed")))
+        for seed in {seed for seed in logged if seed is not None}:
             owners[seed].append(run)
-        for (seed, place), times in logged.items():
-            if times > 1:
-                yield Breach(
-                    message="a run logs its seed again, which would be refused officially: seed_checker",
-                    expected=f"seed {show(seed)} once in {show(place)}",
-                    actual=f"{times} times in {_names([run])}",
-                )
     for seed, runs in owners.items():
         if len(runs) > 1:
             actual = f"seed {show(seed)} in {_names(runs)}"
             yield Breach(message="runs share a seed", expected="seeds of its own in each run", actual=actual)
-
-
-def _seeds(run: Run) -> Iterator[tuple[int, str]]:
-    """Each seed that is one, and the line of code that logged it."""
-    for event in run.all("seed"):
-        seed, metadata = as_seed(event.event.value), event.event.metadata
-        if seed is not None:
-            yield seed, f"{metadata.get('file')}:{metadata.get('lineno')}"
 
 
 @rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")

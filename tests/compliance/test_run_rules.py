@@ -302,6 +302,7 @@ BREAKS: list[tuple[str, str, Callable[[LogFile], None]]] = [
     ("run.seed", "tiny", _set("seed", 20.5)),
     ("run.seed", "tiny", _set("seed", True)),
     ("run.seed", "tiny", lambda log: log.get("seed")["metadata"].clear()),
+    ("run.seed_again", "tiny", lambda log: log.repeat("seed")),
     ("run.official_open", "8b", _set("submission_division", "open")),
     ("run.status", "tiny", _metadata("run_stop", status="aborted")),
     ("run.samples", "tiny", _metadata("run_stop", samples_count=1)),
