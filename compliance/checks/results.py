@@ -1,4 +1,4 @@
-"""The runs of one result together: their number, their seeds, and whether they are runs of the same thing at all."""
+"""The runs of one result together: whether and how fast they converged, their seeds, and whether they are alike."""
 
 from __future__ import annotations
 
