@@ -250,6 +250,17 @@ LLAMA31_TINY = Benchmark(
 
 BENCHMARKS: dict[str, Benchmark] = {row.name: row for row in (LLAMA31_405B, LLAMA31_8B, LLAMA31_TINY)}
 
+OTHER_BENCHMARKS = frozenset(
+    {
+        *("bert", "deepseekv3_671b", "dlrm_dcnv2", "dlrmv4", "flux1", "gpt_oss_20b", "llama2_70b_lora"),
+        *("qwen35_397b_grpo", "retinanet", "rgat", "stable_diffusion"),
+    }
+)
+"""MLPerf's others of the rounds since 5.0, which nothing here trains or judges.
+
+Source: mlperf_logging, benchmark_meta (compared in a test).
+"""
+
 DEFAULT = LLAMA31_405B
 """What commands mean that take a benchmark and are told none."""
 

@@ -103,6 +103,10 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
     groups = find_logs(paths)
     together = groupby(groups, key=lambda group: group.organisation or group.paths)
     reports = [_check(list(some), paths, ruleset, scored=scored) for _, some in together]
+    judged = {result.path for report in reports for result in report.results}
+    others = [group for group in groups if str(group.path) not in judged]
+    if len(others) == len(groups):
+        raise NoLogs(f"{paths[0]} has no log of a benchmark that is judged here: {_names_of(others)}")
     empty = _trees_without(groups, paths)
     return Report(
         logs=tuple(log for report in reports for log in report.logs),
@@ -112,14 +116,15 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
         ),
         unreadable=any(report.unreadable for report in reports),
         results=tuple(result for report in reports for result in report.results),
-        not_run=tuple(_not_run(groups, paths)),
+        not_run=(*_not_run(groups, paths), *(f"all checks: {_names_of(others)}" for _ in others[:1])),
         excused=tuple(log for report in reports for log in report.excused),
     )
 
 
 def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None, *, scored: bool) -> Report:
     """Check the results of one organisation, or one group of logs that belongs to none."""
-    opened = [(group, open_result(group, ruleset)) for group in groups]
+    organisation, opened = groups[0].organisation, open_results(groups, ruleset)
+    groups = [group for group, _ in opened]
     results = [with_one_excused(result) if group.is_result else result for group, result in opened]
     runs = [run for result in results for run in result.runs]
     findings = [finding for run in runs for finding in check_run(run)]
@@ -129,7 +134,6 @@ def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | Non
         if group.system is not None:
             systems.setdefault(group.system, []).append(result)
     findings += [finding for system, of_it in systems.items() for finding in check_system(system, of_it)]
-    organisation = groups[0].organisation
     if organisation is not None and _is_below(organisation, paths):
         package = Package(organisation, tuple(results))
         spare = [system.path for system in package.systems if system.path not in systems]
@@ -171,6 +175,12 @@ def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]
     for tree in trees:
         if not _is_below(tree, paths):
             yield f"package checks: only a part of {tree} was asked for"
+
+
+def _names_of(others: Sequence[LogGroup]) -> str:
+    """The results that are of other benchmarks."""
+    names = sorted({group.path.name for group in others})
+    return f"{counted(len(others), 'folder')} of logs of other benchmarks ({', '.join(names)})"
 
 
 def _is_below(folder: Path, paths: Sequence[Path]) -> bool:
@@ -233,6 +243,12 @@ def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
     """Orders by directory, then result_2 before result_10."""
     parts = re.findall(r"\d+|\D+", path.name)
     return str(path.parent), [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def open_results(groups: Iterable[LogGroup], ruleset: str | None = None) -> list[tuple[LogGroup, Result]]:
+    """Read the logs of each group, as open_result does; without those of benchmarks that are not judged here."""
+    opened = ((group, open_result(group, ruleset)) for group in groups)
+    return [(group, result) for group, result in opened if not (group.place and result.is_of_another_benchmark)]
 
 
 def open_result(group: LogGroup, ruleset: str | None = None) -> Result:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.benchmarks import OTHER_BENCHMARKS
 from benchmark.rules import Rules
 from compliance.checks.rule import Rulebook
 from compliance.run import Run
@@ -28,6 +29,14 @@ class Result:
     @property
     def row(self) -> Rules | None:
         return next((run.row for run in self.runs if run.row is not None), None)
+
+    @property
+    def is_of_another_benchmark(self) -> bool:
+        """Whether it is of a benchmark of MLPerf that is not judged here, as its folder and all its logs say."""
+        name = self.directory.name
+        return name in OTHER_BENCHMARKS and all(
+            run.has("submission_benchmark") and run.value("submission_benchmark") == name for run in self.runs
+        )
 
     @property
     def ruleset(self) -> str | None:

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from benchmark.refusal import Refused
 # Names of others' folders end in a version too, so that an unknown one is a round only in the name of its repository.
 _REPOSITORY = re.compile(r"training_results_v(\d+\.\d+)")
 _ROUND = re.compile(r"(?:.*[^A-Za-z])?v(\d+\.\d+)(?:\.0)?", re.DOTALL)
+_VERSION = re.compile(r"v?(\d+\.\d+)(?:\.0)?")
 
 PUBLISHED = {
     "4.1.0": date(2024, 11, 13),
@@ -96,8 +98,9 @@ def _recorded(path: Path) -> str | None:
 def _named(folder: Path) -> tuple[str, str] | None:
     """The nearest folder that is named after a round, and the ruleset of that."""
     known = {row.ruleset for row in every_rules()}
-    for name in reversed(folder.parts):
-        found = _ROUND.fullmatch(name)
+    for above, name in reversed(list(pairwise(folder.parts))):
+        # Systems are called as they like, so that below results/ a version has to be the whole name.
+        found = (_VERSION if above == "results" else _ROUND).fullmatch(name)
         if found and (f"{found[1]}.0" in known or _REPOSITORY.fullmatch(name)):
             return name, f"{found[1]}.0"
     return None

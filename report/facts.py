@@ -21,7 +21,7 @@ from benchmark.hardware import Gpu, gpu_of_system
 from benchmark.refusal import Refused
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, read
-from compliance.check import LogGroup, check_paths, find_logs, open_result
+from compliance.check import LogGroup, check_paths, find_logs, open_results
 from compliance.checks.packages import disqualifications
 from compliance.checks.rule import Absent
 from compliance.checks.systems import System
@@ -406,10 +406,10 @@ def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultFact
     Raises:
         NoLogs: as compliance.check.find_logs.
     """
-    groups = find_logs(paths)
+    opened = open_results(find_logs(paths), ruleset)
     findings = check_paths(paths, ruleset).findings
-    names = _names([group.paths[0].parent if group.is_result else group.paths[0] for group in groups])
-    return [_facts(group, name, findings, ruleset) for group, name in zip(groups, names, strict=True)]
+    names = _names([group.path for group, _ in opened])
+    return [_facts(group, result, name, findings) for (group, result), name in zip(opened, names, strict=True)]
 
 
 def published(folder: Path) -> list[ResultFacts]:
@@ -418,13 +418,12 @@ def published(folder: Path) -> list[ResultFacts]:
     Raises:
         NoLogs: as compliance.check.find_logs.
     """
-    groups = find_logs([folder])
-    names = _names([group.paths[0].parent for group in groups])
-    return [_facts(group, name, ()) for group, name in zip(groups, names, strict=True)]
+    opened = open_results(find_logs([folder]))
+    names = _names([result.directory for _, result in opened])
+    return [_facts(group, result, name, ()) for (group, result), name in zip(opened, names, strict=True)]
 
 
-def _facts(group: LogGroup, name: str, findings: Iterable[Finding], ruleset: str | None = None) -> ResultFacts:
-    result = open_result(group, ruleset)
+def _facts(group: LogGroup, result: Result, name: str, findings: Iterable[Finding]) -> ResultFacts:
     files = {run.file for run in result.runs}
     if group.is_result:
         files |= {result.file, str(group.system), str(group.organisation)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmark.benchmarks import BENCHMARKS
+from benchmark.benchmarks import BENCHMARKS, OTHER_BENCHMARKS
 from benchmark.rules import Rules
 from compliance import bypass
 from compliance.checks.results import CURVES, alike
@@ -29,14 +29,6 @@ PACKAGE_CHECKER = "mlcommons/logging, package_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
 SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
-
-OTHER_BENCHMARKS = frozenset(
-    {
-        *("bert", "deepseekv3_671b", "dlrm_dcnv2", "dlrmv4", "flux1", "gpt_oss_20b", "llama2_70b_lora"),
-        *("qwen35_397b_grpo", "retinanet", "rgat", "stable_diffusion"),
-    }
-)
-"""Of the rounds since 5.0; they are not judged here. Source: mlperf_logging, benchmark_meta (compared in a test)."""
 
 LARGEST_FILE = 50 << 20
 """Bytes; a larger one is refused by the repository that submissions go to."""

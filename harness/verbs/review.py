@@ -12,7 +12,7 @@ import click
 from benchmark.arguments import RULESET, SETTINGS, PathArgument, refusing_files
 from benchmark.files import write_at_once
 from compliance import formats
-from compliance.check import Report, find_logs, open_result
+from compliance.check import Report, find_logs, open_results
 from compliance.result import Result
 from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 
@@ -158,7 +158,7 @@ def rules(rule: str | None) -> None:
 
 
 def _results(paths: tuple[Path, ...], ruleset: str | None) -> list[Result]:
-    return [open_result(group, ruleset) for group in find_logs(paths)]
+    return [result for _, result in open_results(find_logs(paths), ruleset)]
 
 
 def _show(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlperf_logging.benchmark_meta import get_allowed_benchmarks
 
-from benchmark.benchmarks import every_rules
+from benchmark.benchmarks import OTHER_BENCHMARKS, every_rules
 from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve
 from benchmark.files import RUN_JSON
 from compliance.bypass import PARAMETERS
-from compliance.check import find_logs, open_result
+from compliance.check import NoLogs, check_paths, find_logs, open_result
 from compliance.checks import packages as package_checks
-from compliance.checks.packages import OTHER_BENCHMARKS, PACKAGE_RULES, SUBMITTABLE, Package, check_package
+from compliance.checks.packages import PACKAGE_RULES, SUBMITTABLE, Package, check_package
 from compliance.checks.systems import FIELDS, STATUSES
 from compliance.convergence.olympic import olympic_mean
 from compliance.findings import Severity
@@ -533,6 +533,27 @@ def test_rule_finds_what_breaks_it(
     """A tree that is good but for one thing has exactly that thing's finding."""
     break_it(tree)
     assert found(tree) == [(rule, severity)]
+
+
+def test_logs_of_other_benchmarks_are_not_judged(tree: Path, log: LogFile) -> None:
+    """An organisation's whole tree is judged by what this harness has, and says of what there is more."""
+    other = next((tree / "results").iterdir()) / "flux1"
+    other.mkdir()
+    log.set("submission_benchmark", "flux1")
+    log.save().rename(other / "result_0.txt")
+    report = check_paths([tree])
+    assert (report.passed, str(other / "result_0.txt") in report.logs) == (True, False)
+    assert any("flux1" in sentence for sentence in report.not_run)
+    with pytest.raises(NoLogs, match="flux1"):
+        check_paths([other])
+
+
+def test_folder_of_another_benchmark_hides_no_log(tree: Path, log: LogFile) -> None:
+    """A log of ours in the folder of a benchmark that is not judged here is judged, and found in the wrong folder."""
+    other = next((tree / "results").iterdir()) / "flux1"
+    other.mkdir()
+    log.save().rename(other / "result_0.txt")
+    assert not check_paths([tree]).passed
 
 
 def test_other_benchmarks_are_the_official_ones() -> None:

@@ -44,6 +44,8 @@ def ms(year: int, month: int, day: int) -> float:
         ("training_results_v7.0/A", "7.0.0", "training_results_v7.0"),
         ("v5.1/training_results_v4.1/A", "4.1.0", "training_results_v4.1"),
         ("v5.1/tool-v1.2/A", "5.1.0", "v5.1"),
+        ("training_results_v5.1/Krai/results/n8_v5.0/llama31_8b", "5.1.0", "training_results_v5.1"),
+        ("results/v5.0/A", "5.0.0", "v5.0"),
     ],
 )
 def test_the_nearest_folder_named_after_a_round_decides(folder: str, ruleset: str, named: str) -> None:
