@@ -10,6 +10,7 @@ from benchmark.refusal import Refused
 from compliance.checks.packages import PACKAGE_RULES
 from compliance.checks.rule import Rule, Rulebook
 from compliance.checks.systems import SYSTEM_RULES
+from compliance.debatable import DEBATABLE
 from compliance.result import RESULT_RULES
 from compliance.run import RUN_RULES
 from harness.preflight import PREFLIGHT_RULES
@@ -42,7 +43,18 @@ that has the benchmark. Logs of an earlier round are known by their times, see `
 
 def rules_page() -> str:
     """The page, as Markdown."""
-    return "\n".join([_HEAD, *(_section(title, book) for title, book in BOOKS)])
+    return "\n".join([_HEAD, *(_section(title, book) for title, book in BOOKS), _debatable()])
+
+
+def _debatable() -> str:
+    """What the rules' texts leave open, a line each."""
+    entries = (
+        f"- {one.what} *{', '.join(f'`{rule}`' for rule in one.rules) or 'Passes'}.* {one.why}"
+        for one in DEBATABLE.values()
+    )
+    head = "What no text decides, how it is judged (the rules of which it is an ERROR), and why."
+    # Some are said of both benchmarks.
+    return "\n".join(["## What is debatable\n", head, "", *dict.fromkeys(entries), ""])
 
 
 def rule_text(id: str) -> str:

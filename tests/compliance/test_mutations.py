@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from compliance.check import check_paths
+from compliance.debatable import DEBATABLE
 from tests.compliance.mutations.__main__ import errors_of_ours
 from tests.compliance.mutations.bases import Bases
-from tests.compliance.mutations.mutation import Label, LogMutation, TreeMutation, named
+from tests.compliance.mutations.mutation import Label, LogMutation, Mutation, TreeMutation, named
 from tests.compliance.mutations.official_tools import log_refusals, tree_refusals
 from tests.compliance.mutations.table import CHANGED, LOGS, TREES
 from tests.compliance.mutations.trees import BENCHMARKS
@@ -22,18 +23,20 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     return Bases(tmp_path_factory.mktemp("bases"))
 
 
-def judge(label: Label, path: Path, ruleset: str) -> None:
-    """Compare what the checker finds with a label; a debatable one is looked at without a crash, whatever is found."""
-    errors = errors_of_ours(path, ruleset)
+def judge(mutation: Mutation, path: Path) -> None:
+    """Compare what the checker finds with the label; of a debatable one, with what is said to be found."""
+    errors = errors_of_ours(path, mutation.ruleset)
     assert not [error for error in errors if "crashed" in error]
-    if label is not Label.DEBATABLE:
-        assert bool(errors) == (label is not Label.PASS), errors
+    if mutation.label is Label.DEBATABLE:
+        assert errors == DEBATABLE[mutation.id].rules
+    else:
+        assert bool(errors) == (mutation.label is not Label.PASS), errors
 
 
 @pytest.mark.parametrize("mutation", LOGS, ids=named)
 def test_log_is_judged_as_labelled(mutation: LogMutation, bases: Bases, tmp_path: Path) -> None:
     """A log in which a rule is broken, or that is refused officially, has an ERROR; any other has none."""
-    judge(mutation.label, bases.mutated_log(mutation, tmp_path), mutation.ruleset)
+    judge(mutation, bases.mutated_log(mutation, tmp_path))
 
 
 @pytest.mark.parametrize("mutation", [log for log in LOGS if log.label is Label.OFFICIAL], ids=named)
@@ -47,7 +50,7 @@ def test_official_tools_refuse_log(mutation: LogMutation, bases: Bases, tmp_path
 @pytest.mark.parametrize("mutation", TREES, ids=named)
 def test_submission_is_judged_as_labelled(mutation: TreeMutation, bases: Bases, tmp_path: Path) -> None:
     """A submission in which a rule is broken, or that is refused officially, has an ERROR; any other has none."""
-    judge(mutation.label, bases.mutated_tree(mutation, tmp_path), mutation.ruleset)
+    judge(mutation, bases.mutated_tree(mutation, tmp_path))
 
 
 @pytest.mark.slow
@@ -71,3 +74,4 @@ def test_table_names_each_once() -> None:
     labels = {mutation.id: mutation.label for mutation in (*LOGS, *TREES)}
     assert [name for name, times in Counter(mutation.id for mutation in (*LOGS, *TREES)).items() if times > 1] == []
     assert all(labels[change.id] is change.after is not change.before for change in CHANGED)
+    assert {name for name, label in labels.items() if label is Label.DEBATABLE} == set(DEBATABLE)

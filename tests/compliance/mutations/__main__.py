@@ -81,14 +81,14 @@ def rows() -> Iterator[Row]:
 
 
 def markdown(table: Sequence[Row]) -> str:
-    """The page: counts, every row, the reasons of the debatable ones, and the labels that were changed."""
+    """The page: counts, every row, and the labels that were changed."""
     counts = Counter(row.mutation.label for row in table)
     parts = [
         "# Mutations",
         "",
         "Valid logs and submissions, each changed in one way: what the rules ask for, what `llama31 check` says, and "
         "what the official tools say. Made by `python -m tests.compliance.mutations`. The labels were committed before "
-        "this project's checker was run on any of them.",
+        "this project's checker was run on any of them. Why some are debatable stands in [rules.md](rules.md).",
         "",
         _table(("label", "meaning", "mutations"), [(label.name, label.value, str(counts[label])) for label in Label]),
         "",
@@ -97,13 +97,6 @@ def markdown(table: Sequence[Row]) -> str:
         _table(
             ("mutation", "ruleset", "what was changed", "label", "ours", "official", "differs", "source"),
             [_cells(row) for row in table],
-        ),
-        "",
-        "## Why some are debatable",
-        "",
-        _table(
-            ("mutation", "reason"),
-            [(row.mutation.id, row.mutation.reason) for row in table if row.mutation.label is Label.DEBATABLE],
         ),
         "",
         "## Labels that were changed after the first run",

@@ -145,7 +145,6 @@ EVALUATIONS = (
         counts(batches(-1), "eval_accuracy", nth=-1),
         DEBATABLE,
         REPORTING,
-        reason="Each value is one of two conventions, but one log has both.",
     ),
     of_8b(
         "accuracy-by-epochs",
@@ -254,7 +253,6 @@ EVALUATIONS = (
         every(1024),
         DEBATABLE,
         FREQUENCY,
-        reason="The rule is broken; published logs break it, but not so far, and the advantage grows.",
     ),
     of_8b(
         "every-196608",
@@ -262,7 +260,6 @@ EVALUATIONS = (
         every(196608, 2),
         DEBATABLE,
         FREQUENCY,
-        reason="The rule is broken; published logs break it, but not so far; it helps only as evaluations take time.",
     ),
     *of_both(
         "evaluation-left-out",
@@ -312,7 +309,6 @@ EVALUATIONS = (
         at(lambda first, every: [first - every, first, first + every]),
         DEBATABLE,
         SKIPS,
-        reason="The text skips one more than the reference implementation (start_eval_at) does.",
     ),
     of_405b(
         "none-skipped",
@@ -343,7 +339,6 @@ EVALUATIONS = (
         RESUBMISSION,
         ruleset="5.1.0",
         made_for="5.0.0",
-        reason="An unchanged log may be resubmitted (Nebius did), a new one must not look so; nothing tells which.",
     ),
     # With what result.
     *of_both(

@@ -415,6 +415,5 @@ HYPERPARAMETERS = (
         put("target_accuracy", 5.0),
         DEBATABLE,
         NOT_CHECKED,
-        reason="No rule asks for target_accuracy; it contradicts the benchmark's, but the run reached that one.",
     ),
 )

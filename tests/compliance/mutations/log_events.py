@@ -243,7 +243,6 @@ LOG_EVENTS = (
         _evaluates_once_more,
         DEBATABLE,
         official("rcp_checker.read_submission_file", "the last eval_accuracy before run_stop counts"),
-        reason="What a system does when its clock has stopped breaks no rule; but a run is complete when it stops.",
     ),
     # Form.
     *of_both(
@@ -309,7 +308,6 @@ LOG_EVENTS = (
         DEBATABLE,
         official("mlp_parser.strip_and_dedup", "of two events on a line the first is lost"),
         rewrite=_joined_with_next("tracked_stats"),
-        reason="Nothing that a rule asks for is lost, but the log is damaged.",
     ),
     of_8b(
         "no-metadata",

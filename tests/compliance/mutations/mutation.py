@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compliance.debatable import DEBATABLE
 from tests.compliance.mutations.trees import B8, B405, Tree
 from tests.logs import LogFile
 
@@ -31,12 +32,10 @@ class Mutation:
     """Where the rule is written, with its words; or the official code that decides."""
     ruleset: str
     """The one to judge by."""
-    reason: str = ""
-    """Why a debatable one is debatable."""
 
     def __post_init__(self) -> None:
-        if (self.label is Label.DEBATABLE) != bool(self.reason):
-            raise ValueError(f"{self.id}: a debatable mutation has a reason, any other has none")
+        if (self.label is Label.DEBATABLE) != (self.id in DEBATABLE):
+            raise ValueError(f"{self.id}: a debatable mutation, and no other, has its reason in compliance.debatable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,6 @@ def of_405b(
     ruleset: str = "6.0.0",
     made_for: str | None = None,
     rewrite: Callable[[str], str] | None = None,
-    reason: str = "",
 ) -> LogMutation:
     return LogMutation(
         id=f"405b.{id}",
@@ -90,7 +88,6 @@ def of_405b(
         rewrite=rewrite,
         label=label,
         source=source,
-        reason=reason,
         benchmark=B405,
         ruleset=ruleset,
         made_for=made_for or ruleset,
@@ -107,7 +104,6 @@ def of_8b(
     ruleset: str = "6.1.0",
     made_for: str | None = None,
     rewrite: Callable[[str], str] | None = None,
-    reason: str = "",
 ) -> LogMutation:
     return LogMutation(
         id=f"8b.{id}",
@@ -116,7 +112,6 @@ def of_8b(
         rewrite=rewrite,
         label=label,
         source=source,
-        reason=reason,
         benchmark=B8,
         ruleset=ruleset,
         made_for=made_for or ruleset,
@@ -131,12 +126,11 @@ def of_both(
     source: str,
     *,
     rewrite: Callable[[str], str] | None = None,
-    reason: str = "",
 ) -> tuple[LogMutation, LogMutation]:
     """The same for both benchmarks, each in its latest round."""
     return (
-        of_405b(id, about, change, label, source, rewrite=rewrite, reason=reason),
-        of_8b(id, about, change, label, source, rewrite=rewrite, reason=reason),
+        of_405b(id, about, change, label, source, rewrite=rewrite),
+        of_8b(id, about, change, label, source, rewrite=rewrite),
     )
 
 
@@ -148,11 +142,8 @@ def of_tree(
     source: str,
     *,
     ruleset: str = "6.0.0",
-    reason: str = "",
 ) -> TreeMutation:
-    return TreeMutation(
-        id=f"tree.{id}", about=about, change=change, label=label, source=source, ruleset=ruleset, reason=reason
-    )
+    return TreeMutation(id=f"tree.{id}", about=about, change=change, label=label, source=source, ruleset=ruleset)
 
 
 def named(mutation: Mutation) -> str:

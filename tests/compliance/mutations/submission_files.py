@@ -108,7 +108,6 @@ SUBMISSION_FILES = (
         _copy_deeper,
         DEBATABLE,
         STRUCTURE,
-        reason="The result itself is where it must be; what else may lie there is not said, and the tool warns.",
     ),
     of_tree(
         "deeper-by-implementation",
@@ -227,7 +226,6 @@ SUBMISSION_FILES = (
         _within_itself,
         DEBATABLE,
         STRUCTURE,
-        reason="The tools never see it; whether a submission may hold another is not said.",
     ),
     # What is missing.
     of_tree("no-results", "No results at all.", remove("results"), REJECT, CONTENT),
@@ -237,7 +235,6 @@ SUBMISSION_FILES = (
         remove("benchmarks"),
         DEBATABLE,
         CONTENT,
-        reason="Code must be submitted, but published logs are passed on without it, and no tool looks.",
     ),
     of_tree(
         "no-code-of-one",
@@ -245,7 +242,6 @@ SUBMISSION_FILES = (
         remove(f"benchmarks/{B8}"),
         DEBATABLE,
         CONTENT,
-        reason="Code must be submitted, but no tool looks.",
     ),
     of_tree(
         "no-readme",
@@ -253,7 +249,6 @@ SUBMISSION_FILES = (
         remove(f"{IMPLEMENTATION}/README.md"),
         DEBATABLE,
         submission("Directory structure", "<system_desc_id>/README.md"),
-        reason="The text asks for it in a place that no published submission uses.",
     ),
     # Power logs.
     of_tree("power", "Power logs for all runs.", power(runs=3), PASS, POWER),
@@ -285,7 +280,6 @@ SUBMISSION_FILES = (
         power(runs=3, nodes=(1, 2)),
         DEBATABLE,
         EACH_RUN,
-        reason="One run does not comply, and the tool lets one go; but its power is that of one node of two.",
     ),
     of_tree(
         "power-nodes-all-differ",
@@ -324,7 +318,6 @@ SUBMISSION_FILES = (
         in_turn(slightly_fast, _scaling(1.0)),
         DEBATABLE,
         NORMALIZED,
-        reason="The factor is wrong, but the package checker writes its own, and MLCommons runs it.",
     ),
     of_tree(
         "scaling-broken",
@@ -332,6 +325,5 @@ SUBMISSION_FILES = (
         write(f"{A405}/scaling.json", "{"),
         DEBATABLE,
         SCALING,
-        reason="The summarizer crashes, unless the package checker ran before it and deleted the file.",
     ),
 )

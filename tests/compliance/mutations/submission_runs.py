@@ -165,7 +165,6 @@ SUBMISSION_RUNS = (
         logs_of(ALPHA, B405, _claims_success, 1),
         DEBATABLE,
         OLYMPIC,
-        reason="It did not converge, and one such run may be dropped; but its log claims what is not so.",
     ),
     of_tree(
         "cut-one",
@@ -257,7 +256,6 @@ SUBMISSION_RUNS = (
         logs_of(ALPHA, B405, _same_seed_elsewhere, 1),
         DEBATABLE,
         SEEDS_DIFFER,
-        reason="The words forbid the same line alone; but a moved line makes no run independent.",
     ),
     of_tree(
         "seeds-of-other-system",
@@ -319,7 +317,6 @@ SUBMISSION_RUNS = (
         logs_of(ALPHA, B405, all_of(put("tensor_parallelism", 2), put("gradient_accumulation_steps", 288)), 2),
         DEBATABLE,
         f"{INDEPENDENT}; {SAME_SYSTEM}",
-        reason="The same system and framework; whether a layout is part of the implementation is not said.",
     ),
     of_tree(
         "other-platform",
@@ -342,7 +339,6 @@ SUBMISSION_RUNS = (
         DEBATABLE,
         RESUBMISSION,
         ruleset="5.1.0",
-        reason="Permitted as an unchanged resubmission (Nebius v5.1), wrong as new runs; nothing tells which it is.",
     ),
     of_tree(
         "one-without-org",

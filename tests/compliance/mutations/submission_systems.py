@@ -91,7 +91,6 @@ SUBMISSION_SYSTEMS = (
         _cooling_twice,
         DEBATABLE,
         METADATA,
-        reason="Python takes the last one; JSON leaves open which holds.",
     ),
     of_tree(
         "field-missing",
@@ -210,7 +209,6 @@ SUBMISSION_SYSTEMS = (
         describe(division="Closed"),
         DEBATABLE,
         f"{submission('<system_desc_id>.json metadata', 'division: closed, Closed, Open')}; {IS_CLOSED}",
-        reason="The text's own example; but the tools then check neither seeds nor convergence.",
     ),
     of_tree(
         "division-capital-one-seed",

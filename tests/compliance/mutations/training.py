@@ -186,7 +186,6 @@ TRAINING = (
         _first_loss(40.0),
         DEBATABLE,
         WEIGHTS_8B,
-        reason="No reference initialisation gives it; but it helps nobody, and the text names no number.",
     ),
     of_8b(
         "first-loss-of-31-steps",
