@@ -119,7 +119,7 @@ class Run:
     def own_round(self) -> Rules | None:
         """The rules of the round that the run was made for, by its time, if that is an earlier one; else None.
 
-        Logs of an earlier round may be submitted again, and then have to pass the checkers of the new round. Those
+        None, too, for a run that was made early and evaluates as the new round says. Logs of an earlier round may be submitted again, and then have to pass the checkers of the new round. Those
         judge everything in a log but when it evaluates.
         Source: training_rules.adoc, "Results Resubmission".
         """
@@ -128,7 +128,16 @@ class Run:
         own = None if made_for is None else self._row_of(made_for)
         if row is None or own is None or own == row or not in_force(own, until=row.ruleset):
             return None
-        return own
+        return None if self._evaluates_first_as(row) else own
+
+    def _evaluates_first_as(self, row: Rules) -> bool:
+        """Whether the first evaluation is where a row has it, which depends on the batch size alone."""
+        try:
+            size = self.global_batch_size
+        except Absent:
+            return False
+        first = (row.skipped_evals(size) + 1) * row.eval_interval_steps(size) * size
+        return bool(self.evaluations) and self.evaluations[0].position == first
 
     def _row_of(self, ruleset: str | None) -> Rules | None:
         try:

@@ -181,6 +181,16 @@ def test_the_cadence_of_an_earlier_round_is_no_excuse_for_a_new_run(tmp_path: Pa
     assert "eval.cadence" in {finding.rule for finding in check_paths([log.path]).findings}
 
 
+def test_a_run_that_was_made_early_is_of_the_new_round(tmp_path: Path) -> None:
+    """A run of the time of v5.0 that evaluates as 5.1.0 says is none of v5.0."""
+    config = llama31_405b(RULESET="5.1.0", DGXNNODES=1, DGXNGPU=1, MINIBS=1152)
+    log = LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)), "5.1.0")
+    for event in log.events:
+        event["time_ms"] += ms(2025, 4, 20) - ms(2023, 11, 14)
+    log.save()
+    assert check_paths([log.path], "5.1.0").findings == ()
+
+
 @published
 def test_a_resubmitted_result_keeps_its_logs_and_takes_the_new_reference(tmp_path: Path) -> None:
     """Published logs of v5.0 in a tree of v5.1 break no rule of a log; their factor is that of 5.1.0."""
