@@ -119,8 +119,9 @@ class Run:
     def own_round(self) -> Rules | None:
         """The rules of the round that the run was made for, by its time, if that is an earlier one; else None.
 
-        None, too, for a run that was made early and evaluates as the new round says. Logs of an earlier round may be submitted again, and then have to pass the checkers of the new round. Those
-        judge everything in a log but when it evaluates.
+        None, too, for a run that was made early and evaluates as the new round says. Logs of an earlier round may be
+        submitted again, and then have to pass the checkers of the new round. Those judge everything in a log but when
+        it evaluates.
         Source: training_rules.adoc, "Results Resubmission".
         """
         row, starts = self._row_of(self.chosen.ruleset), self.all("run_start")
