@@ -26,6 +26,8 @@ from benchmark.sizes import ModelSize
 # What a config file may export besides our own names: knobs of the libraries underneath, which they read themselves.
 LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
 
+WINDOWS_LINES = "Windows line ends, which bash takes for a part of each value; sed -i 's/\\r$//' FILE removes them"
+
 
 class ConfigError(Refused):
     """A configuration that cannot run; `faults` lists everything that is wrong with it."""
@@ -67,6 +69,8 @@ class RunConfig(BaseModel):
         """
         # An empty variable is an unset one, as in shell's ${X:-default}.
         ours = {name: value for name, value in environment.items() if name in NAMES and value != ""}
+        if returned := [name for name, value in ours.items() if value.endswith("\r")]:
+            raise ConfigError([f"{', '.join(returned)}: what exported this has {WINDOWS_LINES}"])
         faults = list(unknown_names(environment, complete=complete))
         try:
             config = cls._of(ours)

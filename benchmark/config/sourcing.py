@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.checkout import ROOT
-from benchmark.config.run_config import ConfigError, unknown_names
-
+from benchmark.config.run_config import WINDOWS_LINES, ConfigError, unknown_names
 
 def config_files(checkout: Path = ROOT) -> list[Path]:
     """The configs of a checkout, one a system: all but what they share."""
@@ -26,6 +25,8 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     if not path.is_file():
         known = ", ".join(str(config.relative_to(ROOT)) for config in config_files())
         raise ConfigError([f"config file {path} does not exist; in {ROOT}: {known}"])
+    if b"\r" in path.read_bytes():
+        raise ConfigError([f"{path} has {WINDOWS_LINES}"])
     before = {name: value for name, value in environment.items() if not name.startswith("BASH_FUNC_")}
     # env -0 after the file, so that values with newlines and quotes survive.
     script = 'set -euo pipefail; set -a; source "$1"; exec env -0'

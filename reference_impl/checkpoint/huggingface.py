@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ _FIELDS = {
 }
 """Field of ModelSize -> name in config.json."""
 
+_FLOATS = {"norm_epsilon": float}
+
 # What Megatron-Core has for Llama 3.1's RoPE besides the factor, and no size changes.
 _ROPE = {
     "rope_type": "llama3",
@@ -80,9 +82,10 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
             "rope_theta": config["rope_theta"],
             **(config.get("rope_scaling") or {}),
         }
-        values = {ours: config[theirs] for ours, theirs in _FIELDS.items()}
-        values |= {"rotary_base": int(rope["rope_theta"]), "rotary_scaling_factor": float(rope["factor"])}
-        size, vocabulary = ModelSize(name="", **values), int(config["vocab_size"])
+        values = {ours: _number(config, theirs, _FLOATS.get(ours, int)) for ours, theirs in _FIELDS.items()}
+        values["rotary_base"] = _number(rope, "rope_theta", int)
+        values["rotary_scaling_factor"] = _number(rope, "factor", float)
+        size, vocabulary = ModelSize(name="", **values), int(_number(config, "vocab_size", int))
     except KeyError as error:
         raise CheckpointError([f"{path} has no {error}, which Llama 3.1's has"]) from None
     except (TypeError, ValueError) as error:
@@ -93,15 +96,46 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
     return size, vocabulary
 
 
+def _number(fields: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
+    """A number above zero, which some tools write as text; an integer may be written 500000.0."""
+    value = fields[name]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, bool) or not 0 < number < inf or kind(number) != number:
+        expected = "an integer" if kind is int else "a number"
+        raise ValueError(f"{name} is {value!r}, expected {expected} above 0")
+    return kind(number)
+
+
 def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: ModelSize) -> Iterator[str]:
-    fixed = {"model_type": "llama", "tie_word_embeddings": False, "head_dim": size.head_dim}
+    fixed = {
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "head_dim": size.head_dim,
+    }
     for name, expected in fixed.items():
-        found = config.get(name, expected)
-        if found != expected:
+        # Nothing said is the default of transformers, which is the expected one.
+        found = config.get(name)
+        if found is not None and not _same(found, expected):
             yield f"{name} is {found!r}, expected {expected!r}"
     for name, expected in _ROPE.items():
-        if rope.get(name) != expected:
+        if not _same(rope.get(name), expected):
             yield f"RoPE's {name} is {rope.get(name)!r}, expected {expected!r}"
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Whether a value is the expected one, by itself or as text."""
+    if found == expected or not isinstance(found, str) or isinstance(expected, str):
+        return bool(found == expected)
+    try:
+        return bool(json.loads(found.lower()) == expected)
+    except ValueError:
+        return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

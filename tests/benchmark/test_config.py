@@ -363,6 +363,14 @@ def test_hostile_environment_does_not_leak_into_the_exports(tmp_path: Path) -> N
     assert sourced(tmp_path, "export SEED=1\n", **held) == {"SEED": "1"}
 
 
+def test_a_file_with_windows_line_ends_is_one_error(tmp_path: Path) -> None:
+    """Before bash stumbles over it; and a shell that sourced such a file is told the variables."""
+    with pytest.raises(ConfigError, match=r"config_TEST\.sh has Windows line ends"):
+        sourced(tmp_path, "export DGXNNODES=2\r\nexport DGXNGPU=8\r\n")
+    with pytest.raises(ConfigError, match=r"^DGXNNODES, DATADIR: what exported this has Windows line ends"):
+        RunConfig.from_environment(source_config(ROOT / "config_tiny.sh") | {"DGXNNODES": "1\r", "DATADIR": "/data\r"})
+
+
 def test_sourced_file_may_print(tmp_path: Path) -> None:
     """Output of a config file, NULs and assignments in it too, is not taken for exports."""
     assert sourced(tmp_path, "printf 'NEXP=9\\0'; echo NEXP=8; export SEED=1\n") == {"SEED": "1"}
