@@ -125,6 +125,21 @@ def test_the_command_makes_the_benchmarks_dataset(tmp_path: Path) -> None:
     assert open_pair(tmp_path / "out" / "c4-validation-91205-samples.en_text_document").lengths.size == 2
 
 
+def test_unpacked_shards_are_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Without `.gz` the documents are the same; the packed file is taken where both are there."""
+    lines = b"".join(line + b"\n" for line in lines_of(["unpacked"]))
+    for number in (6, 7):
+        (tmp_path / f"c4-train.{number:05}-of-01024.json").write_bytes(lines)
+    (tmp_path / "c4-validation-1-samples.en.json").write_bytes(lines)
+    shard(tmp_path / "c4-train.00007-of-01024.json.gz", lines_of(["packed"]))
+    with mock.patch.multiple(c4, SHARDS_PER_FILE=1, VALIDATION_LINES=1):
+        prepare(tmp_path / "out", c4.plan("llama31_405b", tmp_path, benchmark_tokenizer()))
+
+    for prefix, text in ((6, "unpacked"), (7, "packed")):
+        document = open_pair(tmp_path / "out" / f"c4-train.en_{prefix}_text_document").document(0)
+        assert document.tolist() == tokenizer.encode(text)
+
+
 @pytest.mark.parametrize("kind", FAULTY)
 def test_a_faulty_line_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     """The refusal names shard, line and fault, and no dataset appears."""

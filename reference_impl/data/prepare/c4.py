@@ -21,7 +21,7 @@ VALIDATION_LINES = 91_205
 
 
 def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
-    """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`.
+    """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`, or `.json` where one was unpacked.
 
     Raises:
         DataError: the benchmark has no dataset of C4, or one of another vocabulary than the tokenizer's; or shards are
@@ -33,7 +33,7 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
     outputs = _outputs(row.dataset, folder)
     paths = [folder / shard.name for output in outputs for shard in output.shards]
     if missing := [path for path in paths if not path.is_file()]:
-        raise DataError("\n".join(f"{path} does not exist" for path in missing))
+        raise DataError("\n".join(f"{path} does not exist, nor does {path.stem}" for path in missing))
     if (pieces := Tokenizer(tokenizer).vocab_size) != row.vocabulary:
         raise DataError(
             f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {row.vocabulary}; "
@@ -58,13 +58,19 @@ def _file_number(prefix: str) -> int:
 
 def _train_shards(folder: Path, number: int) -> tuple[C4Shard, ...]:
     shards = range(number * SHARDS_PER_FILE, (number + 1) * SHARDS_PER_FILE)
-    return tuple(C4Shard(folder / f"c4-train.{shard:05}-of-{TRAIN_SHARDS:05}.json.gz") for shard in shards)
+    return tuple(_shard(folder / f"c4-train.{shard:05}-of-{TRAIN_SHARDS:05}.json.gz") for shard in shards)
 
 
 def _validation_shards(folder: Path) -> tuple[C4Shard, ...]:
     """C4's own; or the file with the first documents alone, as MLCommons has it for download."""
-    first_documents = folder / f"c4-validation-{VALIDATION_LINES}-samples.en.json.gz"
-    if first_documents.exists():
-        return (C4Shard(first_documents),)
+    first_documents = _shard(folder / f"c4-validation-{VALIDATION_LINES}-samples.en.json.gz")
+    if first_documents.path.exists():
+        return (first_documents,)
     shards = range(VALIDATION_SHARDS)
-    return tuple(C4Shard(folder / f"c4-validation.{shard:05}-of-{VALIDATION_SHARDS:05}.json.gz") for shard in shards)
+    return tuple(_shard(folder / f"c4-validation.{shard:05}-of-{VALIDATION_SHARDS:05}.json.gz") for shard in shards)
+
+
+def _shard(packed: Path) -> C4Shard:
+    """A shard as it was published, or unpacked where only that is there."""
+    unpacked = packed.with_suffix("")
+    return C4Shard(unpacked if unpacked.exists() and not packed.exists() else packed)

@@ -1,4 +1,4 @@
-"""The documents of a shard of C4: a gzip file with a JSON object a line, whose `text` is the document.
+"""The documents of a shard of C4: a file, mostly of gzip, with a JSON object a line, whose `text` is the document.
 
 What a line may hold, and what becomes of it:
 - any text, embedded NUL and megabytes of it included, is a document as it is; nothing is cleaned or normalised;
@@ -7,6 +7,7 @@ What a line may hold, and what becomes of it:
   express, is faulty. The reference's preprocessing dies of it. So does ours, naming shard, line and fault, unless it is
   told to leave faulty lines out; then each is counted by its fault, and the first of each named.
 A shard that has no byte, ends before its checksum, or fails it, is refused either way: nobody can tell what is missing.
+One that was unpacked has no checksum; where it is cut off, its last line is faulty.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Shard(Protocol):
 
 @dataclass(frozen=True)
 class C4Shard:
-    """A `.json.gz` file."""
+    """A `.json.gz` file, or a `.json` file that was one."""
 
     path: Path
 
@@ -79,7 +80,7 @@ class C4Shard:
             # gzip takes no bytes at all for no lines.
             if self.size == 0:
                 raise EOFError("it is empty")
-            with gzip.open(self.path, "rb") as file:
+            with gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     yield document(number, line)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
