@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.checkout import ROOT
 from benchmark.config.run_config import WINDOWS_LINES, ConfigError, unknown_names
 
+
 def config_files(checkout: Path = ROOT) -> list[Path]:
     """The configs of a checkout, one a system: all but what they share."""
     found = (path for folder in (checkout, checkout / "configs") for path in folder.glob("config_*.sh"))

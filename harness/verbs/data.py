@@ -38,7 +38,9 @@ def data() -> None:
 
 @data.command()
 @_folder
-@click.option("--c4", type=_existing, help="Folder of C4's c4-*.json.gz, or c4-*.json; the built-in corpus if not given.")
+@click.option(
+    "--c4", type=_existing, help="Folder of C4's c4-*.json.gz, or c4-*.json; the built-in corpus if not given."
+)
 @BENCHMARK_OPTION
 @_tokenizer
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as cores if not given.")

@@ -25,9 +25,8 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from harness.verbs.data import data as main
-from reference_impl import encoders
 from reference_impl.data.pair import open_pair, write_idx
-from reference_impl.data.prepare import built_in, c4
+from reference_impl.data.prepare import built_in, c4, tokenise
 from reference_impl.data.prepare.dataset import Counts, Output, Plan, prepare
 from reference_impl.data.prepare.documents import C4Shard, Fault, document
 from reference_impl.data.published import PUBLISHED
@@ -123,6 +122,16 @@ def test_the_command_makes_the_benchmarks_dataset(tmp_path: Path) -> None:
     assert "c4-train.00006-of-01024.json.gz, line 3: no text (it has 'url')" in done.output
     assert load(tmp_path / "out").files.keys() == PUBLISHED["llama31_405b"].sizes.keys()
     assert open_pair(tmp_path / "out" / "c4-validation-91205-samples.en_text_document").lengths.size == 2
+
+
+def test_a_process_opens_its_tokenizer_once(tmp_path: Path) -> None:
+    """However many shards it has: one to know the tokenizer by, one to use. A small shard costs no half second."""
+    shards = [shard(tmp_path / f"{number}.json.gz", lines_of(["text"])) for number in range(5)]
+    tokenise._opened.cache_clear()
+    with mock.patch.object(Tokenizer, "_load", autospec=True, side_effect=Tokenizer._load) as load:
+        prepare(tmp_path / "out", plan(*shards))
+
+    assert load.call_count == 2
 
 
 def test_unpacked_shards_are_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -328,10 +337,8 @@ class Killed(BaseException):
     """Ends a call as a kill would: nothing catches it."""
 
 
-def test_a_kill_before_any_write_leads_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_before_any_write_leads_to_the_same_bytes(tmp_path: Path) -> None:
     """Ended before its first change of a file, its second and so on to its last, a call that follows makes it good."""
-    # SentencePiece loads faster.
-    monkeypatch.setattr(encoders, "find_spec", lambda _name: None)
     shards = [shard(tmp_path / f"{n}.json.gz", lines_of([f"text {n}", "more"])) for n in range(3)]
     what, folder = plan(*shards, lines=1), tmp_path / "killed"
     prepare(tmp_path / "quiet", what)

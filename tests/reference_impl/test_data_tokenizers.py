@@ -78,6 +78,17 @@ def both(fast: Mixtral) -> dict[bool, Mixtral]:
     return {True: fast, False: without}
 
 
+def test_forgetting_changes_no_ids(plain: SentencePiece, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many tokens the fast encoder starts anew, with the same ids."""
+    pytest.importorskip("gigatoken")
+    monkeypatch.setattr(Mixtral, "FORGET_AFTER", 3)
+    fast, text = Mixtral(benchmark_tokenizer()), "Four score and seven years"
+    found = [(fast.encode([text]).tokens.tolist(), fast._gigatoken) for _ in range(2)]
+
+    assert [tokens for tokens, _ in found] == [plain.encode([text]).tokens.tolist()] * 2
+    assert found[0][1] is not found[1][1]
+
+
 def test_a_batch_keeps_texts_apart(tokenizer: Tokenizer) -> None:
     """Lengths say which tokens are of which text, empty ones among them."""
     texts = ["one text", "", "another", "</s>"]
