@@ -60,7 +60,7 @@ def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Calla
         cpu.keep_freed_memory()
     adamw = config.rules.optimizer
     llama = LlamaConfig(
-        **config_json(config.size, config.vocabulary, "float32"), attn_implementation="sdpa", use_cache=False
+        **config_json(config.size, config.vocabulary, "float32", {}), attn_implementation="sdpa", use_cache=False
     )
     model = LlamaForCausalLM(llama).train()
     optimizer = torch_adamw(model, adamw, fused=fused)

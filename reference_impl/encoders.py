@@ -54,19 +54,19 @@ class SentencePiece:
     def __init__(self, path: Path) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self._processor = SentencePieceProcessor()
+        self.processor = SentencePieceProcessor()
         try:
-            self._processor.Load(str(path))
+            self.processor.Load(str(path))
         except (OSError, RuntimeError) as error:
             raise Unreadable(str(error).strip()) from None
-        self.vocab_size = int(self._processor.vocab_size())
-        self.eod = int(self._processor.eos_id())
+        self.vocab_size = int(self.processor.vocab_size())
+        self.eod = int(self.processor.eos_id())
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        return _packed([self._processor.encode(text) for text in texts])
+        return _packed([self.processor.encode(text) for text in texts])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._processor.decode(list(tokens))
+        text: str = self.processor.decode(list(tokens))
         return text
 
 
@@ -86,8 +86,8 @@ class Mixtral(SentencePiece):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._symbols = {
-            self._processor.id_to_piece(index): index
-            for index in (self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id())
+            self.processor.id_to_piece(index): index
+            for index in (self.processor.unk_id(), self.processor.bos_id(), self.processor.eos_id())
         }
         self._spelt = re.compile("(" + "|".join(map(re.escape, self._symbols)) + ")")
         self._path = path
@@ -118,7 +118,7 @@ class Mixtral(SentencePiece):
     def _with_symbols(self, text: str) -> list[int]:
         tokens: list[int] = []
         for part in self._spelt.split(text):
-            tokens += [self._symbols[part]] if part in self._symbols else self._processor.encode(part)
+            tokens += [self._symbols[part]] if part in self._symbols else self.processor.encode(part)
         return tokens
 
 
@@ -153,7 +153,7 @@ class Llama3:
     """Llama 3's tokenizer: a list of tiktoken ranks, cut by the pattern and followed by the 256 special tokens of
     Meta's `llama_models/llama3/tokenizer.py`."""
 
-    _PATTERN = (
+    PATTERN = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
@@ -162,16 +162,28 @@ class Llama3:
     def __init__(self, path: Path) -> None:
         from tiktoken import Encoding
 
+        ranks = self.ranks(path)
         try:
-            # tiktoken's own reader keeps a copy under /tmp, and reads that ever after.
-            lines = [line.split() for line in path.read_bytes().splitlines() if line]
-            ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
-            self._encoding = Encoding(path.name, pat_str=self._PATTERN, mergeable_ranks=ranks, special_tokens={})
+            self._encoding = Encoding(path.name, pat_str=self.PATTERN, mergeable_ranks=ranks, special_tokens={})
         except ValueError as error:
             raise Unreadable(str(error)) from None
         self.vocab_size = len(ranks) + self._SPECIAL_TOKENS
         # <|begin_of_text|> is the first special token, <|end_of_text|> the second.
         self.eod = len(ranks) + 1
+
+    @staticmethod
+    def ranks(path: Path) -> dict[bytes, int]:
+        """The file's tokens and their ids, the special ones left out.
+
+        Raises:
+            Unreadable: a line is no token and its rank.
+        """
+        try:
+            # tiktoken's own reader keeps a copy under /tmp, and reads that ever after.
+            lines = [line.split() for line in path.read_bytes().splitlines() if line]
+            return {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
+        except ValueError as error:
+            raise Unreadable(str(error)) from None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         return _packed(self._encoding.encode_ordinary_batch(list(texts), num_threads=1))

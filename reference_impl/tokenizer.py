@@ -68,17 +68,14 @@ class Tokenizer:
     def _load(self) -> Encoder:
         from reference_impl import encoders
 
+        self.kind = kind(self.path)
         load: Callable[[Path], Encoder]
-        with self.path.open("rb") as file:
-            start = file.read(1024)
-        if start.lstrip().startswith(b"{"):
-            self.kind, load = TokenizerKind.HUGGING_FACE, encoders.HuggingFace
-        elif _TIKTOKEN_LINE.match(start):
-            self.kind, load = TokenizerKind.TIKTOKEN, encoders.Llama3
-        elif self.sha256 == MIXTRAL_8X22B.sha256:
-            self.kind, load = TokenizerKind.SENTENCEPIECE, encoders.Mixtral
+        if self.kind == TokenizerKind.HUGGING_FACE:
+            load = encoders.HuggingFace
+        elif self.kind == TokenizerKind.TIKTOKEN:
+            load = encoders.Llama3
         else:
-            self.kind, load = TokenizerKind.SENTENCEPIECE, encoders.SentencePiece
+            load = encoders.Mixtral if self.sha256 == MIXTRAL_8X22B.sha256 else encoders.SentencePiece
         try:
             return load(self.path)
         except encoders.Unreadable as error:
@@ -116,6 +113,22 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._encoder.decode(tokens)
+
+
+def kind(path: Path) -> TokenizerKind:
+    """What a tokenizer file is by how it starts; one that is nothing else is taken for a SentencePiece model.
+
+    Raises:
+        TokenizerError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror}") from None
+    if start.lstrip().startswith(b"{"):
+        return TokenizerKind.HUGGING_FACE
+    return TokenizerKind.TIKTOKEN if _TIKTOKEN_LINE.match(start) else TokenizerKind.SENTENCEPIECE
 
 
 def sha256(path: Path) -> str:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS
 from reference_impl.checkpoint.arrays import CheckpointError
+
+if TYPE_CHECKING:
+    from reference_impl.checkpoint.source import Checkpoint
 
 _source = click.argument("source", type=PathArgument())
 _target = click.argument("target", type=PathArgument())
@@ -61,7 +66,8 @@ def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None)
     """
     from reference_impl.checkpoint.convert import to_distributed
 
-    _convert("convert", to_distributed, source, target, benchmark, jobs)
+    weights, vocabulary = _opened(source, benchmark)
+    _write("convert", to_distributed, weights, target, vocabulary, jobs)
 
 
 @checkpoint.command()
@@ -69,33 +75,51 @@ def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None)
 @_target
 @_benchmark
 @_jobs
-def export(source: Path, target: Path, benchmark: str | None, jobs: int | None) -> None:
-    """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it.
+@click.option(
+    "--tokenizer",
+    type=PathArgument(exists=True),
+    help="Tokenizer file, or Hugging Face's folder of one; SOURCE's own or the benchmark's if not given.",
+)
+def export(source: Path, target: Path, benchmark: str | None, jobs: int | None, tokenizer: Path | None) -> None:
+    """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it, with all that serves it.
 
     Killed and called again it goes on, and ends with the same bytes.
 
     \b
     llama31 checkpoint export 405b Meta-Llama-3.1-405B
+    llama31 checkpoint export 8b served-8b --tokenizer /data/llama31/tokenizer.json
     """
-    from reference_impl.checkpoint.convert import to_huggingface
+    from reference_impl.checkpoint.convert import convertible, to_huggingface
+    from reference_impl.checkpoint.serving import missing, tokenizer_for
 
-    _convert("export", to_huggingface, source, target, benchmark, jobs)
+    weights, vocabulary = _opened(source, benchmark)
+    rows = convertible(weights, vocabulary)[1]
+    found = tokenizer_for(weights, rows, tokenizer)
+    # Before hours of writing.
+    click.echo(f"tokenizer: {found.path}" if found else f"warning: {missing(rows)}", err=found is None)
+    _write("export", partial(to_huggingface, tokenizer=found), weights, target, vocabulary, jobs)
 
 
-def _convert(
-    what: str, write: Callable[..., None], source: Path, target: Path, benchmark: str | None, jobs: int | None
+def _opened(source: Path, benchmark: str | None) -> tuple[Checkpoint, int | None]:
+    """A checkpoint, and the vocabulary rows of the benchmark that it is for."""
+    from reference_impl.checkpoint.source import faults_for, open_checkpoint
+
+    weights = open_checkpoint(source)
+    if benchmark is None:
+        return weights, None
+    row = BENCHMARKS[benchmark]
+    if faults := faults_for(weights, row.size, row.vocabulary, weights.dtype):
+        raise CheckpointError(faults)
+    return weights, row.vocabulary
+
+
+def _write(
+    what: str, write: Callable[..., None], weights: Checkpoint, target: Path, vocabulary: int | None, jobs: int | None
 ) -> None:
     from reference_impl.checkpoint.convert import converted_bytes
     from reference_impl.checkpoint.parts import complete_bytes
-    from reference_impl.checkpoint.source import faults_for, open_checkpoint
     from reference_impl.files.progress import progress
 
-    weights, vocabulary = open_checkpoint(source), None
-    if benchmark is not None:
-        row = BENCHMARKS[benchmark]
-        if faults := faults_for(weights, row.size, row.vocabulary, weights.dtype):
-            raise CheckpointError(faults)
-        vocabulary = row.vocabulary
     total = converted_bytes(weights, vocabulary)
     with progress(what, total, done=complete_bytes(target)) as advance:
         write(weights, target, vocabulary, advance, jobs)

@@ -1,8 +1,8 @@
 """From one format on disk to another, streaming: what is in memory depends on no size of the model.
 
 Both ways read any checkpoint that `source` opens. `to_distributed` writes what Megatron-Core and NeMo read, each value
-once; `to_huggingface` writes what transformers reads. The files depend on the weights alone, so a conversion that was
-killed and called again ends with the same bytes.
+once; `to_huggingface` writes what transformers reads. The files depend on the weights and the tokenizer alone, so a
+conversion that was killed and called again ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from reference_impl.files.checksum import Advance, silent
 
 if TYPE_CHECKING:
     import torch
+
+    from reference_impl.checkpoint.serving import Served
 
 PIECE_BYTES = 64 << 20
 """Most that is held of a tensor at once, for each file that is being written, and the most that an entry of a `.distcp`
@@ -207,11 +209,13 @@ def to_huggingface(
     advance: Advance = silent,
     jobs: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    tokenizer: Served | None = None,
 ) -> None:
-    """Write the weights as safetensors files with their index, and config.json.
+    """Write the weights as safetensors files with their index, config.json, and what serving needs beside them.
 
     Args:
         vocabulary: rows of embedding and output, all that there are if None.
+        tokenizer: of the vocabulary; the folder has none if None.
         advance: told the number of bytes that were written at each step.
         jobs: files that are written at once, as many as cores if None.
 
@@ -225,9 +229,10 @@ def to_huggingface(
     sources = _sources(size, vocabulary)
     folder = PartFolder(target, _job(checkpoint, "Hugging Face", vocabulary=vocabulary, shard_bytes=shard_bytes))
     folder.write([(file, _safetensors_writer(checkpoint, tensors, sources)) for file, tensors in files], advance, jobs)
-    config = huggingface.config_json(size, vocabulary, dtype)
+    config = huggingface.config_json(size, vocabulary, dtype, {} if tokenizer is None else tokenizer.ends)
     index = huggingface.index_json(files, ITEM_BYTES[dtype])
-    folder.finish([(huggingface.CONFIG, _json(config)), (huggingface.INDEX, _json(index))])
+    beside = {} if tokenizer is None else tokenizer.files
+    folder.finish([(huggingface.CONFIG, _json(config)), (huggingface.INDEX, _json(index)), *beside.items()])
 
 
 def _sources(size: ModelSize, vocabulary: int) -> dict[str, list[Rows]]:

@@ -60,7 +60,7 @@ _ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-_POSITIONS = 131_072
+POSITIONS = 131_072
 """That Llama 3.1's RoPE is scaled for."""
 
 
@@ -229,8 +229,13 @@ def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> d
 # Writing.
 
 
-def config_json(size: ModelSize, vocabulary: int, dtype: str) -> dict[str, Any]:
-    """config.json of a Llama 3.1, as transformers' LlamaConfig reads it."""
+def config_json(size: ModelSize, vocabulary: int, dtype: str, ends: Mapping[str, int]) -> dict[str, Any]:
+    """config.json of a Llama 3.1, as transformers' LlamaConfig reads it.
+
+    Args:
+        ends: ids of the tokens that begin and end a text, as `bos` and `eos`; null without, since LlamaConfig's own
+            defaults are Llama 2's.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -238,7 +243,9 @@ def config_json(size: ModelSize, vocabulary: int, dtype: str) -> dict[str, Any]:
         **{theirs: getattr(size, ours) for ours, theirs in _FIELDS.items()},
         "head_dim": size.head_dim,
         "vocab_size": vocabulary,
-        "max_position_embeddings": _POSITIONS,
+        "bos_token_id": ends.get("bos"),
+        "eos_token_id": ends.get("eos"),
+        "max_position_embeddings": POSITIONS,
         "rope_theta": float(size.rotary_base),
         "rope_scaling": {"factor": size.rotary_scaling_factor, **_ROPE},
         "initializer_range": size.init_std,

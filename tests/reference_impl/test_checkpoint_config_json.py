@@ -17,7 +17,7 @@ EIGHT = SIZES["8b"]
 
 
 def written(folder: Path, change: dict[str, Any], end: str = "\n") -> Path:
-    text = json.dumps(config_json(EIGHT, 128_256, "bfloat16") | change, indent=2)
+    text = json.dumps(config_json(EIGHT, 128_256, "bfloat16", {}) | change, indent=2)
     (folder / "config.json").write_bytes(text.replace("\n", end).encode())
     return folder
 
@@ -32,7 +32,7 @@ def as_text(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "end"),
     [
-        (as_text(config_json(EIGHT, 128_256, "bfloat16")), "\n"),
+        (as_text(config_json(EIGHT, 128_256, "bfloat16", {})), "\n"),
         ({"hidden_size": 4096.0, "rope_theta": "5e5"}, "\n"),
         ({"head_dim": None, "hidden_act": None}, "\n"),
         ({}, "\r\n"),

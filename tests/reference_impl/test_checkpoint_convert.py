@@ -84,7 +84,7 @@ def test_huggingface_to_ours_and_back(tmp_path: Path, weights: Weights, small_pi
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert type(llama_config(SIZE, ROWS)).from_dict(config).to_diff_dict() == {
         **llama_config(SIZE, ROWS).to_diff_dict(),
-        **{name: config[name] for name in ("architectures", "head_dim") if name in config},
+        **{name: config[name] for name in ("architectures", "head_dim", "bos_token_id", "eos_token_id")},
         "dtype": config["torch_dtype"],
     }
 

@@ -1,0 +1,189 @@
+"""What a Hugging Face folder needs beside weights to be served: a tokenizer, and how a text is ended.
+
+Files of a Hugging Face tokenizer are copied as they are; SentencePiece models and Llama 3's ranks become a
+tokenizer.json. No torch here, and no library of tokenizers but sentencepiece.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.benchmarks import BENCHMARKS, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
+from reference_impl.checkpoint import tokenizer_json
+from reference_impl.checkpoint.huggingface import POSITIONS
+from reference_impl.checkpoint.source import Checkpoint
+from reference_impl.encoders import SentencePiece, Unreadable
+from reference_impl.tokenizer import TokenizerError, benchmark_tokenizer, kind, sha256
+
+TOKENIZER = "tokenizer.json"
+MODEL = "tokenizer.model"
+SETTINGS = "tokenizer_config.json"
+SYMBOLS = "special_tokens_map.json"
+GENERATION = "generation_config.json"
+
+_BESIDE = (MODEL, SETTINGS, SYMBOLS, GENERATION, "added_tokens.json", "chat_template.jinja")
+"""What is copied with a tokenizer.json, where it is there."""
+
+_PLACES = (".", "context/nemo_tokenizer")
+"""Where a checkpoint keeps its own: Hugging Face's, NeMo's."""
+
+_LARGEST = 100_000_000
+"""Bytes of a file that is copied: Llama 3.1's tokenizer.json has 17 million."""
+
+_USUAL = {"bos": ("<s>", "<|begin_of_text|>"), "eos": ("</s>", "<|end_of_text|>")}
+"""What begins and ends a text where no settings say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A tokenizer as the files of a Hugging Face folder."""
+
+    path: Path
+    """Where it is from."""
+    pieces: int
+    ends: Mapping[str, int]
+    """Ids of the tokens that begin and end a text, as `bos` and `eos`; without those that the tokenizer lacks."""
+    files: Mapping[str, bytes]
+
+
+def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) -> Served | None:
+    """The tokenizer of a checkpoint of which so many vocabulary rows are kept; None if nobody has it.
+
+    The given one; or the checkpoint's own; or that of a benchmark, if it is installed. One of another number of pieces
+    is not the one.
+
+    Raises:
+        TokenizerError: the given one is another's; or it, or the checkpoint's own, cannot be read.
+    """
+    if given is not None:
+        found = served(given)
+        if found.pieces != rows:
+            raise TokenizerError(f"{given} has {found.pieces:,} pieces, the weights {rows:,} vocabulary rows")
+        return found
+    own = next((file for place in _PLACES if (file := _tokenizer_in(checkpoint.folder / place))), None)
+    if own is not None and (found := served(own)).pieces == rows:
+        return found
+    wanted = _benchmarks(rows)
+    try:
+        return None if wanted is None else served(benchmark_tokenizer(wanted))
+    except TokenizerError:
+        # No package has it, or the package is not here.
+        return None
+
+
+def missing(rows: int) -> str:
+    """What to tell where `tokenizer_for` finds none."""
+    wanted = _benchmarks(rows)
+    return (
+        f"no tokenizer is written, and nothing serves the model without: {rows:,} vocabulary rows are of "
+        f"{'one that is not known' if wanted is None else wanted.about}; name its file with --tokenizer"
+    )
+
+
+def _benchmarks(rows: int) -> BenchmarkTokenizer | None:
+    return next((row.tokenizer for row in BENCHMARKS.values() if row.vocabulary == rows), None)
+
+
+def served(path: Path) -> Served:
+    """A tokenizer file of any kind, or a folder of Hugging Face's, as the files of a served folder.
+
+    Raises:
+        TokenizerError: it cannot be read, or is none.
+    """
+    if path.is_dir():
+        file = _tokenizer_in(path)
+        if file is None:
+            raise TokenizerError(f"{path} holds neither {TOKENIZER} nor {MODEL}")
+        path = file
+    found = kind(path)
+    read = {
+        TokenizerKind.HUGGING_FACE: _copied,
+        TokenizerKind.TIKTOKEN: _of_ranks,
+        TokenizerKind.SENTENCEPIECE: _of_sentencepiece,
+    }[found]
+    try:
+        return read(path)
+    except TokenizerError:
+        raise
+    except (Unreadable, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TokenizerError(f"{path} is no {found}: {error or type(error).__name__}") from None
+
+
+def _tokenizer_in(folder: Path) -> Path | None:
+    return next((folder / name for name in (TOKENIZER, MODEL) if (folder / name).is_file()), None)
+
+
+def _copied(path: Path) -> Served:
+    """A tokenizer.json, with what is beside it."""
+    files = {TOKENIZER: _read(path)}
+    if path.name == TOKENIZER:
+        files |= {name: _read(path.with_name(name)) for name in _BESIDE if path.with_name(name).is_file()}
+    return _served(path, _ids(json.loads(files[TOKENIZER])), files)
+
+
+def _of_ranks(path: Path) -> Served:
+    return _made(path, tokenizer_json.of_ranks(path), {})
+
+
+def _of_sentencepiece(path: Path) -> Served:
+    files = {MODEL: _read(path)}
+    if sha256(path) == MIXTRAL_8X22B.sha256:
+        return _made(path, tokenizer_json.of_sentencepiece(path), files)
+    # Not known to be of byte pairs: transformers makes of it what it can.
+    processor = SentencePiece(path).processor
+    return _served(path, {processor.id_to_piece(index): index for index in range(processor.vocab_size())}, files)
+
+
+def _made(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -> Served:
+    return _served(path, _ids(document), {TOKENIZER: json.dumps(document, ensure_ascii=False).encode(), **files})
+
+
+def _ids(document: Mapping[str, Any]) -> dict[str, int]:
+    """Every token of a tokenizer.json with its id."""
+    vocabulary = document["model"]["vocab"]
+    # Unigram models list pieces with their scores.
+    ids = {piece[0]: index for index, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
+    return {**ids, **{token["content"]: int(token["id"]) for token in document.get("added_tokens") or ()}}
+
+
+def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> Served:
+    """The files, and those that are missing among them."""
+    symbols = dict(_ends(ids, files))
+    named = {f"{role}_token": symbol for role, symbol in symbols.items()}
+    ends = {role: ids[symbol] for role, symbol in symbols.items()}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast" if TOKENIZER in files else "LlamaTokenizer",
+        **named,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": POSITIONS,
+    }
+    generation = {f"{role}_token_id": index for role, index in ends.items()}
+    made = {SETTINGS: settings, SYMBOLS: named, GENERATION: generation}
+    texts = {name: (json.dumps(values, indent=2) + "\n").encode() for name, values in made.items()}
+    return Served(path=path, pieces=len(ids), ends=ends, files={**texts, **files})
+
+
+def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
+    """The symbols that begin and end a text: those that the settings name, or the usual ones."""
+    settings = [json.loads(files.get(name, b"{}")) for name in (SETTINGS, SYMBOLS)]
+    for role, usual in _USUAL.items():
+        stated = (values.get(f"{role}_token") for values in settings)
+        # A symbol is text, or an object of it and how to look for it.
+        symbols = (value.get("content") if isinstance(value, dict) else value for value in stated)
+        found = next((symbol for symbol in (*symbols, *usual) if symbol in ids), None)
+        if found is not None:
+            yield role, found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise TokenizerError(f"{path} has {size:,} bytes, expected at most {_LARGEST:,}: no file of a tokenizer")
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror}") from None
