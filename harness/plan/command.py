@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
-from benchmark.benchmarks import BENCHMARKS, Benchmark
+from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import CONFIGS
 from benchmark.config import ConfigError, RunConfig, resolve
 from benchmark.hardware import GPUS, PRECISIONS
@@ -18,9 +18,26 @@ from harness.arguments import BENCHMARK_OPTION
 
 if TYPE_CHECKING:
     from harness.plan.calibration import Calibration, Measured
-    from harness.plan.search import Candidate, Found
+    from harness.plan.scaling import Question
+    from harness.plan.search import Found
 
 _PATH = PathArgument()
+
+
+class _Counts(click.ParamType[tuple[int, ...]]):
+    """Numbers of GPUs, with commas between them."""
+
+    name = "N[,N...]"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        counts = value.split(",")
+        if not all(count.strip().isascii() and count.strip().isdecimal() and int(count) for count in counts):
+            self.fail(f"{value!r}: expected numbers of GPUs such as 512 or 256,512,1024", param, ctx)
+        return tuple(dict.fromkeys(map(int, counts)))
 
 
 class _PlanByDefault(Verbs):
@@ -38,17 +55,29 @@ def plan() -> None:
     \b
     llama31 plan configs/config_GB200_128x4x144xtp4pp8cp2.sh
     llama31 plan --gpu GB200 --gpus 512 --precision nvfp4
-    llama31 plan calibrate results/logs/MY_SYSTEM --out mine.json
+    llama31 plan --gpu GB200 --gpus 256,512,1024
+    llama31 plan --gpu GB200 --minutes 60
+    llama31 plan calibrate results/logs/MY_SYSTEM my_steps.csv --out mine.json
 
     `plan FILE` and `plan --gpu ...` are short for `plan layout FILE` and `plan layout --gpu ...`, whose --help lists
     the options.
+
+    Steps that you measured make a better calibration, from logs or from a table. `plan calibrate --help` has the
+    columns of a table.
     """
 
 
 @plan.command()
 @click.argument("file", required=False, type=_PATH)
 @click.option("--gpu", type=click.Choice(list(GPUS)), help="The one in the system's name if not given.")
-@click.option("--gpus", type=click.IntRange(min=1), help="Search the layouts of so many GPUs; needs no FILE.")
+@click.option(
+    "--gpus", type=_Counts(), help="Search the layouts of so many GPUs, without FILE; of several, the best of each."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Search the layouts of the fewest GPUs that reach the target in so many minutes.",
+)
 @BENCHMARK_OPTION
 @click.option(
     "--search", "searching", is_flag=True, help="Search the layouts of FILE's GPUs instead of planning its own."
@@ -66,12 +95,13 @@ def plan() -> None:
     type=_PATH,
     is_flag=False,
     flag_value=CONFIGS,
-    help="Also write the first layout of a search as a config file, here; into the checkout's configs/ if not said.",
+    help="Also write the first layout of each search as a config file, here; into the checkout's configs/ if not said.",
 )
 def layout(
     file: Path | None,
     gpu: str | None,
-    gpus: int | None,
+    gpus: tuple[int, ...] | None,
+    minutes: float | None,
     benchmark: str,
     searching: bool,
     precision: str | None,
@@ -82,35 +112,61 @@ def layout(
     picture: Path | None,
     write: Path | None,
 ) -> None:
-    """Plan the configuration of FILE or of the environment, or search the layouts of a number of GPUs.
+    """Plan the configuration of FILE or of the environment, or search the layouts of some GPUs.
 
     \b
     llama31 plan layout configs/config_GB200_128x4x144xtp4pp8cp2.sh --precision nvfp4
     llama31 plan layout --gpu GB200 --gpus 512 --write
+    llama31 plan layout --gpu GB200 --gpus 256,512,1024
+    llama31 plan layout --gpu GB200 --minutes 60
+    llama31 plan layout configs/config_GB200_128x4x144xtp4pp8cp2.sh --minutes 60
 
-    Exit status 0 if it fits, 1 if it does not or nothing does.
+    Exit status 0 if it fits and is fast enough, 1 if it is not or nothing is.
     """
-    searching = searching or gpus is not None
+    searching = searching or gpus is not None or minutes is not None
     _refuse(
         {
-            "--write needs a search (--gpus or --search)": write is not None and not searching,
+            "--write needs a search (--gpus, --minutes or --search)": write is not None and not searching,
             "--write makes a config of this trainer, whose weights stay in bf16: leave --quantised-weights out": (
                 write is not None and quantised_weights
             ),
             "--picture draws one configuration; a search has many": picture is not None and searching,
             "--gpus says what FILE says too": gpus is not None and file is not None,
             "--gpus needs --gpu": gpus is not None and gpu is None,
+            "--minutes needs --gpu or FILE": minutes is not None and gpu is None and file is None,
+            "--minutes finds the number that --gpus states": minutes is not None and gpus is not None,
         }
     )
     calibration = _calibration(calibration_file)
-    if searching:
-        base = _bare(BENCHMARKS[benchmark], gpu, gpus) if gpu is not None and gpus is not None else _values(file)
-        _search(base | _precision(precision), calibration, gpu, quantised_weights, top, as_json, write)
-    else:
+    if not searching:
         config = resolve(file).config
         if precision is not None:
             config = RunConfig.from_environment(_without(config, "FP8_RECIPE") | _precision(precision))
         _plan(config, calibration, gpu, quantised_weights, as_json, picture)
+        return
+    from harness.plan.scaling import Question
+    from harness.plan.search import bare_values
+
+    if file is None and gpu is not None and (gpus is not None or minutes is not None):
+        values = bare_values(BENCHMARKS[benchmark], GPUS[gpu], 1, GPUS[gpu].gpus_per_node)
+    else:
+        values = _values(file)
+    question = Question(
+        base=values | _precision(precision), calibration=calibration, gpu=gpu, quantised_weights=quantised_weights
+    )
+    if minutes is not None:
+        found = _search_fewest(question, minutes, top, as_json)
+    elif gpus is None:
+        found = _search_one(question, question.gpus, top, as_json)
+    elif len(gpus) == 1:
+        found = _search_one(question, gpus[0], top, as_json)
+    else:
+        found = _search_several(question, gpus, as_json)
+    for each in found:
+        if write is not None and each.candidates:
+            click.echo(f"written: {_write(each, calibration, write)}", err=True)
+    if not all(each.candidates for each in found):
+        raise SystemExit(1)
 
 
 def _refuse(faults: dict[str, bool]) -> None:
@@ -149,34 +205,46 @@ def _plan(
         raise SystemExit(1)
 
 
-def _search(
-    base: dict[str, str],
-    calibration: Calibration,
-    gpu: str | None,
-    quantised_weights: bool,
-    top: int,
-    as_json: bool,
-    write: Path | None,
-) -> None:
-    from harness.plan.report import search_values, table
-    from harness.plan.search import search
+def _search_one(question: Question, gpus: int, top: int, as_json: bool) -> list[Found]:
+    """The layouts of one number of GPUs; or what would fit."""
+    from harness.plan.report import instead_lines, search_values, table
+    from harness.plan.scaling import instead
 
-    found = search(base, calibration, gpu, quantised_weights=quantised_weights, listed=top)
-    click.echo(json.dumps(search_values(found, top), indent=2) if as_json else table(found, top))
-    if not found.candidates:
+    found = question.at(gpus, top)
+    others = [] if found.candidates else list(instead(question, found))
+    if as_json:
+        click.echo(json.dumps(search_values(found, top, others), indent=2))
+    else:
+        click.echo("\n".join([table(found, top), *instead_lines(others)]))
+    return [found]
+
+
+def _search_several(question: Question, counts: tuple[int, ...], as_json: bool) -> list[Found]:
+    """The fastest layout of each number of GPUs."""
+    from harness.plan.report import scaling_table, scaling_values
+    from harness.plan.scaling import instead
+
+    found = [question.at(gpus, listed=1) for gpus in sorted(counts)]
+    others = {each.gpus: list(instead(question, each)) for each in found if not each.candidates}
+    click.echo(json.dumps(scaling_values(found, others), indent=2) if as_json else scaling_table(found, others))
+    return found
+
+
+def _search_fewest(question: Question, minutes: float, top: int, as_json: bool) -> list[Found]:
+    """The layouts of the fewest GPUs that are fast enough.
+
+    Raises:
+        ConfigError: no number of GPUs is.
+    """
+    from harness.plan.report import fewest_text, search_values, too_slow
+    from harness.plan.scaling import fewest
+
+    found = fewest(question, minutes, top)
+    if found is None or found.candidates[0].minutes > minutes:
+        click.echo(f"error: {too_slow(found, minutes)}", err=True)
         raise SystemExit(1)
-    if write is not None:
-        click.echo(f"written: {_write(found, found.candidates[0], calibration, write)}", err=True)
-
-
-def _bare(benchmark: Benchmark, gpu: str, gpus: int) -> dict[str, str]:
-    """A run on some GPUs, before it has a layout."""
-    from harness.plan.search import bare_values
-
-    per_node = min(GPUS[gpu].gpus_per_node, gpus)
-    if gpus % per_node:
-        raise ConfigError([f"--gpus {gpus} is no multiple of the {per_node} GPUs of a {gpu} node"])
-    return bare_values(benchmark, GPUS[gpu], gpus // per_node, per_node)
+    click.echo(json.dumps(search_values(found, top, []), indent=2) if as_json else fewest_text(found, minutes, top))
+    return [found]
 
 
 def _values(file: Path | None) -> dict[str, str]:
@@ -196,11 +264,12 @@ def _precision(precision: str | None) -> dict[str, str]:
     return {} if precision is None else precision_values(precision)
 
 
-def _write(found: Found, best: Candidate, calibration: Calibration, folder: Path) -> Path:
-    """Write a candidate's config file; an existing one is never overwritten."""
+def _write(found: Found, calibration: Calibration, folder: Path) -> Path:
+    """Write the first layout's config file; an existing one is never overwritten."""
     from harness.config_file import write_config
     from harness.plan.planner import plan as make_plan
 
+    best = found.candidates[0]
     made = make_plan(best.config, calibration, found.gpu.name)
     comment = (
         f"{found.gpus} {found.gpu.name} in {found.precision}: planned at {best.step:.2f} s a step, "
@@ -230,6 +299,25 @@ def calibrate(
 
     \b
     llama31 plan calibrate results/logs/MY_SYSTEM --out mine.json
+    llama31 plan calibrate my_steps.csv --out mine.json
+    llama31 plan --gpu H200 --gpus 512 --precision fp8 --calibration mine.json
+
+    A table has a row for each measured step, and these columns, in any order:
+
+    \b
+    gpu             H100, H200, B200, GB200 or GB300
+    gpus            how many trained together
+    precision       of the linear layers: bf16, fp8, mxfp8 or nvfp4
+    tp, pp, vp, cp  tensor, pipeline, interleaved (1 for none) and context parallel sizes
+    mbs             sequences of a microbatch
+    microbatches    of a replica in a step: MINIBS over mbs
+    step_median_s   seconds of a step, the median (or step_s)
+    round           own: measured with your own software, which plans then assume;
+                    v5.0, v5.1, v6.0: a submission's of that round
+    source          without round: the framework's recipe that was measured
+
+    Others are read where they are: benchmark (llama31_405b if not given), layers and vocab where they are not the
+    benchmark's, and of whole runs eval_s_median, run_minutes and steps, the last two with ; between runs.
     """
     from harness.plan import calibration
 

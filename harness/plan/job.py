@@ -53,10 +53,15 @@ class Job:
     fused_weight_gradients: bool = True
     """Whether a weight's gradient is added to its buffer inside the matrix product, rather than made beside."""
 
+    @property
+    def ranks(self) -> int:
+        """GPUs that hold one copy of the model."""
+        return self.tensor * self.pipeline * self.context
+
     @cached_property
     def data(self) -> int:
         """Data-parallel replicas."""
-        return self.gpus // (self.tensor * self.pipeline * self.context)
+        return self.gpus // self.ranks
 
     @property
     def sharding(self) -> int:

@@ -25,9 +25,18 @@ from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
 from harness.plan.job import Job, from_config
 
 COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "vp", "cp", "mbs", "microbatches")
-"""A table has these, `step_median_s` or `step_s`, and `round` (of MLPerf) or `source`; `benchmark` where it is another
-than benchmarks.DEFAULT, `layers` and `vocab` where they differ from the benchmark's. With `eval_s_median`,
-`run_minutes` and `steps` the pace of whole runs is learnt too."""
+"""A table has these, one of SECONDS, and `round` or `source`."""
+
+SECONDS = ("step_median_s", "step_s")
+
+OPTIONAL = ("benchmark", "layers", "vocab", "eval_s_median", "run_minutes", "steps")
+"""`benchmark` where it is another than benchmarks.DEFAULT, `layers` and `vocab` where they differ from the benchmark's.
+With the last three, which are of whole runs, their pace is learnt too."""
+
+ROUNDS = ("v5.0", "v5.1", "v6.0", OWN)
+"""Whose software a step was measured with: submissions' of a round of MLPerf, or the user's own."""
+
+_NEEDED = (*((name,) for name in COLUMNS), SECONDS, ("round", "source"))
 
 SKIPPED_STEPS = 3
 """Steps at the start of a run that are slower than the rest."""
@@ -45,23 +54,33 @@ def read_table(path: Path) -> list[Measured]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(file, restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Unreadable(f"{path}: expected a table: {error}") from None
-    missing = [name for name in COLUMNS if rows and name not in rows[0]]
-    if not rows or missing:
-        raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; missing {', '.join(missing)}")
+    if not rows:
+        raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no row")
+    if missing := [" or ".join(names) for names in _NEEDED if not any(name in rows[0] for name in names)]:
+        raise Unreadable(f"{path}: a table of measured steps has also the columns {', '.join(missing)}")
     found = []
     for number, row in enumerate(rows, start=2):
         try:
             found.append(_of_row(row))
-        except (LookupError, ValueError) as error:
-            raise Unreadable(f"{path}, line {number}: {type(error).__name__}: {error}") from None
+        except KeyError as error:
+            raise Unreadable(f"{path}, line {number}: a column {error} is needed") from None
+        except ValueError as error:
+            raise Unreadable(f"{path}, line {number}: {error}") from None
     return found
 
 
 def _of_row(row: Mapping[str, str]) -> Measured:
     benchmark = benchmark_named(row.get("benchmark") or DEFAULT.name)
+    release, recipe = row.get("round"), row.get("source")
+    if release and release not in ROUNDS:
+        raise ValueError(f"round is {release!r}, expected one of {', '.join(ROUNDS)}")
+    if not release and not recipe:
+        raise ValueError(f"neither a round ({', '.join(ROUNDS)}) nor the source of a recipe")
+    if row["gpu"] not in GPUS:
+        raise ValueError(f"gpu is {row['gpu']!r}, expected one of {', '.join(GPUS)}")
     job = Job(
         size=replace(benchmark.size, layers=int(row.get("layers") or benchmark.size.layers)),
         vocabulary=int(row.get("vocab") or benchmark.vocabulary),
@@ -75,17 +94,17 @@ def _of_row(row: Mapping[str, str]) -> Measured:
         micro_batch=int(row["mbs"]),
         microbatches=int(row["microbatches"]),
         precision=row["precision"],
-        release=row["round"] if "round" in row else _release_of_recipe(row["source"]),
-        stack="mlperf" if "round" in row else "recipe",
+        release=release or _release_of_recipe(recipe or ""),
+        stack="mlperf" if release else "recipe",
     )
     _check(job)
     step = _positive(row.get("step_median_s") or row["step_s"])
-    source = " ".join(row[name] for name in ("round", "submitter", "system", "source") if name in row)
+    source = " ".join(row[name] for name in ("round", "submitter", "system", "source") if row.get(name))
     if not row.get("eval_s_median"):
         spread = LOGGED_SPREAD if job.stack == "mlperf" else TABLED_SPREAD
         return Measured(job=job, seconds=step, source=source, spread=spread)
     evaluation = _positive(row["eval_s_median"])
-    rules = find(benchmark.name, row["round"].removeprefix("v") + ".0")
+    rules = benchmark.rules[-1] if release in (None, "", OWN) else find(benchmark.name, release[1:] + ".0")
     batches = -(-rules.eval_sequences // job.global_batch_size)
     starts = [
         60 * float(minutes) - int(steps) * step - _evaluations(rules, job, int(steps)) * evaluation
@@ -95,11 +114,10 @@ def _of_row(row: Mapping[str, str]) -> Measured:
 
 
 def _check(job: Job) -> None:
-    ranks = job.tensor * job.pipeline * job.context
-    if min(job.gpus, ranks, job.chunks, job.micro_batch, job.microbatches, job.size.layers, job.vocabulary) < 1:
+    if min(job.gpus, job.ranks, job.chunks, job.micro_batch, job.microbatches, job.size.layers, job.vocabulary) < 1:
         raise ValueError("a count is below 1")
-    if job.gpus % ranks:
-        raise ValueError(f"{job.gpus} GPUs are no multiple of tp x pp x cp = {ranks}")
+    if job.gpus % job.ranks:
+        raise ValueError(f"{job.gpus} GPUs are no multiple of tp x pp x cp = {job.ranks}")
     layers, stages = job.size.layers, job.pipeline * job.chunks
     if layers % stages and (layers + 2) % stages:
         raise ValueError(f"pp x vp = {stages} divides neither {layers} layers nor {layers} + 2")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmark.hardware import OUTSIDE_ALLOCATOR
 from harness.plan import memory
 from harness.plan.calibration import Calibration
+from harness.plan.layouts import name
 from harness.plan.planner import Plan, Remedy
+from harness.plan.scaling import Instead
 from harness.plan.search import Candidate, Found
 from harness.plan.step_time import KINDS
 from harness.plan.time_to_target import LONGEST_INIT_MINUTES
@@ -134,39 +136,117 @@ def _gib(size: float) -> str:
 
 def table(found: Found, top: int) -> str:
     """The fastest layouts of a search, and why others are not among them."""
-    title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target"
-    basis = "" if found.measured else "UNCALIBRATED: never measured; "
-    title += f" ({basis}a step may be {found.spread:.0%} off)"
-    header = "    TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes = "
-    header += " + ".join(f"{kind:>9}" for kind in KINDS)
-    listed = found.candidates[:top]
-    rows = [_candidate(rank, candidate) for rank, candidate in enumerate(listed, start=1)]
+    title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target {_off(found)}"
     refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
-    empty = [] if rows else ["No layout fits."]
+    listed = found.candidates[:top]
+    if not listed:
+        return "\n".join([title, "No layout fits.", *refused])
+    header = f"    {_COLUMNS} = " + " + ".join(f"{kind:>9}" for kind in KINDS)
+    rows = [_candidate(rank, candidate) for rank, candidate in enumerate(listed, start=1)]
     note = [
         "One row a (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an interval.",
         "What they are spent on, opening data apart, says why a row is better: compute by how stages share work,",
         "transfers by what TP, CP and PP do not hide, bubble by waiting in the pipeline, once by the end of each step.",
     ]
-    if found.graph_gain is not None:
-        note.append(
-            "Steps are those in a CUDA graph of the whole iteration, as published nvfp4 runs have; this trainer "
-            f"has none and takes {found.graph_gain} times as long."
-        )
+    note += _graph(found)
     close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
     if close > 1:
         note.append(f"Rows 1 to {close} differ by less than a step may be off: measure before choosing among them.")
-    return "\n".join([title, header, *rows, *empty, *note, *refused])
+    return "\n".join([title, header, *rows, *note, *refused])
+
+
+_COLUMNS = "TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes"
+
+
+def _off(found: Found) -> str:
+    basis = "" if found.measured else "UNCALIBRATED: never measured; "
+    return f"({basis}a step may be {found.spread:.0%} off)"
+
+
+def _graph(found: Found) -> list[str]:
+    if found.graph_gain is None:
+        return []
+    return [
+        "Steps are those in a CUDA graph of the whole iteration, as published nvfp4 runs have; this trainer "
+        f"has none and takes {found.graph_gain} times as long."
+    ]
 
 
 def _candidate(rank: int, candidate: Candidate) -> str:
+    why = "   ".join(f"{minutes:9.2f}" for minutes in candidate.kinds.values())
+    return f"{rank:2}. {_layout(candidate)}   {why}"
+
+
+def _layout(candidate: Candidate) -> str:
+    """Under _COLUMNS."""
     job = candidate.job
     cut = f"{job.tensor:2}  {job.pipeline:2}  {job.chunks:2}  {job.context:2}  {job.data:4}"
     batch = f"{job.micro_batch:3}  {candidate.config.layout.minibatch:6}  {job.global_batch_size:5}"
     hours = f"{job.gpus * candidate.minutes / 60:10,.0f}"
     cost = f"{candidate.step:8.3f}  {_gib(candidate.memory):>6}  {hours}  {candidate.minutes:8.1f}"
-    why = "   ".join(f"{minutes:9.2f}" for minutes in candidate.kinds.values())
-    return f"{rank:2}. {cut}  {batch}  {cost}   {why}"
+    return f"{cut}  {batch}  {cost}"
+
+
+def instead_lines(others: Sequence[Instead]) -> list[str]:
+    """What would fit, where nothing does."""
+    if not others:
+        return []
+    where = " (variables go into a config: plan FILE --search)" if any("=" in other.what for other in others) else ""
+    return [f"What would fit{where}:", *(f"  {_instead(other)}" for other in others)]
+
+
+def _instead(other: Instead) -> str:
+    best = other.found.candidates[0]
+    return f"{other.what}, {best.minutes:,.0f} minutes at {_gib(best.memory)} GiB"
+
+
+def scaling_table(found: Sequence[Found], others: Mapping[int, Sequence[Instead]]) -> str:
+    """The fastest layout of each number of GPUs, the smallest number first."""
+    first = found[0]
+    title = f"{first.gpu.name} in {first.precision}: the fastest layout to the target {_off(first)}"
+    rows = []
+    for each, efficiency in zip(found, efficiencies(found), strict=True):
+        if efficiency is None:
+            would = "; ".join(map(_instead, others[each.gpus])) or "nor with other settings"
+            rows.append(f"{each.gpus:7}   no layout fits; what would: {would}")
+        else:
+            rows.append(f"{each.gpus:7}   {_layout(each.candidates[0])}   {efficiency:9.1%}")
+    note = [
+        "Minutes to the reference's mean and half an interval. Efficiency: GPU-hours of the first row over those of",
+        "each. It falls as larger batches need more samples and as smaller minibatches wait longer in the pipeline.",
+    ]
+    return "\n".join([title, f"   GPUs   {_COLUMNS}  efficiency", *rows, *note, *_graph(first)])
+
+
+def efficiencies(found: Sequence[Found]) -> list[float | None]:
+    """GPU-hours of the first number that something fits on, over those of each; None where nothing does."""
+    hours = [each.gpus * each.candidates[0].minutes if each.candidates else None for each in found]
+    first = next((spent for spent in hours if spent is not None), 0.0)
+    return [None if spent is None else first / spent for spent in hours]
+
+
+def fewest_text(found: Found, minutes: float, top: int) -> str:
+    """The answer, and the layouts of that number of GPUs."""
+    best = found.candidates[0]
+    answer = (
+        f"{found.gpus:,} {found.gpu.name} ({best.config.layout.nodes:,} nodes) are the fewest that reach the target in "
+        f"{minutes:g} minutes:\n{best.minutes:.1f} expected, {best.minutes * (1 + found.spread):.1f} if steps are "
+        "as slow as they may be"
+    )
+    if found.graph_gain is not None:
+        answer += f", {best.minutes * found.graph_gain:.1f} without a CUDA graph of the whole iteration"
+    return f"{answer}\n\n{table(found, top)}"
+
+
+def too_slow(found: Found | None, minutes: float) -> str:
+    """Why no number of GPUs is fast enough; `found` is of the fastest."""
+    if found is None:
+        return "no layout fits on any number of GPUs"
+    best = found.candidates[0]
+    return (
+        f"no number of {found.gpu.name} reaches the target in {minutes:g} minutes in {found.precision}: the fastest "
+        f"layout takes {best.minutes:.1f} on {found.gpus:,} ({name(best.job)}); more GPUs only make the batch larger"
+    )
 
 
 # For programs.
@@ -232,8 +312,17 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def search_values(found: Found, top: int) -> dict[str, Any]:
-    """A search as JSON."""
+def scaling_values(found: Sequence[Found], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
+    """The fastest layout of each number of GPUs as JSON."""
+    counts = [
+        {**search_values(each, 1, others.get(each.gpus, ())), "efficiency": efficiency}
+        for each, efficiency in zip(found, efficiencies(found), strict=True)
+    ]
+    return {"counts": counts}
+
+
+def search_values(found: Found, top: int, others: Sequence[Instead]) -> dict[str, Any]:
+    """A search as JSON, with what would fit where nothing does."""
     return {
         "gpu": found.gpu.name,
         "gpus": found.gpus,
@@ -256,4 +345,5 @@ def search_values(found: Found, top: int) -> dict[str, Any]:
             {"reason": refusal.reason, "layouts": refusal.layouts, "example": refusal.example}
             for refusal in found.refusals
         ],
+        "instead": [{"what": other.what, **search_values(other.found, 1, ())} for other in others],
     }

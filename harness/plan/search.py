@@ -7,36 +7,22 @@ Whether a run is possible is RunConfig's to say: each candidate goes through it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from itertools import product
 
 from benchmark.benchmarks import Benchmark, UnknownRules, find
 from benchmark.config import ConfigError, RunConfig
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
-from benchmark.rules import Rules, RuleViolation
-from harness.plan import memory, step_time
+from benchmark.rules import Rules
+from harness.plan import layouts, memory, step_time
 from harness.plan.calibration import Calibration
 from harness.plan.job import Job
+from harness.plan.layouts import LAYOUT_NAMES, Lengths, Shape, cuts, name, options, timed
 from harness.plan.planner import BF16_GRADIENTS, job_of
-from harness.plan.time_to_target import expected_steps
-
-TENSOR = CONTEXT = (1, 2, 4, 8)
-MICRO_BATCH = (1, 2, 4)
-LONGEST_PIPELINE = 32
 
 LISTED = 20
 """Layouts that a search takes through RunConfig, at most."""
-
-LAYOUT_NAMES = (
-    "TENSOR_MODEL_PARALLEL",
-    "PIPELINE_MODEL_PARALLEL",
-    "INTERLEAVED_PIPELINE",
-    "CONTEXT_PARALLEL",
-    "MICRO_BATCH_SIZE",
-    "MINIBS",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,37 +70,7 @@ class Found:
     refusals: list[Refusal]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    """A layout with the two numbers that its step time is linear in: seconds = each * microbatches + once."""
-
-    job: Job
-    """Of any number of microbatches."""
-    each: float
-    once: float
-    """The bubble included."""
-
-    def minibatches(self, largest: int) -> range:
-        """Sequences a replica that whole microbatches, and whole rounds of an interleaved pipeline, divide into."""
-        job = self.job
-        least = job.micro_batch * (job.pipeline if job.chunks > 1 else 1)
-        return range(least, largest // job.data + 1, least)
-
-    def step(self, minibatch: int) -> float:
-        return self.each * minibatch / self.job.micro_batch + self.once
-
-    def values(self, minibatch: int) -> dict[str, str]:
-        """The layout's variables."""
-        job = self.job
-        sizes = (job.tensor, job.pipeline, job.chunks, job.context, job.micro_batch, minibatch)
-        return dict(zip(LAYOUT_NAMES, map(str, sizes), strict=True))
-
-
-def _name(job: Job) -> str:
-    return f"tp{job.tensor}pp{job.pipeline}vp{job.chunks}cp{job.context}mbs{job.micro_batch}"
-
-
-class _Refusals:
+class Refusals:
     """Refusals by reason: how many, and the nearest miss."""
 
     def __init__(self) -> None:
@@ -158,12 +114,10 @@ def search(
     Raises:
         ConfigError: `base` is impossible whatever the layout, its GPU is unknown or lacks the precision.
     """
-    job, rules = _job(base, calibration, gpu, quantised_weights)
-    refusals = _Refusals()
-    shapes = list(_fitting(_shapes(job), refusals, calibration))
-    lengths = _Lengths(rules, calibration.evaluation)
-    options = [_options(place, shape, lengths) for place, shape in enumerate(shapes)]
-    values = {**base, "DGXSYSTEM": job.gpu.system}
+    job, rules = uncut(base, calibration, gpu, quantised_weights)
+    refusals = Refusals()
+    shapes = list(_fitting(job, refusals, calibration))
+    lengths = Lengths(rules, calibration.evaluation)
     return Found(
         gpu=job.gpu,
         gpus=job.gpus,
@@ -171,12 +125,12 @@ def search(
         measured=calibration.measured(job),
         spread=calibration.spread(job),
         graph_gain=calibration.graph_gain(job),
-        candidates=list(_accepted(shapes, options, values, calibration, listed, refusals)),
+        candidates=list(accepted(shapes, lengths, base, calibration, listed, refusals)),
         refusals=refusals.listed(),
     )
 
 
-def _job(
+def uncut(
     base: Mapping[str, str], calibration: Calibration, gpu: str | None, quantised_weights: bool
 ) -> tuple[Job, Rules]:
     """The job of `base` before it is cut, and its rules."""
@@ -199,81 +153,38 @@ def _job(
     return replace(job, gpus=gpus), config.rules
 
 
-def _shapes(job: Job) -> Iterator[Job]:
-    """Every cut of the model that its layers, heads and the number of GPUs allow."""
-    layers = job.size.layers
-    stages = [n for n in range(1, layers + 3) if layers % n == 0 or (layers + 2) % n == 0]
-    pipelines = [(pp, n // pp) for n in stages for pp in range(2, min(n, LONGEST_PIPELINE) + 1) if n % pp == 0]
-    for tensor, context, micro_batch, cut in product(TENSOR, CONTEXT, MICRO_BATCH, [(1, 1), *pipelines]):
-        pipeline, chunks = cut
-        if job.gpus % (tensor * pipeline * context) == 0 and job.size.query_groups % tensor == 0:
-            yield replace(
-                job, tensor=tensor, pipeline=pipeline, chunks=chunks, context=context, micro_batch=micro_batch
-            )
-
-
-def _fitting(jobs: Iterable[Job], refusals: _Refusals, calibration: Calibration) -> Iterator[_Shape]:
-    for job in jobs:
-        # Activations grow with the microbatches up to the pipeline's depth; a run has at least that many.
-        worst = memory.worst(replace(job, microbatches=2 * job.pipeline))
-        if memory.fits(worst, job):
-            parts = step_time.step(job)
-            each = step_time.total(parts.microbatch, calibration.constants)
-            once = step_time.total(parts.once, calibration.constants)
-            yield _Shape(job=job, each=each, once=once + each * job.bubble)
+def _fitting(job: Job, refusals: Refusals, calibration: Calibration) -> Iterator[Shape]:
+    for cut in cuts(job):
+        if cut.gpus % cut.ranks:
+            continue
+        worst = layouts.worst(cut)
+        if memory.fits(worst, cut):
+            yield timed(cut, calibration)
         else:
-            needed, there = (f"{size / memory.GIB:.1f}" for size in (worst.total, job.gpu.memory))
-            example = f"{_name(job)}: {needed} of {there} GiB"
+            sizes = worst.total, cut.gpu.memory, worst.total - cut.gpu.memory
+            needed, there, missing = (f"{size / memory.GIB:.1f}" for size in sizes)
+            example = f"{name(cut)}: {needed} of {there} GiB, {missing} missing"
             refusals.add("does not fit", example, miss=worst.total)
 
 
-class _Lengths:
-    """How many steps a run takes by global batch size, evaluations included; None where the rules have no schedule."""
-
-    def __init__(self, rules: Rules, ratio: float) -> None:
-        self._rules, self._ratio = rules, ratio
-        self._known: dict[int, float | None] = {}
-
-    def of(self, gbs: int) -> float | None:
-        if gbs not in self._known:
-            try:
-                self._known[gbs] = expected_steps(self._rules, self._rules.schedule(gbs), self._ratio)
-            except RuleViolation:
-                self._known[gbs] = None
-        return self._known[gbs]
-
-    @property
-    def largest_batch(self) -> int:
-        """Beyond the largest reference point a submitter has to bring one."""
-        points = self._rules.reference_points
-        return points[-1].global_batch_size if points else self._rules.largest_batch
-
-
-_Option = tuple[float, int, int]
-"""Seconds of a run's steps and evaluations, sequences a replica and step, and the place of the layout that fits."""
-
-
-def _options(place: int, shape: _Shape, lengths: _Lengths) -> list[_Option]:
-    """A layout at every minibatch that it divides, fastest first."""
-    found = []
-    for minibatch in shape.minibatches(lengths.largest_batch):
-        steps = lengths.of(minibatch * shape.job.data)
-        if steps is not None:
-            found.append((steps * shape.step(minibatch), minibatch, place))
-    return sorted(found)
-
-
-def _accepted(
-    shapes: Sequence[_Shape],
-    options: Sequence[list[_Option]],
+def accepted(
+    shapes: Sequence[Shape],
+    lengths: Lengths,
     base: Mapping[str, str],
     calibration: Calibration,
     listed: int,
-    refusals: _Refusals,
+    refusals: Refusals,
 ) -> Iterator[Candidate]:
     """The fastest (TP, PP, CP) that RunConfig accepts, each at its fastest interleaving, microbatch and minibatch."""
-    waiting = [iter(each) for each in options]
-    heap = [first for each in waiting if (first := next(each, None)) is not None]
+    waiting = [iter(options(place, shape, lengths)) for place, shape in enumerate(shapes)]
+    heap = []
+    for shape, each in zip(shapes, waiting, strict=True):
+        first = next(each, None)
+        if first is None:
+            reason = f"no global batch up to {lengths.largest_batch:,}, the largest reference point's, has a schedule"
+            refusals.add(reason, f"{name(shape.job)}: it starts at {shape.least * shape.job.data:,}")
+        else:
+            heap.append(first)
     heapify(heap)
     seen: set[tuple[int, int, int]] = set()
     while heap and len(seen) < listed:
@@ -282,11 +193,11 @@ def _accepted(
         cut = (shape.job.tensor, shape.job.pipeline, shape.job.context)
         if cut in seen:
             continue
-        values = {**base, **shape.values(minibatch)}
+        values = {**base, "DGXSYSTEM": shape.job.gpu.system, **shape.values(minibatch)}
         try:
             config = RunConfig.from_environment(values)
         except ConfigError as error:
-            refusals.add("refused by the configuration's rules", f"{_name(shape.job)}: {error.faults[0]}")
+            refusals.add("refused by the configuration's rules", f"{name(shape.job)}: {error.faults[0]}")
             following = next(waiting[place], None)
             if following is not None:
                 heappush(heap, following)

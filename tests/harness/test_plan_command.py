@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from benchmark.checkout import ROOT
 from benchmark.config import config_files, resolve, source_config
-from benchmark.hardware import gpu_of_system
+from benchmark.hardware import GPUS, gpu_of_system
 from harness.__main__ import main
 from harness.plan import memory
 from harness.plan.planner import plan
@@ -141,6 +141,69 @@ def test_a_search_says_why_each_row_is_where_it_is() -> None:
     assert any(line.startswith(f"Rows 1 to {close} differ by less than") for line in lines)
 
 
+EIGHT = ("--gpu", "H100", "--benchmark", "llama31_8b")
+"""A search of the smaller model, which takes less time."""
+
+
+def test_several_numbers_of_gpus_are_a_row_each() -> None:
+    """The fastest layout of each, and GPU-hours of the smallest over its own; the same in text and values."""
+    text, found = invoke(*EIGHT, "--gpus", "64,8").stdout.splitlines(), values(*EIGHT, "--gpus", "8,64")["counts"]
+    alone = [values(*EIGHT, "--gpus", gpus, "--top", "1")["layouts"][0] for gpus in ("8", "64")]
+    assert [each["layouts"] for each in found] == [[layout] for layout in alone]
+    assert found[1]["efficiency"] == pytest.approx(alone[0]["minutes"] / alone[1]["minutes"] / 8)
+    assert [line.split()[0] for line in text[2:4]] == ["8", "64"]
+    assert [line.split()[-1] for line in text[2:4]] == ["100.0%", f"{found[1]['efficiency']:.1%}"]
+
+
+def test_a_number_that_nothing_fits_on_is_a_row_that_says_what_would(tmp_path: Path) -> None:
+    """The nearest numbers, a part of a node among them; the others are listed and written. Exit status 1."""
+    done = invoke(*EIGHT, "--gpus", "3,8,56", "--write", tmp_path)
+    assert done.exit_code == 1
+    assert "      3   no layout fits; what would: 4 GPUs, " in done.stdout
+    assert "     56   no layout fits; what would: 48 GPUs, " in done.stdout
+    assert "; 64 GPUs, " in done.stdout
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_search_that_finds_nothing_says_what_would_fit() -> None:
+    """How much memory the nearest miss lacks, and on how many GPUs a layout fits, in text and values."""
+    done, found = invoke(*EIGHT, "--gpus", "2"), values(*EIGHT, "--gpus", "2")
+    assert (done.exit_code, found["layouts"]) == (1, [])
+    assert re.search(r"of 79\.6 GiB, [\d.]+ missing\n", done.stdout)
+    (other,) = found["instead"]
+    (best,) = other["layouts"]
+    assert (other["what"], best["memory"] < GPUS["H100"].memory) == ("4 GPUs", True)
+    assert f"What would fit:\n  4 GPUs, {best['minutes']:,.0f} minutes at " in done.stdout
+
+
+def test_the_fewest_gpus_for_so_many_minutes(tmp_path: Path) -> None:
+    """Their layouts are those of a search on them; from a config, too."""
+    done = invoke(*EIGHT, "--minutes", "100", "--top", "1", "--write", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "64 H100 (8 nodes) are the fewest that reach the target in 100 minutes:\n" in done.stdout
+    (config,) = tmp_path.iterdir()
+    found = values(config, "--minutes", "120")
+    assert found["gpus"] == 32
+    assert found["layouts"][0]["minutes"] < 120
+
+
+def test_minutes_that_no_number_of_gpus_reaches() -> None:
+    """The fastest there is; exit status 1."""
+    done = invoke(*EIGHT, "--minutes", "5")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.match(
+        r"error: no number of H100 .* in 5 minutes in bf16: the fastest layout takes [\d.]+ on", done.stderr
+    )
+
+
+def test_the_fewest_without_a_graph_say_so() -> None:
+    """In nvfp4 this trainer takes longer than the constants say."""
+    search = ("--gpu", "GB300", "--benchmark", "llama31_8b", "--precision", "nvfp4", "--minutes", "60")
+    found = values(*search)
+    slow = found["graph_gain"] * found["layouts"][0]["minutes"]
+    assert f"{slow:.1f} without a CUDA graph of the whole iteration" in invoke(*search).stdout
+
+
 def _shipped() -> Any:
     from harness.plan.calibration import load
 
@@ -186,7 +249,10 @@ def test_own_logs_make_own_constants(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--gpu", "A100", "--gpus", "8"], "'A100' is not one of 'H100', 'H200', 'B200', 'GB200', 'GB300'"),
-        (["--gpu", "H100", "--gpus", "12"], "--gpus 12 is no multiple of the 8 GPUs of a H100 node"),
+        (["--gpu", "H100", "--gpus", "12"], "--gpus 12 is no multiple of the 8 GPUs of a node; 8 and 16 are"),
+        (["--gpu", "H100", "--gpus", "8,"], "'8,': expected numbers of GPUs such as 512 or 256,512,1024"),
+        (["--minutes", "60"], "--minutes needs --gpu or FILE"),
+        (["--gpu", "H100", "--gpus", "8", "--minutes", "60"], "--minutes finds the number that --gpus states"),
         (["--gpus", "8"], "--gpus needs --gpu"),
         ([str(GB200), "--gpus", "8", "--gpu", "H100"], "--gpus says what FILE says too"),
         ([str(GB200), "--write"], "--write needs a search"),
@@ -220,7 +286,9 @@ def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("Z80,8,bf16,1,1,1,1,1,1,2,x", "KeyError: 'Z80'"),
+        ("Z80,8,bf16,1,1,1,1,1,1,2,x", "gpu is 'Z80', expected one of H100, H200, B200, GB200, GB300"),
+        ("H100,8,bf16,8,1,1,1,1,1,2,", "neither a round (v5.0, v5.1, v6.0, own) nor the source of a recipe"),
+        ("H100", "neither a round"),
         ("H100,8,bf16,4,4,1,1,1,1,2,x", "8 GPUs are no multiple of tp x pp x cp = 16"),
         ("H100,40,bf16,8,5,5,1,1,5,2,x", "pp x vp = 25 divides neither 126 layers nor 126 + 2"),
         ("H100,8,nvfp4,8,1,1,1,1,1,2,x", "H100 has no matrix products in 'nvfp4'"),
@@ -235,6 +303,79 @@ def test_a_broken_table_is_refused(row: str, message: str, tmp_path: Path) -> No
     table.write_text(f"gpu,gpus,precision,tp,pp,vp,cp,mbs,microbatches,step_s,source\n{row}\n", encoding="utf-8")
     with pytest.raises(ClickException, match=re.escape("steps.csv, line 2: ") + ".*" + re.escape(message)):
         main(["plan", "calibrate", str(table)], standalone_mode=False)
+
+
+def own_table(path: Path, step: float, **columns: str) -> Path:
+    """One step of 512 GB200, as a user writes it down."""
+    row = {
+        "gpu": "GB200",
+        "gpus": "512",
+        "precision": "fp8",
+        "tp": "4",
+        "pp": "8",
+        "vp": "8",
+        "cp": "2",
+        "mbs": "1",
+        "microbatches": "144",
+        "step_median_s": str(step),
+        "round": "own",
+        **columns,
+    }
+    path.write_text(f"{','.join(row)}\n{','.join(row.values())}\n", encoding="utf-8")
+    return path
+
+
+def test_own_steps_in_a_table_are_preferred(tmp_path: Path) -> None:
+    """With round=own a plan of that GPU and precision assumes the user's software, and the step that was measured."""
+    mine = tmp_path / "mine.json"
+    done = invoke("calibrate", own_table(tmp_path / "steps.csv", 30.0), "--out", mine)
+    assert done.exit_code == 0, done.output
+    found = values(GB200, "--precision", "fp8", "--quantised-weights", "--calibration", mine)
+    assert found["step"]["seconds"] == pytest.approx(30, rel=0.02)
+    assert found["software"] == "own mlperf"
+    assert values(GB200, "--precision", "bf16", "--calibration", mine)["software"] == "v5.0 recipe"
+
+
+def test_whole_runs_of_ones_own_give_their_pace(tmp_path: Path) -> None:
+    """Evaluations and start-up of own runs are learnt, by the latest rules."""
+    whole = {"eval_s_median": "100", "run_minutes": "260;262", "steps": "240;240"}
+    done = invoke("calibrate", own_table(tmp_path / "steps.csv", 60.0, **whole))
+    assert done.exit_code == 0, done.output
+    # The first evaluation is after 240 steps: with it they take 14,500 s of the runs' 15,600 and 15,720.
+    assert json.loads(done.stdout)["start"] == 1160.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"round": "v4.1"}, "round is 'v4.1', expected one of v5.0, v5.1, v6.0, own"),
+        ({"eval_s_median": "100"}, "a column 'run_minutes' is needed"),
+    ],
+)
+def test_a_table_of_ones_own_that_lacks_something(change: dict[str, str], message: str, tmp_path: Path) -> None:
+    """The line and what it lacks."""
+    with pytest.raises(ClickException, match=f"line 2: {message}"):
+        main(["plan", "calibrate", str(own_table(tmp_path / "steps.csv", 60.0, **change))], standalone_mode=False)
+
+
+def test_a_table_without_needed_columns_names_them(tmp_path: Path) -> None:
+    """All that are missing, the alternatives too."""
+    table = tmp_path / "steps.csv"
+    table.write_text("gpu,gpus,precision,tp,pp,vp,mbs\nH100,8,bf16,8,1,1,1\n", encoding="utf-8")
+    with pytest.raises(
+        ClickException, match="has also the columns cp, microbatches, step_median_s or step_s, round or"
+    ):
+        main(["plan", "calibrate", str(table)], standalone_mode=False)
+
+
+def test_the_columns_of_a_table_are_documented() -> None:
+    """All that are read, and the values of `round`: in the help and in docs/plan.md."""
+    from harness.plan.measured import COLUMNS, OPTIONAL, ROUNDS, SECONDS
+
+    assert "plan calibrate --help" in invoke("--help").stdout
+    for text in (invoke("calibrate", "--help").stdout, (ROOT / "docs" / "plan.md").read_text()):
+        words = set(re.findall(r"[\w.]+", text))
+        assert {*COLUMNS, *OPTIONAL, *SECONDS, *ROUNDS, "round", "source"} <= {word.rstrip(".") for word in words}
 
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:

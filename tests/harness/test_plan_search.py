@@ -6,11 +6,13 @@ from functools import cache
 
 import pytest
 
+from benchmark.benchmarks import LLAMA31_8B
 from benchmark.config import ConfigError, RunConfig
 from benchmark.hardware import GPUS
-from harness.plan import calibration, memory, step_time
+from harness.plan import calibration, layouts, memory, scaling, step_time
 from harness.plan.planner import job_of, pace_of
-from harness.plan.search import Found, search
+from harness.plan.scaling import Question, fewest, instead
+from harness.plan.search import Found, bare_values, search
 from harness.plan.time_to_target import expected_steps
 
 
@@ -105,6 +107,43 @@ def test_too_few_gpus_have_reasons() -> None:
     (refusal,) = nothing.refusals
     assert refusal.reason == "does not fit"
     assert "of 79.6 GiB" in refusal.example
+
+
+def test_settings_that_would_fit_are_named_and_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """405B with gradients in fp32 is too large for 32 GB300: each change that is named makes a layout fit."""
+    monkeypatch.setattr(scaling, "NEAR", 0)
+    question = Question(
+        base=base("GB300", 32, "bf16", GRAD_REDUCE_IN_FP32="True"), calibration=calibration.load(), gpu="GB300"
+    )
+    nothing = question.at(32)
+    assert nothing.candidates == []
+    named = {other.what: other.found.candidates[0] for other in instead(question, nothing)}
+    assert list(named) == [
+        "GRAD_REDUCE_IN_FP32=False",
+        "RECOMPUTE_GRANULARITY=selective RECOMPUTE_MODULES=mlp",
+        "RECOMPUTE_GRANULARITY=full RECOMPUTE_METHOD=uniform RECOMPUTE_NUM_LAYERS=1",
+    ]
+    assert all(memory.fits(layouts.worst(best.job), best.job) for best in named.values())
+
+
+def test_too_many_gpus_have_reasons() -> None:
+    """A prime number of nodes leaves so many replicas that their smallest batch is above the largest known one."""
+    nothing = search(bare_values(LLAMA31_8B, GPUS["B200"], 8191, 8), calibration.load(), "B200")
+    assert nothing.candidates == []
+    (refusal,) = (each for each in nothing.refusals if each.reason != "does not fit")
+    assert refusal.reason == "no global batch up to 128, the largest reference point's, has a schedule"
+    assert refusal.example == "tp1pp1vp1cp1mbs1: it starts at 65,528"
+
+
+def test_the_fewest_gpus_are_those_of_a_search_of_each_number() -> None:
+    """Found at once, they are the first of all numbers of nodes on which a search finds a layout as fast."""
+    question = Question(base=bare_values(LLAMA31_8B, GPUS["H100"], 1, 8), calibration=calibration.load(), gpu="H100")
+    fastest = {gpus: question.at(gpus, listed=1).candidates for gpus in range(8, 73, 8)}
+    for minutes in (400, 205, 150, 100, 71):
+        expected = next(gpus for gpus, best in fastest.items() if best and best[0].minutes <= minutes)
+        found = fewest(question, minutes, listed=1)
+        assert found is not None
+        assert (found.gpus, found.candidates[0].minutes) == (expected, fastest[expected][0].minutes)
 
 
 def test_refused_batches_have_reasons() -> None:

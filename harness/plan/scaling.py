@@ -1,0 +1,247 @@
+"""Other numbers of GPUs: the fewest that are fast enough, and what would fit where nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from math import ceil, inf, lcm
+from typing import TYPE_CHECKING, Any
+
+from benchmark.config import ConfigError
+from benchmark.hardware import PRECISIONS
+from harness.plan import layouts, memory
+from harness.plan.calibration import Calibration
+from harness.plan.job import Job, precision_values
+from harness.plan.layouts import Lengths, Shape, cuts, timed
+from harness.plan.planner import BF16_GRADIENTS
+from harness.plan.search import LISTED, Candidate, Found, Refusals, accepted, search, uncut
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+NEAR = 64
+"""Numbers of GPUs above, and below, that are looked at for one that fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is searched for, whatever the number of GPUs."""
+
+    base: Mapping[str, str]
+    """A configuration's variables on whole nodes; its layout and the number of nodes do not matter."""
+    calibration: Calibration
+    gpu: str | None = None
+    quantised_weights: bool = False
+
+    @property
+    def node(self) -> int:
+        """GPUs of one."""
+        return int(self.base["DGXNGPU"])
+
+    @property
+    def gpus(self) -> int:
+        """That `base` has."""
+        return int(self.base["DGXNNODES"]) * self.node
+
+    def on(self, gpus: int) -> dict[str, str]:
+        """The variables at a number of GPUs: whole nodes, or a part of one.
+
+        Raises:
+            ConfigError: they are neither.
+        """
+        if gpus < self.node:
+            return {**self.base, "DGXNNODES": "1", "DGXNGPU": str(gpus)}
+        nodes, rest = divmod(gpus, self.node)
+        if rest:
+            near = f"{nodes * self.node} and {(nodes + 1) * self.node} are"
+            raise ConfigError([f"--gpus {gpus} is no multiple of the {self.node} GPUs of a node; {near}"])
+        return {**self.base, "DGXNNODES": str(nodes)}
+
+    def at(self, gpus: int, listed: int = LISTED) -> Found:
+        """The layouts of a number of GPUs.
+
+        Raises:
+            ConfigError: as `on`, and as search.
+        """
+        return self.search(self.on(gpus), listed)
+
+    def search(self, values: Mapping[str, str], listed: int = 1) -> Found:
+        return search(values, self.calibration, self.gpu, quantised_weights=self.quantised_weights, listed=listed)
+
+
+# The fewest.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """How long runs may be, and are, by global batch size."""
+
+    lengths: Lengths
+    batches: Array
+    """Every global batch size that the rules have a schedule for."""
+    steps: Array
+    """Of a run of each."""
+
+    @classmethod
+    def of(cls, lengths: Lengths) -> _Runs:
+        import numpy as np
+
+        known = {gbs: steps for gbs in range(1, lengths.largest_batch + 1) if (steps := lengths.of(gbs)) is not None}
+        return cls(lengths=lengths, batches=np.array(list(known), float), steps=np.array(list(known.values())))
+
+    def needed(self, shape: Shape, seconds: float) -> float:
+        """GPUs below which a layout takes longer than so many seconds at any batch; infinite if it always does.
+
+        A lower bound for the layout on any number of GPUs from those of `shape` on: with more of them the part of a
+        step that is paid once does not get shorter but for the optimizer, and the smallest batch gets larger.
+        """
+        job = shape.job
+        possible = self.batches >= shape.least * job.data
+        batches, steps = self.batches[possible], self.steps[possible]
+        left = seconds - steps * (shape.once - shape.shared)
+        work = steps * shape.each * batches / job.micro_batch * job.ranks
+        return float(min(work[left > 0] / left[left > 0], default=inf))
+
+    def fastest(self, shape: Shape, step: int) -> tuple[float, int]:
+        """Seconds and GPUs of a layout where it is fastest: each replica has its least, and their number decides."""
+        import numpy as np
+
+        job = shape.job
+        times = np.where(self.batches % (shape.least * (step // job.ranks)) == 0, self.steps, inf)
+        times = times * (shape.each * shape.least / job.micro_batch + shape.once - shape.shared)
+        if not times.size:
+            return inf, 0
+        best = int(times.argmin())
+        return float(times[best]), int(self.batches[best]) // shape.least * job.ranks
+
+
+def fewest(question: Question, minutes: float, listed: int = LISTED) -> Found | None:
+    """The layouts of the fewest GPUs of which one is expected to reach the target in so many minutes.
+
+    Where none does on any number of GPUs, those of the number that is fastest; None where nothing fits on any.
+
+    Raises:
+        ConfigError: as search.
+    """
+    job, rules = uncut(question.on(question.node), question.calibration, question.gpu, question.quantised_weights)
+    runs = _Runs.of(Lengths(rules, question.calibration.evaluation))
+    smallest = [replace(cut, gpus=lcm(cut.ranks, question.node)) for cut in cuts(job)]
+    shapes = [timed(cut, question.calibration) for cut in smallest]
+    gpus = _fewest(question, minutes, runs, shapes) or _fastest(question, runs, shapes)
+    return None if gpus is None else question.at(gpus, listed)
+
+
+def _fewest(question: Question, minutes: float, runs: _Runs, shapes: list[Shape]) -> int | None:
+    """Layouts are taken up in the order of the GPUs that they need at least, so that the first that will do is it."""
+    seconds = 60 * minutes - question.calibration.start
+    waiting = [(_multiple(runs.needed(shape, seconds), shape.job), place) for place, shape in enumerate(shapes)]
+    heapify(waiting)
+    while waiting:
+        gpus, place = heappop(waiting)
+        if gpus == inf:
+            return None
+        smallest = shapes[place].job
+        job = replace(smallest, gpus=int(gpus))
+        shape = timed(job, question.calibration)
+        if shape.least * job.data > runs.lengths.largest_batch:
+            continue
+        if not memory.fits(layouts.worst(job), job):
+            heappush(waiting, (_enough_memory(shape, smallest.gpus, runs.lengths.largest_batch), place))
+            continue
+        best = _best(question, shape, runs)
+        if best is not None and best.minutes <= minutes:
+            return job.gpus
+        heappush(waiting, (max(gpus + smallest.gpus, _multiple(runs.needed(shape, seconds), smallest)), place))
+    return None
+
+
+def _multiple(gpus: float, smallest: Job) -> float:
+    """So many GPUs, in copies of the model on whole nodes, which `smallest` is one of."""
+    return gpus if gpus == inf else max(1, ceil(gpus / smallest.gpus)) * smallest.gpus
+
+
+def _enough_memory(shape: Shape, step: int, largest_batch: int) -> float:
+    """The fewest GPUs beyond those of a layout that does not fit, over which its optimizer is split enough."""
+
+    def holds(count: int) -> bool:
+        job = replace(shape.job, gpus=count * step)
+        return memory.fits(layouts.worst(job), job)
+
+    low, high = shape.job.gpus // step, largest_batch // shape.least * shape.job.ranks // step
+    if high <= low or not holds(high):
+        return inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high * step
+
+
+def _fastest(question: Question, runs: _Runs, shapes: list[Shape]) -> int | None:
+    """The number of GPUs on which the fastest layout of all is fastest."""
+    for seconds, gpus, place in sorted((*runs.fastest(shape, shape.job.gpus), i) for i, shape in enumerate(shapes)):
+        if seconds == inf:
+            return None
+        job = replace(shapes[place].job, gpus=gpus)
+        shape = timed(job, question.calibration)
+        if memory.fits(layouts.worst(job), job) and _best(question, shape, runs) is not None:
+            return gpus
+    return None
+
+
+def _best(question: Question, shape: Shape, runs: _Runs) -> Candidate | None:
+    """A layout at its best minibatch that RunConfig accepts."""
+    values = question.on(shape.job.gpus)
+    return next(accepted([shape], runs.lengths, values, question.calibration, 1, Refusals()), None)
+
+
+# Where nothing fits.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instead:
+    """A change after which a layout fits."""
+
+    what: str
+    """As a person would say or type it."""
+    found: Found
+
+
+def instead(question: Question, nothing: Found) -> Iterator[Instead]:
+    """What would fit where no layout of a search does: the nearest other numbers of GPUs, and other settings."""
+    for counts in _around(nothing.gpus, question.node):
+        tries = (question.at(gpus, listed=1) for gpus in counts)
+        found = next((each for each in tries if each.candidates), None)
+        if found is not None:
+            yield Instead(what=f"{found.gpus:,} GPUs", found=found)
+    values = question.on(nothing.gpus)
+    for what, change in _changes(nothing):
+        try:
+            found = question.search({**values, **change})
+        except ConfigError:
+            continue
+        if found.candidates:
+            yield Instead(what=what, found=found)
+    quantised = replace(question, quantised_weights=True).search(values)
+    if quantised.candidates:
+        yield Instead(what="--quantised-weights", found=quantised)
+
+
+def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:
+    """The numbers below and above one, the nearest first."""
+    sizes = [*range(1, node), *range(node, gpus + (NEAR + 1) * node, node)]
+    return [size for size in sizes if size < gpus][: -NEAR - 1 : -1], [size for size in sizes if size > gpus][:NEAR]
+
+
+def _changes(nothing: Found) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for precision in PRECISIONS:
+        if precision != nothing.precision and nothing.gpu.peak(precision) is not None:
+            yield f"--precision {precision}", {"FP8_RECIPE": "", **precision_values(precision)}
+    for change in (
+        BF16_GRADIENTS,
+        {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp"},
+        {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": "uniform", "RECOMPUTE_NUM_LAYERS": "1"},
+    ):
+        yield " ".join(f"{name}={value}" for name, value in change.items()), change
