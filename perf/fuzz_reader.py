@@ -155,7 +155,7 @@ def _event(chance: random.Random, lines: list[bytes], _: object) -> None:
     index = chance.randrange(len(lines))
     try:
         event = json.loads(lines[index].removeprefix(TOKEN.encode()))
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(event, dict):
         return
