@@ -74,9 +74,11 @@ def train(config: RunConfig) -> int:
     faulthandler.register(signal.SIGUSR2)
     quieten_libraries()
     from reference_impl import parallel
+    from reference_impl.shared import require_shared
     from reference_impl.step import MegatronStep
 
     parallel.initialize(config)
+    require_shared(config)
     manifest = dataset_of(config)
     run_identity = identity(config, manifest.digest)
     resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))

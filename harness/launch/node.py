@@ -8,18 +8,22 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from benchmark import driver
+from benchmark.shared import unseen
 
 
-def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path, ranks: int = 0) -> Iterator[str]:
-    """What is missing. `token` is a file that the job has just made in LOGDIR, which all nodes must share.
+def faults(
+    readable: Sequence[Path], writable: Sequence[Path], tokens: Mapping[str, Path], ranks: int = 0
+) -> Iterator[str]:
+    """What is missing.
 
     Args:
+        tokens: files that the job has just made in the folders that all nodes must share, by the folder's variable.
         ranks: how many of the run's ranks this node will have, one for each GPU.
     """
     yield from driver.faults(ranks, _gpus())
@@ -28,14 +32,13 @@ def faults(readable: Sequence[Path], writable: Sequence[Path], token: Path, rank
             yield f"{path} is not there"
         elif not os.access(path, os.R_OK):
             yield f"{path} cannot be read"
-    for path in writable:
+    for path in filter(Path.exists, writable):
         try:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
             yield f"{path} cannot be written: {error.strerror}"
-    if not token.exists():
-        yield f"{token.parent} (LOGDIR) is not the folder of the first node; all nodes must share it"
+    yield from unseen(tokens)
 
 
 def _gpus() -> tuple[str, ...] | None:
@@ -48,11 +51,11 @@ def _gpus() -> tuple[str, ...] | None:
 @click.command()
 @click.option("--readable", multiple=True, type=click.Path(path_type=Path))
 @click.option("--writable", multiple=True, type=click.Path(path_type=Path))
-@click.option("--token", required=True, type=click.Path(path_type=Path))
+@click.option("--token", "tokens", multiple=True, type=(str, click.Path(path_type=Path)), metavar="VARIABLE FILE")
 @click.option("--ranks", default=0)
-def main(readable: Sequence[Path], writable: Sequence[Path], token: Path, ranks: int) -> None:
+def main(readable: Sequence[Path], writable: Sequence[Path], tokens: Sequence[tuple[str, Path]], ranks: int) -> None:
     """Print what this node does not see of what a run needs."""
-    found = list(faults(readable, writable, token, ranks))
+    found = list(faults(readable, writable, dict(tokens), ranks))
     for fault in found:
         click.echo(f"error: {socket.gethostname()}: {fault}", err=True)
     raise SystemExit(int(bool(found)))

@@ -11,15 +11,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.checkout import ROOT
 from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
 from benchmark.run_record import Seen
+from benchmark.shared import make_folder, tokens
 from harness.launch.containers import Container, Mount, Wrapped, back_end_of, mounts_of
 from harness.launch.experiments import CannotStart, Process, child_environment
 from harness.launch.hang import explain, stacks_in
@@ -111,9 +111,8 @@ class Slurm:
         self._inside("true")
 
     def __enter__(self) -> Slurm:
-        for folder in (self._config.job.log_dir, self._config.job.save_checkpoint, self._index):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+        for variable, folder in {**self.shared, "NPY_INDEX_DIR": self._index}.items():
+            make_folder(variable, folder)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,14 +137,21 @@ class Slurm:
         if start := self._back_end.start(self._container):
             self._require("starting the container", start, nodes)
         self._meet()
-        with tempfile.NamedTemporaryFile("w", dir=config.job.log_dir, prefix=".job_") as token:
-            check = node_check(self._container.mounts, Path(token.name), config.layout.gpus_per_node)
+        with tokens(self.shared) as made:
+            check = node_check(self._container.mounts, made, config.layout.gpus_per_node)
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
         if config.job.nccl_test_min_gbps is not None:
             test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
             print(self._require("the all-reduce test", test, ranks_per_node=self._ranks_per_node), end="", flush=True)
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
         return Seen.model_validate_json(ready)
+
+    @property
+    def shared(self) -> dict[str, Path]:
+        """The folders that all nodes must share, by the variables that name them."""
+        job, index = self._config.job, self._config.data.index_dir
+        named = {"LOGDIR": job.log_dir, "SAVE_CHECKPOINT": job.save_checkpoint, "NPY_INDEX_DIR": index}
+        return {variable: folder for variable, folder in named.items() if folder is not None}
 
     def clear_caches(self) -> None:
         """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""
@@ -309,11 +315,12 @@ def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
     return (*NAMES, *sorted(theirs))
 
 
-def node_check(mounts: Sequence[Mount], token: Path, ranks: int) -> list[str]:
+def node_check(mounts: Sequence[Mount], made: Mapping[str, Path], ranks: int) -> list[str]:
     """The arguments of `harness.launch.node`, for what a container or a node without one must see."""
     kinds = (("--writable" if mount.writable else "--readable", str(mount.path)) for mount in mounts)
-    told = ("--token", str(token), "--ranks", str(ranks))
-    return ["-m", "harness.launch.node", *told, *(part for kind in kinds for part in kind)]
+    told = (("--token", variable, str(token)) for variable, token in made.items())
+    options = [part for option in (*kinds, *told) for part in option]
+    return ["-m", "harness.launch.node", "--ranks", str(ranks), *options]
 
 
 def _output(command: Sequence[str]) -> str:

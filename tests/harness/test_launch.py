@@ -7,15 +7,19 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmark import driver
+from benchmark.checkout import ROOT
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
 from benchmark.run_record import Seen
+from benchmark.shared import tokens
 from harness.launch.address import is_own
 from harness.launch.bind import Topology, choose, read_topology
 from harness.launch.experiments import (
@@ -33,7 +37,7 @@ from harness.launch.hang import Place, Silence, explain, stacks_in
 from harness.launch.local import Local
 from harness.launch.node import faults
 from harness.launch.runs import RUNNING, RunSet
-from harness.launch.slurm import Job, Slurm
+from harness.launch.slurm import Job, Slurm, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude
 from tests.fakes import configured, environment, read_events
@@ -131,32 +135,49 @@ def test_this_machine_has_a_topology() -> None:
 
 
 def test_a_node_that_sees_everything_has_no_fault(tmp_path: Path) -> None:
-    """Readable and writable folders, and the token that the job has just made."""
-    token = tmp_path / ".job"
-    token.touch()
-    assert list(faults([tmp_path], [tmp_path], token)) == []
+    """Readable and writable folders, and the tokens that the job has just made."""
+    with tokens({"LOGDIR": tmp_path}) as made:
+        assert list(faults([tmp_path], [tmp_path], made)) == []
 
 
 def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
-    """A folder that is not there, and a LOGDIR that is another folder than the first node's."""
-    found = list(faults([tmp_path / "data"], [], tmp_path / ".job"))
-    assert found == [
-        f"{tmp_path / 'data'} is not there",
-        f"{tmp_path} (LOGDIR) is not the folder of the first node; all nodes must share it",
+    """A folder that is not there, once, and those that are other folders than the first node's."""
+    missing = tmp_path / "data"
+    assert list(faults([], [missing], {})) == [f"{missing} is not there"]
+    elsewhere = {"LOGDIR": tmp_path / ".token", "NPY_INDEX_DIR": missing / ".token"}
+    assert list(faults([], [], elsewhere)) == [
+        f"LOGDIR={tmp_path} is not the folder of the first node: all nodes must share it",
+        f"NPY_INDEX_DIR={missing} is not the folder of the first node: all nodes must share it",
     ]
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
+    reason="a node with a disk of its own is a mount namespace, which needs root",
+)
+def test_a_node_with_a_disk_of_its_own_is_refused(tmp_path: Path) -> None:
+    """The same path, and another folder: the check that a job makes on each node says which, and of which node."""
+    config = configured(DGXNNODES=2, MINIBS=72, LOGDIR=str(tmp_path / "logs"), SAVE_CHECKPOINT=str(tmp_path / "saved"))
+    slurm = Slurm(config, Job(number="42", nodes=("n1", "n2")))
+    with slurm, tokens(slurm.shared) as made:
+        check = [sys.executable, *node_check([], made, 0)]
+        script = 'mount -t tmpfs tmpfs "$1"; shift; exec "$@"'
+        node = ["unshare", "-m", "bash", "-euc", script, "bash", str(tmp_path / "saved"), *check]
+        done = subprocess.run(node, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {socket.gethostname()}: SAVE_CHECKPOINT={tmp_path / 'saved'} is not the folder of the first node: "
+        "all nodes must share it\n"
+    )
+
+
 @pytest.mark.parametrize(("handed", "said"), [("", 1), ("0,1", 1), ("1", 0)])
-def test_a_node_with_fewer_gpus_than_ranks_says_so(
-    handed: str, said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_with_fewer_gpus_than_ranks_says_so(handed: str, said: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Slurm hands each task a GPU of its own, this one task cannot count the others'."""
-    token = tmp_path / ".job"
-    token.touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", handed)
     monkeypatch.setattr(driver, "gpu_names", lambda: ("NVIDIA H200",) * 2)
-    assert list(faults([], [], token, 2)) == []
-    found = list(faults([], [], token, 4))
+    assert list(faults([], [], {}, 2)) == []
+    found = list(faults([], [], {}, 4))
     assert found == ["DGXNGPU=4 ranks need a GPU each; here are 2 (NVIDIA H200, NVIDIA H200)"] * said
 
 

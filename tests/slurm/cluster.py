@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -164,6 +165,16 @@ class Cluster:
             process.kill()
         self._daemons.pop(node).wait()
         self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
+
+    @contextmanager
+    def disk_of(self, node: str, folder: Path) -> Iterator[None]:
+        """Until the block ends, the folder is a disk of this node's own there."""
+        enter = ["nsenter", f"--target={self._daemons[node].pid}", "--mount"]
+        subprocess.run([*enter, "mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*enter, "umount", "--lazy", str(folder)], check=True)
 
     def processes_on(self, node: str) -> list[psutil.Process]:
         """Everything that runs on a node."""

@@ -139,6 +139,21 @@ def test_what_a_node_does_not_see_fails_the_job(jobs: Jobs) -> None:
     assert f"error: n2: {jobs.folder}/absent.model is not there" in jobs.last_lines(12)
 
 
+@pytest.mark.parametrize("variable", ["LOGDIR", "SAVE_CHECKPOINT", "NPY_INDEX_DIR"])
+def test_a_folder_of_each_node_fails_the_job(jobs: Jobs, variable: str) -> None:
+    """What all nodes must share and one has on a disk of its own is refused before there is a folder of runs."""
+    folder = jobs.folder / "local"
+    folder.mkdir()
+    with jobs.cluster.disk_of("n2", folder):
+        assert jobs.run({variable: folder}) == "FAILED"
+    assert (
+        f"error: n2: {variable}={folder} is not the folder of the first node: all nodes must share it"
+        in jobs.last_lines(12)
+    )
+    assert not [path for path in jobs.folder.rglob("*") if path.name in ("tiny", "run.json")]
+    assert list(folder.iterdir()) == []
+
+
 def test_other_data_than_the_manifest_says_fails_the_job(jobs: Jobs) -> None:
     """A byte less is not trained on."""
     data = shutil.copytree(ROOT / "data" / "tiny", jobs.folder / "data")

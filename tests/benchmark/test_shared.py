@@ -1,0 +1,53 @@
+"""Folders that all nodes must share: what is put into each, and what is said of one that is another elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ConfigError
+from benchmark.shared import make_folder, tokens, unseen
+
+
+def test_a_token_is_gone_when_everybody_has_looked(tmp_path: Path) -> None:
+    """One in each folder, which is made; nothing is left but the folders."""
+    folders = {"LOGDIR": tmp_path / "logs", "SAVE_CHECKPOINT": tmp_path / "a" / "saved"}
+    with tokens(folders) as made:
+        assert {variable: token.parent for variable, token in made.items()} == folders
+        assert list(unseen(made)) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_token_is_gone_when_a_job_is_refused(tmp_path: Path) -> None:
+    """Whoever wrote it removes it, also where the block fails."""
+    with pytest.raises(SystemExit), tokens({"LOGDIR": tmp_path}):
+        raise SystemExit(2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_folder_under_the_same_path_is_named(tmp_path: Path) -> None:
+    """With its variable, since a path alone does not say which of them it is."""
+    assert list(unseen({"SAVE_CHECKPOINT": tmp_path / "token"})) == [
+        f"SAVE_CHECKPOINT={tmp_path} is not the folder of the first node: all nodes must share it"
+    ]
+
+
+@pytest.mark.parametrize("below", ["", "tiny"])
+def test_a_link_that_leads_nowhere_is_said(below: str, tmp_path: Path) -> None:
+    """What it is called and where it leads, whether it is the folder or above it."""
+    link = tmp_path / "logs"
+    link.symlink_to("/scratch/gone")
+    with pytest.raises(ConfigError) as refusal:
+        make_folder("LOGDIR", link / below)
+    assert str(refusal.value) == f"LOGDIR={link / below}: {link} is a link to /scratch/gone, which is not there"
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_one_clear_error(tmp_path: Path) -> None:
+    """A file in its place, say, or a file system without room for a new name."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"LOGDIR=.*: .*/file cannot be made: File exists"):
+        make_folder("LOGDIR", tmp_path / "file")
+    read_only = {"LOGDIR": Path("/proc/self")}
+    with pytest.raises(ConfigError, match=r"LOGDIR=/proc/self cannot be written: "), tokens(read_only):
+        pass
