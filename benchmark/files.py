@@ -47,6 +47,13 @@ def sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
+def links_in(folder: Path) -> Iterator[Path]:
+    """The symbolic links in a folder and in those below it, in the order of their names; none is followed."""
+    for parent, subfolders, names in os.walk(folder):
+        subfolders.sort()
+        yield from (path for name in sorted([*subfolders, *names]) if (path := Path(parent, name)).is_symlink())
+
+
 def beside(path: Path, what: str) -> Path:
     """The first name `<path>.<what>-<k>`, from 1, that is not taken: for what a file held and is to hold no more."""
     number = 1 + sum(1 for _ in path.parent.glob(f"{path.name}.{what}-*"))

@@ -7,10 +7,13 @@ Initial weights are opened and accounted for, and not read. Imports without torc
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.files import links_in
 from benchmark.refusal import Refused
 from benchmark.run_record import Seen, seen_here
 from reference_impl.checkpoint.report import summary
@@ -34,6 +37,21 @@ def make_ready(config: RunConfig) -> Ready:
     Raises:
         Refused: it cannot.
     """
+    try:
+        return _make_ready(config)
+    except Refused as error:
+        raise Refused([*error.faults, *_links_to_nowhere(config)]) from None
+
+
+def _links_to_nowhere(config: RunConfig) -> Iterator[str]:
+    """The first such link of each folder that is read: in a container, its target is not mounted."""
+    for folder in (config.data.data_dir, config.data.load_checkpoint):
+        links = links_in(folder) if folder is not None else iter(())
+        if link := next((link for link in links if not link.exists()), None):
+            yield f"{link} leads to {os.path.realpath(link)}, which is not there"
+
+
+def _make_ready(config: RunConfig) -> Ready:
     require_initial_weights(config)
     weights = usable_checkpoint(config) if config.data.load_checkpoint else None
     data = ready(config)

@@ -6,6 +6,7 @@ translated. Whatever a back end's syntax cannot express is refused, never passed
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import ClassVar
 from benchmark.checkout import ROOT
 from benchmark.config import ConfigError, RunConfig
 from benchmark.config.groups import Job, Layout
+from benchmark.files import links_in
 from benchmark.run_record import LIBRARY_SETTINGS
 
 
@@ -24,6 +26,12 @@ class Mount:
 
     path: Path
     writable: bool = False
+    source: Path | None = None
+    """Its path outside, where links make that another one."""
+
+    @property
+    def outside(self) -> Path:
+        return self.source or self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,29 +212,86 @@ def _image_faults(image: str) -> Iterator[str]:
 
 
 def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
-    """What a run reads and writes, a folder before what lies in it, so that it does not hide a mount inside it."""
+    """What a run reads and writes, in the order of paths: a folder hides what was mounted inside it before."""
     data = config.data
     read = [ROOT, data.data_dir, data.tokenizer, data.load_checkpoint]
-    written = [config.job.log_dir, config.job.save_checkpoint, data.index_dir]
+    written = [config.job.log_dir, config.job.save_checkpoint, config.job.resume, data.index_dir]
     writable = {path.absolute(): False for path in read if path is not None}
     writable |= {path.absolute(): True for path in written if path is not None}
     return tuple(Mount(path=path, writable=writable[path]) for path in sorted(writable))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder as a container and as the host call it; outside, nothing on the way is a link."""
+
+    inside: Path
+    outside: Path
+
+
+def mounts_of_links(config: RunConfig, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """The mounts, and those of what links in DATADIR and LOAD_CHECKPOINT lead to, in the order of paths.
+
+    A snapshot in Hugging Face's cache is links to ../../blobs. A link that leads nowhere is left to who reads it.
+    """
+    made = {mount.path: mount for mount in mounts}
+    folders = [
+        folder.absolute() for folder in (config.data.data_dir, config.data.load_checkpoint) if folder is not None
+    ]
+    waiting, walked = [_Place(folder, folder.resolve()) for folder in folders], set[_Place]()
+    while waiting:
+        place = waiting.pop()
+        if place not in walked:
+            walked.add(place)
+            for link in links_in(place.outside):
+                parent = _Place(place.inside / link.parent.relative_to(place.outside), link.parent)
+                waiting += _follow(parent, link.name, made)
+    return tuple(made[path] for path in sorted(made))
+
+
+def _follow(folder: _Place, name: str, made: dict[Path, Mount]) -> Iterator[_Place]:
+    """Add to `made` what a link needs to lead somewhere inside, too; the folder that it leads to, if it is one."""
+    outside = folder.outside / os.readlink(folder.outside / name)
+    inside = Path(os.path.normpath(folder.inside / os.readlink(folder.outside / name)))
+    if outside.is_dir():
+        target = _Place(inside, outside.resolve())
+        _mount(target, made)
+        yield target
+    elif outside.exists():
+        parent = _Place(inside.parent, outside.parent.resolve())
+        # At the root or just below it, a folder would hide the image's own.
+        _mount(parent if len(inside.parts) > 3 else _Place(inside, outside.resolve()), made)
+        if (parent.outside / inside.name).is_symlink():
+            yield from _follow(parent, inside.name, made)
+
+
+def _mount(place: _Place, made: dict[Path, Mount]) -> None:
+    """Unless a mount shows it already."""
+    for path in (place.inside, *place.inside.parents):
+        if path in made and (made[path].outside / place.inside.relative_to(path)).resolve() == place.outside:
+            return
+    source = None if place.inside.resolve() == place.outside else place.outside
+    made[place.inside] = Mount(path=place.inside, source=source)
 
 
 def _pyxis_mounts(mounts: Iterable[Mount]) -> str:
     parts = []
     for mount in mounts:
         path = str(mount.path)
-        if "," in path or ":" in path or not path.isprintable():
+        if fault := next((part for part in (path, str(mount.outside)) if not _goes_into_pyxis(part)), None):
             raise ConfigError(
-                [f"{path!r}: pyxis separates mounts with commas and their parts with colons, and quotes neither"]
+                [f"{fault!r}: pyxis separates mounts with commas and their parts with colons, and quotes neither"]
             )
-        parts.append(f"{path}:{path}" if mount.writable else f"{path}:{path}:ro")
+        parts.append(f"{mount.outside}:{path}" if mount.writable else f"{mount.outside}:{path}:ro")
     return ",".join(parts)
 
 
+def _goes_into_pyxis(path: str) -> bool:
+    return "," not in path and ":" not in path and path.isprintable()
+
+
 def _bind(mount: Mount, *, read_only: str) -> list[str]:
-    fields = ["type=bind", f"source={mount.path}", f"destination={mount.path}"]
+    fields = ["type=bind", f"source={mount.outside}", f"destination={mount.path}"]
     return fields if mount.writable else [*fields, read_only]
 
 

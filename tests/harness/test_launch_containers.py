@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmark.config import ConfigError
 from benchmark.run_record import LIBRARY_SETTINGS
-from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, mounts_of
+from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, mounts_of, mounts_of_links
 from harness.launch.slurm import srun, variables_to_pass
 from tests.fakes import configured
 
@@ -118,6 +118,76 @@ def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
     assert mounts[tmp_path / "data" / "logs"] is True
     assert mounts[tmp_path / "saved"] is True
     assert list(mounts) == sorted(mounts)
+
+
+# Links.
+
+
+def mounted(**variables: str | int | Path) -> dict[Path, Path]:
+    """What is mounted beside the folders of a configuration, by its path inside."""
+    config = configured(**{name: str(value) for name, value in variables.items()})
+    plain = mounts_of(config)
+    return {mount.path: mount.outside for mount in mounts_of_links(config, plain) if mount not in plain}
+
+
+def snapshot(cache: Path) -> Path:
+    """As huggingface_hub keeps one: links to files that are called after their content."""
+    for folder in ("blobs", "snapshots/0123"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "blobs" / "71d6").touch()
+    (cache / "snapshots" / "0123" / "config.json").symlink_to("../../blobs/71d6")
+    return cache / "snapshots" / "0123"
+
+
+def test_the_files_of_a_snapshot_are_mounted(tmp_path: Path) -> None:
+    """Of Hugging Face's cache, which LOAD_CHECKPOINT may be in."""
+    blobs = tmp_path / "hub" / "blobs"
+    assert mounted(LOAD_CHECKPOINT=snapshot(tmp_path / "hub")) == {blobs: blobs}
+
+
+def test_a_link_to_a_snapshot_is_a_folder_inside(tmp_path: Path) -> None:
+    """So that the way up from it is another one: what lies there outside is mounted there."""
+    (tmp_path / "mine" / "of" / "8b").mkdir(parents=True)
+    link = tmp_path / "mine" / "of" / "8b" / "latest"
+    link.symlink_to(snapshot(tmp_path / "hub"))
+    assert mounted(LOAD_CHECKPOINT=link) == {tmp_path / "mine" / "of" / "blobs": tmp_path / "hub" / "blobs"}
+
+
+def test_links_are_followed_to_their_end(tmp_path: Path) -> None:
+    """A link to a link, a folder with links in it, and one that leads to itself; each folder once."""
+    data, first, second, more = (tmp_path / name for name in ("data", "first", "second", "more"))
+    for folder in (data, first, second, more):
+        folder.mkdir()
+    (second / "train.bin").touch()
+    (first / "train.bin").symlink_to("../second/train.bin")
+    (more / "train.idx").symlink_to(second / "train.bin")
+    (data / "train.bin").symlink_to(first / "train.bin")
+    (data / "more").symlink_to(more)
+    (data / "self").symlink_to(".")
+    assert mounted(DATADIR=data) == {folder: folder for folder in (first, second, more)}
+
+
+def test_what_is_mounted_already_or_is_not_there_is_no_mount(tmp_path: Path) -> None:
+    """A link into LOGDIR, say, which stays writable, and one whose target is gone: no back end could mount that."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "file").touch()
+    (tmp_path / "data" / "file").symlink_to(tmp_path / "logs" / "file")
+    (tmp_path / "data" / "gone").symlink_to(tmp_path / "gone" / "file")
+    assert mounted(DATADIR=tmp_path / "data", LOGDIR=tmp_path / "logs") == {}
+
+
+def test_no_folder_of_an_image_is_hidden(tmp_path: Path) -> None:
+    """A target just below the root comes as a file."""
+    (tmp_path / "hosts").symlink_to("/etc/hosts")
+    assert mounted(DATADIR=tmp_path) == {Path("/etc/hosts"): Path("/etc/hosts")}
+
+
+@pytest.mark.parametrize("back_end", ["pyxis", "apptainer", "docker"])
+def test_a_mount_may_have_another_source(back_end: str) -> None:
+    """Each back end is told both paths."""
+    words = argv(back_end, (Mount(path=Path("/inside"), source=Path("/outside")),))
+    assert any("/outside:/inside:ro" in word or "source=/outside,destination=/inside," in word for word in words)
 
 
 @pytest.mark.parametrize(

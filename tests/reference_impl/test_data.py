@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmark.config import RunConfig
+from benchmark.refusal import Refused
 from reference_impl.data.prepare import built_in
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import data_folder, ready
 from reference_impl.data.read.datasets import Reader, _validation
 from reference_impl.files import manifest
 from reference_impl.files.manifest import DataError
+from reference_impl.ready import make_ready
 from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
 # Of the files that the pinned corpus and the pinned tokenizer give.
@@ -165,6 +167,18 @@ def test_a_datadir_that_is_not_there_is_refused(tiny: Callable[..., RunConfig], 
     """A folder that the user named is never made up."""
     with pytest.raises(DataError, match="does not exist"):
         ready(tiny(DATADIR=tmp_path / "nowhere"))
+
+
+def test_a_link_whose_target_is_not_there_is_named(tiny: Callable[..., RunConfig], copy: Path) -> None:
+    """As in a container that sees the folder and not what its links lead to: "no manifest" would say too little."""
+    (copy / "manifest.json").rename(copy.with_name("manifest.json"))
+    (copy / "manifest.json").symlink_to("../manifest.json")
+    make_ready(tiny(DATADIR=copy))
+    copy.with_name("manifest.json").unlink()
+    with pytest.raises(Refused) as refusal:
+        make_ready(tiny(DATADIR=copy))
+    link, target = copy / "manifest.json", copy.with_name("manifest.json")
+    assert refusal.value.faults[-1] == f"{link} leads to {target}, which is not there"
 
 
 def test_validation_is_read_in_its_own_order(

@@ -22,6 +22,8 @@ from benchmark.config import RunConfig
 from benchmark.telemetry import files_of
 from harness.simulate import MARK, Pace, VirtualClock, simulate
 from tests.fakes import read_events
+from tests.reference_impl.checkpoints import TINY as TINY_SIZE
+from tests.reference_impl.checkpoints import random_weights, write_huggingface
 from tests.slurm.cluster import PATIENCE_S, wait_for
 from tests.slurm.conftest import IMAGE, TINY, Jobs
 
@@ -131,6 +133,24 @@ def test_a_missing_mount_fails_the_job(jobs: Jobs, pyxis: Path) -> None:
     """What a container is to see must be there."""
     assert jobs.run({"CONT": IMAGE, "TOKENIZER": jobs.folder / "absent.model"}) == "FAILED"
     assert f"{jobs.folder}/absent.model" in jobs.last_lines(12)
+
+
+def test_links_lead_somewhere_in_a_container(jobs: Jobs, pyxis: Path) -> None:
+    """Data that are links to a store, and weights in Hugging Face's cache, whose files are links to others."""
+    assert pyxis
+    store = shutil.copytree(ROOT / "data" / "tiny", jobs.folder / "store")
+    exported = write_huggingface(jobs.folder / "exported", TINY_SIZE, random_weights(TINY_SIZE, 32_000))
+    cache = jobs.folder / "hub"
+    for folder in (jobs.folder / "data", cache / "blobs", cache / "snapshots" / "0123"):
+        folder.mkdir(parents=True)
+    for path in store.iterdir():
+        (jobs.folder / "data" / path.name).symlink_to(path)
+    for number, path in enumerate(sorted(exported.iterdir())):
+        path.rename(cache / "blobs" / str(number))
+        (cache / "snapshots" / "0123" / path.name).symlink_to(f"../../blobs/{number}")
+
+    variables = {"DATADIR": jobs.folder / "data", "LOAD_CHECKPOINT": cache / "snapshots" / "0123", "SEED": 1}
+    assert jobs.run({"CONT": IMAGE, **variables}) == "COMPLETED", jobs.output()
 
 
 def test_what_a_node_does_not_see_fails_the_job(jobs: Jobs) -> None:
