@@ -40,6 +40,12 @@ LIBRARY_SETTINGS = (
 )
 """The libraries' own variables that are recorded: config_common.sh sets them, or they mean the same."""
 
+_CODE = (
+    *("benchmark", "compliance", "harness", "reference_impl", "report"),
+    *("run.sub", "run_and_time.sh", "setup.sh", "pyproject.toml", ":(glob)requirements*.lock"),
+)
+"""What a run uses of the checkout, as git's pathspecs; not its configs, whose values are recorded."""
+
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
 
@@ -194,18 +200,29 @@ def stamp(now: datetime) -> str:
 
 
 def code_revision() -> dict[str, Scalar]:
-    """The commit of the checkout and whether files differ from it; both None outside a git checkout."""
-    revision = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
-    return {"revision": revision, "modified": None if changes is None else bool(changes)}
+    """The commit of the checkout, and whether any of the code that a run uses differs from it.
 
-
-def _git(*arguments: str) -> str | None:
+    Both are None where git does not tell, with what it says instead as `error`.
+    """
     try:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        revision, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *_CODE)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return {"revision": None, "modified": None, "error": _reason(error)}
+    return {"revision": revision, "modified": bool(changes)}
+
+
+def _git(*arguments: str) -> str:
+    # Without a lock, since other jobs may ask the same checkout.
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _reason(error: OSError | subprocess.CalledProcessError) -> str:
+    """Of git's lines the first: what follows is advice."""
+    if isinstance(error, OSError):
+        return f"git: {error.strerror}"
+    return f"git: {error.stderr.partition(chr(10))[0].removeprefix('fatal: ')}"
 
 
 def versions() -> dict[str, str]:

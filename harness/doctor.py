@@ -77,7 +77,7 @@ def _code() -> str:
     if not IS_CHECKOUT:
         return f"installed in {ROOT}"
     code = code_revision()
-    return f"checkout {ROOT}, {code['revision'] or 'no git'}{', modified' if code['modified'] else ''}"
+    return f"checkout {ROOT}, {code['revision'] or code['error']}{', modified' if code['modified'] else ''}"
 
 
 def _version(name: str) -> str:

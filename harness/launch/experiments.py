@@ -146,6 +146,8 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
     with listening() as received, launcher:
         try:
             runs = RunSet.open(resolved, launcher.prepare(), launcher.job)
+            if unknown := runs.recorded.code.get("error"):
+                print(f"revision  not recorded: {unknown}", flush=True)
             endings = run_all(config, runs, launcher, received)
         except CannotStart as error:
             print(f"error: {error}", flush=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +18,14 @@ from benchmark.config import resolve
 from benchmark.config.kernels import never_on_a_gpu
 from benchmark.files import RUN_JSON
 from benchmark.run_record import (
+    _CODE,
     LARGEST,
     LIBRARY_SETTINGS,
     VERSION,
     Experiment,
     RunRecord,
     UnreadableRecord,
+    code_revision,
     read,
     record,
     seen_here,
@@ -100,3 +106,62 @@ def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -
 def test_a_setting_that_was_not_recorded_has_no_value() -> None:
     """Of a variable that is younger than the record, say."""
     assert RunRecord().setting("PRECISION") is None
+
+
+# The code.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with one commit, in place of this one."""
+    monkeypatch.setattr("benchmark.run_record.ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    for name in ("harness/step.py", "config_tiny.sh", "requirements.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--message=first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "modified"),
+    [
+        ("llama31-42.log", False),
+        ("config_tiny.sh", False),
+        ("harness/step.py", True),
+        ("harness/new.py", True),
+        ("requirements.lock", True),
+    ],
+)
+def test_what_a_run_does_not_use_modifies_nothing(name: str, modified: bool, checkout: Path) -> None:
+    """The log of the job itself is in the checkout; a config's values are recorded beside the code."""
+    (checkout / name).write_text("other")
+    code = code_revision()
+    assert code["modified"] is modified
+    assert len(str(code["revision"])) == 40
+
+
+def test_a_git_that_refuses_is_quoted(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout of another user, say; what it says is recorded, and nothing is guessed."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert code_revision() == {
+        "revision": None,
+        "modified": None,
+        "error": f"git: detected dubious ownership in repository at '{checkout}'",
+    }
+
+
+def test_without_git_that_is_said(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in a folder that is no checkout, too."""
+    shutil.rmtree(checkout / ".git")
+    assert "not a git repository" in str(code_revision()["error"])
+    monkeypatch.setenv("PATH", "")
+    assert code_revision()["error"] == "git: No such file or directory"
+
+
+def test_the_code_of_a_run_is_every_package_that_is_installed() -> None:
+    """A new one is not forgotten."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= set(_CODE)
