@@ -1,14 +1,17 @@
-# The default: a tiny Llama 3.1 on a bare CPU machine, in minutes. Set any of these variables beforehand to change it.
+# The default: a tiny Llama 3.1 on bare CPU machines, in minutes. Set any of these variables beforehand to change it.
 DGXSYSTEM=$(basename "${BASH_SOURCE[0]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
 export BENCHMARK=llama31_tiny RULESET=6.0.0
 export PRECISION=${PRECISION:-fp32}
 
+# On as many nodes as a job has (docs/slurm.md); two processes on each where there are two cores.
 export DGXNNODES=${DGXNNODES:-1}
-# Two processes where there are two cores; the global batch size is 16 sequences either way.
-if (($(nproc) >= 2)); then
-  export DGXNGPU=${DGXNGPU:-2} MINIBS=${MINIBS:-8}
-else
-  export DGXNGPU=${DGXNGPU:-1} MINIBS=${MINIBS:-16}
-fi
-export MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-8}
+export DGXNGPU=${DGXNGPU:-$(($(nproc) < 2 ? 1 : 2))}
+# The global batch size is 16 sequences on 1, 2, 4, 8 or 16 processes; the rules know no other. By awk, which takes whatever
+# somebody has set for a number, so that it is refused by its name.
+MINIBS=${MINIBS:-$(awk -v nodes="$DGXNNODES" -v each="$DGXNGPU" 'BEGIN { n = nodes * each; print (n > 0 ? int((15 + n) / n) : 1) }')}
+MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-$(awk -v all="$MINIBS" 'BEGIN { n = all + 0; print (n > 0 && n < 8 ? n : 8) }')}
+export MINIBS MICRO_BATCH_SIZE
+
+# Minutes of a job: some for each run.
+export WALLTIME=${WALLTIME:-30}

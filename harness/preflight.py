@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.announce import announce
-from benchmark.config import ConfigError, RunConfig, kernels, resolve
+from benchmark.config import ConfigError, RunConfig, kernels, overrides, resolve
 from benchmark.config.kernels import Switch
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
@@ -40,6 +40,8 @@ class Plan:
     """None where no such run is possible."""
     faults: tuple[str, ...] = ()
     """Why it is not."""
+    overrides: tuple[str, ...] = ()
+    """What the environment says and the file does not let count."""
     step_seconds: float | None = None
     """Expected seconds an optimizer step; None if nobody knows."""
 
@@ -69,9 +71,10 @@ rule = PREFLIGHT_RULES.rule
 def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
     """The plan of a config file, or of the environment; raises nothing that is wrong with either."""
     try:
-        return Plan(path=file, possible=resolve(file).config, step_seconds=step_seconds)
+        resolved = resolve(file)
     except ConfigError as error:
         return Plan(path=file, faults=tuple(error.faults))
+    return Plan(path=file, possible=resolved.config, overrides=tuple(overrides(resolved)), step_seconds=step_seconds)
 
 
 def report_on(plan: Plan) -> Report:
@@ -118,6 +121,17 @@ def name(plan: Plan) -> Iterator[Breach]:
     expected = f"config_{plan.config.system}.sh"
     if plan.path is not None and plan.path.name != expected:
         yield Breach(message="the file has another name than its DGXSYSTEM", expected=expected, actual=plan.path.name)
+
+
+@rule(
+    "preflight.overridden",
+    source=PREFLIGHT,
+    severity=Severity.INFO,
+    example="MINIBS=16 in the environment, and a config that exports MINIBS=8",
+)
+def overridden(plan: Plan) -> Iterator[Breach]:
+    """What the environment says counts, unless the config file says otherwise."""
+    yield from (Breach(message=line) for line in plan.overrides)
 
 
 @rule(

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig, unknown_names
-from benchmark.config.sourcing import source_config, unknown_exports
+from benchmark.config.sourcing import source_config, sourced_file, unknown_exports
+
+_FILE_NAME = "CONFIG_FILENAME"
+"""What the name of a config file is known by; most export it themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A configuration with the origin of each variable: a file's name, `command line`, `environment` or `default`."""
+    """A configuration with the origin of each variable.
+
+    An origin is a file's name, `environment`, `default`, `command line`, or `the job`, whose nodes decide DGXNNODES.
+    """
 
     config: RunConfig
     origins: Mapping[str, str]
     """Shell name -> origin, for every variable of the table."""
+    overridden: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment that do not count, since the config file sets another value; with theirs."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """The libraries' own variables that the config file exports. Ranks need them in their environment."""
 
@@ -40,7 +48,7 @@ def resolve(
         everything = source_config(file, environment)
         unknown = unknown_exports(file, everything)
         libraries = {name: value for name, value in everything.items() if name.startswith(LIBRARY_PREFIXES)}
-        exported = {name: value for name, value in everything.items() if name in NAMES} | {"CONFIG_FILENAME": file.name}
+        exported = {name: value for name, value in everything.items() if name in NAMES} | {_FILE_NAME: file.name}
     given = values or {}
     unknown += [fault for fault in unknown_names(given, complete=True) if fault not in unknown]
     merged = {**environment, **exported, **given}
@@ -51,23 +59,88 @@ def resolve(
     if unknown:
         raise ConfigError(unknown)
 
-    def origin(name: str) -> str:
-        if name in given:
-            return "command line"
-        if file is not None and name in exported:
-            return file.name
-        return "environment" if merged.get(name) else "default"
+    origins = _origins({**environment, **exported}, file or sourced_file(environment))
+    return Resolved(
+        config=config,
+        origins=origins | dict.fromkeys(given, "command line"),
+        overridden={name: environment[name] for name in exported if environment.get(name) and name != _FILE_NAME},
+        libraries=libraries,
+    )
 
-    return Resolved(config=config, origins={name: origin(name) for name in NAMES}, libraries=libraries)
+
+def resolve_for_nodes(nodes: int, environment: Mapping[str, str] = os.environ) -> Resolved:
+    """The run of the environment on the nodes that a job has.
+
+    A config that was sourced there and leaves their number open (config_tiny.sh) is sourced again for that number.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    resolved, file = resolve(None, environment), sourced_file(environment)
+    if resolved.config.layout.nodes == nodes or file is None or resolved.origins["DGXNNODES"] != file.name:
+        return resolved
+    own = {name: value for name, value in environment.items() if resolved.origins.get(name) != file.name}
+    again = resolve(file, own | {"DGXNNODES": str(nodes)})
+    if again.config.layout.nodes != nodes:
+        return resolved
+    return replace(again, origins={**again.origins, "DGXNNODES": "the job"})
+
+
+def _origins(environment: Mapping[str, str], file: Path | None) -> dict[str, str]:
+    """Of each variable of an environment into which the file was sourced.
+
+    A job is handed an environment, which does not tell who set what: so the file is sourced again, without our
+    variables. A value that it then does not set may follow from others that were set: it is asked again, with those.
+    """
+    others = {name: value for name, value in environment.items() if name not in NAMES}
+    says = _says(file, others)
+    given = {name: environment[name] for name in says if environment.get(name, "") not in ("", says[name])}
+
+    def origin(name: str) -> str:
+        if not environment.get(name):
+            return "default"
+        if file is None or name not in says:
+            return "environment"
+        if name in given:
+            rest = {other: value for other, value in given.items() if other != name}
+            return file.name if _says(file, others | rest).get(name) == given[name] else "environment"
+        return file.name
+
+    return {name: origin(name) for name in NAMES}
+
+
+def _says(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a file sets of our variables; nothing where it cannot be sourced, or not any longer."""
+    if file is None:
+        return {}
+    try:
+        exported = source_config(file, environment)
+    except ConfigError:
+        return {}
+    return {name: value for name, value in exported.items() if name in NAMES} | {_FILE_NAME: file.name}
+
+
+def overrides(resolved: Resolved) -> list[str]:
+    """A line for each variable of the environment that the config file sets to something else."""
+    values = resolved.config.values()
+    return [
+        f"{name}={value} of the environment does not count: {resolved.origins[name]} sets {_text(values[name])}"
+        for name, value in resolved.overridden.items()
+    ]
 
 
 def describe(resolved: Resolved) -> str:
     """The whole configuration as text: every variable with its origin, then everything that follows from them."""
     values = resolved.config.values()
-    rows = [(name, _text(values[name]), resolved.origins[name]) for name in NAMES]
+    rows = [(name, _text(values[name]), _origin(resolved, name)) for name in NAMES]
     rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
+
+
+def _origin(resolved: Resolved, name: str) -> str:
+    instead = f", not the environment's {resolved.overridden[name]}" if name in resolved.overridden else ""
+    return resolved.origins[name] + instead
 
 
 def _text(value: object) -> str:

@@ -17,6 +17,12 @@ def config_files(checkout: Path = ROOT) -> list[Path]:
     return sorted(path for path in found if path.name != "config_common.sh")
 
 
+def sourced_file(environment: Mapping[str, str]) -> Path | None:
+    """The config of this checkout that somebody sourced into an environment, by the names that it leaves there."""
+    name = environment.get("CONFIG_FILENAME") or f"config_{environment.get('DGXSYSTEM')}.sh"
+    return next((path for path in config_files() if path.name == name), None)
+
+
 def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that `source path` exports on top of `environment`: new ones and changed ones.
 

@@ -21,7 +21,7 @@ import click
 
 from benchmark.checkpoints import complete_in, folder_of
 from benchmark.clock import SystemClock
-from benchmark.config import NAMES, Resolved, RunConfig
+from benchmark.config import NAMES, Resolved, RunConfig, overrides
 from benchmark.eventlog import EventLog
 from benchmark.files import beside
 from benchmark.run_record import Seen
@@ -141,6 +141,7 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
         ConfigError: the results folder cannot be made, or holds other runs.
     """
     config = resolved.config
+    print("".join(f"{line}\n" for line in overrides(resolved)), end="", flush=True)
     if not allowed(config):
         return 2
     with listening() as received, launcher:

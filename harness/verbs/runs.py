@@ -10,7 +10,7 @@ import click
 
 from benchmark.arguments import SETTINGS, PathArgument
 from benchmark.checkout import IS_CHECKOUT
-from benchmark.config import describe, resolve
+from benchmark.config import describe, resolve, resolve_for_nodes
 from benchmark.refusal import Refused
 from harness.arguments import CONFIG_FILE, STEP_SECONDS
 
@@ -58,9 +58,10 @@ def job(number: str, node_list: str, restarts: int) -> None:
     from harness.launch.experiments import run_experiments
     from harness.launch.slurm import Job, Slurm
 
-    resolved = resolve(None)
+    nodes = Job.find(number, node_list, restarts)
+    resolved = resolve_for_nodes(len(nodes.nodes))
     click.echo(describe(resolved))
-    sys.exit(run_experiments(resolved, Slurm(resolved.config, Job.find(number, node_list, restarts))))
+    sys.exit(run_experiments(resolved, Slurm(resolved.config, nodes)))
 
 
 @click.command(context_settings=SETTINGS)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmark.checkout import ROOT
-from benchmark.config import NAMES, ConfigError, describe, resolve
+from benchmark.config import NAMES, ConfigError, describe, overrides, resolve, resolve_for_nodes, source_config
 from harness.__main__ import main
 from tests.fakes import environment
 
@@ -22,6 +22,70 @@ def test_each_variable_has_its_origin() -> None:
 
     assert (origins["BENCHMARK"], origins["SEED"], origins["NEXP"]) == ("config_tiny.sh", "environment", "default")
     assert origins["MINIBS"] == "environment"
+
+
+def sourced(file: Path, **beforehand: str) -> dict[str, str]:
+    """The environment of a shell that has sourced a file."""
+    return {**SHELL, **beforehand, **source_config(file, {**SHELL, **beforehand})}
+
+
+def test_what_was_sourced_by_hand_keeps_its_origin() -> None:
+    """A job is handed an environment that does not say who set what."""
+    origins = resolve(None, sourced(TINY) | {"NEXP": "3", "PRECISION": "bf16"}).origins
+    expected = {"BENCHMARK": TINY.name, "MINIBS": TINY.name, "NEXP": "environment", "PRECISION": "environment"}
+    assert {name: origins[name] for name in expected} == expected
+    assert origins["SEED"] == "default"
+    assert origins == {
+        **resolve(TINY, {**SHELL, "NEXP": "3", "PRECISION": "bf16"}).origins,
+        "CONFIG_FILENAME": "default",
+    }
+
+
+def test_a_value_that_a_file_works_out_is_the_files() -> None:
+    """Also where it follows from one that was set beforehand."""
+    origins = resolve(None, sourced(TINY, DGXNGPU="4")).origins
+    assert (origins["DGXNGPU"], origins["MINIBS"]) == ("environment", TINY.name)
+
+
+def test_a_config_of_nowhere_leaves_an_environment(tmp_path: Path) -> None:
+    """One that this checkout has not, or that cannot be sourced any longer: nothing is made up."""
+    file = tmp_path / "config_OTHER.sh"
+    file.write_text("".join(f"export {name}={value}\n" for name, value in environment(DGXSYSTEM="OTHER").items()))
+    assert set(resolve(None, sourced(file)).origins.values()) == {"environment", "default"}
+    assert resolve(file, SHELL).origins["MINIBS"] == file.name
+
+
+def test_what_a_config_overrides_is_told() -> None:
+    """A variable of the shell that does not count, with both values; by `show` beside its origin."""
+    file = ROOT / "config_DGX.sh"
+    resolved = resolve(file, {**SHELL, "DGXNNODES": "32", "WALLTIME": "60"})
+    assert overrides(resolved) == ["DGXNNODES=32 of the environment does not count: config_DGX.sh sets 64"]
+    (row,) = [line for line in describe(resolved).splitlines() if line.startswith("DGXNNODES ")]
+    assert row.split(maxsplit=2) == ["DGXNNODES", "64", "config_DGX.sh, not the environment's 32"]
+    assert resolved.origins["WALLTIME"] == "environment"
+
+
+def test_a_config_that_leaves_its_nodes_open_takes_those_of_the_job() -> None:
+    """What it works out from them is worked out again, and what somebody has set stays."""
+    resolved = resolve_for_nodes(4, sourced(TINY, DGXNGPU="2") | {"SEED": "3"})
+    layout, origins = resolved.config.layout, resolved.origins
+    assert (layout.nodes, layout.minibatch, layout.global_batch_size) == (4, 2, 16)
+    assert (origins["DGXNNODES"], origins["MINIBS"], origins["SEED"]) == ("the job", TINY.name, "environment")
+    assert resolved.config.job.seed == 3
+
+
+def test_other_nodes_are_kept() -> None:
+    """Those that a config fixes or somebody has set: a job of another size is then refused."""
+    assert resolve_for_nodes(1, sourced(TINY, DGXNNODES="2")).config.layout.nodes == 2
+    assert resolve_for_nodes(2, sourced(ROOT / "config_DGX.sh")).config.layout.nodes == 64
+    assert resolve_for_nodes(2, environment()).config.layout.nodes == 1
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8])
+def test_the_tiny_model_has_one_batch_size_on_any_nodes(nodes: int) -> None:
+    """Its rules know no other."""
+    layout = resolve(TINY, {**SHELL, "DGXNNODES": str(nodes), "DGXNGPU": "2"}).config.layout
+    assert layout.global_batch_size == 16
 
 
 def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:

@@ -74,10 +74,18 @@ def test_what_is_wrong_is_a_finding(
     assert {name for name, _ in findings} <= {rule, "preflight.name"}
 
 
+def test_what_the_file_overrides_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts, and breaks no rule."""
+    monkeypatch.setenv("MINIBS", "36")
+    (finding,) = check_plan(make_plan(write(tmp_path)))
+    assert (finding.rule, finding.severity) == ("preflight.overridden", Severity.INFO)
+    assert finding.message == f"MINIBS=36 of the environment does not count: config_{VALID['DGXSYSTEM']}.sh sets 18"
+
+
 def test_every_rule_here_is_broken_above() -> None:
     """No rule of this page is without a configuration that breaks it."""
     marks = test_what_is_wrong_is_a_finding.pytestmark  # type: ignore[attr-defined]
-    missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]}
+    missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]} - {"preflight.overridden"}
     assert not missing, "each needs a row above, with a configuration that breaks it"
 
 

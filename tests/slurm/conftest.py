@@ -100,6 +100,15 @@ class Jobs:
         self.numbers.append(self.cluster.submit(*arguments, cwd=checkout, variables=given))
         return self.numbers[-1]
 
+    def type(self, line: str, variables: Mapping[str, str]) -> int:
+        """The number of the job that a line submits which somebody types in the checkout."""
+        environment = self.cluster.environment(variables)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        self.numbers.append(int(done.stdout.removeprefix("Submitted batch job ")))
+        return self.numbers[-1]
+
     def run(self, variables: Mapping[str, object | None] | None = None, *options: str, checkout: Path = ROOT) -> str:
         """The state in which a job ends."""
         return self.cluster.wait(self.submit(variables, *options, checkout=checkout))

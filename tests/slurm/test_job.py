@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -52,6 +53,23 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
     for number in range(2):
         assert set(files_of(jobs.results() / f"result_{number}.txt")) == {"n1", "n2"}
     assert "telemetry ended" not in jobs.output()
+
+
+def test_the_rehearsal_works_as_it_is_printed(jobs: Jobs) -> None:
+    """The line of docs/slurm.md, typed where nothing is set but places; run.json has the origin of each value."""
+    page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (source config_tiny\.sh; sbatch .*)$", page, re.MULTILINE)
+    places = {"LOGDIR": jobs.logs, "HARNESS_PYTHON": jobs.python(), "SBATCH_OUTPUT": jobs.folder / "job-%j.log"}
+    number = jobs.type(line, {"CLEAR_CACHES": "0", **{name: str(path) for name, path in places.items()}})
+    assert jobs.cluster.wait(number) == "COMPLETED", jobs.output()
+    record = json.loads((jobs.results() / "run.json").read_text())
+    origins = {name: setting["origin"] for name, setting in record["configuration"].items()}
+    assert {name: origins[name] for name in ("MINIBS", "LOGDIR", "NEXP", "DGXNNODES")} == {
+        "MINIBS": "config_tiny.sh",
+        "LOGDIR": "environment",
+        "NEXP": "default",
+        "DGXNNODES": "the job",
+    }
 
 
 def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
