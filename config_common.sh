@@ -17,3 +17,7 @@ export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-
 # With such segments, NCCL must not register the buffers of CUDA graphs: an illegal access, says Megatron-Core, which refuses
 # it below Blackwell (megatron/core/transformer/cuda_graphs.py).
 export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}
+
+# All memory of each node, unless the site counts it by processor or GPU: sbatch takes one of the three. No line of run.sub,
+# which `sbatch --mem-per-cpu=...` could not take back.
+[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}

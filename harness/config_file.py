@@ -48,6 +48,7 @@ _ELSEWHERE = (
     "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}",
     "export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-expandable_segments:True}}",
     "export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}",
+    "[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}",
 )
 """What config_common.sh does, for a file that has none beside it."""
 

@@ -160,7 +160,8 @@ def walltime(plan: Plan) -> Iterator[Breach]:
 def output(plan: Plan) -> Iterator[Breach]:
     """Results can be written to LOGDIR."""
     folder = plan.config.job.log_dir.absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    # Also a link that leads nowhere.
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         yield Breach(message=f"LOGDIR={folder} cannot be written", actual=f"{existing} is no folder that we may write")
 

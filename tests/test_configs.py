@@ -80,6 +80,23 @@ def test_a_config_beside_no_other_sets_the_same(tmp_path: Path) -> None:
     assert resolve(path, BARE).libraries == LIBRARIES
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "0"),
+        ({"SBATCH_MEM_PER_NODE": "500G"}, "500G"),
+        ({"SBATCH_MEM_PER_CPU": "4G"}, None),
+        ({"SBATCH_MEM_PER_GPU": "200G"}, None),
+    ],
+)
+def test_a_job_asks_for_all_memory_of_its_nodes(given: dict[str, str], expected: str | None, tmp_path: Path) -> None:
+    """Unless a site counts it otherwise; also of a config that is elsewhere."""
+    elsewhere = write_config(tmp_path, "X", environment(DGXSYSTEM="X", DGXNNODES=8, MINIBS=18), "a draft")
+    for path in (ROOT / "config_DGX.sh", elsewhere):
+        resolve(path, BARE | given)
+        assert (BARE | given | source_config(path, BARE | given)).get("SBATCH_MEM_PER_NODE") == expected
+
+
 def test_name_states_the_content(subtests: pytest.Subtests) -> None:
     """The name of a config states nodes, GPUs, batch and layout."""
     for path, config in SHAPED.items():

@@ -27,6 +27,8 @@ from benchmark.sizes import ModelSize
 LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
 
 WINDOWS_LINES = "Windows line ends, which bash takes for a part of each value; sed -i 's/\\r$//' FILE removes them"
+_BATCH_PREFIX = "SBATCH_"
+"""Options of sbatch, which a config may export, too; it reads them itself."""
 
 
 class ConfigError(Refused):
@@ -233,7 +235,7 @@ def _describe(fault: Mapping[str, object]) -> str:
 
 def unknown_names(environment: Mapping[str, str], *, complete: bool) -> Iterator[str]:
     for name in environment:
-        if name in NAMES or name.startswith(LIBRARY_PREFIXES):
+        if name in NAMES or name.startswith((*LIBRARY_PREFIXES, _BATCH_PREFIX)):
             continue
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.88)
         if near:

@@ -199,16 +199,32 @@ def back_end_of(job: Job, layout: Layout) -> BackEnd:
     name = job.container_runtime or (Pyxis.name if job.container_image else NoContainer.name)
     if name not in BACK_ENDS:
         raise ConfigError([f"CONTAINER_RUNTIME={name} is no container back end; valid: {', '.join(BACK_ENDS)}"])
-    faults = [*BACK_ENDS[name].faults(job, layout), *_image_faults(job.container_image)]
+    faults = [*BACK_ENDS[name].faults(job, layout), *_image_faults(job)]
     if faults:
         raise ConfigError(faults)
     return BACK_ENDS[name]
 
 
-def _image_faults(image: str) -> Iterator[str]:
+_IMAGE_FILES = (".sqsh", ".squashfs", ".sif")
+"""Endings of image files; a name in a registry has none of them."""
+
+
+def image_of(job: Job) -> str:
+    """CONT as a back end is told it: the file that it names in this folder, where there is one, by its whole path.
+
+    pyxis takes `x.sqsh` for the name of an image in a registry, unlike `./x.sqsh` (its tests/squashfs_image.bats).
+    """
+    file = ROOT / job.container_image
+    return str(file) if job.container_image and file.is_file() else job.container_image
+
+
+def _image_faults(job: Job) -> Iterator[str]:
+    image = job.container_image
     if image.startswith("-") or not image.isprintable():
         # A command line would read it as an option.
         yield f"CONT={image!r}: an image is a name or a file, and begins with no dash"
+    elif image.endswith(_IMAGE_FILES) and not Path(image_of(job)).is_absolute():
+        yield f"CONT={image}: there is no such file in {ROOT}; expected a file there, or its whole path"
 
 
 def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
@@ -280,14 +296,15 @@ def _pyxis_mounts(mounts: Iterable[Mount]) -> str:
         path = str(mount.path)
         if fault := next((part for part in (path, str(mount.outside)) if not _goes_into_pyxis(part)), None):
             raise ConfigError(
-                [f"{fault!r}: pyxis separates mounts with commas and their parts with colons, and quotes neither"]
+                [f"{fault!r}: pyxis can mount no path with a comma, a colon, a space or a backslash, and quotes none"]
             )
         parts.append(f"{mount.outside}:{path}" if mount.writable else f"{mount.outside}:{path}:ro")
     return ",".join(parts)
 
 
 def _goes_into_pyxis(path: str) -> bool:
-    return "," not in path and ":" not in path and path.isprintable()
+    # It hands them on as lines of an fstab, where a space ends a field (NVIDIA/pyxis, issue 133).
+    return path.isprintable() and not set(path) & set(",: \\")
 
 
 def _bind(mount: Mount, *, read_only: str) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmark import shared
 from benchmark.config import ConfigError, Resolved, RunConfig
 from benchmark.files import RUN_JSON
 from benchmark.run_record import Experiment, RunRecord, Seen, UnreadableRecord, read, record, stamp, write
@@ -96,6 +97,7 @@ def make_folder(config: RunConfig, started: datetime) -> Path:
         ConfigError: it cannot be made.
     """
     folder = config.job.log_dir.absolute() / config.system / stamp(started)
+    shared.make_folder("LOGDIR", config.job.log_dir)
     try:
         folder.mkdir(parents=True)
     except OSError as error:

@@ -20,7 +20,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
 from benchmark.run_record import Seen
 from benchmark.shared import make_folder, tokens
-from harness.launch.containers import Container, Mount, Wrapped, back_end_of, mounts_of, mounts_of_links
+from harness.launch.containers import Container, Mount, Wrapped, back_end_of, image_of, mounts_of, mounts_of_links
 from harness.launch.experiments import CannotStart, Process, child_environment
 from harness.launch.hang import explain, stacks_in
 
@@ -100,7 +100,7 @@ class Slurm:
         self._back_end = back_end_of(config.job, config.layout)
         mounts = mounts_of(config)
         self._container = Container(
-            image=config.job.container_image,
+            image=image_of(config.job),
             name=f"llama31_{job.number}",
             mounts=mounts_of_links(config, mounts) if self._back_end.needs_image else mounts,
             variables=variables_to_pass(config),

@@ -412,6 +412,20 @@ def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == f"left behind {tmp_path}/.index_42: No such file or directory\n"
 
 
+def test_a_logdir_that_leads_nowhere_is_one_clear_error(tmp_path: Path) -> None:
+    """On this machine as in a job."""
+    link = tmp_path / "logs"
+    link.symlink_to("/scratch/gone")
+    with pytest.raises(ConfigError) as refusal:
+        RunSet.open(resolve(None, environment(LOGDIR=str(link))), NOTHING, {})
+    assert str(refusal.value) == f"LOGDIR={link}: {link} is a link to /scratch/gone, which is not there"
+    with (
+        pytest.raises(ConfigError, match="is a link to /scratch/gone"),
+        Slurm(configured(LOGDIR=str(link)), Job(number="42", nodes=("n1",))),
+    ):
+        pass
+
+
 def test_another_job_begins_a_new_set(tmp_path: Path) -> None:
     """Only a requeued job, or RESUME, goes on with what is there."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), SEED=1))

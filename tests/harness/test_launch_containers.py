@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.checkout import ROOT
 from benchmark.config import ConfigError
 from benchmark.run_record import LIBRARY_SETTINGS
-from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, mounts_of, mounts_of_links
+from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, image_of, mounts_of, mounts_of_links
 from harness.launch.slurm import srun, variables_to_pass
 from tests.fakes import configured
 
@@ -27,13 +28,14 @@ PLAIN = (
 )
 
 HOSTILE = (
-    Mount(path=Path("/data/with space")),
-    Mount(path=Path('/data/it\'s "quoted"')),
-    Mount(path=Path("/data/$(touch x);`id`&*"), writable=True),
+    Mount(path=Path('/data/it\'s"quoted"')),
+    Mount(path=Path("/data/$(id);`id`&*"), writable=True),
 )
 """What any back end can be told, since nothing goes through a shell."""
 
-SEPARATORS = (Mount(path=Path("/data/a,b")), Mount(path=Path("/data/a:b")))
+SPACE = Mount(path=Path("/data/with space"))
+
+SEPARATORS = (SPACE, *(Mount(path=Path(path)) for path in ("/data/a,b", "/data/a:b", "/data/a\\040b")))
 
 
 def container(mounts: tuple[Mount, ...]) -> Container:
@@ -53,8 +55,9 @@ def argv(back_end: str, mounts: tuple[Mount, ...]) -> list[str]:
 
 def all_command_lines() -> dict[str, list[str]]:
     """Of every back end: each word of the srun that starts the ranks in a container."""
-    kinds = {"plain": PLAIN, "hostile": HOSTILE}
-    return {f"{name} {kind}": argv(name, mounts) for name in BACK_ENDS for kind, mounts in kinds.items()}
+    kinds = {"plain": PLAIN, "hostile": HOSTILE, "space": (SPACE,)}
+    sorts = ((name, kind) for name in BACK_ENDS for kind in kinds if (name, kind) != ("pyxis", "space"))
+    return {f"{name} {kind}": argv(name, kinds[kind]) for name, kind in sorts}
 
 
 def test_command_lines_are_as_they_were(subtests: pytest.Subtests) -> None:
@@ -69,15 +72,17 @@ def test_command_lines_are_as_they_were(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.parametrize("mount", SEPARATORS, ids=str)
 def test_pyxis_refuses_what_it_would_take_apart(mount: Mount) -> None:
-    """A comma or a colon in a path would be another mount, or another place."""
-    with pytest.raises(ConfigError, match="pyxis separates mounts"):
+    """A comma or a colon in a path would be another mount, or another place; a space would end it."""
+    with pytest.raises(ConfigError) as refusal:
         argv("pyxis", (mount,))
+    said = "pyxis can mount no path with a comma, a colon, a space or a backslash, and quotes none"
+    assert str(refusal.value) == f"{str(mount.path)!r}: {said}"
 
 
 @pytest.mark.parametrize("back_end", ["pyxis", "apptainer", "docker"])
 def test_a_path_of_several_lines_is_refused(back_end: str) -> None:
     """No back end has a way to say it."""
-    with pytest.raises(ConfigError, match=r"printable|pyxis separates"):
+    with pytest.raises(ConfigError, match=r"printable|pyxis can mount no path"):
         argv(back_end, (Mount(path=Path("/data/a\nb,type=bind")),))
 
 
@@ -106,6 +111,26 @@ def test_an_image_is_no_option(image: str) -> None:
     config = configured(CONT=image)
     with pytest.raises(ConfigError, match="CONT="):
         back_end_of(config.job, config.layout)
+
+
+def test_an_image_file_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this folder, where sbatch is called: pyxis would look for `x.sqsh` in a registry. A name stays one."""
+    monkeypatch.setattr("harness.launch.containers.ROOT", tmp_path)
+    (tmp_path / "x.sqsh").touch()
+    images = ("x.sqsh", "./x.sqsh", "/images/y.sqsh", "nvcr.io#nvidia/pytorch:26.01-py3", "")
+    told = [image_of(configured(CONT=image).job) for image in images]
+    assert told == [str(tmp_path / "x.sqsh"), str(tmp_path / "x.sqsh"), *images[2:]]
+
+
+@pytest.mark.parametrize("image", ["y.sqsh", "images/y.sif"])
+def test_an_image_file_that_is_not_there_is_refused(image: str) -> None:
+    """By preflight, too, before a node looks for it in a registry."""
+    config = configured(CONT=image)
+    with pytest.raises(ConfigError) as refusal:
+        back_end_of(config.job, config.layout)
+    assert (
+        str(refusal.value) == f"CONT={image}: there is no such file in {ROOT}; expected a file there, or its whole path"
+    )
 
 
 def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:

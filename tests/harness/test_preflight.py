@@ -96,6 +96,12 @@ def test_batch_size_without_a_learning_rate_names_those_that_have_one(tmp_path: 
     assert "nearest global batch sizes" in finding.message
 
 
+def test_a_logdir_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    """A link to a folder that is not there cannot be written."""
+    (tmp_path / "logs").symlink_to(tmp_path / "gone")
+    assert found(write(tmp_path)) == [("preflight.output", Severity.ERROR)]
+
+
 def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
     """Every fault of a configuration is a finding of its own."""
     path = write(tmp_path, TENSOR_MODEL_PARALLEL=3, MICRO_BATCH_SIZE=5)

@@ -79,7 +79,7 @@ def test_a_job_in_apptainer_completes(jobs: Jobs) -> None:
     program.write_text('#!/usr/bin/env bash\nshift; while [[ $1 == --* ]]; do shift; done; shift; exec "$@"\n')
     program.chmod(0o755)
 
-    variables = {"CONT": "llama31.sif", "CONTAINER_RUNTIME": "apptainer", "SEED": 1}
+    variables = {"CONT": "/images/llama31.sif", "CONTAINER_RUNTIME": "apptainer", "SEED": 1}
     path = f"{program.parent}:{os.environ['PATH']}"
     assert jobs.run({**variables, "PATH": path}) == "COMPLETED", jobs.output()
 
@@ -206,6 +206,11 @@ def test_a_job_of_another_size_is_refused(jobs: Jobs) -> None:
     """The allocation is not what the configuration describes."""
     assert jobs.run({}, "--nodes=1") == "FAILED"
     assert jobs.last_lines(1) == "error: DGXNNODES=2, but the job has 1 nodes: sbatch -N $DGXNNODES run.sub"
+
+
+def test_memory_may_be_counted_by_processor(jobs: Jobs) -> None:
+    """As some sites want it: no line of run.sub takes it for the whole node."""
+    assert jobs.run({"SEED": 1}, "--mem-per-cpu=100") == "COMPLETED", jobs.output()
 
 
 @pytest.mark.parametrize("address", ["n2", "interface"])
