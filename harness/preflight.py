@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.announce import announce
-from benchmark.config import ConfigError, RunConfig, kernels, overrides, resolve
+from benchmark.config import ConfigError, RunConfig, by_origin, kernels, overrides, resolve
 from benchmark.config.kernels import Switch
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
@@ -40,6 +40,8 @@ class Plan:
     """None where no such run is possible."""
     faults: tuple[str, ...] = ()
     """Why it is not."""
+    origins: tuple[str, ...] = ()
+    """A line for each origin of its values."""
     overrides: tuple[str, ...] = ()
     """What the environment says and the file does not let count."""
     step_seconds: float | None = None
@@ -74,7 +76,13 @@ def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
         resolved = resolve(file)
     except ConfigError as error:
         return Plan(path=file, faults=tuple(error.faults))
-    return Plan(path=file, possible=resolved.config, overrides=tuple(overrides(resolved)), step_seconds=step_seconds)
+    return Plan(
+        path=file,
+        possible=resolved.config,
+        origins=tuple(by_origin(resolved)),
+        overrides=tuple(overrides(resolved)),
+        step_seconds=step_seconds,
+    )
 
 
 def report_on(plan: Plan) -> Report:

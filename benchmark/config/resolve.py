@@ -138,6 +138,15 @@ def describe(resolved: Resolved) -> str:
     return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
 
 
+def by_origin(resolved: Resolved) -> list[str]:
+    """A line for each origin but the defaults, with what it sets."""
+    values, lines = resolved.config.values(), dict[str, list[str]]()
+    for name, origin in resolved.origins.items():
+        if origin != "default":
+            lines.setdefault(origin, []).append(f"{name}={_text(values[name])}")
+    return [f"{origin}: {' '.join(settings)}" for origin, settings in lines.items()]
+
+
 def _origin(resolved: Resolved, name: str) -> str:
     instead = f", not the environment's {resolved.overridden[name]}" if name in resolved.overridden else ""
     return resolved.origins[name] + instead

@@ -33,9 +33,11 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
     plan = make_plan(file, step_seconds=step_seconds)
     report, warned = report_on(plan), warnings(plan.possible) if plan.possible else []
     if as_json:
-        click.echo(json.dumps({**json.loads(formats.as_json(report)), "warnings": warned}, indent=2))
+        click.echo(
+            json.dumps({**json.loads(formats.as_json(report)), "warnings": warned, "origins": plan.origins}, indent=2)
+        )
     else:
-        click.echo("\n".join([*warned, formats.text(report, "configuration")]))
+        click.echo("\n".join([*plan.origins, *warned, formats.text(report, "configuration")]))
     context.exit(int(not report.passed))
 
 

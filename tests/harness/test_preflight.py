@@ -139,7 +139,8 @@ def run(*arguments: str | Path) -> Result:
 def test_command_passes_a_valid_config(config_file: Path) -> None:
     """A valid configuration exits 0; what of it has never run on a GPU is said, a line each, and is no fault."""
     result = run(config_file)
-    *unproven, last = result.output.splitlines()
+    origins, *unproven, last = result.output.splitlines()
+    assert origins.startswith(f"{config_file.name}: BENCHMARK=llama31_405b RULESET=6.0.0 ")
     assert (result.exit_code, last) == (0, "PASS  1 configuration, 0 errors, 0 warnings")
     assert "never run on a GPU: LAYER_SPEC=te (only on the null device)" in unproven
     assert all(line.startswith("never run on a GPU: ") for line in unproven)
