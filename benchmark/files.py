@@ -54,6 +54,12 @@ def links_in(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted([*subfolders, *names]) if (path := Path(parent, name)).is_symlink())
 
 
+def link_to_nowhere(path: Path) -> str:
+    """What is wrong with a link whose target is not there; empty for anything else."""
+    broken = path.is_symlink() and not path.exists()
+    return f"{path} is a link to {os.readlink(path)}, which is not there" if broken else ""
+
+
 def beside(path: Path, what: str) -> Path:
     """The first name `<path>.<what>-<k>`, from 1, that is not taken: for what a file held and is to hold no more."""
     number = 1 + sum(1 for _ in path.parent.glob(f"{path.name}.{what}-*"))

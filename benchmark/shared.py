@@ -5,13 +5,13 @@ Whoever asks puts a new file into each folder, asks the others for it while it i
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmark.config import ConfigError
+from benchmark.files import link_to_nowhere
 
 _PREFIX = ".shared_"
 
@@ -48,9 +48,7 @@ def make_folder(variable: str, folder: Path) -> None:
 
 
 def _why(error: OSError) -> str:
-    if os.path.islink(error.filename):
-        return f"{error.filename} is a link to {os.readlink(error.filename)}, which is not there"
-    return f"{error.filename} cannot be made: {error.strerror}"
+    return link_to_nowhere(Path(error.filename)) or f"{error.filename} cannot be made: {error.strerror}"
 
 
 def unseen(seen_elsewhere: Mapping[str, Path]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmark.announce import announce
 from benchmark.config import ConfigError, RunConfig, by_origin, kernels, overrides, resolve
 from benchmark.config.kernels import Switch
+from benchmark.files import link_to_nowhere
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
 from compliance.check import Report
@@ -26,7 +27,7 @@ from compliance.log import Log
 from compliance.result import Result
 from compliance.ruleset import asked_for
 from compliance.run import Run
-from harness.launch.containers import back_end_of
+from harness.launch.containers import require_container
 from harness.simulate import Pace, VirtualClock, simulate
 
 
@@ -171,7 +172,8 @@ def output(plan: Plan) -> Iterator[Breach]:
     # Also a link that leads nowhere.
     existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Breach(message=f"LOGDIR={folder} cannot be written", actual=f"{existing} is no folder that we may write")
+        why = link_to_nowhere(existing) or f"{existing} is no folder that we may write"
+        yield Breach(message=f"LOGDIR={folder} cannot be written", actual=why)
 
 
 @rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")
@@ -186,9 +188,9 @@ def data(plan: Plan) -> Iterator[Breach]:
 
 @rule("preflight.container", source=PREFLIGHT, example="CONTAINER_RUNTIME=docker for two nodes")
 def container(plan: Plan) -> Iterator[Breach]:
-    """The container back end can run such a job."""
+    """The container back end can run such a job, and mount what it needs."""
     try:
-        back_end_of(plan.config.job, plan.config.layout)
+        require_container(plan.config)
     except ConfigError as error:
         yield from (Breach(message=fault) for fault in error.faults)
 

@@ -205,6 +205,17 @@ def back_end_of(job: Job, layout: Layout) -> BackEnd:
     return BACK_ENDS[name]
 
 
+def require_container(config: RunConfig) -> None:
+    """Refuse a container that a job of this configuration could not start.
+
+    Raises:
+        ConfigError: there is no such back end, it cannot run such a job, or it cannot be told what to mount.
+    """
+    back_end = back_end_of(config.job, config.layout)
+    mounts = mounts_of_links(config, mounts_of(config)) if back_end.needs_image else ()
+    back_end.wrap(Container(image=image_of(config.job), name="", mounts=mounts), ["true"])
+
+
 _IMAGE_FILES = (".sqsh", ".squashfs", ".sif")
 """Endings of image files; a name in a registry has none of them."""
 

@@ -46,6 +46,9 @@ def test_a_link_that_leads_nowhere_is_said(below: str, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_or_written_is_one_clear_error(tmp_path: Path) -> None:
     """A file in its place, say, or a file system without room for a new name."""
     (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(ConfigError, match=r"LOGDIR=.*: .*/link cannot be made: File exists"):
+        make_folder("LOGDIR", tmp_path / "link")
     with pytest.raises(ConfigError, match=r"LOGDIR=.*: .*/file cannot be made: File exists"):
         make_folder("LOGDIR", tmp_path / "file")
     read_only = {"LOGDIR": Path("/proc/self")}

@@ -62,6 +62,7 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
         ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),
         ({"WALLTIME": 60}, "preflight.walltime", Severity.INFO),
         ({"CONTAINER_RUNTIME": "docker", "CONT": "image"}, "preflight.container", Severity.ERROR),
+        ({"CONT": "image", "TOKENIZER": "/data/with space"}, "preflight.container", Severity.ERROR),
         ({"TYPO": 1}, "preflight.config", Severity.ERROR),
     ],
 )
@@ -97,9 +98,11 @@ def test_batch_size_without_a_learning_rate_names_those_that_have_one(tmp_path: 
 
 
 def test_a_logdir_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
-    """A link to a folder that is not there cannot be written."""
-    (tmp_path / "logs").symlink_to(tmp_path / "gone")
-    assert found(write(tmp_path)) == [("preflight.output", Severity.ERROR)]
+    """A link to a folder that is not there cannot be written; it is said where it leads."""
+    (tmp_path / "logs").symlink_to("/scratch/gone")
+    (finding,) = check_plan(make_plan(write(tmp_path)))
+    assert (finding.rule, finding.severity) == ("preflight.output", Severity.ERROR)
+    assert finding.actual == f"{tmp_path}/logs is a link to /scratch/gone, which is not there"
 
 
 def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
