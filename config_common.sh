@@ -20,4 +20,6 @@ export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}
 
 # All memory of each node, unless the site counts it by processor or GPU: sbatch takes one of the three. No line of run.sub,
 # which `sbatch --mem-per-cpu=...` could not take back.
-[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}
+if [[ -z ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]]; then
+  export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}
+fi
