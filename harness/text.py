@@ -105,7 +105,8 @@ def official_lines(official: Official) -> Iterator[str]:
 
 
 def submission_lines(submission: Submission) -> Iterator[str]:
-    """Which runs were taken, and where they are."""
+    """What the description may have wrong, which runs were taken, and where they are."""
+    yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
     for one in submission.chosen:
         of = f"{len(one.runs)} of {one.launched} runs of {one.batch.record.system}"
         yield f"{of}, {one.batch.record.benchmark}:"

@@ -15,8 +15,10 @@ from compliance.check import check_paths
 from compliance.checks.packages import NAME
 from compliance.findings import Finding, Severity, count
 from compliance.official import judge
+from compliance.package import machine
+from compliance.package.facts import Facts, read_facts
 from compliance.package.runs import Chosen, NotPackageable, choose
-from compliance.package.system import Facts, describe, read_facts
+from compliance.package.system import describe
 
 IMPLEMENTATION = (
     *("README.md", "LICENSE", "pyproject.toml", "Dockerfile", "setup.sh", "run_and_time.sh", "run.sub"),
@@ -36,6 +38,8 @@ class Submission:
     chosen: tuple[Chosen, ...]
     findings: tuple[Finding, ...]
     """Of this harness's own checks and of the official tools; files are named as if the tree were in place."""
+    doubts: tuple[str, ...] = ()
+    """What the description says otherwise than this machine, which has the processor of the runs."""
 
     @property
     def passed(self) -> bool:
@@ -72,9 +76,9 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
         tree = Path(folder, submitter)
-        for one in chosen:
-            _write(tree, one, submitter, facts, checkout)
-        submission = _judged(tree, target, chosen, allow_simulated=allow_simulated)
+        descriptions = [_write(tree, one, submitter, facts, checkout) for one in chosen]
+        doubts = dict.fromkeys(doubt for description in descriptions for doubt in machine.differences(description))
+        submission = _judged(tree, target, chosen, allow_simulated=allow_simulated, doubts=tuple(doubts))
         if submission.passed:
             tree.rename(target)
     return submission
@@ -103,7 +107,8 @@ def _configs(checkout: Path, name: str) -> list[str]:
 # Writing.
 
 
-def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path) -> None:
+def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path) -> Facts:
+    """One system with its runs; returns its description."""
     system, benchmark = one.batch.record.system, one.batch.record.benchmark
     description = describe(one.batch.record, one.batch.config, submitter, facts)
     systems, results = tree / "systems", tree / "results" / system / benchmark
@@ -114,6 +119,7 @@ def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path
         shutil.copyfile(run.log.path, results / f"result_{index}.txt")
     implementation = tree / "benchmarks" / benchmark / "implementations" / system
     _copy_implementation(checkout, implementation, one.batch.config.process.config_filename)
+    return description
 
 
 def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
@@ -130,7 +136,9 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 # Judging.
 
 
-def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool) -> Submission:
+def _judged(
+    tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool, doubts: tuple[str, ...]
+) -> Submission:
     ruleset = chosen[0].batch.record.ruleset
     findings = [*check_paths([tree], ruleset).findings, *judge(tree, ruleset).findings]
     if allow_simulated:
@@ -139,6 +147,7 @@ def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulat
         path=target,
         chosen=tuple(chosen),
         findings=tuple(_renamed(finding, tree, target) for finding in findings),
+        doubts=doubts,
     )
 
 

@@ -1,0 +1,125 @@
+"""system.yaml: what a person says of a system, as text exactly as it is written.
+
+YAML makes 22.1 of 22.10, False of `no` and 29042 of 8:4:2. Here a value is what stands in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compliance.checks.systems import FIELDS
+from compliance.package.runs import NotPackageable
+
+MAX_BYTES = 1 << 15
+"""Bytes of a system.yaml; a full one has 3000."""
+
+STACK = "other_software_stack"
+"""The one field that may hold names and values of its own."""
+
+Facts = dict[str, str | dict[str, str]]
+"""Field -> what is said; a field that is not there is not known."""
+
+
+class _Alias(yaml.MarkedYAMLError):
+    """An alias, by which a small file can stand for gigabytes."""
+
+
+class _Loader(yaml.BaseLoader):
+    """Finds nothing but text in values, and refuses aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _Alias(problem="an alias; write the value out", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_facts(path: Path) -> Facts:
+    """The fields of a YAML file that say something.
+
+    Raises:
+        NotPackageable: it cannot be read, says something twice, or holds what is no field of a description.
+    """
+    node = _parse(path)
+    if not isinstance(node, yaml.MappingNode):
+        read = "an empty file" if node is None else _kind(node)
+        raise NotPackageable([f"{path}: expected lines such as `system_name: DGX H100`, read {read}"])
+    if faults := [f"{path}, {fault}" for fault in _faults(node)]:
+        raise NotPackageable(faults)
+    facts = {name.value: _said(value) for name, value in node.value}
+    return {name: value for name, value in facts.items() if _says_something(value)}
+
+
+def _parse(path: Path) -> yaml.Node | None:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes; expected a list of fields, 3,000 bytes")
+        return yaml.compose(content.decode("utf-8-sig"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        raise NotPackageable([f"{path}, {_line(error.problem_mark)}: {error.problem or error.context}"]) from None
+    except OSError as error:
+        raise NotPackageable([f"{path} cannot be read: {error.strerror}"]) from None
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise NotPackageable([f"{path} cannot be read: {error}"]) from None
+
+
+def _line(mark: yaml.Mark | None) -> str:
+    return "line ?" if mark is None else f"line {mark.line + 1}"
+
+
+def _faults(node: yaml.MappingNode) -> Iterator[str]:
+    yield from _repeated(node)
+    for name, value in node.value:
+        if not _is_text(name):
+            yield f"{_line(name.start_mark)}: expected the name of a field, read {_kind(name)}"
+        elif name.value not in FIELDS:
+            yield f"{_line(name.start_mark)}: {_misspelt(name.value)}"
+        elif isinstance(value, yaml.MappingNode) and name.value == STACK:
+            yield from _repeated(value)
+            yield from (_nested(STACK, item) for pair in value.value for item in pair if not _is_text(item))
+        elif not _is_text(value):
+            yield _nested(name.value, value)
+
+
+def _repeated(node: yaml.MappingNode) -> Iterator[str]:
+    """The names that are given twice, of which YAML would take the last one."""
+    first: dict[str, yaml.Mark] = {}
+    for name, _ in node.value:
+        if not _is_text(name):
+            continue
+        if name.value in first:
+            yield f"{_line(name.start_mark)}: {name.value} is given again, first in {_line(first[name.value])}"
+        first.setdefault(name.value, name.start_mark)
+
+
+def _is_text(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode)
+
+
+def _nested(name: str, node: yaml.Node) -> str:
+    return f"{_line(node.start_mark)}: {name} is {_kind(node)}; expected text"
+
+
+def _kind(node: yaml.Node) -> str:
+    return "text" if _is_text(node) else "a list" if isinstance(node, yaml.SequenceNode) else "names with values"
+
+
+def _misspelt(name: str) -> str:
+    near = difflib.get_close_matches(name, FIELDS, n=1)
+    return f"{name} is no field of a system" + (f"; did you mean {near[0]}?" if near else f"; {', '.join(FIELDS)}")
+
+
+def _said(node: yaml.Node) -> str | dict[str, str]:
+    if isinstance(node, yaml.MappingNode):
+        return {name.value: value.value for name, value in node.value if value.value.strip()}
+    return str(node.value)
+
+
+def _says_something(value: str | dict[str, str]) -> bool:
+    return bool(value.strip() if isinstance(value, str) else value)
