@@ -144,6 +144,25 @@ def overridden(plan: Plan) -> Iterator[Breach]:
 
 
 @rule(
+    "preflight.identity",
+    source=PREFLIGHT,
+    example="MLPERF_SUBMISSION_ORG not set and NEXP=3 for 405B; a WARNING where NEXP makes no whole result",
+)
+def identity(plan: Plan) -> Iterator[Breach]:
+    """Runs that make a result say who submits what: a log is not changed afterwards, and is packaged as it is."""
+    config, unset = plan.config, plan.config.submission.unset
+    if not config.benchmark_row.submittable or not unset:
+        return
+    runs, needed = config.job.experiments, config.rules.runs
+    yield Breach(
+        message=f"{', '.join(unset)} not set: the runs cannot be packaged",
+        expected="values that the job has before its first run; `llama31 submission init` asks for them",
+        actual=f"NEXP={runs}, and {needed} runs make a result",
+        severity=Severity.ERROR if runs >= needed else Severity.WARNING,
+    )
+
+
+@rule(
     "preflight.walltime",
     source=PREFLIGHT,
     example="WALLTIME=60 for three runs of 90 minutes; an INFO without `--step-seconds`",

@@ -14,12 +14,17 @@ from tests.fakes import EPOCH, configured
 from tests.logs import LogFile
 
 CONFIG = "config_TEST.sh"
+IDENTITY = {
+    "MLPERF_SUBMISSION_ORG": "Example",
+    "MLPERF_SUBMISSION_STATUS": "research",
+    "MLPERF_SUBMISSION_PLATFORM": "1xTEST",
+}
 FIRST_STARTED = datetime.fromtimestamp(EPOCH, UTC)
 
 
 def llama31_405b(**overrides: str | int) -> RunConfig:
     """A run at the smallest reference point, whose config file has a name."""
-    return configured(**({"CONFIG_FILENAME": CONFIG, "MLPERF_SUBMISSION_ORG": "Example"} | overrides))
+    return configured(**({"CONFIG_FILENAME": CONFIG, **IDENTITY} | overrides))
 
 
 def launch(

@@ -203,10 +203,19 @@ class Process(Group):
 
 
 class Submission(Group):
-    """Who submits the result, and how."""
+    """Who submits the result, and how. Runs whose logs name nobody cannot be packaged."""
 
-    org: str = Field("reference", alias="MLPERF_SUBMISSION_ORG", min_length=1)
+    org: str | None = Field(None, alias="MLPERF_SUBMISSION_ORG", min_length=1)
+    """Who submits, under the name that the tables of results have; several with a + between."""
     division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")
-    status: Literal["onprem", "cloud", "preview", "research"] = Field("research", alias="MLPERF_SUBMISSION_STATUS")
-    platform: str = Field("", alias="MLPERF_SUBMISSION_PLATFORM")
-    """As logged; <nodes>x<DGXSYSTEM> if unset."""
+    """`closed` keeps the reference's model and hyperparameters, `open` may change them."""
+    status: Literal["onprem", "cloud", "preview", "research"] | None = Field(None, alias="MLPERF_SUBMISSION_STATUS")
+    """Whether customers can buy the system (onprem), rent it (cloud), will be able to (preview), or neither."""
+    platform: str | None = Field(None, alias="MLPERF_SUBMISSION_PLATFORM", min_length=1)
+    """Nodes and what they are, as logged: 64xNVIDIA HGX H100."""
+
+    @property
+    def unset(self) -> tuple[str, ...]:
+        """The shell names of what nobody has said."""
+        fields = type(self).model_fields
+        return tuple(str(info.alias) for name, info in fields.items() if getattr(self, name) is None)

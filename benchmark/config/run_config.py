@@ -78,8 +78,6 @@ class RunConfig(BaseModel):
             config = cls._of(ours)
         except ValidationError as error:
             raise ConfigError(faults + [_describe(fault) for fault in error.errors()]) from None
-        if not config.submission.platform:
-            config = config.changed(MLPERF_SUBMISSION_PLATFORM=f"{config.layout.nodes}x{config.system}")
         faults += config._faults(made=made)
         if faults:
             raise ConfigError(faults)

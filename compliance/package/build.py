@@ -66,7 +66,7 @@ def build(
         NotPackageable: with everything that keeps the runs from being submitted, before anything is written.
     """
     facts, chosen = read_facts(facts_file), choose(folders, allow_simulated=allow_simulated)
-    submitter = submitter or chosen[0].batch.config.submission.org
+    submitter = submitter or str(chosen[0].batch.config.submission.org)
     target = out / submitter
     faults = [*_bad_names(submitter, chosen), *_missing_configs(checkout, chosen)]
     if target.exists() or target.is_symlink():

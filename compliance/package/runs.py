@@ -172,6 +172,11 @@ def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
         yield f"{batch.folder}: {RUN_JSON} does not say when the runs were launched"
     if not benchmark_named(rules.benchmark).submittable:
         yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
+    elif unset := config.submission.unset:
+        yield (
+            f"{batch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not say who submits "
+            "what, and a log is not changed; `llama31 submission init` asks for them before the next runs"
+        )
     for run in batch.runs:
         if not allow_simulated:
             yield from (f"{run.file}: the log says that it is {mark}" for mark in disqualifications(run))

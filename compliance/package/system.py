@@ -68,11 +68,12 @@ def lacking(found: Facts) -> Iterator[str]:
 
 
 def decided_by(config: RunConfig, submitter: str) -> Facts:
-    """The fields of FROM_THE_RUNS."""
+    """The fields of FROM_THE_RUNS; a status that is not set yet is empty."""
+    status = config.submission.status
     return {
         "submitter": submitter,
         "division": config.submission.division,
-        "status": STATUSES[config.submission.status],
+        "status": "" if status is None else STATUSES[status],
         "number_of_nodes": str(config.layout.nodes),
         "accelerators_per_node": str(config.layout.gpus_per_node),
     }

@@ -38,6 +38,7 @@ from compliance.package.build import Submission, _copy_implementation, build
 from compliance.package.facts import Facts
 from compliance.package.runs import NotPackageable, choose, median_window
 from harness.__main__ import main
+from tests.fakes import configured
 from tests.launches import CONFIG, launch, llama31_405b
 from tests.logs import LogFile, tiny
 
@@ -294,6 +295,10 @@ def _tiny(attempt: Attempt) -> None:
     attempt.runs = [launch(attempt.out.parent / "tiny", tiny(CONFIG_FILENAME=CONFIG))]
 
 
+def _nobody(attempt: Attempt) -> None:
+    attempt.runs = [launch(attempt.out.parent / "nobody", configured(CONFIG_FILENAME=CONFIG))]
+
+
 def _two_rulesets(attempt: Attempt) -> None:
     attempt.runs.append(launch(attempt.out.parent / "old", llama31_405b(RULESET="5.1.0"), hours=1))
 
@@ -327,6 +332,7 @@ def _bad_submitter(attempt: Attempt) -> None:
 REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
     ("the log says that it is simulated", _simulated),
     ("llama31_tiny is a benchmark of this harness alone", _tiny),
+    ("MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_STATUS, MLPERF_SUBMISSION_PLATFORM not set", _nobody),
     ("runs of several rulesets (5.1.0, 6.0.0)", _two_rulesets),
     (f"no {RUN_JSON} in", _no_record),
     ("is no record of runs", _broken_record),

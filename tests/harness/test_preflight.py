@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from compliance.findings import Severity
 from harness.__main__ import main
-from harness.preflight import PREFLIGHT_RULES, check_plan, expected_minutes, make_plan
+from harness.preflight import PREFLIGHT_RULES, Plan, check_plan, expected_minutes, make_plan
 from harness.simulate import Pace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured, environment
 
@@ -20,8 +20,14 @@ VALID: dict[str, str | int] = {
     "MINIBS": 18,
     "NEXP": 3,
     "SEED_BASE": 1,
+    "MLPERF_SUBMISSION_ORG": "Example",
+    "MLPERF_SUBMISSION_STATUS": "onprem",
+    "MLPERF_SUBMISSION_PLATFORM": "8xTest",
 }
 """A run of 405B at the batch size of its smallest reference point."""
+
+
+TINY: dict[str, str | int] = {"BENCHMARK": "llama31_tiny", "RULESET": "", "MINIBS": 2}
 
 
 @pytest.fixture
@@ -57,6 +63,7 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
         ({"DGXSYSTEM": "OTHER"}, "preflight.name", Severity.WARNING),
         ({"SEED": 1}, "preflight.config", Severity.ERROR),
         ({"NEXP": 2}, "result.count", Severity.INFO),
+        ({"MLPERF_SUBMISSION_ORG": ""}, "preflight.identity", Severity.ERROR),
         ({"DATADIR": ""}, "preflight.data", Severity.ERROR),
         ({"DATADIR": "missing"}, "preflight.data", Severity.ERROR),
         ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),
@@ -88,6 +95,22 @@ def test_every_rule_here_is_broken_above() -> None:
     marks = test_what_is_wrong_is_a_finding.pytestmark  # type: ignore[attr-defined]
     missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]} - {"preflight.overridden"}
     assert not missing, "each needs a row above, with a configuration that breaks it"
+
+
+def test_runs_that_name_no_submitter_are_told_before_they_are_made(tmp_path: Path) -> None:
+    """What is not set, and the command that asks for it: an ERROR for a whole result, a WARNING for less."""
+    nobody = {"MLPERF_SUBMISSION_ORG": "", "MLPERF_SUBMISSION_PLATFORM": ""}
+    (whole,) = check_plan(make_plan(write(tmp_path, **nobody)))
+    assert whole.message == "MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_PLATFORM not set: the runs cannot be packaged"
+    assert "`llama31 submission init`" in whole.expected
+    findings = found(write(tmp_path, **nobody, NEXP=1))
+    assert findings == [("preflight.identity", Severity.WARNING), ("result.count", Severity.INFO)]
+
+
+def test_a_benchmark_that_nobody_submits_needs_no_submitter() -> None:
+    """The tiny one runs as often as one likes without a name."""
+    plan = Plan(path=None, possible=configured(**TINY, NEXP=10))
+    assert [finding for finding in check_plan(plan) if finding.rule == "preflight.identity"] == []
 
 
 def test_batch_size_without_a_learning_rate_names_those_that_have_one(tmp_path: Path) -> None:
