@@ -32,6 +32,7 @@ VERBS = {
     "dryrun": Verb("harness.verbs.dryrun", "dryrun", "Run the GPU code of any rank on a null device: does it fit?"),
     "simulate": Verb("harness.verbs.runs", "simulate", "Rehearse a configuration in virtual time, training nothing."),
     "preflight": Verb("harness.verbs.review", "preflight", "Check a configuration before it runs."),
+    "submission": Verb("harness.verbs.submission", "submission", "Say who submits, and on what system."),
     "check": Verb("compliance.__main__", "check", "Check logs against the rules; exit 1 if one is broken."),
     "score": Verb("harness.verbs.review", "score", "Minutes to the target, raw and normalised."),
     "rcp": Verb("harness.verbs.review", "rcp", "Convergence against the reference."),

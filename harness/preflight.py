@@ -18,6 +18,7 @@ from benchmark.files import link_to_nowhere
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
 from compliance.check import Report
+from compliance.checks.packages import NAME
 from compliance.checks.results import check_result
 from compliance.checks.rule import Absent, Breach, Rulebook
 from compliance.checks.runs import check_run
@@ -150,16 +151,25 @@ def overridden(plan: Plan) -> Iterator[Breach]:
 )
 def identity(plan: Plan) -> Iterator[Breach]:
     """Runs that make a result say who submits what: a log is not changed afterwards, and is packaged as it is."""
-    config, unset = plan.config, plan.config.submission.unset
-    if not config.benchmark_row.submittable or not unset:
+    config, said = plan.config, plan.config.submission
+    if not config.benchmark_row.submittable:
         return
     runs, needed = config.job.experiments, config.rules.runs
-    yield Breach(
-        message=f"{', '.join(unset)} not set: the runs cannot be packaged",
-        expected="values that the job has before its first run; `llama31 submission init` asks for them",
-        actual=f"NEXP={runs}, and {needed} runs make a result",
-        severity=Severity.ERROR if runs >= needed else Severity.WARNING,
-    )
+    severity = Severity.ERROR if runs >= needed else Severity.WARNING
+    if said.unset:
+        yield Breach(
+            message=f"{', '.join(said.unset)} not set: the runs cannot be packaged",
+            expected="values that the job has before its first run; `llama31 submission init` asks for them",
+            actual=f"NEXP={runs}, and {needed} runs make a result",
+            severity=severity,
+        )
+    if said.org is not None and not NAME.fullmatch(said.org):
+        yield Breach(
+            message="MLPERF_SUBMISSION_ORG cannot name the folder of a submission: the runs cannot be packaged",
+            expected="letters, digits and _ . + - @ = , only, no dot first",
+            actual=said.org,
+            severity=severity,
+        )
 
 
 @rule(

@@ -64,6 +64,7 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
         ({"SEED": 1}, "preflight.config", Severity.ERROR),
         ({"NEXP": 2}, "result.count", Severity.INFO),
         ({"MLPERF_SUBMISSION_ORG": ""}, "preflight.identity", Severity.ERROR),
+        ({"MLPERF_SUBMISSION_ORG": "My Lab"}, "preflight.identity", Severity.ERROR),
         ({"DATADIR": ""}, "preflight.data", Severity.ERROR),
         ({"DATADIR": "missing"}, "preflight.data", Severity.ERROR),
         ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),

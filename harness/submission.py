@@ -1,0 +1,213 @@
+"""What a submission says before its runs: who submits, and on what system. One file for the shell, one to package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+
+from benchmark.config import RunConfig
+from benchmark.refusal import Refused
+from compliance.checks.packages import NAME
+from compliance.package.facts import STACK, Facts
+from compliance.package.fields import MEANINGS, RECORDED
+from compliance.package.system import NEEDED
+
+EXPORTS, SYSTEM_YAML = "submission.sh", "system.yaml"
+
+_EXPORTS_HEAD = """\
+# Who submits. Source it before a config: a run logs it, and a log is packaged as it was written.
+# The platform names the number of nodes, so each size of a system has its own.
+"""
+
+_SYSTEM_HEAD = """\
+# The system of a submission, for `llama31 package --system-yaml`. A value is text exactly as it stands.
+# What is marked BLANK may stay so, and is then empty in the submission.
+# `llama31 preflight CONFIG --system-yaml system.yaml` checks it, on a node of the system against the machine, too.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that a submission says."""
+
+    name: str
+    """A variable of the configuration, or a field of the system."""
+    flag: str
+    meaning: str
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Valid value -> its meaning; any text if empty."""
+
+    def __str__(self) -> str:
+        choices = "; ".join(f"{value}: {meaning}" for value, meaning in self.choices.items())
+        return f"{self.meaning}: {choices}" if choices else self.meaning
+
+
+_ORG, _DIVISION, _STATUS, _PLATFORM = (
+    f"MLPERF_SUBMISSION_{name}" for name in ("ORG", "DIVISION", "STATUS", "PLATFORM")
+)
+
+IDENTITY = (
+    Question(
+        _ORG,
+        "--org",
+        "who submits, under the name that the tables of results have, several with a + between, such as: IBM+CoreWeave",
+    ),
+    Question(
+        _DIVISION,
+        "--division",
+        "whether the reference's model and hyperparameters are kept",
+        {"closed": "they are", "open": "others are used"},
+    ),
+    Question(
+        _STATUS,
+        "--status",
+        "who can have such a system",
+        {
+            "onprem": "customers can buy it",
+            "cloud": "customers can rent it",
+            "preview": "customers will, in the time that the policies give",
+            "research": "nobody: research, development, or internal",
+        },
+    ),
+    Question(_PLATFORM, "--platform", "number of nodes, x, and what they are, such as: 64xNVIDIA HGX H100"),
+)
+
+SYSTEM = tuple(
+    Question(name, f"--{name.replace('_', '-')}", f"{meaning.text}, such as: {meaning.example}")
+    for name, meaning in MEANINGS.items()
+    if name != STACK
+)
+
+_ASKED = (
+    *(question for question in IDENTITY if question.name != _PLATFORM),
+    *(question for question in SYSTEM if question.name in NEEDED and question.name not in RECORDED),
+    # Last, since what is known by then makes it.
+    *(question for question in IDENTITY if question.name == _PLATFORM),
+)
+"""What nothing else says."""
+
+Ask = Callable[[Question, str | None], str]
+"""Asks a person; the text is what an empty answer means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is known of a submission before its runs."""
+
+    identity: Mapping[str, str]
+    """Shell name -> value."""
+    facts: Facts
+    """Of the system."""
+
+    @property
+    def exports(self) -> str:
+        """The shell file."""
+        return _EXPORTS_HEAD + "".join(f"export {name}={quote(value)}\n" for name, value in self.identity.items())
+
+    @property
+    def system_yaml(self) -> str:
+        """Every field with its meaning; one that nobody has filled is marked."""
+        return _SYSTEM_HEAD + "".join(f"\n{_entry(name, self.facts)}\n" for name in MEANINGS)
+
+    @property
+    def blank(self) -> tuple[str, ...]:
+        """The fields that neither are filled nor will be by the runs."""
+        return tuple(name for name in MEANINGS if name not in self.facts and name not in RECORDED)
+
+
+def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, ask: Ask | None) -> Said:
+    """What somebody has given, then what this machine says, then what is asked for.
+
+    Args:
+        here: of this machine, if it is a node of the system.
+        config: of the runs, where it is known.
+        ask: None where there is nobody to ask.
+
+    Raises:
+        Refused: something is missing, or cannot be what it should.
+    """
+    answers: dict[str, str | dict[str, str]] = {**here, **given}
+    missing = []
+    for question in _ASKED:
+        if question.name in answers:
+            continue
+        usual = _usual(question.name, answers, config)
+        if ask is not None:
+            answers[question.name] = ask(question, usual)
+        elif usual is not None:
+            answers[question.name] = usual
+        else:
+            missing.append(f"{question.flag} is missing: {question}")
+    if faults := [*missing, *_faults(answers)]:
+        raise Refused(faults)
+    identity = {question.name: str(answers[question.name]) for question in IDENTITY}
+    return Said(identity, {name: answers[name] for name in MEANINGS if name in answers})
+
+
+def _usual(name: str, answers: Facts, config: RunConfig | None) -> str | None:
+    """What is meant where nobody says it."""
+    if name == _DIVISION:
+        return "closed"
+    if name == _PLATFORM and config is not None and "accelerator_model_name" in answers:
+        return f"{config.layout.nodes}x{answers['accelerator_model_name']}"
+    return None
+
+
+def _faults(answers: Facts) -> Iterator[str]:
+    if not NAME.fullmatch(str(answers.get(_ORG, "a"))):
+        yield (
+            f"--org is {answers[_ORG]!r}, which cannot name the folder of a submission: letters, digits and "
+            "_ . + - @ = , only, no dot first"
+        )
+    processors = str(answers.get("host_processors_per_node", "1"))
+    if not (processors.isascii() and processors.isdecimal()):
+        yield f"--host-processors-per-node is {processors!r}; expected a whole number: the official tools multiply it"
+
+
+def other_node(here: Facts, config: RunConfig | None) -> str:
+    """Why this machine is no node of the configuration; empty if it may be one."""
+    found = here.get("accelerators_per_node")
+    if config is None or found in (None, str(config.layout.gpus_per_node)):
+        return ""
+    return f"this machine has {found} accelerators, a node of {config.system} has {config.layout.gpus_per_node}"
+
+
+def _entry(name: str, facts: Facts) -> str:
+    meaning, value = MEANINGS[name], facts.get(name)
+    about = f"# {meaning.text[0].upper()}{meaning.text[1:]}, such as: {meaning.example}"
+    if isinstance(value, dict):
+        return "\n".join([about, f"{name}:", *(f"  {_quoted(key)}: {_quoted(text)}" for key, text in value.items())])
+    if value:
+        return f"{about}\n{name}: {_quoted(value)}"
+    return f"{about}\n{name}:  # BLANK{' until the runs say it' if name in RECORDED else ''}"
+
+
+def _quoted(text: str) -> str:
+    """As YAML has it, which reads JSON's texts."""
+    return json.dumps(text)
+
+
+def require_free(folder: Path) -> None:
+    """Raise Refused where one of the files is in a folder already."""
+    paths = [folder / name for name in (EXPORTS, SYSTEM_YAML)]
+    if there := [path for path in paths if path.exists() or path.is_symlink()]:
+        raise Refused([f"{path} is there, and is never overwritten; move it, or say another --out" for path in there])
+
+
+def write(folder: Path, said: Said) -> tuple[Path, Path]:
+    """Write both files; returns where they are.
+
+    Raises:
+        Refused: one is there, or the folder cannot be written.
+    """
+    require_free(folder)
+    exports, system_yaml = folder / EXPORTS, folder / SYSTEM_YAML
+    try:
+        exports.write_text(said.exports, encoding="utf-8")
+        system_yaml.write_text(said.system_yaml, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"--out {folder} cannot be written: {error.strerror}") from None
+    return exports, system_yaml

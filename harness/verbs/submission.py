@@ -1,0 +1,92 @@
+"""What a submission says before its runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from benchmark.arguments import SETTINGS, PathArgument, Verbs
+from benchmark.config import resolve
+from compliance.formats import printable
+from compliance.package import machine
+from harness.arguments import CONFIG_FILE
+from harness.submission import IDENTITY, SYSTEM, Question, complete, other_node, require_free, write
+
+Command = Callable[..., None]
+
+_QUESTIONS = (*IDENTITY, *SYSTEM)
+
+
+@click.group(cls=Verbs, context_settings=SETTINGS)
+def submission() -> None:
+    """Say who submits and on what system, before the runs, whose logs have it for good."""
+
+
+def _options(command: Command) -> Command:
+    for question in reversed(_QUESTIONS):
+        kind = click.Choice(list(question.choices)) if question.choices else None
+        command = click.option(question.flag, _parameter(question), type=kind, help=str(question))(command)
+    return command
+
+
+def _parameter(question: Question) -> str:
+    return question.name.lower().replace("-", "_")
+
+
+@submission.command("init")
+@CONFIG_FILE
+@_options
+@click.option(
+    "--this-machine/--another-machine",
+    default=None,
+    help="Whether this is a node of the system, which is then asked what it is; a machine with GPUs is, if not said.",
+)
+@click.option("--out", default=".", type=PathArgument(exists=True, file_okay=False), help="Folder of the two files.")
+@click.option("--print", "printing", is_flag=True, help="Print both files instead of writing them.")
+def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool, **given: str | None) -> None:
+    """Write submission.sh, which says who submits, and system.yaml, which says on what. FILE is the runs' config.
+
+    What is missing is asked for on a terminal, and elsewhere named, with exit status 2. A node of the system fills in
+    what it knows of itself; the rest is marked BLANK.
+
+    \b
+    llama31 submission init configs/config_DGXH100_64x8x288xtp8pp8cp2.sh
+    srun -N 1 llama31 submission init --org Example --status onprem --platform '64xNVIDIA HGX H100' --system-name Eos
+    """
+    if not printing:
+        require_free(out)
+    config = resolve(file).config if file is not None or os.environ.get("DGXSYSTEM") else None
+    asked = bool(machine.accelerators()) if this_machine is None else this_machine
+    here = machine.node() if asked else {}
+    if not asked:
+        _say("no node   this machine has no GPU, so it is not asked what it is; run this on a node for that")
+    if doubt := other_node(here, config):
+        _say(f"WARNING   {doubt}; --another-machine leaves it out")
+    answers = {question.name: value for question in _QUESTIONS if (value := given[_parameter(question)])}
+    said = complete(answers, here, config, _asker())
+    if printing:
+        click.echo(f"{said.exports}\n{said.system_yaml}", nl=False)
+        return
+    exports, system_yaml = write(out, said)
+    _say(f"written   {exports}: {', '.join(f'{name}={value}' for name, value in said.identity.items())}")
+    _say(f"written   {system_yaml}, blank: {', '.join(said.blank) or 'nothing'}")
+    _say(f"next      source {exports}, then the config, in the shell of preflight and sbatch")
+    _say(f"          llama31 preflight {file or 'CONFIG'} --system-yaml {system_yaml}")
+
+
+def _asker() -> Callable[[Question, str | None], str] | None:
+    return _ask if sys.stdin.isatty() else None
+
+
+def _ask(question: Question, usual: str | None) -> str:
+    kind = click.Choice(list(question.choices)) if question.choices else None
+    click.echo(f"\n{question}", err=True)
+    return str(click.prompt(question.flag.removeprefix("--"), type=kind, default=usual, err=True)).strip()
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)

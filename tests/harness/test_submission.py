@@ -1,0 +1,144 @@
+"""`llama31 submission init`: what is asked, of whom, and that the two files say it to the shell and to `package`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmark.config import RunConfig
+from benchmark.refusal import Refused
+from compliance.checks.systems import FIELDS
+from compliance.package.facts import Facts, read_facts
+from compliance.package.fields import MEANINGS
+from compliance.package.system import FROM_THE_RUNS
+from harness.__main__ import main
+from harness.submission import Question, complete
+from tests.fakes import configured, environment
+
+FLAGS = ("--org", "A+B", "--status", "cloud", "--platform", "8xIt's new", "--system-name", 'A "new" system: 22.10')
+NODE: Facts = {
+    "accelerators_per_node": "8",
+    "accelerator_model_name": "NVIDIA H200",
+    "host_processors_per_node": "2",
+    "other_software_stack": {"nvidia_kernel_driver": "550.10"},
+}
+
+
+@pytest.fixture(autouse=True)
+def a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is a node of a system."""
+    monkeypatch.setattr("compliance.package.machine.accelerators", lambda: ("one",))
+    monkeypatch.setattr("compliance.package.machine.node", lambda: NODE)
+
+
+def init(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["submission", "init", *map(str, arguments)])
+
+
+def test_both_files_say_what_was_given(tmp_path: Path) -> None:
+    """The shell reads one, `package` the other; every character arrives, and what a node says of itself is there."""
+    done = init(*FLAGS, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    script = f'source "{tmp_path}/submission.sh"; env -0'
+    text = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    sourced = dict(entry.split("=", 1) for entry in text.split("\0") if entry.startswith("MLPERF_"))
+    said = RunConfig.from_environment(environment(**sourced)).submission
+    assert (said.org, said.division, said.status, said.platform) == ("A+B", "closed", "cloud", "8xIt's new")
+    assert said.unset == ()
+    facts = read_facts(tmp_path / "system.yaml")
+    assert facts == {
+        "system_name": 'A "new" system: 22.10',
+        **{name: value for name, value in NODE.items() if name != "accelerators_per_node"},
+    }
+
+
+def test_blank_fields_are_marked_with_what_belongs_there(tmp_path: Path) -> None:
+    """Every field is in the file, and one that nobody has filled says so."""
+    init(*FLAGS, "--out", tmp_path)
+    text = (tmp_path / "system.yaml").read_text(encoding="utf-8")
+    assert "# How the system is cooled, such as: Liquid\ncooling:  # BLANK\n" in text
+    assert "\nframework:  # BLANK until the runs say it\n" in text
+    assert all(f"\n{name}:" in text for name in MEANINGS)
+
+
+def test_what_is_missing_is_named_where_nobody_can_be_asked(tmp_path: Path) -> None:
+    """Without a terminal it never waits: exit status 2, a line for each flag with its valid values, and no file."""
+    done = init("--another-machine", "--out", tmp_path)
+    needed = "--org --status --system-name --host-processors-per-node --accelerator-model-name --platform"
+    assert done.exit_code == 2
+    assert [line.split()[1] for line in done.stderr.splitlines() if line.startswith("error: ")] == needed.split()
+    assert "onprem: customers can buy it; cloud: customers can rent it" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_gpus_is_not_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login node is no node of the system unless somebody says so."""
+    monkeypatch.setattr("compliance.package.machine.accelerators", lambda: ())
+    flags = (*FLAGS, "--accelerator-model-name", "X1", "--host-processors-per-node", "1", "--print")
+    assert "nvidia_kernel_driver" not in init(*flags).stdout
+    assert "nvidia_kernel_driver" in init(*flags, "--this-machine").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_nothing_says_is_asked() -> None:
+    """On a terminal; with the usual answer where there is one, and the platform last, from nodes and accelerators."""
+    asked: list[tuple[str, str | None]] = []
+
+    def ask(question: Question, usual: str | None) -> str:
+        asked.append((question.flag, usual))
+        return usual or "onprem"
+
+    said = complete({"MLPERF_SUBMISSION_ORG": "A"}, NODE, configured(DGXNNODES=8, MINIBS=18), ask)
+    assert asked == [
+        ("--division", "closed"),
+        ("--status", None),
+        ("--system-name", None),
+        ("--platform", "8xNVIDIA H200"),
+    ]
+    assert said.identity["MLPERF_SUBMISSION_STATUS"] == "onprem"
+
+
+def test_a_person_knows_better_than_the_machine() -> None:
+    """What is given takes the place of what the machine says."""
+    given = {"MLPERF_SUBMISSION_ORG": "A", "MLPERF_SUBMISSION_STATUS": "cloud", "system_name": "A"}
+    said = complete({**given, "accelerator_model_name": "NVIDIA H200-SXM5-141GB"}, NODE, configured(), None)
+    assert said.facts["accelerator_model_name"] == "NVIDIA H200-SXM5-141GB"
+    assert said.identity["MLPERF_SUBMISSION_PLATFORM"] == "1xNVIDIA H200-SXM5-141GB"
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"MLPERF_SUBMISSION_ORG": "My Lab"}, "--org is 'My Lab', which cannot name the folder of a submission"),
+        ({"host_processors_per_node": "two"}, "--host-processors-per-node is 'two'; expected a whole number"),
+    ],
+)
+def test_what_package_would_refuse_is_refused_now(changed: dict[str, str], fault: str) -> None:
+    """A name that is no folder's, and a number that the official tools cannot multiply."""
+    given = {"MLPERF_SUBMISSION_ORG": "A", "MLPERF_SUBMISSION_STATUS": "cloud", "system_name": "A"}
+    with pytest.raises(Refused, match=fault):
+        complete({**given, **changed}, NODE, configured(), None)
+
+
+def test_no_file_is_overwritten(tmp_path: Path) -> None:
+    """Where one of the two is there, neither is written, and nothing is asked."""
+    (tmp_path / "system.yaml").write_text("mine", encoding="utf-8")
+    done = init("--out", tmp_path)
+    assert (done.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["system.yaml"])
+    assert done.stderr.startswith(f"error: {tmp_path}/system.yaml is there, and is never overwritten")
+
+
+def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
+    """A node of 8 is not one of a system with 4."""
+    config = tmp_path / "config_TEST.sh"
+    values = environment(DGXNGPU=4)
+    config.write_text("".join(f"export {name}={value}\n" for name, value in values.items()), encoding="utf-8")
+    assert "this machine has 8 accelerators, a node of TEST has 4" in init(config, *FLAGS, "--print").stderr
+
+
+def test_every_field_has_a_meaning() -> None:
+    """What the configuration does not decide is explained, in the order of the official list."""
+    assert tuple(MEANINGS) == tuple(name for name in FIELDS if name not in FROM_THE_RUNS)
