@@ -23,8 +23,14 @@ from compliance.checks.results import check_result
 from compliance.checks.rule import Absent, Breach, Rulebook
 from compliance.checks.runs import check_run
 from compliance.checks.sources import PREFLIGHT
+from compliance.checks.systems import SUMMARIZER, SYSTEM_CHECKER, SYSTEM_RULES, System
 from compliance.findings import Finding, Severity
 from compliance.log import Log
+from compliance.package import machine
+from compliance.package.facts import read_facts
+from compliance.package.fields import RECORDED
+from compliance.package.runs import NotPackageable
+from compliance.package.system import contradictions, decided_by, lacking, merged
 from compliance.result import Result
 from compliance.ruleset import asked_for
 from compliance.run import Run
@@ -48,6 +54,8 @@ class Plan:
     """What the environment says and the file does not let count."""
     step_seconds: float | None = None
     """Expected seconds an optimizer step; None if nobody knows."""
+    system_yaml: Path | None = None
+    """What a person says of the system; not judged if None."""
 
     @property
     def file(self) -> str:
@@ -72,7 +80,7 @@ PREFLIGHT_RULES: Rulebook[Plan] = Rulebook()
 rule = PREFLIGHT_RULES.rule
 
 
-def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
+def make_plan(file: Path | None, *, step_seconds: float | None = None, system_yaml: Path | None = None) -> Plan:
     """The plan of a config file, or of the environment; raises nothing that is wrong with either."""
     try:
         resolved = resolve(file)
@@ -84,6 +92,7 @@ def make_plan(file: Path | None, *, step_seconds: float | None = None) -> Plan:
         origins=tuple(by_origin(resolved)),
         overrides=tuple(overrides(resolved)),
         step_seconds=step_seconds,
+        system_yaml=system_yaml,
     )
 
 
@@ -169,6 +178,37 @@ def identity(plan: Plan) -> Iterator[Breach]:
             expected="letters, digits and _ . + - @ = , only, no dot first",
             actual=said.org,
             severity=severity,
+        )
+
+
+@rule(
+    "preflight.system",
+    source=f"{SYSTEM_CHECKER}; {SUMMARIZER}",
+    example="cores that a node of the system contradicts are a WARNING; not judged without `--system-yaml`",
+)
+def system(plan: Plan) -> Iterator[Breach]:
+    """The description that packaging makes of system.yaml and these runs breaks no rule of `llama31 check`."""
+    if plan.system_yaml is None:
+        return
+    try:
+        facts = read_facts(plan.system_yaml)
+    except NotPackageable as error:
+        yield from (Breach(message=fault) for fault in error.faults)
+        return
+    config = plan.config.changed(MLPERF_SUBMISSION_STATUS=plan.config.submission.status or "research")
+    runs = announced_runs(config, Path(config.benchmark, "announced"))
+    decided = decided_by(config, str(runs[0].value("submission_org")))
+    described = merged(decided, facts)
+    for fault in (*contradictions(decided, facts), *(fault for fault in lacking(described, without=RECORDED))):
+        yield Breach(message=f"{plan.system_yaml}: {fault}")
+    for doubt in machine.differences(facts):
+        yield Breach(message=f"{plan.system_yaml}: {doubt}", severity=Severity.WARNING)
+    for found in SYSTEM_RULES.judge(System(plan.system_yaml, (Result(Path(config.benchmark), runs),), given=described)):
+        yield Breach(
+            message=f"{found.rule}: {found.message}",
+            expected=found.expected,
+            actual=found.actual,
+            severity=found.severity,
         )
 
 

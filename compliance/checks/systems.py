@@ -75,6 +75,8 @@ class System:
     path: Path
     """systems/<system>.json, there or not."""
     results: tuple[Result, ...]
+    given: Mapping[str, object] | None = None
+    """The description where it is no file yet."""
 
     @property
     def file(self) -> str:
@@ -91,6 +93,8 @@ class System:
     @cached_property
     def description(self) -> Mapping[str, object] | str:
         """What the file says, or why it cannot be read."""
+        if self.given is not None:
+            return self.given
         try:
             return read_description(self.path)
         except (OSError, ValueError, RecursionError) as error:

@@ -20,9 +20,16 @@ from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 @click.command(context_settings=SETTINGS)
 @click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
 @click.option("--step-seconds", type=STEP_SECONDS, help="To judge WALLTIME by.")
+@click.option(
+    "--system-yaml",
+    type=PathArgument(exists=True, dir_okay=False),
+    help="Judge the description of the system, too.",
+)
 @AS_JSON
 @click.pass_context
-def preflight(context: click.Context, file: Path | None, step_seconds: float | None, as_json: bool) -> None:
+def preflight(
+    context: click.Context, file: Path | None, step_seconds: float | None, system_yaml: Path | None, as_json: bool
+) -> None:
     """Check the configuration of FILE, or of the environment, before it runs; exit 1 if its logs would break a rule.
 
     \b
@@ -30,7 +37,7 @@ def preflight(context: click.Context, file: Path | None, step_seconds: float | N
     """
     from harness.preflight import make_plan, report_on, warnings
 
-    plan = make_plan(file, step_seconds=step_seconds)
+    plan = make_plan(file, step_seconds=step_seconds, system_yaml=system_yaml)
     report, warned = report_on(plan), warnings(plan.possible) if plan.possible else []
     if as_json:
         click.echo(

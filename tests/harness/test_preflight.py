@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from compliance.findings import Severity
+from compliance.findings import Finding, Severity
 from harness.__main__ import main
 from harness.preflight import PREFLIGHT_RULES, Plan, check_plan, expected_minutes, make_plan
 from harness.simulate import Pace, VirtualClock, simulate
@@ -94,7 +94,8 @@ def test_what_the_file_overrides_is_news(tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_rule_here_is_broken_above() -> None:
     """No rule of this page is without a configuration that breaks it."""
     marks = test_what_is_wrong_is_a_finding.pytestmark  # type: ignore[attr-defined]
-    missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]} - {"preflight.overridden"}
+    elsewhere = {"preflight.overridden", "preflight.system"}
+    missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]} - elsewhere
     assert not missing, "each needs a row above, with a configuration that breaks it"
 
 
@@ -154,6 +155,50 @@ def test_findings_name_the_file_and_no_line(tmp_path: Path) -> None:
     path = write(tmp_path, MINIBS=17, DGXSYSTEM="TEST")
     places = {(finding.file, finding.line) for finding in check_plan(make_plan(path))}
     assert places == {(str(path), None)}
+
+
+# The description of the system.
+
+SYSTEM_YAML = "system_name: A\naccelerator_model_name: Test\nhost_processors_per_node: 2\n"
+
+
+def described(folder: Path, text: str) -> list[Finding]:
+    """What preflight finds of a system.yaml."""
+    (folder / "system.yaml").write_text(text, encoding="utf-8")
+    plan = make_plan(write(folder), system_yaml=folder / "system.yaml")
+    return [finding for finding in check_plan(plan) if finding.rule == "preflight.system"]
+
+
+def test_a_description_that_can_be_packaged_has_no_finding(tmp_path: Path) -> None:
+    """Before the runs: they fill in their own part."""
+    assert described(tmp_path, SYSTEM_YAML) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SYSTEM_YAML + "cooling: a\ncooling: b\n", "line 5: cooling is given again"),
+        (SYSTEM_YAML.replace("2", "two"), "system.counts: host_processors_per_node"),
+        (SYSTEM_YAML.replace("2", ""), "host_processors_per_node is empty"),
+        (SYSTEM_YAML + "number_of_nodes: 9\n", "number_of_nodes: the facts say '9', the runs '8'"),
+    ],
+)
+def test_what_packaging_would_refuse_of_a_description_is_an_error(tmp_path: Path, text: str, said: str) -> None:
+    """By the rules that judge it afterwards, and with its line."""
+    findings = described(tmp_path, text)
+    assert any(said in finding.message for finding in findings), findings
+    assert {finding.severity for finding in findings} == {Severity.ERROR}
+
+
+def test_what_a_description_says_otherwise_than_the_logs_is_told(tmp_path: Path) -> None:
+    """A platform of other nodes than the description's, as a reviewer would find it."""
+    text = SYSTEM_YAML.replace("Test", "NVIDIA GB300")
+    (tmp_path / "system.yaml").write_text(text, encoding="utf-8")
+    path = write(tmp_path, MLPERF_SUBMISSION_PLATFORM="8xGB200")
+    assert ("preflight.system", Severity.WARNING) in [
+        (finding.rule, finding.severity)
+        for finding in check_plan(make_plan(path, system_yaml=tmp_path / "system.yaml"))
+    ]
 
 
 # The command.
