@@ -85,7 +85,7 @@ def make_tree(organisation: Path, name: str) -> Tree:
     tree.describe(
         submitter=log.get("submission_org")["value"],
         division=config.submission.division,
-        status=STATUSES[config.submission.status],
+        status=STATUSES[log.get("submission_status")["value"]],
         number_of_nodes=str(layout.nodes),
         host_processors_per_node="2",
         accelerators_per_node=str(layout.gpus_per_node),
