@@ -150,6 +150,18 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
+def bytes_of_one(config: RunConfig) -> tuple[int, int]:
+    """Bytes of one checkpoint of a run, and of a parameter in it.
+
+    A parameter is saved as the weight that is trained with, as the optimizer's fp32 copy of it, and as its two moments.
+    """
+    kernels = config.kernels
+    weight = 4 if kernels.precision == "fp32" else 2
+    moment = 2 if kernels.precision_aware_optimizer else 4
+    each = weight + 4 + 2 * moment
+    return config.benchmark_row.parameters * each, each
+
+
 def make_ready(folder: Path) -> None:
     """Make the folder of a run's checkpoints and remove what an interrupted save left there.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,3 +90,24 @@ def locked(folder: Path, *, busy: Exception | None = None, link: bool = True) ->
         yield
     finally:
         os.close(descriptor)
+
+
+def existing_above(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there; a link that leads nowhere is there, too."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder, which would be made if it is not there; empty if it can."""
+    existing = existing_above(folder)
+    if nowhere := link_to_nowhere(existing):
+        return nowhere
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    try:
+        # Asked by doing it: permissions say nothing of a file system that is read-only, or of a quota.
+        with tempfile.TemporaryFile(dir=existing):
+            return ""
+    except OSError as error:
+        return f"{existing}: {error.strerror}"

@@ -6,15 +6,16 @@ as the logs of others. What else can be known before a run has rules of its own 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 from benchmark.announce import announce
 from benchmark.config import ConfigError, RunConfig, by_origin, kernels, overrides, resolve
 from benchmark.config.kernels import Switch
-from benchmark.files import link_to_nowhere
+from benchmark.files import why_unwritable
 from benchmark.mllog import POINT, Event
 from benchmark.rules import Rules
 from compliance.check import Report
@@ -35,10 +36,11 @@ from compliance.result import Result
 from compliance.ruleset import asked_for
 from compliance.run import Run
 from harness.launch.containers import require_container
+from harness.pace import Expected, expected
 from harness.simulate import Pace, VirtualClock, simulate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A configuration before its runs."""
 
@@ -64,6 +66,11 @@ class Plan:
     @property
     def row(self) -> Rules | None:
         return None if self.possible is None else self.possible.rules
+
+    @cached_property
+    def expected(self) -> Expected | None:
+        """What the planner says; None where it knows no GPU of the system's name."""
+        return expected(self.config)
 
     @property
     def config(self) -> RunConfig:
@@ -215,34 +222,63 @@ def system(plan: Plan) -> Iterator[Breach]:
 @rule(
     "preflight.walltime",
     source=PREFLIGHT,
-    example="WALLTIME=60 for three runs of 90 minutes; an INFO without `--step-seconds`",
+    example="WALLTIME=60 for three runs of 90 minutes; a WARNING where the slowest likely end of a run is later, or "
+    "SAVE_CHECKPOINT lets another job go on; an INFO where nobody knows how long a step takes",
 )
 def walltime(plan: Plan) -> Iterator[Breach]:
-    """The runs of a job end before its walltime does; not judged where nobody knows how long a step takes."""
-    limit = plan.config.job.walltime
-    if limit is None:
+    """The runs of a job end before its walltime does, as the planner or `--step-seconds` has them."""
+    job = plan.config.job
+    if job.walltime is None:
         return
-    if plan.step_seconds is None:
-        yield Breach(message="the time of a step is not known, so WALLTIME is not judged", severity=Severity.INFO)
-        return
-    minutes = expected_minutes(plan.config, plan.step_seconds)
-    if minutes > limit:
+    limit = job.walltime if job.save_checkpoint is None else job.walltime * job.allocations
+    planned = None if plan.step_seconds else plan.expected
+    if plan.step_seconds:
+        minutes = wanted = ceil(expected_minutes(plan.config, plan.step_seconds))
+        pace = f"{plan.step_seconds:g} s a step, as --step-seconds says"
+    elif planned is not None:
+        minutes, wanted = ceil(planned.shortest), planned.walltime
+        pace = f"{planned.pace.step:.2f} s a step, give or take {planned.pace.spread:.0%}, as `llama31 plan` says"
+    else:
         yield Breach(
-            message=f"NEXP={plan.config.job.experiments} takes longer than WALLTIME",
-            expected=f"WALLTIME of at least {minutes:.0f} minutes, at {plan.step_seconds} s a step",
-            actual=f"WALLTIME={limit}",
+            message=f"the planner knows no GPU of the name {plan.config.system}, so WALLTIME is not judged",
+            expected="a name such as DGXH100_64x8x..., or --step-seconds",
+            severity=Severity.INFO,
+        )
+        return
+    if minutes > limit or wanted > limit:
+        is_late = minutes > limit
+        yield Breach(
+            message=f"NEXP={job.experiments} {'takes' if is_late else 'may take'} longer than WALLTIME",
+            expected=f"WALLTIME of {wanted} minutes or more for all runs: {pace}; or a chain of jobs (docs/slurm.md)",
+            actual=f"WALLTIME={job.walltime}" + (f", NPAR={job.allocations}" if limit != job.walltime else ""),
+            severity=Severity.ERROR if is_late and job.save_checkpoint is None else Severity.WARNING,
+        )
+
+
+@rule(
+    "preflight.memory",
+    source=PREFLIGHT,
+    severity=Severity.WARNING,
+    example="405B on 64 H100 with a copy on every 8",
+)
+def memory(plan: Plan) -> Iterator[Breach]:
+    """The model fits into the GPUs' memory, as the planner has it."""
+    planned = plan.expected
+    if planned is not None and not planned.fits:
+        command = "llama31 plan" if plan.path is None else f"llama31 plan {plan.path}"
+        yield Breach(
+            message=f"the model does not fit: pipeline stage {planned.worst.stage} needs more than its GPU has",
+            expected=f"a layout that fits; `{command}` names changes that do",
+            actual=f"{planned.worst.total / 2**30:.1f} GiB",
         )
 
 
 @rule("preflight.output", source=PREFLIGHT, example="LOGDIR in a folder that is read-only")
 def output(plan: Plan) -> Iterator[Breach]:
     """Results can be written to LOGDIR."""
-    folder = plan.config.job.log_dir.absolute()
-    # Also a link that leads nowhere.
-    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        why = link_to_nowhere(existing) or f"{existing} is no folder that we may write"
-        yield Breach(message=f"LOGDIR={folder} cannot be written", actual=why)
+    folder = plan.config.job.log_dir
+    if reason := why_unwritable(folder):
+        yield Breach(message=f"LOGDIR={folder} cannot be written", actual=reason)
 
 
 @rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")

@@ -13,10 +13,12 @@ from compliance.checks.systems import SYSTEM_RULES
 from compliance.debatable import DEBATABLE
 from compliance.result import RESULT_RULES
 from compliance.run import RUN_RULES
+from harness.here import HERE_RULES
 from harness.preflight import PREFLIGHT_RULES
 
 BOOKS: tuple[tuple[str, Rulebook[Any]], ...] = (
     ("A configuration, before it runs", PREFLIGHT_RULES),
+    ("What a run would find on this machine (`llama31 preflight`)", HERE_RULES),
     ("One log", RUN_RULES),
     ("The runs of one result together", RESULT_RULES),
     ("A system of a submission", SYSTEM_RULES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,8 +176,7 @@ def _said(*command: str) -> str:
     """What a program prints, in English; nothing where there is none, or it fails."""
     try:
         done = subprocess.run(
-            command,
-            env=os.environ | {"LC_ALL": "C"},
+            ("env", "LC_ALL=C", *command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

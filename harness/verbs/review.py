@@ -19,7 +19,7 @@ from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 
 @click.command(context_settings=SETTINGS)
 @click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
-@click.option("--step-seconds", type=STEP_SECONDS, help="To judge WALLTIME by.")
+@click.option("--step-seconds", type=STEP_SECONDS, help="To judge WALLTIME by, instead of the planner's.")
 @click.option(
     "--system-yaml",
     type=PathArgument(exists=True, dir_okay=False),
@@ -30,15 +30,22 @@ from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 def preflight(
     context: click.Context, file: Path | None, step_seconds: float | None, system_yaml: Path | None, as_json: bool
 ) -> None:
-    """Check the configuration of FILE, or of the environment, before it runs; exit 1 if its logs would break a rule.
+    """Check the configuration of FILE, or of the environment, before it runs; exit 1 if a run would be refused.
+
+    By the rules that its logs will meet, and by what this machine sees of data, weights and folders, of which nothing
+    is read but sizes and headers. WALLTIME is judged by the steps of `llama31 plan`.
 
     \b
+    llama31 preflight configs/config_DGXH100_64x8x288xtp8pp8cp2.sh --system-yaml system.yaml
     llama31 preflight config_DGX.sh --step-seconds 12
     """
-    from harness.preflight import make_plan, report_on, warnings
+    from harness.here import check_here
+    from harness.preflight import check_plan, make_plan, warnings
 
     plan = make_plan(file, step_seconds=step_seconds, system_yaml=system_yaml)
-    report, warned = report_on(plan), warnings(plan.possible) if plan.possible else []
+    findings = (*check_plan(plan), *check_here(plan))
+    report = Report(logs=(plan.file,), findings=findings, unreadable=False)
+    warned = warnings(plan.possible) if plan.possible else []
     if as_json:
         click.echo(
             json.dumps({**json.loads(formats.as_json(report)), "warnings": warned, "origins": plan.origins}, indent=2)

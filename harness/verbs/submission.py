@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
-from benchmark.config import resolve
+from benchmark.config import ConfigError, RunConfig, resolve
 from compliance.formats import printable
 from compliance.package import machine
 from harness.arguments import CONFIG_FILE
@@ -59,7 +58,7 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
     """
     if not printing:
         require_free(out)
-    config = resolve(file).config if file is not None or os.environ.get("DGXSYSTEM") else None
+    config = _config(file)
     asked = bool(machine.accelerators()) if this_machine is None else this_machine
     here = machine.node() if asked else {}
     if not asked:
@@ -76,6 +75,16 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
     _say(f"written   {system_yaml}, blank: {', '.join(said.blank) or 'nothing'}")
     _say(f"next      source {exports}, then the config, in the shell of preflight and sbatch")
     _say(f"          llama31 preflight {file or 'CONFIG'} --system-yaml {system_yaml}")
+
+
+def _config(file: Path | None) -> RunConfig | None:
+    """The runs' configuration; None where neither a file nor the environment says it."""
+    try:
+        return resolve(file).config
+    except ConfigError:
+        if file is not None:
+            raise
+        return None
 
 
 def _asker() -> Callable[[Question, str | None], str] | None:

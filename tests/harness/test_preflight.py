@@ -69,6 +69,7 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
         ({"DATADIR": "missing"}, "preflight.data", Severity.ERROR),
         ({"LOGDIR": "/dev/null/logs"}, "preflight.output", Severity.ERROR),
         ({"WALLTIME": 60}, "preflight.walltime", Severity.INFO),
+        ({"DGXSYSTEM": "DGXH100"}, "preflight.memory", Severity.WARNING),
         ({"CONTAINER_RUNTIME": "docker", "CONT": "image"}, "preflight.container", Severity.ERROR),
         ({"CONT": "image", "TOKENIZER": "/data/with space"}, "preflight.container", Severity.ERROR),
         ({"TYPO": 1}, "preflight.config", Severity.ERROR),
@@ -143,6 +144,38 @@ def test_walltime_is_compared_with_the_expected_time(tmp_path: Path, walltime: i
     assert found(path, step_seconds=10.0) == ([] if fits else [("preflight.walltime", Severity.ERROR)])
 
 
+PLANNED: dict[str, str | int] = {
+    "DGXSYSTEM": "DGXH100_64x8x288xtp8pp8cp2",
+    "DGXNNODES": 64,
+    "MINIBS": 288,
+    "INTERLEAVED_PIPELINE": 8,
+    "TENSOR_MODEL_PARALLEL": 8,
+    "PIPELINE_MODEL_PARALLEL": 8,
+    "CONTEXT_PARALLEL": 2,
+    "GRAD_REDUCE_IN_FP32": "False",
+}
+"""What the planner has at 94 s a step, and three runs at 1,160 to 1,580 minutes."""
+
+
+@pytest.mark.parametrize(
+    ("job", "severity"),
+    [
+        ({"WALLTIME": 1000}, Severity.ERROR),
+        ({"WALLTIME": 1200}, Severity.WARNING),
+        ({"WALLTIME": 1700}, None),
+        # The run goes on in another job.
+        ({"WALLTIME": 1000, "SAVE_CHECKPOINT": "state"}, Severity.WARNING),
+        ({"WALLTIME": 600, "SAVE_CHECKPOINT": "state", "NPAR": 3}, None),
+    ],
+)
+def test_walltime_is_judged_by_the_planner(
+    tmp_path: Path, job: dict[str, str | int], severity: Severity | None
+) -> None:
+    """Where the fastest likely runs do not end in time it is an ERROR, where slower ones may not a WARNING."""
+    findings = found(write(tmp_path, **PLANNED, **job))
+    assert dict(findings).get("preflight.walltime") == severity
+
+
 def test_expected_time_is_that_of_a_rehearsal(tmp_path: Path) -> None:
     """The minutes of all runs together are what a rehearsal takes on its clock."""
     clock = VirtualClock(EPOCH)
@@ -204,10 +237,17 @@ def test_what_a_description_says_otherwise_than_the_logs_is_told(tmp_path: Path)
 # The command.
 
 
+@pytest.fixture
+def nothing_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what this machine has, whose rules are in test_here."""
+    monkeypatch.setattr("harness.here.check_here", lambda _plan: ())
+
+
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["preflight", *(str(argument) for argument in arguments)])
 
 
+@pytest.mark.usefixtures("nothing_to_find")
 def test_command_passes_a_valid_config(config_file: Path) -> None:
     """A valid configuration exits 0; what of it has never run on a GPU is said, a line each, and is no fault."""
     result = run(config_file)
@@ -235,6 +275,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert "Error: " in result.output
 
 
+@pytest.mark.usefixtures("nothing_to_find")
 def test_command_checks_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a file, the configuration that was sourced by hand is checked."""
     for name, value in environment(**VALID, DATADIR=str(tmp_path), LOGDIR=str(tmp_path)).items():

@@ -17,7 +17,7 @@ import pytest
 
 # So that ranks are forked after one import.
 import reference_impl.step  # noqa: F401
-from benchmark.checkpoints import complete_in, folder_of
+from benchmark.checkpoints import bytes_of_one, complete_in, folder_of
 from benchmark.config import ConfigError, RunConfig
 from benchmark.mllog import Event
 from benchmark.rules import Rules, Schedule
@@ -161,6 +161,14 @@ def runs(make_short: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def test_an_interrupted_run_goes_on_bit_for_bit(runs: Runs) -> None:
     """Losses, gradient norms, learning rates and evaluations are those of the undisturbed run, in one log."""
     assert told(runs.interrupted) == told(runs.whole)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_takes_the_bytes_that_preflight_counts(runs: Runs) -> None:
+    """All but its headers: a parameter's weight, fp32 copy and moments."""
+    saved = complete_in(checkpoints_of(runs.whole))[0]
+    size = sum(path.stat().st_size for path in saved.iterdir())
+    assert size == pytest.approx(bytes_of_one(runs.whole)[0], rel=0.01)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from benchmark.files import locked
 from reference_impl.data.pair import stored_type
 from reference_impl.data.published import PUBLISHED, benchmark_faults
 from reference_impl.files.manifest import FILE_NAME, DataError, Manifest, dataset_faults, file_faults, load
-from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
+from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokenizer
 
 BUILT_IN = ROOT / "data" / "tiny"
 
@@ -90,16 +90,42 @@ def ready(config: RunConfig) -> Ready:
         _make_built_in(folder)
     manifest, differences = _described(config)
     quick = manifest.total_bytes > HASHED_BYTES
-    faults = [
-        *file_faults(folder, manifest.files, quick=quick),
-        *differences,
-        *dataset_faults(folder, manifest, tokenizer),
-        *_tokenizer_faults(config.benchmark_row, tokenizer),
-        *_type_faults(folder, manifest, tokenizer),
-    ]
+    faults = [*differences, *_faults(config.benchmark_row, folder, manifest, tokenizer, quick=quick)]
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     return Ready(manifest, compared="sizes" if quick else "bytes")
+
+
+def quick_faults(config: RunConfig) -> list[str]:
+    """What `ready` would refuse, a line each, by the sizes of files alone. Nothing is made."""
+    found: list[str] = []
+    try:
+        tokenizer = tokenizer_of(config)
+    except TokenizerError as error:
+        found += error.faults
+        tokenizer = None
+    try:
+        folder = data_folder(config)
+        if config.data.data_dir is None and not folder.exists():
+            # The built-in corpus, which the first run makes.
+            return found
+        manifest, differences = _described(config)
+    except DataError as error:
+        return [*found, *(line for fault in error.faults for line in fault.splitlines())]
+    found += differences
+    if tokenizer is not None:
+        found += _faults(config.benchmark_row, folder, manifest, tokenizer, quick=True)
+    return list(dict.fromkeys(found))
+
+
+def _faults(
+    benchmark: Benchmark, folder: Path, manifest: Manifest, tokenizer: Tokenizer, *, quick: bool
+) -> Iterator[str]:
+    """How the files differ from the manifest, and the tokenizer from what made them."""
+    yield from file_faults(folder, manifest.files, quick=quick)
+    yield from dataset_faults(folder, manifest, tokenizer)
+    yield from _tokenizer_faults(benchmark, tokenizer)
+    yield from _type_faults(folder, manifest, tokenizer)
 
 
 def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[str]:

@@ -1,0 +1,47 @@
+"""How long things take in a run of a configuration, as the planner has it for this trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmark.config import ConfigError, RunConfig
+from harness.plan import memory
+from harness.plan.calibration import load
+from harness.plan.planner import job_of, pace_of
+from harness.plan.time_to_target import Pace, outcomes, walltime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the planner says of a configuration."""
+
+    pace: Pace
+    shortest: float
+    """Minutes of a job whose runs all end at the first likely evaluation, by steps as fast as the model may be off."""
+    walltime: int
+    """Minutes to ask for, as `llama31 plan` says."""
+    worst: memory.Stage
+    """The pipeline stage that needs the most memory."""
+    fits: bool
+
+
+def expected(config: RunConfig) -> Expected | None:
+    """What is expected of a configuration; None where the planner does not know the GPU, or not its precision."""
+    calibration = load()
+    try:
+        job = job_of(config, calibration)
+    except ConfigError:
+        return None
+    pace = pace_of(config, job, calibration)
+    # Of steps in a CUDA graph, which this trainer does not make.
+    if gain := calibration.graph_gain(job):
+        pace = replace(pace, step=gain * pace.step, evaluation=gain * pace.evaluation)
+    likely = outcomes(config.rules, config.schedule, pace, limit=config.step_limit)
+    runs, worst = config.job.experiments, memory.worst(job)
+    return Expected(
+        pace=pace,
+        shortest=runs * likely[0].minutes * (1 - pace.spread),
+        walltime=walltime(likely[-1], pace, runs),
+        worst=worst,
+        fits=memory.fits(worst, job),
+    )
