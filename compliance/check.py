@@ -69,6 +69,8 @@ class Judged:
     """Why this one, in words."""
     minutes: float | None = None
     """The score, where it was asked for and there is one: normalised, or raw without a reference."""
+    marks: tuple[str, ...] = ()
+    """As in compliance.result.Result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,7 @@ def _judged(group: LogGroup, result: Result, *, scored: bool) -> Judged:
         ruleset=result.ruleset,
         ruleset_from=result.ruleset_from,
         minutes=None if times is None else times.normalised_minutes or times.olympic_minutes,
+        marks=result.marks,
     )
 
 

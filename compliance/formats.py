@@ -17,6 +17,7 @@ import click
 
 from compliance.check import Judged, Report
 from compliance.findings import Finding, Severity, count, counted
+from compliance.result import in_capitals
 from compliance.ruleset import judged_by
 
 JSON_FORMAT = 1
@@ -107,6 +108,7 @@ def _heading(subject: _Subject) -> str:
     if subject.result is not None:
         said = [counted(len(subject.result.logs), "log"), *said, f"ruleset {judged_by(subject.result)}"]
         said += [] if subject.result.minutes is None else [f"{subject.result.minutes:.3f} min"]
+        said += [in_capitals(subject.result.marks)] if subject.result.marks else []
     return f"{_word(subject.findings)}  {_line('  '.join([subject.path, ', '.join(said)]))}"
 
 

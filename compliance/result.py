@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,16 @@ class Result:
     def ruleset_from(self) -> str:
         """Why by this one, in words."""
         return self.runs[0].chosen.origin
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Why its runs do not count, as their logs say (`simulated`); empty for runs that do."""
+        return tuple(sorted({mark for run in self.runs for mark in run.log.not_a_run}))
+
+
+def in_capitals(marks: Sequence[str]) -> str:
+    """Marks as every screen and page has them."""
+    return ", ".join(mark.upper() for mark in marks)
 
 
 RESULT_RULES: Rulebook[Result] = Rulebook()

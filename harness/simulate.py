@@ -1,7 +1,8 @@
 """A rehearsal: the real loop on any configuration, in virtual time, with losses replayed from a curve.
 
 A 405B run on ten thousand GPUs takes a second, and its log is one that the official checkers accept: what is rehearsed
-is everything around the training. The log says that it is simulated, so it can never be packaged.
+is everything around the training. The log says that it is simulated, so it can never be packaged; so does every screen
+and page that shows it, and it lies in no folder of real runs.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
+import click
+
 from benchmark.benchmarks import benchmark_named
+from benchmark.checkout import RESULTS
 from benchmark.config import ConfigError, Resolved, RunConfig
 from benchmark.convergence import expected_samples
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, run
 from benchmark.rules import Rules, Schedule
-from benchmark.run_record import Experiment, record, seen_here, write
-from harness.launch.runs import make_folder
+from benchmark.run_record import Experiment, record, seen_here, stamp, write
+from harness.pace import expected as expected_of
 from harness.verdict import conclude
+
+SIMULATED = RESULTS / "simulated"
+"""Rehearsals are kept here: LOGDIR is for runs, of which `package` chooses."""
 
 MARK = {"simulated": True}
 """The value of the tracked_stats event by which a reader knows that nothing was trained."""
@@ -166,11 +173,22 @@ def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:
     )
 
 
-def rehearse(resolved: Resolved, out: Path | None, pace: Pace) -> int:
+def planned(config: RunConfig) -> tuple[Pace, str]:
+    """How long things take by the planner, and in words; the defaults of Pace where it knows no GPU of the system's."""
+    expected = expected_of(config)
+    if expected is None:
+        pace = Pace()
+        return pace, f"{pace.step:g} s a step, taken as such: the planner knows no GPU of the name {config.system}"
+    pace = Pace(step=expected.pace.step, evaluation=expected.pace.evaluation, open_data=expected.pace.start)
+    return pace, f"{pace.step:.2f} s a step and {pace.evaluation:.1f} s an evaluation, as `llama31 plan` says"
+
+
+def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None = None) -> int:
     """Rehearse all NEXP runs, one after the other on one clock, and check the logs as those of real runs are.
 
     Args:
-        out: the folder of the results, new or empty; LOGDIR/<DGXSYSTEM>/<time> if None.
+        out: the folder of the results, new or empty; one of its own below SIMULATED if None.
+        step_seconds: what a step takes; as the planner says if None.
 
     Returns:
         Exit status: 0 a valid result, 1 not.
@@ -179,7 +197,9 @@ def rehearse(resolved: Resolved, out: Path | None, pace: Pace) -> int:
         ConfigError: the folder cannot be made, or holds something.
     """
     config, started = resolved.config, datetime.now(UTC)
-    folder = make_folder(config, started) if out is None else _empty_folder(out)
+    pace, said = planned(config) if step_seconds is None else (Pace(step=step_seconds), f"{step_seconds:g} s a step")
+    click.echo(f"SIMULATED, nothing is trained: {said}")
+    folder = _empty_folder(SIMULATED / config.system / stamp(started) if out is None else out)
     clock = VirtualClock(started.timestamp())
     experiments = []
     for index, seed in enumerate(config.seeds):

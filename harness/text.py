@@ -11,6 +11,7 @@ from compliance.convergence.rcp import Convergence, Limit
 from compliance.convergence.scaling import Scaling
 from compliance.convergence.score import Score
 from compliance.official import Official, Verdict
+from compliance.result import in_capitals
 from compliance.ruleset import judged_by
 
 if TYPE_CHECKING:
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
     from compliance.package.build import Submission
 
 
+_NO_RESULT = "these are no runs that count, as their logs say"
+
+
 def score_lines(score: Score) -> Iterator[str]:
     """What it is judged by, a line for each run, and the score."""
     yield f"{'ruleset':>14}  {judged_by(score)}"
+    if score.marks:
+        yield f"{in_capitals(score.marks):>14}  {_NO_RESULT}"
     for log, minutes in zip(score.logs, score.minutes, strict=True):
         yield f"{'no result' if minutes is None else f'{minutes:.3f} min':>14}  {log}"
     if score.olympic_minutes is not None:
@@ -51,6 +57,8 @@ def convergence_lines(found: Convergence) -> Iterator[str]:
     if len(folders) > 1:
         yield f"  {'pooled':<10}{len(found.logs)} runs of {_launches(folders)} of one system"
         yield from (f"  {'':<10}{count} of {folder}" for folder, count in folders.items())
+    if found.marks:
+        yield f"  {in_capitals(found.marks):<10} {_NO_RESULT}"
     yield f"  {'result':<10}{_samples(found)}"
     if found.fault:
         yield f"  {'fault':<10}{found.fault}"

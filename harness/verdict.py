@@ -35,10 +35,11 @@ def conclude(
     """
     notes: list[str] = []
     excused: Collection[str] = ()
+    marks: Collection[str] = ()
     if not any(folder.glob("result_*.txt")):
         refused = "no run has left a log"
     else:
-        refused, excused = _check(config, folder)
+        refused, excused, marks = _check(config, folder)
         notes += _attempt("score", lambda: _print_score(folder))
         notes += _attempt("report", lambda: _write_report(config, folder))
     causes = [*causes, refused] if refused else causes
@@ -47,19 +48,20 @@ def conclude(
     click.echo("".join(f"cause     {cause}\n" for cause in causes), nl=False)
     click.echo("".join(f"{note}\n" for note in notes), nl=False)
     click.echo(f"results   {folder}")
-    click.echo(f"verdict   {'PASS' if worst == 0 else 'FAIL'}")
+    click.echo(f"verdict   {', '.join(['PASS' if worst == 0 else 'FAIL', *marks])}")
     return worst
 
 
-def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str]]:
-    """Print what the checks find; why they refuse the logs, empty if they do not, and the logs that they let go."""
+def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str], Collection[str]]:
+    """Print what the checks find; why they refuse the logs, if they do, the logs that they let go, and their marks."""
     try:
         report = check_paths([folder], config.rules.ruleset)
     except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
-        return f"compliance check crashed: {type(error).__name__}: {error}", ()
+        return f"compliance check crashed: {type(error).__name__}: {error}", (), ()
     click.echo(grouped(report))
     refused = "" if report.passed else "compliance check refuses the logs, see above"
-    return refused, {Path(log).name for log in report.excused}
+    marks = dict.fromkeys(mark.upper() for result in report.results for mark in result.marks)
+    return refused, {Path(log).name for log in report.excused}, marks
 
 
 def _attempt(what: str, make: Callable[[], None]) -> Iterator[str]:

@@ -22,13 +22,12 @@ from benchmark.refusal import Refused
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, read
 from compliance.check import LogGroup, check_paths, find_logs, open_results
-from compliance.checks.packages import disqualifications
 from compliance.checks.rule import Absent
 from compliance.checks.systems import System
 from compliance.convergence.rcp import Convergence, compare, samples_to_target
 from compliance.convergence.score import Score, minutes_to_target, score
 from compliance.findings import Finding, Severity, as_count, as_number, count, show
-from compliance.result import Result
+from compliance.result import Result, in_capitals
 from compliance.run import Run
 from report.series import LARGEST, Point, drawable, quantile
 from report.telemetry import Telemetry, read_telemetry
@@ -392,9 +391,9 @@ class ResultFacts:
         return None if peak is None or self.teraflops is None else self.teraflops * 1e12 / peak
 
     @property
-    def disqualifications(self) -> list[str]:
-        """By what its logs say themselves that they are of no run that counts, such as `simulated`."""
-        return list(dict.fromkeys(mark for run in self.result.runs for mark in disqualifications(run)))
+    def verdict(self) -> str:
+        """Whether it passes, and why it does not count where its logs say so."""
+        return ", ".join(filter(None, ("PASS" if self.passed else "FAIL", in_capitals(self.result.marks))))
 
 
 _PRECISION = "lowest_numerical_precision_in_linear"

@@ -90,7 +90,7 @@ def _about(results: Sequence[ResultFacts]) -> Iterator[str]:
         f"{row.benchmark} {judged_by(one.result)}" for one in results if (row := one.rules) is not None
     )
     yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
-    marked = [f"{one.name} ({', '.join(one.disqualifications)})" for one in results if one.disqualifications]
+    marked = [f"{one.name} ({', '.join(one.result.marks)})" for one in results if one.result.marks]
     if marked:
         yield f"Of no runs that count, as their logs say: {'; '.join(marked)}."
 
@@ -106,15 +106,14 @@ def _card(result: ResultFacts) -> Markup:
     else:
         reached = sum(minutes is not None for minutes in score.minutes)
         value, said = "no score", f"{reached} of {len(score.minutes)} runs reached the target"
-    verdict = "PASS" if result.passed else "FAIL"
     return tag(
         "div",
         tag("div", result.name, class_="name"),
-        tag("div", verdict, class_="verdict"),
+        tag("div", result.verdict, class_="verdict"),
         tag("div", value, class_="score"),
         tag("div", said, class_="quiet"),
         tag("div", f"{errors} errors, {warnings} warnings", class_="quiet"),
-        class_=f"card {verdict.lower()}",
+        class_=f"card {'pass' if result.passed else 'fail'}",
     )
 
 

@@ -38,7 +38,7 @@ class Column(Generic[Row]):
 
 RESULT_COLUMNS: tuple[Column[ResultFacts], ...] = (
     Column("result", lambda one: one.name),
-    Column("verdict", lambda one: "PASS" if one.passed else "FAIL"),
+    Column("verdict", lambda one: one.verdict),
     Column("score, minutes", lambda one: one.score.normalised_minutes, ".3f"),
     Column("raw, minutes", lambda one: one.score.olympic_minutes, ".3f"),
     Column("factor", lambda one: one.score.factor, ".4f"),

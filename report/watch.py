@@ -15,6 +15,7 @@ from compliance.checks.rule import Absent
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, show
+from compliance.result import in_capitals
 from compliance.run import Run
 from report.facts import SLOW, RunFacts
 from report.forecast import arrival, margin, next_evaluation, trained
@@ -83,6 +84,8 @@ def lines(run: Run, view: View) -> Iterator[str]:
     """What there is to say about a run, a line each, in an order that stays."""
     facts = RunFacts(run)
     yield f"{phase(run):12} {_benchmark(run)}  {run.log.path.name}"
+    if run.log.not_a_run:
+        yield f"{in_capitals(sorted(run.log.not_a_run)):12} a run that does not count, as its log says"
     for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _stragglers):
         try:
             yield from said(facts, view)

@@ -23,6 +23,9 @@ RUN_ELSEWHERE = {
     "bash run_tests.sh --slow": "the same with another selection",
     "bash setup.sh --null-gpu": "what tests/nullcuda run in",
     "llama31 dryrun configs/config_GB200_128x4x144xtp4pp8cp2.sh --stages": "run by tests/nullcuda/test_shapes.py",
+    "llama31 submission init configs/config_DGXH100_64x8x288xtp8pp8cp2.sh": "run by tests/harness/test_submission.py",
+    "DATADIR=/data/c4 LOAD_CHECKPOINT=/data/405b NEXP=3 WALLTIME=1110 llama31 preflight "
+    "configs/config_DGXH100_64x8x288xtp8pp8cp2.sh --system-yaml system.yaml": "run by tests/harness/test_here.py",
     "llama31 data download llama31_405b /data/c4": "run from a local server by "
     "tests/reference_impl/test_data_download.py",
     "llama31 data prepare /data/c4 --c4 /data/c4/en": "run by tests/reference_impl/test_data_prepare.py",
@@ -55,7 +58,6 @@ def runnable(command: str, runs: Path, out: Path) -> list[str]:
     """A command of the README as it can be run here: a variant of the main job is shown instead of trained."""
     command = command.replace("bash run_and_time.sh", "llama31 show config_tiny.sh").removeprefix(".venv/bin/")
     command = re.sub(r"PATH(\.\.\.)?(?= |/|$)|results/logs$", shlex.quote(str(runs)), command)
-    command = command.replace("DATADIR=/data/c4", f"DATADIR={shlex.quote(str(runs))}")
     command = command.replace("-o report.html", f"-o {shlex.quote(str(out))}")
     command = command.replace("llama31 simulate", f"llama31 simulate --out {shlex.quote(str(out))}")
     return ["bash", "-euc", command.replace("llama31 ", f"{shlex.quote(sys.executable)} -m harness ")]

@@ -52,6 +52,9 @@ class Convergence:
     factor: float = 1.0
     """What the score is multiplied by: a result is never scored as converging faster than the reference's mean."""
 
+    marks: tuple[str, ...] = ()
+    """As in compliance.result.Result."""
+
     @property
     def passed(self) -> bool:
         """Whether the result passes both limits."""
@@ -75,6 +78,7 @@ def compare(result: Result) -> Convergence:
         samples=samples,
         mean=mean,
         fault=_fault(row, size, samples),
+        marks=result.marks,
     )
     return facts if facts.fault or row is None or size is None or mean is None else _judged(facts, row, size, mean)
 

@@ -35,6 +35,8 @@ class Score:
     """The score that is published."""
     scaling: Scaling | None
     """The scaling.json beside the logs; None where there is none."""
+    marks: tuple[str, ...] = ()
+    """As in compliance.result.Result."""
 
     @property
     def summarised_minutes(self) -> float | None:
@@ -65,6 +67,7 @@ def score(result: Result) -> Score:
         factor=factor,
         normalised_minutes=None if mean is None or factor is None else mean * factor,
         scaling=beside,
+        marks=result.marks,
     )
 
 

@@ -66,15 +66,17 @@ def job(number: str, node_list: str, restarts: int) -> None:
 
 @click.command(context_settings=SETTINGS)
 @CONFIG_FILE
-@click.option("--out", type=PathArgument(), help="Folder for the logs, instead of LOGDIR/<DGXSYSTEM>/<time>.")
-@click.option("--step-seconds", type=STEP_SECONDS, help="What a step is said to take.")
+@click.option("--out", type=PathArgument(), help="Folder for the logs; one below results/simulated if not given.")
+@click.option("--step-seconds", type=STEP_SECONDS, help="What a step is said to take, instead of the planner's.")
 def simulate(file: Path | None, out: Path | None, step_seconds: float | None) -> None:
     """Rehearse the configuration of FILE, or of the environment: the real loop in virtual time, training nothing.
+
+    Its logs lie in no folder of runs, and say that they are simulated; so does whatever shows them.
 
     \b
     llama31 simulate config_DGX.sh --step-seconds 12
     NEXP=3 llama31 simulate config_DGX.sh --out rehearsal
     """
-    from harness.simulate import Pace, rehearse
+    from harness.simulate import rehearse
 
-    sys.exit(rehearse(resolve(file), out, Pace() if step_seconds is None else Pace(step=step_seconds)))
+    sys.exit(rehearse(resolve(file), out, step_seconds=step_seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from click.testing import CliRunner, Result
 
 from benchmark.benchmarks import every_rules, find
 from benchmark.checkout import ROOT
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, resolve
 from benchmark.convergence import mean_samples
 from benchmark.loop import StepStats
 from benchmark.rules import Rules
 from benchmark.stragglers import SlowRank
 from compliance.check import check_paths
 from harness.__main__ import main
+from harness.plan.calibration import load
+from harness.plan.planner import plan
 from harness.simulate import MARK, Curve, Pace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured, read_events
 
@@ -164,14 +167,49 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_command_writes_a_set_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NEXP rehearsals with seeds of their own land in LOGDIR/<DGXSYSTEM>/<time>, beside their run.json."""
+    """NEXP rehearsals with seeds of their own lie beside their run.json in a folder of rehearsals, not in LOGDIR."""
     monkeypatch.setenv("NEXP", "2")
-    monkeypatch.setenv("LOGDIR", str(tmp_path))
+    monkeypatch.setenv("LOGDIR", str(tmp_path / "logs"))
+    monkeypatch.setattr("harness.simulate.SIMULATED", tmp_path / "simulated")
     assert run(LARGE).exit_code == 0
-    (folder,) = (tmp_path / LARGE.stem.removeprefix("config_")).iterdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["simulated"]
+    (folder,) = (tmp_path / "simulated" / LARGE.stem.removeprefix("config_")).iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "result_0.txt", "result_1.txt", "run.json"]
     seeds = {e.value for path in folder.glob("result_*.txt") for e in read_events(path) if e.key == "seed"}
     assert len(seeds) == 2
+
+
+def test_a_rehearsal_takes_what_the_plan_says(tmp_path: Path) -> None:
+    """The same minutes for the same samples, whatever the planner is unsure of."""
+    made = plan(resolve(LARGE).config, load())
+    minutes = {one.samples: one.minutes for one in (made.without_graph or made).outcomes}
+    done = run(LARGE, "--out", tmp_path / "logs")
+    assert done.stdout.startswith("SIMULATED, nothing is trained: ")
+    events = {event.key: event for event in read_events(tmp_path / "logs" / "result_0.txt")}
+    taken = (events["run_stop"].time_ms - events["run_start"].time_ms) / 60_000
+    assert taken == pytest.approx(minutes[events["run_stop"].metadata["samples_count"]], rel=0.01)
+
+
+def test_a_step_that_nobody_plans_is_said(tmp_path: Path) -> None:
+    """A system whose name is no GPU's takes 10 seconds a step, or what is given."""
+    tiny = ROOT / "config_tiny.sh"
+    said = "nothing is trained: 10 s a step, taken as such: the planner knows no GPU of the name tiny\n"
+    assert said in run(tiny, "--out", tmp_path / "a").stdout
+    assert "nothing is trained: 3 s a step\n" in run(tiny, "--out", tmp_path / "b", "--step-seconds", "3").stdout
+
+
+def test_every_screen_and_page_says_that_it_is_simulated(tmp_path: Path) -> None:
+    """Whoever is shown a rehearsal sees what it is."""
+    folder = tmp_path / "logs"
+    assert run(LARGE, "--out", folder).stdout.endswith("verdict   PASS, SIMULATED\n")
+    for arguments in (
+        *(("check",), ("check", "--summary"), ("check", "--all"), ("score",), ("rcp",)),
+        *(("report",), ("report", "--md"), ("report", "--csv")),
+    ):
+        assert "SIMULATED" in CliRunner().invoke(main, [*arguments, str(folder)]).stdout, arguments
+    assert "SIMULATED" in CliRunner().invoke(main, ["watch", "--once", str(folder / "result_0.txt")]).stdout
+    document = json.loads(CliRunner().invoke(main, ["score", "--json", str(folder)]).stdout)
+    assert document["results"][0]["marks"] == ["simulated"]
 
 
 def test_command_fails_with_a_run_that_does_not_reach_the_target(

@@ -33,7 +33,7 @@ def concluded(
 def test_good_runs_pass_with_score_and_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last lines say where they are, and the verdict."""
     status, lines = concluded(runs, capsys)
-    assert (status, lines[-2:]) == (0, [f"results   {runs}", "verdict   PASS"])
+    assert (status, lines[-2:]) == (0, [f"results   {runs}", "verdict   PASS, SIMULATED"])
     assert any("olympic mean" in line for line in lines)
     assert (runs / "report.html").exists()
 
@@ -45,7 +45,7 @@ def test_what_only_shows_them_cannot_fail_them(
     """A score or a report that crashes is named in the last lines."""
     monkeypatch.setattr(verdict, {"score": "_print_score", "report": "_write_report"}[what], crash)
     status, lines = concluded(runs, capsys)
-    assert (status, lines[-1]) == (0, "verdict   PASS")
+    assert (status, lines[-1]) == (0, "verdict   PASS, SIMULATED")
     assert lines[-3] == f"{what:9} not made: ZeroDivisionError: no such thing"
 
 
@@ -80,7 +80,7 @@ def test_one_run_of_a_result_may_miss_the_target(
     shutil.copytree(runs, folder)
     miss(folder, 1)
     status, lines = concluded(folder, capsys, 0, 137, 0)
-    assert (status, lines[-1]) == (0, "verdict   PASS")
+    assert (status, lines[-1]) == (0, "verdict   PASS, SIMULATED")
     assert any("result_1.txt did not reach the target" in line for line in lines)
     assert concluded(folder, capsys, 0, 143, 0, interrupted=True)[0] == 143
     assert concluded(folder, capsys, 0, 1, 1)[0] == 1

@@ -148,7 +148,7 @@ def test_markdown_shows_the_score(rehearsed: Path) -> None:
     """The first table has the verdict and the score."""
     result = one(rehearsed)
     row = to_markdown([result]).splitlines()[4]
-    assert "| PASS |" in row
+    assert "| PASS, SIMULATED |" in row
     assert f"| {result.score.normalised_minutes:.3f} |" in row
 
 

@@ -43,7 +43,7 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
     assert state == "COMPLETED", jobs.output()
     record = json.loads((jobs.results() / "run.json").read_text())
     assert [(one["seed"], one["status"]) for one in record["experiments"]] == [(5, "success"), (6, "success")]
-    assert jobs.last_lines(1) == "verdict   PASS"
+    assert jobs.last_lines(1) == "verdict   PASS, SIMULATED"
     assert "PASS  2 logs, 0 errors" in jobs.output()
     # The environment holds secrets: none of it in what a job leaves behind.
     left = [path for path in (*jobs.logs.rglob("*"), *jobs.folder.glob("job-*")) if path.is_file()]
