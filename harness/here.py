@@ -61,7 +61,8 @@ def weights(plan: Plan) -> Iterator[Breach]:
             usable_checkpoint(config)
     except Refused as error:
         command = f"llama31 checkpoint inspect {config.data.load_checkpoint or 'FOLDER'}"
-        yield from (Breach(message=fault, expected=f"a checkpoint that `{command}` accepts") for fault in error.faults)
+        expected = f"initial weights of {config.benchmark}; `{command}` shows what is there"
+        yield from (Breach(message=fault, expected=expected) for fault in error.faults)
 
 
 @rule(

@@ -286,7 +286,11 @@ def data(plan: Plan) -> Iterator[Breach]:
     """The dataset is there; only the harness's own benchmark brings one."""
     folder = plan.config.data.data_dir
     if folder is None and plan.config.benchmark_row.dataset.files is not None:
-        yield Breach(message="DATADIR is not set", expected=f"the folder of the dataset of {plan.config.benchmark}")
+        name = plan.config.benchmark
+        yield Breach(
+            message="DATADIR is not set",
+            expected=f"the folder of the dataset of {name}, as `llama31 data download {name} FOLDER` makes it",
+        )
     elif folder is not None and not folder.is_dir():
         yield Breach(message=f"DATADIR={folder} is no folder", expected="the folder of the dataset")
 
