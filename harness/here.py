@@ -17,7 +17,7 @@ from compliance.findings import Finding, Severity
 from harness.preflight import Plan
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.read.configured import quick_faults
-from reference_impl.ready import require_initial_weights
+from reference_impl.ready import links_to_nowhere, require_initial_weights
 
 HERE_RULES: Rulebook[Plan] = Rulebook()
 rule = HERE_RULES.rule
@@ -63,6 +63,12 @@ def weights(plan: Plan) -> Iterator[Breach]:
         command = f"llama31 checkpoint inspect {config.data.load_checkpoint or 'FOLDER'}"
         expected = f"initial weights of {config.benchmark}; `{command}` shows what is there"
         yield from (Breach(message=fault, expected=expected) for fault in error.faults)
+
+
+@rule("preflight.links", source=PREFLIGHT, example="DATADIR of links into a disk that is not mounted here")
+def links(plan: Plan) -> Iterator[Breach]:
+    """What links in DATADIR and LOAD_CHECKPOINT lead to is there."""
+    yield from (Breach(message=fault) for fault in links_to_nowhere(plan.config))
 
 
 @rule(

@@ -40,10 +40,10 @@ def make_ready(config: RunConfig) -> Ready:
     try:
         return _make_ready(config)
     except Refused as error:
-        raise Refused([*error.faults, *_links_to_nowhere(config)]) from None
+        raise Refused([*error.faults, *links_to_nowhere(config)]) from None
 
 
-def _links_to_nowhere(config: RunConfig) -> Iterator[str]:
+def links_to_nowhere(config: RunConfig) -> Iterator[str]:
     """The first such link of each folder that is read: in a container, its target is not mounted."""
     for folder in (config.data.data_dir, config.data.load_checkpoint):
         links = links_in(folder) if folder is not None else iter(())

@@ -122,6 +122,16 @@ def test_a_link_that_leads_nowhere_cannot_be_written(tmp_path: Path) -> None:
     assert why_unwritable(tmp_path / "new" / "folder") == ""
 
 
+def test_a_link_that_leads_nowhere_is_named_beside_the_file_that_is_missing(data: Path) -> None:
+    """Which is what is wrong with it."""
+    path = data / "c4-train.en_6_text_document.bin"
+    path.unlink()
+    path.symlink_to("/gone/elsewhere.bin")
+    findings = found(DATADIR=data)
+    assert rules(findings) == {"preflight.dataset", "preflight.links"}
+    assert findings[-1].message == f"{path} leads to /gone/elsewhere.bin, which is not there"
+
+
 def test_data_that_is_not_there_at_all_is_one_finding_of_another_rule() -> None:
     """preflight.data says it, once."""
     assert found(DATADIR="/gone") == found() == []
@@ -134,4 +144,6 @@ def test_the_tiny_benchmark_needs_nothing() -> None:
 
 def test_every_rule_here_is_broken_above() -> None:
     """No rule of this page is without a test."""
-    assert set(HERE_RULES.rules) == {f"preflight.{name}" for name in ("dataset", "weights", "checkpoints", "index")}
+    assert set(HERE_RULES.rules) == {
+        f"preflight.{name}" for name in ("dataset", "weights", "links", "checkpoints", "index")
+    }
