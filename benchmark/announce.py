@@ -24,7 +24,7 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     submission = config.submission
     if config.job.seed is None:
         raise ValueError("a run is announced with its seed; draw one first (benchmark.seeds)")
-    rules, schedule, adamw = config.rules, config.schedule, config.rules.optimizer
+    rules, schedule, adamw = config.rules, config.schedule, config.optimizer
     linear = _NUMBER_FORMATS[config.kernels.precision]
     # Attention and collectives stay in bf16 where the matrix products go below it.
     others = linear if config.kernels.precision in ("fp32", "bf16") else "bfloat16"
@@ -65,4 +65,7 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
     ]
     if rules.init_checkpoint_step is not None:
         pairs.append(("init_checkpoint_step", rules.init_checkpoint_step))
+    if config.size != config.benchmark_row.size:
+        # No official key says which network was trained.
+        pairs.append(("model_size", config.size.name))
     return tuple(pairs)

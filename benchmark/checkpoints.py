@@ -66,6 +66,7 @@ def identity(config: RunConfig, data: str) -> Identity:
         # Decides how often Megatron-Core goes through the data, and so the order of it.
         "last step": config.step_limit,
         **{f"model's {name}": value for name, value in asdict(config.size).items()},
+        **{f"optimizer's {name}": value for name, value in asdict(config.optimizer).items()},
         **{f"schedule's {name}": value for name, value in asdict(config.schedule).items()},
     }
 

@@ -16,15 +16,17 @@ class WrongInitialLoss(ArithmeticError):
 def require_initial_loss(config: RunConfig, loss: float) -> None:
     """Judge the loss of a run's first step, in nats.
 
-    A run with INITIAL_LOSS_GATE=0, which its run.json says, is not judged; nor is one that starts from random weights
-    where the benchmark starts from a checkpoint, or the other way round: the range is of the benchmark's own start.
+    A run with INITIAL_LOSS_GATE=0, which its run.json says, is not judged; nor is one of another network, or one that
+    starts from random weights where the benchmark starts from a checkpoint, or the other way round: the range is of the
+    benchmark's own start.
 
     Raises:
         WrongInitialLoss: with the numbers and the likely causes.
     """
     row, loaded = config.benchmark_row, config.data.load_checkpoint is not None
     low, high = row.initial_train_loss
-    if low <= loss <= high or not config.data.initial_loss_gate or loaded != (row.initial_weights is not None):
+    own_start = config.size == row.size and loaded == (row.initial_weights is not None)
+    if low <= loss <= high or not config.data.initial_loss_gate or not own_start:
         return
     start = f"LOAD_CHECKPOINT={config.data.load_checkpoint}" if loaded else "random weights"
     likely = _LIKELY[loss > high] if loaded else _LIKELY_FROM_RANDOM

@@ -33,7 +33,7 @@ def use_fused_kernel(optimizer: MegatronOptimizer) -> None:
 def optimizer_config(config: RunConfig) -> OptimizerConfig:
     """Megatron-Core's configuration of AdamW, with the numbers of the rules."""
     kernels = config.kernels
-    adamw = config.rules.optimizer
+    adamw = config.optimizer
     moments = torch.bfloat16 if kernels.precision_aware_optimizer else torch.float32
     return OptimizerConfig(
         optimizer="adam",
@@ -59,7 +59,7 @@ def build_schedule(config: RunConfig, optimizer: MegatronOptimizer) -> Optimizer
     The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero; one
     step ahead on a warm-up and an end that are one step later, the two are equal everywhere.
     """
-    schedule, decay = config.schedule, config.rules.optimizer.weight_decay
+    schedule, decay = config.schedule, config.optimizer.weight_decay
     scheduler = OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,

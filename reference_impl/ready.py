@@ -62,8 +62,9 @@ def _make_ready(config: RunConfig) -> Ready:
 
 
 def require_initial_weights(config: RunConfig) -> None:
-    """Raise ConfigError for a run whose benchmark starts from a checkpoint, and that has none."""
-    if config.benchmark_row.initial_weights is not None and config.data.load_checkpoint is None:
+    """Raise ConfigError for a run of a network that the benchmark starts from a checkpoint, and that has none."""
+    row = config.benchmark_row
+    if row.initial_weights is not None and config.size == row.size and config.data.load_checkpoint is None:
         raise ConfigError(
             [
                 f"BENCHMARK={config.benchmark} starts from a checkpoint: set LOAD_CHECKPOINT to the folder of its "

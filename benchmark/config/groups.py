@@ -120,14 +120,39 @@ class Kernels(Group):
 
 
 class Hyperparameters(Group):
-    """Values that the rules of some benchmarks let a submitter choose."""
+    """Values that a submitter chooses, some where the rules of the benchmark leave them free, the others in the open
+    division alone. What is unset is as the closed division has it."""
 
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
-    """Peak learning rate, only where the rules leave it to the submitter."""
+    """Peak learning rate; in the closed division only where the rules leave it to the submitter."""
     warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
-    """Warm-up, only where the rules leave it to the submitter."""
+    """Warm-up; in the closed division only where the rules leave it to the submitter."""
+    end_learning_rate: float | None = Field(None, alias="END_LEARNING_RATE", ge=0, allow_inf_nan=False)
+    """Learning rate after the decay. Open division."""
+    decay_steps: Annotated[int, Field(gt=0, le=10_000_000)] | None = Field(None, alias="DECAY_STEPS")
+    """Steps from the peak to the end. Open division; if unset, warm-up and decay together are as long as in the
+    closed one."""
+    adam_beta_1: float | None = Field(None, alias="ADAM_BETA_1", ge=0, lt=1)
+    """Open division, as all that follow but MAX_STEPS."""
+    adam_beta_2: float | None = Field(None, alias="ADAM_BETA_2", ge=0, lt=1)
+    adam_epsilon: float | None = Field(None, alias="ADAM_EPSILON", gt=0, allow_inf_nan=False)
+    weight_decay: float | None = Field(None, alias="WEIGHT_DECAY", ge=0, allow_inf_nan=False)
+    gradient_clip_norm: float | None = Field(None, alias="GRADIENT_CLIP_NORM", gt=0, allow_inf_nan=False)
+    """Largest norm of all gradients together."""
+    model_size: Literal["tiny", "8b", "70b", "405b"] | None = Field(None, alias="MODEL_SIZE")
+    """Another network than the benchmark's: a row of benchmark/sizes.py."""
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
     """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
+
+    @property
+    def of_the_open_division(self) -> dict[str, float | int | str]:
+        """What is chosen that only the open division leaves free, by shell name."""
+        chosen = self.model_dump(by_alias=True, exclude_none=True)
+        return {name: value for name, value in chosen.items() if name not in _SOMETIMES_FREE}
+
+
+_SOMETIMES_FREE = frozenset({"LEARNING_RATE", "WARMUP_STEPS", "MAX_STEPS"})
+"""Hyperparameters that benchmarks leave free in the closed division, too."""
 
 
 class Job(Group):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from benchmark.benchmarks import Benchmark
-from benchmark.config.groups import Job, Layout, Process
-from benchmark.rules import Rules, ScaledLearningRate
+from benchmark.config.groups import Hyperparameters, Job, Layout, Process
+from benchmark.rules import Rules, ScaledLearningRate, Schedule
 from benchmark.sizes import ModelSize
 
 _NAME_PATTERN = re.compile(
@@ -74,8 +74,26 @@ def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_len
         yield f"TENSOR_MODEL_PARALLEL({tp}) does not divide the {tokens} tokens of a context-parallel rank"
 
 
+def closed_faults(given: Hyperparameters) -> Iterator[str]:
+    """Why the closed division does not let a submitter choose so."""
+    for name, value in given.of_the_open_division.items():
+        yield f"{name}={value}: the closed division fixes it; unset, or MLPERF_SUBMISSION_DIVISION=open"
+
+
+def schedule_faults(schedule: Schedule) -> Iterator[str]:
+    """Why a learning rate cannot rise and fall like this."""
+    peak, end = schedule.base_learning_rate, schedule.end_learning_rate
+    if end > peak:
+        yield f"the learning rate would end at {end}, above its peak of {peak}: LEARNING_RATE, END_LEARNING_RATE"
+    if schedule.decay_steps < 1:
+        yield (
+            f"WARMUP_STEPS({schedule.warmup_steps}) leaves no step of decay within the {schedule.max_steps} of the "
+            f"schedule; valid: 0 to {schedule.max_steps - 1}"
+        )
+
+
 def batch_faults(layout: Layout, rules: Rules) -> Iterator[str]:
-    """Why the rules do not allow the global batch size."""
+    """Why the closed division does not allow the global batch size."""
     gbs = layout.global_batch_size
     equation = f"MINIBS({layout.minibatch}) x data-parallel size({layout.data_parallel}) = global batch size {gbs}"
     if rules.max_global_batch_size is not None and gbs > rules.max_global_batch_size:

@@ -169,10 +169,14 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     yield "gradient_accumulation_steps", str(layout.gradient_accumulation_steps), accumulation
     yield "target_log_perplexity", str(rules.target_log_perplexity), source
     yield "sequence_length", str(rules.sequence_length), source
-    yield "opt_base_learning_rate", repr(schedule.base_learning_rate), f"{source} at global batch size {gbs}"
-    yield "opt_end_learning_rate", repr(schedule.end_learning_rate), source
-    yield "opt_learning_rate_warmup_steps", str(schedule.warmup_steps), f"{source} at global batch size {gbs}"
-    yield "opt_learning_rate_decay_steps", str(schedule.decay_steps), f"{source} at global batch size {gbs}"
+    for key, value, variable in (
+        ("opt_base_learning_rate", schedule.base_learning_rate, "LEARNING_RATE"),
+        ("opt_end_learning_rate", schedule.end_learning_rate, "END_LEARNING_RATE"),
+        ("opt_learning_rate_warmup_steps", schedule.warmup_steps, "WARMUP_STEPS"),
+        ("opt_learning_rate_decay_steps", schedule.decay_steps, "DECAY_STEPS"),
+    ):
+        chosen = config.values()[variable] is not None
+        yield key, repr(value), variable if chosen else f"{source} at global batch size {gbs}"
     interval = f"CEIL({rules.eval_every_sequences} / {gbs}) steps, {schedule.eval_interval_steps * gbs} sequences"
     yield "eval_interval_steps", str(schedule.eval_interval_steps), interval
     skipped = f"({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} steps"
@@ -181,5 +185,5 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     yield "eval_sequences", str(rules.eval_sequences), source
     given = "MAX_STEPS" if config.hyperparameters.max_steps else "MAX_STEPS is not set"
     yield "last_step", str(config.step_limit), given
-    row = config.benchmark_row
-    yield "parameters", f"{row.parameters:,}", f"{row.size.name}, vocabulary {row.vocabulary:,}"
+    parameters = config.size.parameters(config.vocabulary)
+    yield "parameters", f"{parameters:,}", f"{config.size.name}, vocabulary {config.vocabulary:,}"

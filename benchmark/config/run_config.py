@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from benchmark.benchmarks import Benchmark, UnknownRules, benchmark_named, find
 from benchmark.config import impossible, kernels
 from benchmark.config.groups import Data, Group, Hyperparameters, Job, Kernels, Layout, Process, Submission
 from benchmark.refusal import Refused
-from benchmark.rules import Rules, RuleViolation, Schedule
+from benchmark.rules import AdamW, Rules, RuleViolation, Schedule
 from benchmark.seeds import SEED_LIMIT, draw_seeds
-from benchmark.sizes import ModelSize
+from benchmark.sizes import SIZES, ModelSize
 
 # What a config file may export besides our own names: knobs of the libraries underneath, which they read themselves.
 LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
@@ -123,8 +124,28 @@ class RunConfig(BaseModel):
         return find(self.benchmark, self.ruleset)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it is of the open division, whose rules leave model, optimizer and schedule free."""
+        return self.submission.division == "open"
+
+    @property
     def size(self) -> ModelSize:
-        return self.benchmark_row.size
+        """The benchmark's, or in the open division the one that was chosen."""
+        chosen = self.hyperparameters.model_size
+        return SIZES[chosen] if chosen is not None else self.benchmark_row.size
+
+    @cached_property
+    def optimizer(self) -> AdamW:
+        """The rules', but for what was chosen in the open division."""
+        given, fixed = self.hyperparameters, self.rules.optimizer
+        chosen = {
+            "beta_1": given.adam_beta_1,
+            "beta_2": given.adam_beta_2,
+            "epsilon": given.adam_epsilon,
+            "weight_decay": given.weight_decay,
+            "gradient_clip_norm": given.gradient_clip_norm,
+        }
+        return replace(fixed, **{name: value for name, value in chosen.items() if value is not None})
 
     @property
     def vocabulary(self) -> int:
@@ -133,9 +154,16 @@ class RunConfig(BaseModel):
 
     @cached_property
     def schedule(self) -> Schedule:
-        given = self.hyperparameters
-        return self.rules.schedule(
-            self.layout.global_batch_size, learning_rate=given.learning_rate, warmup_steps=given.warmup_steps
+        given, gbs = self.hyperparameters, self.layout.global_batch_size
+        rate, warmup = given.learning_rate, given.warmup_steps
+        if not self.is_open:
+            return self.rules.schedule(gbs, learning_rate=rate, warmup_steps=warmup)
+        return self.rules.open_schedule(
+            gbs,
+            learning_rate=rate,
+            warmup_steps=warmup,
+            end_learning_rate=given.end_learning_rate,
+            decay_steps=given.decay_steps,
         )
 
     @property
@@ -166,9 +194,13 @@ class RunConfig(BaseModel):
             *self._seed_faults(),
             *impossible.job_faults(self.job),
             *impossible.process_faults(self.process, layout),
+            *(() if self.is_open else impossible.closed_faults(self.hyperparameters)),
         ]
         # The schedule divides by the batch size, which only a possible layout has.
-        return faults or [*impossible.batch_faults(layout, rules), *self._schedule_faults()]
+        return faults or [
+            *(() if self.is_open else impossible.batch_faults(layout, rules)),
+            *self._schedule_faults(),
+        ]
 
     def _schedule_faults(self) -> Iterator[str]:
         try:
@@ -176,6 +208,7 @@ class RunConfig(BaseModel):
         except RuleViolation as error:
             yield str(error)
             return
+        yield from impossible.schedule_faults(schedule)
         if self.job.save_interval is not None and self.job.save_interval > self.step_limit:
             yield (
                 f"SAVE_INTERVAL({self.job.save_interval}) is above the {self.step_limit} steps that the run can take: "

@@ -55,7 +55,8 @@ PRECISION = (
 # Optional when they came with 6.0.0, exactly once since 6.1.0.
 DESCRIPTION = (*PARALLELISM, *PRECISION, "config_filename")
 # Fixed by some benchmarks only; others may log them.
-SITUATIONAL = ("init_checkpoint_step", "max_steps", "target_accuracy")
+# The last names another network than the benchmark's, in the open division, and is our own.
+SITUATIONAL = ("init_checkpoint_step", "max_steps", "target_accuracy", "model_size")
 ANNOUNCED = (*SUBMISSION, "seed", *HYPERPARAMETERS, *DESCRIPTION, *SITUATIONAL)
 """Every key that a log may hold before its run starts, each at most once."""
 

@@ -107,12 +107,12 @@ def division(run: Run) -> Iterator[Breach]:
 )
 def official_open(run: Run) -> Iterator[Breach]:
     """The official checker has rules for the open division that a log of the benchmark can keep."""
-    unfit = benchmark_named(run.rules.benchmark).submittable and not run.rules.official_open_division
-    if run.value("submission_division") == "open" and unfit:
+    fault = run.rules.official_open_fault
+    if run.is_open and fault and benchmark_named(run.rules.benchmark).submittable:
         yield Breach(
-            message="the official rules of the open division do not fit this benchmark; the log is refused officially",
+            message=f"the log would be refused officially: of the open division, compliance_checker asks for {fault}",
             line=run.first("submission_division").line,
-            expected="closed, until they are completed",
+            expected="closed, until the official rules of the open division fit the benchmark",
             actual="open",
         )
 

@@ -177,12 +177,12 @@ def loss(run: Run) -> Iterator[Breach]:
     example="a first `reduced_train_loss` of 10.4 for llama31_405b: no checkpoint was loaded; 12.9 for 8B, a WARNING",
 )
 def initial_loss(run: Run) -> Iterator[Breach]:
-    """The first training loss is what the benchmark's initial weights, tokenizer and model give.
+    """In the closed division the first training loss is what the benchmark's weights, tokenizer and model give.
 
     A little beside it is a WARNING: seeds, precision and other code's initialisation move it. Nearer to the target than
     to it is a model that was trained before; far above it, where training starts from a checkpoint, one that was not.
     """
-    benchmark = benchmark_named(run.rules.benchmark)
+    benchmark = benchmark_named(run.closed_rules.benchmark)
     low, high = benchmark.initial_train_loss
     first = next(run.log.steps, None)
     if first is None or not _is_of_one_step(run, first) or math.isnan(first.loss):

@@ -168,6 +168,7 @@ def test_another_layout_goes_on(config: Callable[..., RunConfig]) -> None:
         ({"PRECISION": "fp32"}, "data", "PRECISION is 'bf16' there, 'fp32' here"),
         ({"RULESET": "5.1.0"}, "data", "RULESET is '6.0.0' there, '5.1.0' here"),
         ({"MINIBS": 288}, "data", "schedule's global_batch_size is 1152 there, 2304 here"),
+        ({"MLPERF_SUBMISSION_DIVISION": "open", "ADAM_BETA_1": "0.5"}, "data", "optimizer's beta_1 is 0.9 there, 0.5"),
         ({"MAX_STEPS": 600}, "data", "last step is 1000 there, 600 here"),
         ({}, "other data", "dataset is 'data' there, 'other data' here"),
     ],

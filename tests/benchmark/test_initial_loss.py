@@ -48,9 +48,16 @@ def test_a_wrong_start_ends_after_one_step(loss: float, cause: str, tmp_path: Pa
     assert "INITIAL_LOSS_GATE=0" in reason
 
 
-@pytest.mark.parametrize("variables", [{}, {"LOAD_CHECKPOINT": "/data/405b", "INITIAL_LOSS_GATE": "0"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"LOAD_CHECKPOINT": "/data/405b", "INITIAL_LOSS_GATE": "0"},
+        {"LOAD_CHECKPOINT": "/data/70b", "MLPERF_SUBMISSION_DIVISION": "open", "MODEL_SIZE": "70b"},
+    ],
+)
 def test_the_gate_is_for_the_benchmarks_own_start_and_can_be_opened(variables: dict[str, str], tmp_path: Path) -> None:
-    """405B without its checkpoint, or with INITIAL_LOSS_GATE=0, is not judged."""
+    """405B without its checkpoint, with INITIAL_LOSS_GATE=0, or as another network is not judged."""
     assert ran(tmp_path, 11.9, **variables)[0].status == "success"
 
 

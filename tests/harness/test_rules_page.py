@@ -169,7 +169,7 @@ UNJUDGED_FIELDS = {
 def other(name: str, value: Any) -> object:
     """A value that a field could have instead."""
     special = {
-        "official_open_division": not value,
+        "official_open_fault": "" if value else "it does not fit",
         "reference_points": value[:-1] if isinstance(value, tuple) else (),
     }
     return special.get(name, 2 if value == 1 else 1)

@@ -158,10 +158,16 @@ def test_reduction_reaches_megatron(
     assert (ddp.grad_reduce_in_fp32, ddp.bucket_size, ddp.use_distributed_optimizer) == (fp32, bucket, True)
 
 
-def test_the_optimizer_has_the_rules_numbers(tiny: Tiny) -> None:
-    """AdamW's constants are the rules', its moments fp32."""
-    config = tiny(PRECISION="bf16")
-    adamw, optimizer = config.rules.optimizer, optimizer_config(config)
+@pytest.mark.parametrize(
+    "chosen",
+    [{}, {"MLPERF_SUBMISSION_DIVISION": "open", "ADAM_BETA_2": "0.9", "WEIGHT_DECAY": "0", "LEARNING_RATE": "1e-3"}],
+)
+def test_the_optimizer_has_the_configured_numbers(chosen: dict[str, object], tiny: Tiny) -> None:
+    """AdamW's constants are the rules', or those chosen in the open division; its moments are fp32."""
+    config = tiny(PRECISION="bf16", **chosen)
+    adamw, optimizer = config.optimizer, optimizer_config(config)
+    assert (adamw == config.rules.optimizer) == (not chosen)
+    assert optimizer.lr == config.schedule.base_learning_rate
 
     assert (optimizer.adam_beta1, optimizer.adam_beta2, optimizer.adam_eps) == (
         adamw.beta_1,
