@@ -21,7 +21,7 @@ from compliance.findings import Finding, Severity, count, counted
 from compliance.log import DefectKind, load
 from compliance.result import LOG_NAME, Result
 from compliance.ruleset import choose
-from compliance.run import Run
+from compliance.run import FREE_IN_OPEN, Run
 
 
 class NoLogs(Refused):
@@ -67,6 +67,8 @@ class Judged:
     ruleset: str | None
     ruleset_from: str
     """Why this one, in words."""
+    is_open: bool = False
+    """Whether some log is of the open division."""
     minutes: float | None = None
     """The score, where it was asked for and there is one: normalised, or raw without a reference."""
     marks: tuple[str, ...] = ()
@@ -118,7 +120,11 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
         ),
         unreadable=any(report.unreadable for report in reports),
         results=tuple(result for report in reports for result in report.results),
-        not_run=(*_not_run(groups, paths), *(f"all checks: {_names_of(others)}" for _ in others[:1])),
+        not_run=(
+            *_not_run(groups, paths),
+            *_not_judged([result for report in reports for result in report.results]),
+            *(f"all checks: {_names_of(others)}" for _ in others[:1]),
+        ),
         excused=tuple(log for report in reports for log in report.excused),
     )
 
@@ -158,6 +164,7 @@ def _judged(group: LogGroup, result: Result, *, scored: bool) -> Judged:
         benchmark=None if result.row is None else result.row.benchmark,
         ruleset=result.ruleset,
         ruleset_from=result.ruleset_from,
+        is_open=result.is_open,
         minutes=None if times is None else times.normalised_minutes or times.olympic_minutes,
         marks=result.marks,
     )
@@ -178,6 +185,12 @@ def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]
     for tree in trees:
         if not _is_below(tree, paths):
             yield f"package checks: only a part of {tree} was asked for"
+
+
+def _not_judged(results: Sequence[Judged]) -> Iterator[str]:
+    """What was not looked at because of the division."""
+    if number := sum(result.is_open for result in results):
+        yield f"the closed division's rules ({FREE_IN_OPEN}): {counted(number, 'result')} of the open division"
 
 
 def _names_of(others: Sequence[LogGroup]) -> str:

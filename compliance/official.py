@@ -190,7 +190,8 @@ def _calls(copy: Copy) -> Iterator[_Call]:
         ruleset, logs = result.row.ruleset, [copy.of(run.log.path) for run in result.runs]
         for log in logs:
             yield _module(Tool.COMPLIANCE, log, ruleset, "--ruleset", ruleset, *_LOG_OUTPUT, log)
-        if copy.original.is_dir():
+        # As package_checker: neither convergence nor seeds of the open division.
+        if copy.original.is_dir() and not result.is_open:
             folder = copy.of(result.directory)
             yield _module(Tool.RCP, folder, ruleset, "--rcp_version", ruleset, *_LOG_OUTPUT, folder)
             yield _Call(tool=Tool.SEEDS, subject=folder, ruleset=ruleset, arguments=("-c", _SEED_CHECK, ruleset, *logs))

@@ -32,6 +32,11 @@ class Result:
         return next((run.row for run in self.runs if run.row is not None), None)
 
     @property
+    def is_open(self) -> bool:
+        """Whether some run is of the open division, of which nobody judges how fast it converges."""
+        return any(run.is_open for run in self.runs)
+
+    @property
     def is_of_another_benchmark(self) -> bool:
         """Whether it is of a benchmark of MLPerf that is not judged here, as its folder and all its logs say."""
         name = self.directory.name

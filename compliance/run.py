@@ -18,6 +18,9 @@ from compliance.ruleset import LATEST, Chosen, round_at
 
 EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
 BLOCK = ("block_start", "block_stop")
+FREE_IN_OPEN = "hyperparameters, batch size, first loss, when it is evaluated, seeds and convergence"
+"""What the rules fix in the closed division alone, so that nothing of it is judged in the open one."""
+
 CYCLE = (*BLOCK, *EVALUATION)
 """What a run repeats between run_start and run_stop, in this order."""
 

@@ -35,6 +35,8 @@ def score_lines(score: Score) -> Iterator[str]:
         yield f"{score.olympic_minutes:>10.3f} min  {score.directory} (olympic mean)"
     if score.normalised_minutes is not None:
         yield f"{score.normalised_minutes:>10.3f} min  {score.directory} (normalised, x {score.factor})"
+    if score.is_open:
+        yield f"{'open':>14}  of the open division, where convergence is not judged and makes no factor"
     if score.scaling is not None:
         yield from _scaling(score.scaling, score.summarised_minutes)
 
@@ -52,7 +54,9 @@ def _scaling(found: Scaling, summarised: float | None) -> Iterator[str]:
 
 def convergence_lines(found: Convergence) -> Iterator[str]:
     """What a result needed, what the reference needs, and the two limits."""
-    yield f"{_pass(found.passed)}  {found.directory}"
+    yield f"{'open' if found.is_open else _pass(found.passed)}  {found.directory}"
+    if found.is_open:
+        yield f"  {'division'.ljust(10)}open, where convergence is not judged; the reference below is the closed one's"
     folders = Counter(str(Path(log).parent) for log in found.logs)
     if len(folders) > 1:
         yield f"  {'pooled':<10}{len(found.logs)} runs of {_launches(folders)} of one system"
@@ -69,9 +73,9 @@ def convergence_lines(found: Convergence) -> Iterator[str]:
             f"at global batch size {record.global_batch_size}"
         )
     for name, limit in (("policy", found.policy), ("official", found.official)):
-        if limit is not None:
+        if limit is not None and not found.is_open:
             yield f"  {name:<10}{_limit(limit)}"
-    if not found.fault:
+    if not found.fault and not found.is_open:
         yield f"  {'score':<10}x {found.factor}"
 
 

@@ -21,6 +21,7 @@ from benchmark.hardware import Gpu, gpu_of_system
 from benchmark.refusal import Refused
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, read
+from benchmark.sizes import SIZES, ModelSize
 from compliance.check import LogGroup, check_paths, find_logs, open_results
 from compliance.checks.rule import Absent
 from compliance.checks.systems import System
@@ -375,9 +376,18 @@ class ResultFacts:
     @property
     def flops_per_sequence(self) -> int | None:
         """Of the model, forward and backward; see benchmark.sizes."""
+        if self.rules is None or self.network is None:
+            return None
+        vocabulary = benchmark_named(self.rules.benchmark).vocabulary
+        return self.network.flops_per_sample(self.rules.sequence_length, vocabulary)
+
+    @property
+    def network(self) -> ModelSize | None:
+        """What was trained: the benchmark's, unless the logs name another of the open division."""
         if self.rules is None:
             return None
-        return benchmark_named(self.rules.benchmark).flops_per_sample(self.rules.sequence_length)
+        named = [run.value("model_size") for run in self.result.runs if run.has("model_size")]
+        return SIZES.get(str(named[0])) if named else benchmark_named(self.rules.benchmark).size
 
     @property
     def teraflops(self) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from compliance.findings import Severity, count
 from compliance.formats import printable
+from compliance.run import FREE_IN_OPEN
 from report.facts import ResultFacts
 from report.table import PUBLISHED_COLUMNS, RESULT_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column, Row, RunRow
 
@@ -42,6 +43,8 @@ def _lines(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) -> 
 def _findings(result: ResultFacts) -> Iterator[str]:
     errors, warnings = (count(result.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
     yield f"{'PASS' if result.passed else 'FAIL'}: {errors} errors, {warnings} warnings."
+    if result.result.is_open:
+        yield f"Of the open division, where nobody judges {FREE_IN_OPEN}."
     yield ""
     for finding in result.findings[:MOST_FINDINGS]:
         where = "" if finding.line is None else f" line {finding.line}"

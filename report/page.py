@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from pathlib import Path
 
-from benchmark.benchmarks import benchmark_named
 from compliance.convergence.rcp import Limit
 from compliance.findings import Finding, Severity, count
 from compliance.ruleset import judged_by
+from compliance.run import FREE_IN_OPEN
 from report.charts import MOST_RUNS, Chart, charts, comparison, node_charts
 from report.facts import ResultFacts
 from report.markup import Markup, tag
@@ -90,6 +90,8 @@ def _about(results: Sequence[ResultFacts]) -> Iterator[str]:
         f"{row.benchmark} {judged_by(one.result)}" for one in results if (row := one.rules) is not None
     )
     yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
+    if free := [one.name for one in results if one.result.is_open]:
+        yield f"Of the open division, where nobody judges {FREE_IN_OPEN}: {'; '.join(free)}."
     marked = [f"{one.name} ({', '.join(one.result.marks)})" for one in results if one.result.marks]
     if marked:
         yield f"Of no runs that count, as their logs say: {'; '.join(marked)}."
@@ -100,7 +102,11 @@ def _card(result: ResultFacts) -> Markup:
     score = result.score
     if score.normalised_minutes is not None:
         value, said = f"{score.normalised_minutes:.3f} min", f"olympic mean {score.olympic_minutes:.3f} min"
-        said += f" × {score.factor:.4f} for convergence"
+        said += (
+            " of the open division, where convergence makes no factor"
+            if score.is_open
+            else f" × {score.factor:.4f} for convergence"
+        )
     elif score.olympic_minutes is not None:
         value, said = f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: no reference to compare with"
     else:
@@ -120,8 +126,8 @@ def _card(result: ResultFacts) -> Markup:
 def _formulas(results: Sequence[ResultFacts]) -> Iterator[Markup]:
     sizes = {}
     for result in results:
-        if result.rules is not None and result.flops_per_sequence is not None:
-            sizes[benchmark_named(result.rules.benchmark).size.name] = (
+        if result.rules is not None and result.network is not None and result.flops_per_sequence is not None:
+            sizes[result.network.name] = (
                 result.flops_per_sequence,
                 result.rules.sequence_length,
             )
@@ -213,6 +219,9 @@ def _convergence(result: ResultFacts) -> Iterator[str]:
         yield f"Not compared with the reference: {found.fault}."
     if found.mean is not None:
         yield f"The result needs {found.mean:,.1f} (olympic mean)."
+    if found.is_open:
+        yield "The reference is the closed division's; in the open one convergence is not judged."
+        return
     limits = (("policy", found.policy), ("official tool", found.official))
     yield from (_limit(name, limit) for name, limit in limits if limit is not None)
     if not found.fault:

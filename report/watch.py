@@ -21,7 +21,7 @@ from report.facts import SLOW, RunFacts
 from report.forecast import arrival, margin, next_evaluation, trained
 from report.series import Point, binned
 
-_OF_DIVISION = "hyperparameter."
+_OF_DIVISION = ("hyperparameter.", "eval.cadence", "train.initial_loss")
 """Rules of which the open division is free of some, so that they wait for the log to name its division."""
 
 CERTAIN = frozenset(
@@ -74,10 +74,11 @@ def certain(run: Run, *, final: bool = False) -> list[Finding]:
 
 
 def _is_certain(rule: str, run: Run) -> bool:
-    if rule.startswith(_OF_DIVISION):
-        return run.has("submission_division")
+    if rule.startswith(_OF_DIVISION) and not run.has("submission_division"):
+        return False
     # A run_stop makes a block or an evaluation that is under way one that was cut off, and what follows mends it.
-    return rule in CERTAIN and not (rule == "event.sequence" and run.has("run_stop"))
+    known = rule in CERTAIN or rule.startswith("hyperparameter.")
+    return known and not (rule == "event.sequence" and run.has("run_stop"))
 
 
 def lines(run: Run, view: View) -> Iterator[str]:
@@ -183,6 +184,9 @@ def _margin(facts: RunFacts, view: View) -> Iterator[str]:
     run = facts.run
     stopped = samples_to_target(run)
     if run.has("run_stop") and stopped is None:
+        return
+    if run.is_open:
+        yield f"{'convergence':12} not judged in the open division"
         return
     samples = next_evaluation(run) if stopped is None else stopped
     found = margin(run.rules, run.global_batch_size, samples, view.others)

@@ -106,7 +106,7 @@ def convergence(result: Result) -> Iterator[Breach]:
     rcp-bypass it remains an ERROR: such results are rejected by default until the working group approves.
     """
     row = result.row
-    if row is None or not benchmark_named(row.benchmark).submittable or any(run.is_open for run in result.runs):
+    if row is None or not benchmark_named(row.benchmark).submittable or result.is_open:
         return
     found = compare(result)
     # Where there is nothing to compare with, hyperparameter.reference_batch, result.converged or result.count says so.
@@ -134,7 +134,7 @@ def seeds(result: Result) -> Iterator[Breach]:
     The words of the policy, and the official seed_checker, compare seeds that one line of one file logs. Here the line
     makes no difference: a seed gives a run, wherever it is logged.
     """
-    if any(run.is_open for run in result.runs):
+    if result.is_open:
         return
     owners: defaultdict[int, list[Run]] = defaultdict(list)
     for run in result.runs:

@@ -41,6 +41,8 @@ class Convergence:
     """To the target, a run each; None for one that did not reach it."""
     mean: float | None = None
     """Olympic; None with too few runs."""
+    is_open: bool = False
+    """Whether it is of the open division: then the numbers are for comparison, and it passes whatever they are."""
     fault: str = ""
     """Why the result cannot be compared, if it cannot."""
     match: Match | None = None
@@ -57,8 +59,9 @@ class Convergence:
 
     @property
     def passed(self) -> bool:
-        """Whether the result passes both limits."""
-        return self.policy is not None and self.official is not None and self.policy.passed and self.official.passed
+        """Whether the result passes both limits, or is of the open division, which has none."""
+        limits = (self.policy, self.official)
+        return self.is_open or all(limit is not None and limit.passed for limit in limits)
 
 
 def compare(result: Result) -> Convergence:
@@ -77,6 +80,7 @@ def compare(result: Result) -> Convergence:
         global_batch_size=size,
         samples=samples,
         mean=mean,
+        is_open=result.is_open,
         fault=_fault(row, size, samples),
         marks=result.marks,
     )

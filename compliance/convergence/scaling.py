@@ -77,9 +77,4 @@ def stated_factor(path: Path) -> float:
 
 def is_compared(result: Result, convergence: Convergence) -> bool:
     """Whether the official tools make a factor of their own for a result."""
-    return not convergence.fault and not is_open(result)
-
-
-def is_open(result: Result) -> bool:
-    """Whether some run is of the open division, of which the official tools judge no convergence."""
-    return any(run.has("submission_division") and run.value("submission_division") == "open" for run in result.runs)
+    return not convergence.fault and not result.is_open

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from compliance.checks.rule import Absent
 from compliance.convergence.olympic import converged, olympic_mean
 from compliance.convergence.rcp import Convergence, compare
-from compliance.convergence.scaling import Scaling, is_compared, is_open, scaling
+from compliance.convergence.scaling import Scaling, is_compared, scaling
 from compliance.result import Result
 from compliance.run import Run
 
@@ -33,6 +33,8 @@ class Score:
     """
     normalised_minutes: float | None
     """The score that is published."""
+    is_open: bool
+    """Whether it is of the open division: then the score is not normalised."""
     scaling: Scaling | None
     """The scaling.json beside the logs; None where there is none."""
     marks: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ def score(result: Result) -> Score:
         olympic_minutes=mean,
         factor=factor,
         normalised_minutes=None if mean is None or factor is None else mean * factor,
+        is_open=result.is_open,
         scaling=beside,
         marks=result.marks,
     )
@@ -76,7 +79,7 @@ def _factor(result: Result, convergence: Convergence, beside: Scaling | None) ->
         return convergence.factor
     if beside is not None:
         return beside.stated
-    return 1.0 if is_open(result) else None
+    return 1.0 if result.is_open else None
 
 
 def minutes_to_target(run: Run) -> float | None:
