@@ -53,7 +53,10 @@ MAX_KNOWN_LINE = 4096
 PER_RANK = frozenset({"cache_clear", "init_start"})
 """Keys that every rank may log, thousands of times; of those that say the same, the first and the last are kept."""
 
-NOT_A_RUN = frozenset({"simulated", "proxy", "mock_data", "forced_success"})
+SIMULATED = "simulated"
+"""The mark of a rehearsed run."""
+
+NOT_A_RUN = frozenset({SIMULATED, "proxy", "mock_data", "forced_success"})
 """Names in the value of a tracked_stats event by which a log says that it is not of a run that counts."""
 
 _TOKEN_BYTES = TOKEN.encode()

@@ -124,6 +124,13 @@ def submission_lines(submission: Submission) -> Iterator[str]:
         yield f"{of}, {one.batch.record.benchmark}:"
         yield from (f"  {run.file}" for run in one.runs)
     yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
+    if submission.rehearsal:
+        kept = (
+            "every check but that it is one passes"
+            if submission.passed
+            else "what is refused here would be refused then"
+        )
+        yield f"REHEARSAL  of simulated runs, no submission: {kept}"
 
 
 def _messages(verdict: Verdict) -> Iterator[str]:

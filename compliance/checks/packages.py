@@ -18,7 +18,7 @@ from compliance import bypass
 from compliance.checks.results import CURVES, alike
 from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HARNESS
-from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
+from compliance.checks.systems import REHEARSAL, SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
 from compliance.convergence.rcp import compare
 from compliance.convergence.scaling import scaling
 from compliance.findings import Finding, Severity, show
@@ -97,6 +97,23 @@ def real_runs(package: Package) -> Iterator[Breach]:
                     expected="a run that trained",
                     actual=", ".join(marks),
                 )
+
+
+@rule(
+    "package.rehearsal",
+    source=HARNESS,
+    example='a folder REHEARSAL-Example, or `"submitter": "REHEARSAL-Example"` in a system',
+)
+def rehearsal(package: Package) -> Iterator[Breach]:
+    """Nothing that was packed as a rehearsal is submitted, whatever became of the marks in its logs."""
+    folder = package.directory.resolve().name
+    places = [f"the folder {show(folder)}"] if folder.startswith(REHEARSAL) else []
+    for system in package.systems:
+        named = system.description.get("submitter") if isinstance(system.description, Mapping) else None
+        if isinstance(named, str) and named.startswith(REHEARSAL):
+            places.append(f"submitter {show(named)} in {_place(package, system.path)}")
+    if places:
+        yield Breach(message="the tree is a rehearsal", expected="a submission of runs", actual="; ".join(places))
 
 
 @rule(

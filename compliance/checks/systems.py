@@ -55,6 +55,9 @@ NOTES = ("hw_notes", "sw_notes")
 COUNTS = ("number_of_nodes", "host_processors_per_node", "accelerators_per_node")
 """Fields that the official summariser multiplies as int() has them."""
 
+REHEARSAL = "REHEARSAL-"
+"""What the submitter of a rehearsed package begins with."""
+
 STATUSES = {
     "onprem": "Available on-premise",
     "cloud": "Available cloud",
@@ -306,8 +309,8 @@ def submitter(system: System) -> Iterator[Breach]:
 
 
 def organisations(text: str) -> list[str]:
-    """Those that submit together, in one order."""
-    return sorted(name.strip() for name in text.split("+"))
+    """Those that submit together, or rehearse it, in one order."""
+    return sorted(name.strip() for name in text.removeprefix(REHEARSAL).split("+"))
 
 
 @rule(

@@ -13,6 +13,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import config_files
 from compliance.check import check_paths
 from compliance.checks.packages import NAME
+from compliance.checks.systems import REHEARSAL
 from compliance.findings import Finding, Severity, count
 from compliance.official import judge
 from compliance.package import machine
@@ -29,6 +30,10 @@ IMPLEMENTATION = (
 """What of the checkout runs a benchmark, besides the config file; what is not there is left out."""
 
 
+OF_A_REHEARSAL = ("package.real_runs", "package.rehearsal")
+"""Rules that a rehearsal breaks, by being one, so that nobody takes its tree for a submission."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A tree that was built, and what the checks say about it."""
@@ -38,6 +43,10 @@ class Submission:
     chosen: tuple[Chosen, ...]
     findings: tuple[Finding, ...]
     """Of this harness's own checks and of the official tools; files are named as if the tree were in place."""
+    rehearsal: bool = False
+    """Whether it is of simulated runs, and so none; that it is one is no finding here."""
+    not_run: tuple[str, ...] = ()
+    """As in compliance.check.Report."""
     doubts: tuple[str, ...] = ()
     """What the description says otherwise than this machine, which has the processor of the runs."""
 
@@ -53,22 +62,23 @@ def build(
     *,
     submitter: str | None = None,
     checkout: Path = ROOT,
-    allow_simulated: bool = False,
+    rehearsal: bool = False,
 ) -> Submission:
     """Write the submission of the runs in or below the folders to `out`/<submitter>, if it passes every check.
 
     Args:
         submitter: the submission_org of the runs if None.
         checkout: where the implementation is copied from.
-        allow_simulated: for tests of this function; no command passes it.
+        rehearsal: take simulated runs, in place of others, and write their tree to `out`/REHEARSAL-<submitter>.
 
     Raises:
         NotPackageable: with everything that keeps the runs from being submitted, before anything is written.
     """
-    facts, chosen = read_facts(facts_file), choose(folders, allow_simulated=allow_simulated)
+    facts, chosen = read_facts(facts_file), choose(folders, rehearsal=rehearsal)
     submitter = submitter or str(chosen[0].batch.config.submission.org)
-    target = out / submitter
     faults = [*_bad_names(submitter, chosen), *_missing_configs(checkout, chosen)]
+    submitter = f"{REHEARSAL}{submitter}" if rehearsal else submitter
+    target = out / submitter
     if target.exists() or target.is_symlink():
         faults.append(f"{target} exists; a submission is never changed, move it away")
     if faults:
@@ -78,7 +88,7 @@ def build(
         tree = Path(folder, submitter)
         descriptions = [_write(tree, one, submitter, facts, checkout) for one in chosen]
         doubts = dict.fromkeys(doubt for description in descriptions for doubt in machine.differences(description))
-        submission = _judged(tree, target, chosen, allow_simulated=allow_simulated, doubts=tuple(doubts))
+        submission = replace(_judged(tree, target, chosen, rehearsal=rehearsal), doubts=tuple(doubts))
         if submission.passed:
             tree.rename(target)
     return submission
@@ -88,6 +98,8 @@ def _bad_names(submitter: str, chosen: Sequence[Chosen]) -> Iterator[str]:
     for name in dict.fromkeys([submitter, *(one.batch.record.system for one in chosen)]):
         if not NAME.fullmatch(name):
             yield f"{name!r} cannot name a folder of a submission: letters, digits and _ . + - @ = , only, no dot first"
+    if submitter.startswith(REHEARSAL):
+        yield f"{submitter!r} would be the name of a rehearsal, which --rehearse makes"
 
 
 def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
@@ -136,18 +148,18 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 # Judging.
 
 
-def _judged(
-    tree: Path, target: Path, chosen: Sequence[Chosen], *, allow_simulated: bool, doubts: tuple[str, ...]
-) -> Submission:
+def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, rehearsal: bool) -> Submission:
     ruleset = chosen[0].batch.record.ruleset
-    findings = [*check_paths([tree], ruleset).findings, *judge(tree, ruleset).findings]
-    if allow_simulated:
-        findings = [finding for finding in findings if finding.rule != "package.real_runs"]
+    report = check_paths([tree], ruleset)
+    findings = [*report.findings, *judge(tree, ruleset).findings]
+    if rehearsal:
+        findings = [finding for finding in findings if finding.rule not in OF_A_REHEARSAL]
     return Submission(
         path=target,
         chosen=tuple(chosen),
         findings=tuple(_renamed(finding, tree, target) for finding in findings),
-        doubts=doubts,
+        rehearsal=rehearsal,
+        not_run=report.not_run,
     )
 
 

@@ -29,7 +29,7 @@ from compliance.checks.rule import Absent
 from compliance.convergence.olympic import olympic_mean
 from compliance.convergence.score import minutes_to_target
 from compliance.findings import show
-from compliance.log import DefectKind
+from compliance.log import SIMULATED, DefectKind
 from compliance.run import Run
 
 
@@ -83,14 +83,17 @@ class Chosen:
     """Of how many they were chosen."""
 
 
-def choose(folders: Iterable[Path], *, allow_simulated: bool = False) -> list[Chosen]:
+def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[Chosen]:
     """The runs to submit from the launches in or below the folders, for each system and benchmark.
+
+    Args:
+        rehearsal: choose among simulated runs, and refuse all others.
 
     Raises:
         NotPackageable: with everything that keeps them from being submitted.
     """
     batches = sorted(_batches(folders), key=lambda batch: batch.started)
-    faults = [fault for batch in batches for fault in _faults(batch, allow_simulated=allow_simulated)]
+    faults = [fault for batch in batches for fault in _faults(batch, rehearsal=rehearsal)]
     if len(rulesets := {batch.record.ruleset for batch in batches}) > 1:
         faults.append(f"runs of several rulesets ({', '.join(sorted(rulesets))}); a submission is for one")
     if faults:
@@ -162,7 +165,7 @@ def _record(path: Path) -> RunRecord:
         raise NotPackageable([str(error)]) from None
 
 
-def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
+def _faults(batch: Batch, *, rehearsal: bool) -> Iterator[str]:
     try:
         rules, config = batch.rules, batch.config
     except (UnknownRules, ConfigError) as error:
@@ -178,9 +181,19 @@ def _faults(batch: Batch, *, allow_simulated: bool) -> Iterator[str]:
             "what, and a log is not changed; `llama31 submission init` asks for them before the next runs"
         )
     for run in batch.runs:
-        if not allow_simulated:
-            yield from (f"{run.file}: the log says that it is {mark}" for mark in disqualifications(run))
+        yield from (f"{run.file}: {fault}" for fault in _disowned(run, rehearsal=rehearsal))
         yield from (f"{run.file}: {difference}" for difference in _differences(config, run))
+
+
+def _disowned(run: Run, *, rehearsal: bool) -> Iterator[str]:
+    """Why a run is neither one that counts nor, in a rehearsal, one that was simulated."""
+    marks = set(disqualifications(run))
+    # A run that left no log says nothing; it is the choice that minds.
+    if rehearsal and run.log.counts and SIMULATED not in marks:
+        yield "the log does not say that it is simulated; a rehearsal is of simulated runs alone: leave --rehearse out"
+    for mark in sorted(marks - ({SIMULATED} if rehearsal else set())):
+        hint = "; --rehearse packs such runs as a rehearsal" if mark == SIMULATED else ""
+        yield f"the log says that it is {mark}{hint}"
 
 
 def _differences(config: RunConfig, run: Run) -> Iterator[str]:

@@ -13,6 +13,9 @@ from compliance.check import Report
 from harness.arguments import PATHS
 from harness.verbs.runs import require_checkout
 
+_REHEARSED = 3
+"""Exit status of a package that passes, but for being no submission."""
+
 _FOLDER = PathArgument(exists=True, file_okay=False)
 
 
@@ -66,16 +69,24 @@ def watch(context: click.Context, log: Path, ruleset: str | None, once: bool) ->
 @click.option("--out", required=True, type=PathArgument(), help="The submission becomes OUT/<submitter>.")
 @click.option("--system-yaml", required=True, type=PathArgument(exists=True, dir_okay=False))
 @click.option("--submitter", help="The submission_org of the runs if not given.")
+@click.option("--rehearse", "rehearsal", is_flag=True, help="Of simulated runs, to OUT/REHEARSAL-<submitter>.")
 @click.pass_context
 def package(
-    context: click.Context, folders: tuple[Path, ...], out: Path, system_yaml: Path, submitter: str | None
+    context: click.Context,
+    folders: tuple[Path, ...],
+    out: Path,
+    system_yaml: Path,
+    submitter: str | None,
+    rehearsal: bool,
 ) -> None:
     """Choose the runs that count and write the tree of a submission; exit 1, and none, if a check refuses it.
 
-    SYSTEM_YAML holds what no machine knows of the system.
+    SYSTEM_YAML holds what no machine knows of the system. A rehearsal that passes every check but that it is one exits
+    with 3: it is no submission, and `llama31 check` refuses it.
 
     \b
     llama31 package results/logs/DGXH100 --out submission --system-yaml dgxh100.yaml
+    llama31 package results/simulated/DGXH100 --rehearse --out rehearsal --system-yaml dgxh100.yaml
     """
     require_checkout("package")
     from compliance.package.build import build
@@ -83,11 +94,12 @@ def package(
     from harness.text import submission_lines
 
     try:
-        submission = build(folders, out, system_yaml, submitter=submitter)
+        submission = build(folders, out, system_yaml, submitter=submitter, rehearsal=rehearsal)
     except NotPackageable as error:
         click.echo("".join(f"error: {formats.printable(fault)}\n" for fault in error.faults), err=True, nl=False)
         context.exit(1)
-    found = Report(logs=(str(submission.path),), findings=submission.findings, unreadable=False)
+    tree, findings = str(submission.path), submission.findings
+    found = Report(logs=(tree,), findings=findings, unreadable=False, not_run=submission.not_run)
     lines = formats.printable("\n".join(submission_lines(submission)))
-    click.echo(f"{formats.text(found, 'submission')}\n{lines}")
-    context.exit(int(not submission.passed))
+    click.echo(f"{formats.text(found, 'rehearsal' if rehearsal else 'submission')}\n{lines}")
+    context.exit(_REHEARSED if submission.passed and rehearsal else int(not submission.passed))

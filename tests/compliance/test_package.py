@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from mlperf_logging.benchmark_meta import get_allowed_benchmarks
 
 from benchmark.benchmarks import OTHER_BENCHMARKS, every_rules
 from benchmark.checkout import ROOT
-from benchmark.config import config_files, resolve
+from benchmark.config import RunConfig, config_files, resolve
 from benchmark.files import RUN_JSON
 from compliance.bypass import PARAMETERS
 from compliance.check import NoLogs, check_paths, find_logs, open_result
@@ -28,7 +27,7 @@ from compliance.checks.packages import PACKAGE_RULES, SUBMITTABLE, Package, chec
 from compliance.checks.systems import FIELDS, STATUSES
 from compliance.convergence.olympic import olympic_mean
 from compliance.findings import Severity
-from compliance.log import NOT_A_RUN
+from compliance.log import NOT_A_RUN, SIMULATED
 from compliance.official import rulesets
 from compliance.package import build as building
 from compliance.package import machine
@@ -37,10 +36,12 @@ from compliance.package import system as describing
 from compliance.package.build import Submission, _copy_implementation, build
 from compliance.package.facts import Facts
 from compliance.package.runs import NotPackageable, choose, median_window
+from harness import simulate as simulating
 from harness.__main__ import main
 from tests.fakes import configured
 from tests.launches import CONFIG, launch, llama31_405b
-from tests.logs import LogFile, tiny
+from tests.logs import LogFile, llama31_8b, tiny
+from tests.official import accepts_package
 
 FACTS = "system_name: Test system\naccelerator_model_name: Test accelerator\nhost_processors_per_node: 2\n"
 
@@ -97,7 +98,7 @@ def test_runs_are_ordered_by_their_launch(tmp_path: Path) -> None:
     config = llama31_405b()
     later = launch(tmp_path / "a", config, seeds=range(2), step_seconds=30, hours=9)
     first = launch(tmp_path / "b", config, seeds=range(2, 5), step_seconds=10)
-    (chosen,) = choose([later, first], allow_simulated=True)
+    (chosen,) = choose([later, first], rehearsal=True)
     assert [run.log.path for run in chosen.runs] == [
         *(first / f"result_{n}.txt" for n in (1, 2)),
         later / "result_0.txt",
@@ -110,7 +111,7 @@ def test_run_without_a_log_counts(tmp_path: Path) -> None:
     folder = launch(tmp_path / "runs", llama31_405b(), seeds=range(4))
     (folder / "result_0.txt").unlink()
     with pytest.raises(NotPackageable, match="1 of 4 runs did not converge"):
-        choose([folder], allow_simulated=True)
+        choose([folder], rehearsal=True)
 
 
 # The tree.
@@ -147,9 +148,18 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def submission(launched: Path, checkout: Path, facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Submission:
-    """A submission of three rehearsals, which no command makes."""
-    out = tmp_path_factory.mktemp("out")
-    return build([launched.parent], out, facts, checkout=checkout, allow_simulated=True)
+    """A submission of three runs whose logs do not say that they were rehearsed."""
+    folder = tmp_path_factory.mktemp("real")
+    runs = without_marks(Path(shutil.copytree(launched, folder / "TEST" / launched.name)))
+    return build([runs.parent], folder / "out", facts, checkout=checkout)
+
+
+def without_marks(runs: Path) -> Path:
+    """The runs of a launch as if they had trained."""
+    for log in map(LogFile, runs.glob("result_*.txt")):
+        log.drop("tracked_stats", 0)
+        log.save()
+    return runs
 
 
 def test_an_implementation_can_be_set_up_and_configured(tmp_path: Path) -> None:
@@ -171,11 +181,7 @@ def test_submission_passes_every_check(submission: Submission) -> None:
 
 def test_official_package_checker_accepts_the_tree(submission: Submission, tmp_path: Path) -> None:
     """The official package checker finds no error in it."""
-    tree = Path(shutil.copytree(submission.path, tmp_path / "tree"))
-    command = [sys.executable, "-m", "mlperf_logging.package_checker", str(tree), "training", "6.0.0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in done.stderr
-    assert "ERROR - " not in done.stderr
+    assert accepts_package(Path(shutil.copytree(submission.path, tmp_path / "tree")), "6.0.0")
 
 
 def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
@@ -190,11 +196,12 @@ def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
     }
 
 
-def test_logs_are_those_of_the_runs(submission: Submission, launched: Path) -> None:
+def test_logs_are_those_of_the_runs(submission: Submission) -> None:
     """The logs are the runs' own, byte for byte."""
-    for index in range(3):
+    (chosen,) = submission.chosen
+    for index, run in enumerate(chosen.runs):
         packed = submission.path / "results/TEST/llama31_405b" / f"result_{index}.txt"
-        assert packed.read_bytes() == (launched / f"result_{index}.txt").read_bytes()
+        assert packed.read_bytes() == run.log.path.read_bytes()
 
 
 def test_system_is_what_runs_machine_and_facts_say(submission: Submission, launched: Path) -> None:
@@ -212,7 +219,7 @@ def test_system_is_what_runs_machine_and_facts_say(submission: Submission, launc
 def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the package is built on a machine with another processor, only what the runs recorded is used."""
     monkeypatch.setattr(machine, "machine", lambda: {"processor": "another"})
-    (chosen,) = choose([launched], allow_simulated=True)
+    (chosen,) = choose([launched], rehearsal=True)
     facts: Facts = {"system_name": "a", "accelerator_model_name": "b", "host_processors_per_node": "2"}
     found = describing.describe(chosen.batch.record, chosen.batch.config, "Example", facts)
     assert (found["host_processor_caches"], found["operating_system"]) == ("", "")
@@ -221,7 +228,7 @@ def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.Mo
 
 def test_software_that_the_facts_name_joins_that_of_the_runs(launched: Path) -> None:
     """A driver that a person states stands beside the versions that the runs recorded."""
-    (chosen,) = choose([launched], allow_simulated=True)
+    (chosen,) = choose([launched], rehearsal=True)
     facts: Facts = {
         "system_name": "a",
         "accelerator_model_name": "b",
@@ -249,7 +256,7 @@ class Attempt:
     def __init__(self, runs: Path, out: Path, facts: Path, checkout: Path) -> None:
         self.runs, self.out, self.facts, self.checkout = [runs], out, facts, checkout
         self.submitter: str | None = None
-        self.allow_simulated = True
+        self.rehearsal = True
 
     def say(self, text: str) -> None:
         """State other facts."""
@@ -264,7 +271,7 @@ class Attempt:
                 self.facts,
                 submitter=self.submitter,
                 checkout=self.checkout,
-                allow_simulated=self.allow_simulated,
+                rehearsal=self.rehearsal,
             )
         return refusal.value.faults
 
@@ -288,7 +295,15 @@ def _no_config(attempt: Attempt) -> None:
 
 
 def _simulated(attempt: Attempt) -> None:
-    attempt.allow_simulated = False
+    attempt.rehearsal = False
+
+
+def _trained(attempt: Attempt) -> None:
+    without_marks(attempt.runs[0])
+
+
+def _named_a_rehearsal(attempt: Attempt) -> None:
+    attempt.submitter = "REHEARSAL-Example"
 
 
 def _tiny(attempt: Attempt) -> None:
@@ -322,7 +337,7 @@ def _other_log(attempt: Attempt) -> None:
 
 
 def _existing(attempt: Attempt) -> None:
-    (attempt.out / "Example").mkdir(parents=True)
+    (attempt.out / "REHEARSAL-Example").mkdir(parents=True)
 
 
 def _bad_submitter(attempt: Attempt) -> None:
@@ -330,7 +345,9 @@ def _bad_submitter(attempt: Attempt) -> None:
 
 
 REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
-    ("the log says that it is simulated", _simulated),
+    ("the log says that it is simulated; --rehearse packs such runs", _simulated),
+    ("a rehearsal is of simulated runs alone: leave --rehearse out", _trained),
+    ("'REHEARSAL-Example' would be the name of a rehearsal", _named_a_rehearsal),
     ("llama31_tiny is a benchmark of this harness alone", _tiny),
     ("MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_STATUS, MLPERF_SUBMISSION_PLATFORM not set", _nobody),
     ("runs of several rulesets (5.1.0, 6.0.0)", _two_rulesets),
@@ -362,11 +379,21 @@ def test_refusal_says_why_and_writes_nothing(attempt: Attempt, fault: str, arran
 @pytest.mark.parametrize("mark", sorted(NOT_A_RUN))
 def test_log_that_disowns_itself_is_refused(attempt: Attempt, mark: str) -> None:
     """A log that says simulated, proxy, mock data or forced success is refused, whichever run has it."""
-    attempt.allow_simulated = False
+    attempt.rehearsal = False
     for index in range(3):
         log = LogFile(attempt.runs[0] / f"result_{index}.txt")
         log.set("tracked_stats", {mark: index == 1})
         log.save()
+    (fault,) = attempt.faults()
+    assert f"result_1.txt: the log says that it is {mark}" in fault
+
+
+@pytest.mark.parametrize("mark", sorted(NOT_A_RUN - {SIMULATED}))
+def test_rehearsal_takes_no_other_mark(attempt: Attempt, mark: str) -> None:
+    """A simulated run that is also a proxy, or of mock data, is refused by a rehearsal, too."""
+    log = LogFile(attempt.runs[0] / "result_1.txt")
+    log.set("tracked_stats", {mark: True, SIMULATED: True})
+    log.save()
     (fault,) = attempt.faults()
     assert f"result_1.txt: the log says that it is {mark}" in fault
 
@@ -377,11 +404,11 @@ def test_failed_check_leaves_no_tree(attempt: Attempt, monkeypatch: pytest.Monke
     log = LogFile(attempt.runs[0] / "result_0.txt")
     log.drop("tracked_stats", -1)
     log.save()
-    submission = build(attempt.runs, attempt.out, attempt.facts, checkout=attempt.checkout, allow_simulated=True)
+    submission = build(attempt.runs, attempt.out, attempt.facts, checkout=attempt.checkout, rehearsal=True)
     assert not submission.passed
     (finding,) = submission.findings
     assert finding.rule == "train.steps"
-    assert finding.file == str(attempt.out / "Example/results/TEST/llama31_405b/result_0.txt")
+    assert finding.file == str(attempt.out / "REHEARSAL-Example/results/TEST/llama31_405b/result_0.txt")
     assert list(attempt.out.iterdir()) == []
 
 
@@ -393,26 +420,87 @@ def command(attempt: Attempt, *arguments: str) -> Any:
     return CliRunner().invoke(main, ["package", *values])
 
 
-def test_command_refuses_rehearsals(attempt: Attempt) -> None:
-    """`package` refuses simulated runs with exit status 1, and has no option to take them."""
+def test_command_refuses_simulated_runs(attempt: Attempt) -> None:
+    """`package` refuses simulated runs with exit status 1, and no option takes them for a submission."""
     done = command(attempt)
     assert done.exit_code == 1
     assert "error: " in done.output
     assert "simulated" in done.output
     assert not attempt.out.exists()
-    assert command(attempt, "--allow-simulated").exit_code == 2
 
 
 def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     """`package` lists the chosen runs and where the submission is."""
-    monkeypatch.setattr(building, "choose", lambda folders, **_: choose(folders, allow_simulated=True))
+    without_marks(attempt.runs[0])
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
-    monkeypatch.setattr("compliance.log.NOT_A_RUN", frozenset())
     monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
     done = command(attempt, "--submitter", "Other")
     assert done.exit_code == 0, done.output
     assert "3 of 3 runs of TEST, llama31_405b:" in done.output
     assert f"written to {attempt.out / 'Other'}" in done.output
+    assert "REHEARSAL" not in done.output
+
+
+# Rehearsals.
+
+
+def test_command_says_that_it_was_a_rehearsal(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`package --rehearse` exits with 3, and its last line says REHEARSAL; where a check refuses it, with 1."""
+    monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
+    monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
+    done = command(attempt, "--rehearse")
+    assert done.exit_code == 3, done.output
+    assert f"written to {attempt.out / 'REHEARSAL-Example'}\n" in done.output
+    assert done.output.splitlines()[-1].startswith("REHEARSAL  of simulated runs, no submission")
+    log = LogFile(attempt.runs[0] / "result_0.txt")
+    log.drop("tracked_stats", -1)
+    log.save()
+    done = command(attempt, "--rehearse", "--submitter", "Other")
+    assert (done.exit_code, done.output.splitlines()[-1][:9]) == (1, "REHEARSAL")
+
+
+def rehearsed_8b(**overrides: str) -> RunConfig:
+    said = {"ORG": "Example", "STATUS": "research", "PLATFORM": "1xTEST"}
+    return llama31_8b(**{f"MLPERF_SUBMISSION_{name}": value for name, value in said.items()}, **overrides)
+
+
+REHEARSED = {
+    "405b closed": llama31_405b(),
+    "405b open": llama31_405b(MLPERF_SUBMISSION_DIVISION="open", LEARNING_RATE="1e-4", MINIBS=1160),
+    "8b closed": rehearsed_8b(),
+}
+
+
+# Ten runs of 8B, of 3000 steps each, take ten seconds.
+@pytest.mark.parametrize("kind", [*list(REHEARSED)[:2], pytest.param("8b closed", marks=pytest.mark.slow)])
+def test_rehearsed_package_is_read_officially_and_is_no_submission(
+    kind: str, tmp_path: Path, checkout: Path, facts: Path
+) -> None:
+    """Of both benchmarks and divisions, official tools accept the tree; `check` refuses it, marks or no marks."""
+    config = REHEARSED[kind]
+    runs = launch(tmp_path / "runs", config, seeds=range(config.rules.runs))
+    submission = build([runs], tmp_path, facts, checkout=checkout, rehearsal=True)
+    assert (submission.findings, submission.path.name) == ((), "REHEARSAL-Example")
+    logs = sorted(submission.path.rglob("result_*.txt"))
+    assert {log.read_bytes() for log in logs} == {log.read_bytes() for log in runs.glob("result_*.txt")}
+    assert {finding.rule for finding in check_paths([submission.path]).findings} == set(building.OF_A_REHEARSAL)
+    for folder in {log.parent for log in logs}:
+        without_marks(folder)
+    assert [finding.rule for finding in check_paths([submission.path]).findings] == ["package.rehearsal"]
+
+
+def test_rehearsal_of_8b_in_the_open_division_says_what_is_refused(
+    tmp_path: Path, checkout: Path, facts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official file asks 8B for an eval_accuracy below 1.0: no tree is written, and the finding says so."""
+    monkeypatch.setattr(simulating, "expected_samples", lambda *_: 12_288)
+    monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
+    config = rehearsed_8b(MLPERF_SUBMISSION_DIVISION="open")
+    runs = launch(tmp_path / "runs", config, seeds=range(config.rules.runs))
+    submission = build([runs], tmp_path / "out", facts, checkout=checkout, rehearsal=True)
+    assert {finding.rule for finding in submission.findings} == {"run.official_open"}
+    assert "asks for an eval_accuracy below 1.0" in submission.findings[0].message
+    assert not submission.path.exists()
 
 
 # The rules over a tree.
@@ -420,13 +508,8 @@ def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def tree(submission: Submission, tmp_path: Path) -> Path:
-    """The submission, with logs that say nothing of a simulation."""
-    tree = Path(shutil.copytree(submission.path, tmp_path / "Example"))
-    for log in tree.rglob("result_*.txt"):
-        changed = LogFile(log)
-        changed.drop("tracked_stats")
-        changed.save()
-    return tree
+    """The submission, which a test may change."""
+    return Path(shutil.copytree(submission.path, tmp_path / "Example"))
 
 
 def found(tree: Path) -> list[tuple[str, Severity]]:
@@ -498,6 +581,12 @@ def _a_mark_among_the_losses(tree: Path) -> None:
     log.save()
 
 
+def _rename_submitter(tree: Path, name: str) -> None:
+    description = tree / "systems/TEST.json"
+    changed = json.loads(description.read_text(encoding="utf-8")) | {"submitter": name}
+    description.write_text(json.dumps(changed), encoding="utf-8")
+
+
 def _a_broken_link(tree: Path) -> None:
     (tree / "link").symlink_to("nowhere")
 
@@ -510,6 +599,7 @@ def _a_large_file(tree: Path) -> None:
 BREAKS: list[tuple[str, Severity, Callable[[Path], object]]] = [
     ("package.real_runs", Severity.ERROR, _a_mark),
     ("package.real_runs", Severity.ERROR, _a_mark_among_the_losses),
+    ("package.rehearsal", Severity.ERROR, lambda tree: _rename_submitter(tree, "REHEARSAL-Example")),
     ("package.benchmark", Severity.ERROR, _misspelt),
     ("package.benchmark", Severity.ERROR, _our_own_benchmark),
     ("package.benchmark", Severity.ERROR, lambda tree: (tree / "results/TEST/notes").mkdir()),
