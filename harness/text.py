@@ -117,12 +117,17 @@ def official_lines(official: Official) -> Iterator[str]:
 
 
 def submission_lines(submission: Submission) -> Iterator[str]:
-    """What the description may have wrong, which runs were taken, and where they are."""
+    """What the description may have wrong, which runs were taken, what is left to do, and where the tree is."""
     yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
     for one in submission.chosen:
         of = f"{len(one.runs)} of {one.launched} runs of {one.batch.record.system}"
         yield f"{of}, {one.batch.record.benchmark}:"
         yield from (f"  {run.file}" for run in one.runs)
+    if submission.passed:
+        yield "what the policies ask for (docs/submission.md):"
+        # What is done first, what is left to do last.
+        for item in sorted(submission.checklist, key=lambda item: item.state):
+            yield f"  {item.state:<6} {item.what}: {item.said}"
     yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
     if submission.rehearsal:
         kept = (

@@ -35,6 +35,8 @@ RUN_ELSEWHERE = {
     "llama31 official PATH": "run by tests/compliance/test_official.py",
     "llama31 package results/logs/DGXH100_64x8x288xtp8pp8cp2 --out results "
     "--system-yaml system.yaml": "run by tests/compliance/test_package.py",
+    "llama31 package results/simulated/DGXH100_64x8x288xtp8pp8cp2 --rehearse --out rehearsal "
+    "--system-yaml system.yaml": "run by tests/compliance/test_package.py",
 }
 
 

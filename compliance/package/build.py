@@ -11,23 +11,27 @@ from pathlib import Path
 
 from benchmark.checkout import ROOT
 from benchmark.config import config_files
+from benchmark.run_record import code_revision
 from compliance.check import check_paths
 from compliance.checks.packages import NAME
 from compliance.checks.systems import REHEARSAL
 from compliance.findings import Finding, Severity, count
 from compliance.official import judge
 from compliance.package import machine
+from compliance.package.checklist import Item, Packed, checklist
 from compliance.package.facts import Facts, read_facts
+from compliance.package.readme import readme
 from compliance.package.runs import Chosen, NotPackageable, choose
 from compliance.package.system import describe
 
 IMPLEMENTATION = (
-    *("README.md", "LICENSE", "pyproject.toml", "Dockerfile", "setup.sh", "run_and_time.sh", "run.sub"),
+    *("LICENSE", "pyproject.toml", "Dockerfile", "setup.sh", "run_and_time.sh", "run.sub"),
     *("requirements.lock", "requirements-host.lock", "requirements-dev.lock", "requirements-nodeps.lock"),
-    "config_common.sh",
-    *("benchmark", "compliance", "reference_impl", "report", "harness"),
+    *("requirements-null.lock", "config_common.sh", "config_tiny.sh"),
+    *("benchmark", "compliance", "reference_impl", "report", "harness", "nullcuda", "docs"),
 )
-"""What of the checkout runs a benchmark, besides the config file; what is not there is left out."""
+"""What of the checkout runs a benchmark, besides the config file, and what is written about it; what is not there is
+left out. README.md is the runs' own."""
 
 
 OF_A_REHEARSAL = ("package.real_runs", "package.rehearsal")
@@ -47,6 +51,8 @@ class Submission:
     """Whether it is of simulated runs, and so none; that it is one is no finding here."""
     not_run: tuple[str, ...] = ()
     """As in compliance.check.Report."""
+    checklist: tuple[Item, ...] = ()
+    """What the policies ask for besides."""
     doubts: tuple[str, ...] = ()
     """What the description says otherwise than this machine, which has the processor of the runs."""
 
@@ -86,9 +92,13 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
         tree = Path(folder, submitter)
-        descriptions = [_write(tree, one, submitter, facts, checkout) for one in chosen]
-        doubts = dict.fromkeys(doubt for description in descriptions for doubt in machine.differences(description))
-        submission = replace(_judged(tree, target, chosen, rehearsal=rehearsal), doubts=tuple(doubts))
+        described = {one.batch.record.system: _write(tree, one, submitter, facts, checkout) for one in chosen}
+        doubts = dict.fromkeys(doubt for facts in described.values() for doubt in machine.differences(facts))
+        submission = replace(
+            _judged(tree, target, chosen, rehearsal=rehearsal),
+            checklist=checklist(Packed(chosen=chosen, descriptions=described, code=code_revision())),
+            doubts=tuple(doubts),
+        )
         if submission.passed:
             tree.rename(target)
     return submission
@@ -130,7 +140,10 @@ def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path
     for index, run in enumerate(one.runs):
         shutil.copyfile(run.log.path, results / f"result_{index}.txt")
     implementation = tree / "benchmarks" / benchmark / "implementations" / system
-    _copy_implementation(checkout, implementation, one.batch.config.process.config_filename)
+    config = one.batch.config.process.config_filename
+    _copy_implementation(checkout, implementation, config)
+    text = readme(one, checkout, _configs(checkout, config)[0])
+    (implementation / "README.md").write_text(text, encoding="utf-8")
     return description
 
 

@@ -38,6 +38,7 @@ from compliance.package.facts import Facts
 from compliance.package.runs import NotPackageable, choose, median_window
 from harness import simulate as simulating
 from harness.__main__ import main
+from harness.text import submission_lines
 from tests.fakes import configured
 from tests.launches import CONFIG, launch, llama31_405b
 from tests.logs import LogFile, llama31_8b, tiny
@@ -194,6 +195,7 @@ def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
         *(f"results/TEST/llama31_405b/result_{index}.txt" for index in range(3)),
         *(f"{implementation}/{name}" for name in ("README.md", "run_and_time.sh", CONFIG, "benchmark/loop.py")),
     }
+    assert (submission.path / implementation / "README.md").read_text().startswith("# llama31_405b on TEST\n")
 
 
 def test_logs_are_those_of_the_runs(submission: Submission) -> None:
@@ -398,6 +400,16 @@ def test_rehearsal_takes_no_other_mark(attempt: Attempt, mark: str) -> None:
     assert f"result_1.txt: the log says that it is {mark}" in fault
 
 
+def test_what_is_left_to_do_is_said_of_a_tree_that_is_there(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a check refuses the runs, that is what is left to do."""
+    monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
+    log = LogFile(attempt.runs[0] / "result_0.txt")
+    log.drop("tracked_stats", -1)
+    log.save()
+    submission = build(attempt.runs, attempt.out, attempt.facts, checkout=attempt.checkout, rehearsal=True)
+    assert not any("policies" in line for line in submission_lines(submission))
+
+
 def test_failed_check_leaves_no_tree(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     """A submission that a check refuses is not written, and the finding has the name that it would have had."""
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
@@ -433,12 +445,13 @@ def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.Monkey
     """`package` lists the chosen runs and where the submission is."""
     without_marks(attempt.runs[0])
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
-    monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
+    monkeypatch.setattr(building, "_configs", lambda *_: ["config_tiny.sh"])
     done = command(attempt, "--submitter", "Other")
     assert done.exit_code == 0, done.output
     assert "3 of 3 runs of TEST, llama31_405b:" in done.output
     assert f"written to {attempt.out / 'Other'}" in done.output
     assert "REHEARSAL" not in done.output
+    assert "  to do  upload: encrypt a tarball" in done.output
 
 
 # Rehearsals.
@@ -447,7 +460,7 @@ def test_command_says_what_it_wrote(attempt: Attempt, monkeypatch: pytest.Monkey
 def test_command_says_that_it_was_a_rehearsal(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     """`package --rehearse` exits with 3, and its last line says REHEARSAL; where a check refuses it, with 1."""
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
-    monkeypatch.setattr(building, "_missing_configs", lambda *_: ())
+    monkeypatch.setattr(building, "_configs", lambda *_: ["config_tiny.sh"])
     done = command(attempt, "--rehearse")
     assert done.exit_code == 3, done.output
     assert f"written to {attempt.out / 'REHEARSAL-Example'}\n" in done.output
