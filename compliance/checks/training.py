@@ -19,6 +19,38 @@ from compliance.log import Located, TrainStep
 from compliance.run import BLOCK, Run, rule, samples_count
 
 
+FAR = 1.0
+"""Nats above the range of first losses that no seed or precision explains."""
+
+BlockCount = Callable[[int, int], tuple[int, int]]
+
+BLOCK_COUNTS: tuple[BlockCount, ...] = (
+    lambda before, after: (before, after),
+    lambda before, after: (after - before, after - before),
+    lambda before, after: (before, before),
+)
+"""What block_start and block_stop say of a block, by its ends: its place (the reference, AMD's v5.1), its length
+(NVIDIA's v5.1), its beginning (the v5.0 logs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a block_start or block_stop says, and where its block was."""
+
+    event: Located
+    samples: int
+    before: int
+    """Sequences at the evaluation before the block, 0 at the start."""
+    after: int
+    """At the evaluation after it."""
+    scheduled: int | None
+    """How long a block was to be that max_steps ended."""
+
+    def fits(self, way: BlockCount) -> bool:
+        expected = way(self.before, self.after)[self.event.event.key == "block_stop"]
+        return self.samples == expected or (self.scheduled is not None and self.samples == self.scheduled)
+
+
 @rule(
     "train.blocks",
     source=LOGGING,
@@ -43,38 +75,6 @@ def blocks(run: Run) -> Iterator[Breach]:
             actual=f"{wrong[0].event.event.key} {wrong[0].samples}; so in {len(wrong)} of {len(told)} events",
             severity=Severity.WARNING if lenient else None,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    """What a block_start or block_stop says, and where its block was."""
-
-    event: Located
-    samples: int
-    before: int
-    """Sequences at the evaluation before the block, 0 at the start."""
-    after: int
-    """At the evaluation after it."""
-    scheduled: int | None
-    """How long a block was to be that max_steps ended."""
-
-    def fits(self, way: BlockCount) -> bool:
-        expected = way(self.before, self.after)[self.event.event.key == "block_stop"]
-        return self.samples == expected or (self.scheduled is not None and self.samples == self.scheduled)
-
-
-FAR = 1.0
-"""Nats above the range of first losses that no seed or precision explains."""
-
-BlockCount = Callable[[int, int], tuple[int, int]]
-
-BLOCK_COUNTS: tuple[BlockCount, ...] = (
-    lambda before, after: (before, after),
-    lambda before, after: (after - before, after - before),
-    lambda before, after: (before, before),
-)
-"""What block_start and block_stop say of a block, by its ends: its place (the reference, AMD's v5.1), its length
-(NVIDIA's v5.1), its beginning (the v5.0 logs)."""
 
 
 def _told_by_blocks(run: Run) -> Iterator[_Told]:
