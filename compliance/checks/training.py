@@ -18,7 +18,6 @@ from compliance.findings import Severity
 from compliance.log import Located, TrainStep
 from compliance.run import BLOCK, Run, rule, samples_count
 
-
 FAR = 1.0
 """Nats above the range of first losses that no seed or precision explains."""
 
