@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 RUN_JSON = "run.json"
 """Name of the file beside the logs in which `run_record` writes down what ran."""
@@ -48,9 +49,59 @@ def sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
+DEEPEST = 64
+"""Folders one in another that are entered; the trees of published submissions have under ten."""
+
+
+def _give_up(error: OSError) -> NoReturn:
+    raise error
+
+
+def walk(
+    folder: Path, unreadable: Callable[[OSError], object] = _give_up
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, folder by folder from the top, for a tree that anybody may have made: os.walk recurses.
+
+    Args:
+        unreadable: told of each folder that cannot be read, or lies deeper than DEEPEST; raises by default, because
+            what nobody sees is nothing that passes.
+    """
+    waiting = [(os.fspath(folder), 0)]
+    while waiting:
+        here, depth = waiting.pop()
+        try:
+            folders, names = _names_in(here, depth)
+        except OSError as error:
+            unreadable(error)
+            continue
+        yield here, folders, names
+        below = (os.path.join(here, name) for name in reversed(folders))
+        waiting += [(path, depth + 1) for path in below if not os.path.islink(path)]
+
+
+def _names_in(folder: str, depth: int) -> tuple[list[str], list[str]]:
+    """Of the folders in it, links to folders among them, and of all else."""
+    if depth > DEEPEST:
+        raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders one in another", folder[:200])
+    folders: list[str] = []
+    names: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            (folders if _is_folder(entry) else names).append(entry.name)
+    return folders, names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
+
+
 def links_in(folder: Path) -> Iterator[Path]:
     """The symbolic links in a folder and in those below it, in the order of their names; none is followed."""
-    for parent, subfolders, names in os.walk(folder):
+    for parent, subfolders, names in walk(folder, unreadable=lambda _: None):
         subfolders.sort()
         yield from (path for name in sorted([*subfolders, *names]) if (path := Path(parent, name)).is_symlink())
 

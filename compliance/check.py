@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
 
+from benchmark.files import walk
 from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
@@ -211,7 +210,7 @@ def _trees_without(groups: Sequence[LogGroup], paths: Sequence[Path]) -> list[Pa
 
 
 def _trees(path: Path) -> Iterator[Path]:
-    for folder, folders, _ in os.walk(path):
+    for folder, folders, _ in walk(path, unreadable=lambda _: None):
         if {"systems", "results"} <= set(folders):
             yield Path(folder)
             folders.clear()
@@ -246,13 +245,9 @@ def _groups(path: Path) -> list[LogGroup]:
 
 
 def _logs_below(directory: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(directory, onerror=_give_up):
+    # Raises for a folder that cannot be read: logs that cannot be seen are no logs that pass.
+    for folder, _, names in walk(directory):
         yield from (Path(folder, name) for name in names if LOG_NAME.fullmatch(name))
-
-
-def _give_up(error: OSError) -> NoReturn:
-    # Logs that cannot be seen are no logs that pass.
-    raise error
 
 
 def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:

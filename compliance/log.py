@@ -1,7 +1,8 @@
 """Reading one log file. Any bytes are accepted: what is no event is noise, what should be one and is not is a Defect.
 
-Linear time; memory for the events that rules look at, not for the file. The file is read by lines of bounded length,
-the `:::MLLOG` token may stand anywhere in a line, and a line may hold several events (ranks writing into one pipe).
+Linear time; memory for the events that rules look at, not for the file. The file is read by blocks, lines are of
+bounded length, the `:::MLLOG` token may stand anywhere in a line, and a line may hold several events (ranks writing
+into one pipe).
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmark.mllog import TOKEN, Event, MalformedEvent, decode_at
 from compliance.findings import as_number, show
@@ -63,7 +63,10 @@ _TOKEN_BYTES = TOKEN.encode()
 _OFFICIAL_TOKEN = TOKEN + " "
 _SPACES = re.compile(r" [ \t]*\{")
 _NOTHING = re.compile(r"[ \t\n\v\f\x1c-\x1f]*(\r|\Z)")
-_BUFFER = 1 << 16
+_BLOCK = 1 << 18
+"""Bytes that are read at a time: few enough to stay in a processor's cache."""
+_SHOWN_OF_LINE = 60
+"""Bytes of an overlong line that its defect is told."""
 _SHOWN = 100
 """Characters of a malformed event that its defect is told."""
 _HEAD = b':::MLLOG {"namespace": "", "time_ms": '
@@ -271,18 +274,77 @@ class _Ranks:
 
 
 class LineReader:
-    """Takes in a log line by line: all of a file, or one that is still being written."""
+    """Takes in a log as its bytes come: all of a file, or one that is still being written.
+
+    Only lines with a token are looked at; all others are counted, many at a time.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._ranks = _Ranks()
+        self._lines = 0
+        """That are complete."""
+        self._rest = b""
+        """Of a line whose end has not come: less than MAX_LINE; of a longer one, what may be the start of a token."""
+        self._long: bytes | None = None
+        """How the line begins whose end has not come, where it is too long."""
+        self._found = False
+        """Whether there is a token in it."""
 
-    def take(self, number: int, line: bytes) -> None:
-        """Take in the next line, of at most MAX_LINE bytes; lines are counted from 1."""
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes, of any number."""
+        block = self._rest + data
+        start = 0 if self._long is None else self._skip(block)
+        if self._long is not None:
+            return
+        end = block.rfind(b"\n", start) + 1 or start
+        self._take_lines(block, start, end)
+        self._rest = block[end:]
+        if len(self._rest) >= MAX_LINE:
+            self._long, self._found = self._rest[:_SHOWN_OF_LINE], False
+            self._skip(self._rest)
+
+    def finish(self) -> None:
+        """Take in the last line, which has no end."""
+        if self._long is None and self._rest:
+            self._take_lines(self._rest, 0, len(self._rest))
+
+    def _take_lines(self, block: bytes, start: int, end: int) -> None:
+        """Take in whole lines of a block."""
+        number = self._lines + 1
+        while (token := block.find(_TOKEN_BYTES, start, end)) >= 0:
+            begin = block.rfind(b"\n", start, token) + 1 or start
+            number += block.count(b"\n", start, begin)
+            start = block.find(b"\n", token, end) + 1 or end
+            if start - begin > MAX_LINE:
+                self._add_long_line(number, block[begin : begin + _SHOWN_OF_LINE])
+            else:
+                self._take(number, block[begin:start])
+            number += 1
+        self._lines = number - 1 + block.count(b"\n", start, end)
+
+    def _take(self, number: int, line: bytes) -> None:
         if event := self._ranks.recall(line):
             self._log.add(number, event, len(line))
-        elif _TOKEN_BYTES in line:
+        else:
             _read_line(number, line, self._log, self._ranks)
+
+    def _skip(self, block: bytes) -> int:
+        """Pass over an overlong line, which is a defect if it holds a token; returns where the next one starts."""
+        end = block.find(b"\n") + 1
+        if not self._found and block.find(_TOKEN_BYTES, 0, end or len(block)) >= 0:
+            self._found = True
+            self._add_long_line(self._lines + 1, self._long or b"")
+        self._rest = block[1 - len(_TOKEN_BYTES) :]
+        if end:
+            self._lines, self._long = self._lines + 1, None
+        return end
+
+    def _add_long_line(self, number: int, start: bytes) -> None:
+        text = start.decode(errors="replace")
+        self._log.add_defect(
+            DefectKind.LONG_LINE, "a line with an event is too long to be read", line=number, actual=text
+        )
 
 
 def load(path: Path, each: Callable[[int, Event], object] | None = None) -> Log:
@@ -309,26 +371,10 @@ def _read(file: _Snapshot, log: Log) -> None:
     if file.size > MAX_FILE:
         log.add_defect(DefectKind.UNREADABLE, f"larger than {MAX_FILE} bytes", actual=f"{file.size} bytes")
         return
-    stream, reader = io.BufferedReader(file, _BUFFER), LineReader(log)
-    for number, line in enumerate(iter(partial(stream.readline, MAX_LINE), b""), start=1):
-        if _is_cut(line):
-            _skip_long_line(stream, number, line, log)
-        else:
-            reader.take(number, line)
-
-
-def _is_cut(line: bytes) -> bool:
-    return len(line) == MAX_LINE and not line.endswith(b"\n")
-
-
-def _skip_long_line(stream: BinaryIO, number: int, line: bytes, log: Log) -> None:
-    """Read an overlong line to its end; one with a token anywhere in it is a defect."""
-    start, found = line[:60].decode(errors="replace"), _TOKEN_BYTES in line
-    while _is_cut(line):
-        tail, line = line[-len(_TOKEN_BYTES) :], stream.readline(MAX_LINE)
-        found = found or _TOKEN_BYTES in tail + line
-    if found:
-        log.add_defect(DefectKind.LONG_LINE, "a line with an event is too long to be read", line=number, actual=start)
+    reader = LineReader(log)
+    while block := file.read(_BLOCK):
+        reader.feed(block)
+    reader.finish()
 
 
 def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:

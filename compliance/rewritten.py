@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from benchmark.files import walk
 from benchmark.mllog import TOKEN, Event
 from compliance.check import LogGroup, find_logs, open_run
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
@@ -141,7 +142,7 @@ def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterato
     """Write everything but the logs; yields what is refused."""
     organisations = {above for log in logs for above in _organisations(original, log.parent)}
     target.mkdir()
-    for here, folders, names in os.walk(original):
+    for here, folders, names in walk(original):
         kept = set()
         for name in [*folders, *names]:
             path = Path(here, name)

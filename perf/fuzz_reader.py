@@ -4,23 +4,17 @@
 
 Each input is a short valid log of 405B or 8B with a few random changes: bytes, lines, values of events, or odd tokens
 in odd places. It is read and judged by every rule over one log. No exception may leave the reader, and no check may
-crash. The slowest inputs are read again at the end, alone, so that a busy machine slows none of the figures. Which
-inputs there are depends on the seed alone; an input that fails is written to --keep.
+crash. An input that fails is written to --keep.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
-import os
-import random
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from random import Random
 
 import click
 
@@ -30,9 +24,7 @@ from benchmark.mllog import TOKEN
 from compliance.check import open_run
 from compliance.checks.runs import check_run
 from harness.simulate import Pace, VirtualClock, simulate
-
-SLOWEST = 20
-"""Inputs of each process that are read again."""
+from perf.fuzzing import Fuzz, options, run
 
 FIRST, LAST = 60, 12
 """Lines of a log that stay in it, so that an input is short: all that is announced, some evaluations, the end."""
@@ -53,20 +45,7 @@ FIELDS = ("key", "value", "event_type", "time_ms", "metadata", "namespace")
 NAMES = ("samples_count", "status", "file", "lineno", "step")
 
 
-@dataclass(kw_only=True)
-class Found:
-    """What one process saw."""
-
-    inputs: int = 0
-    size: int = 0
-    """Bytes."""
-    seconds: float = 0.0
-    """Of a processor, reading and judging."""
-    failures: list[str] = field(default_factory=list)
-    slowest: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds a byte and the number of the input."""
-
-
+@cache
 def base_logs() -> list[list[bytes]]:
     """Lines of one short valid log of each benchmark and ruleset that MLCommons has."""
     return [_base_log(name, ruleset) for name, ruleset in (("llama31_405b", "5.0.0"), ("llama31_405b", "6.0.0"))] + [
@@ -97,16 +76,16 @@ def _base_log(benchmark: str, ruleset: str) -> list[bytes]:
 # Mutations.
 
 
-def mutated(bases: Sequence[list[bytes]], seed: int, number: int) -> bytes:
-    """The input of this number: the same in every run with the seed."""
-    chance = random.Random(seed * 1_000_003 + number)
+def mutated(chance: Random) -> bytes:
+    """A log with a few random changes."""
+    bases = base_logs()
     lines = list(chance.choice(bases))
     for _ in range(chance.choice((1, 1, 2, 3, 6))):
         chance.choice(_MUTATIONS)(chance, lines, bases)
     return b"".join(lines)
 
 
-def _bytes(chance: random.Random, lines: list[bytes], _: object) -> None:
+def _bytes(chance: Random, lines: list[bytes], _: object) -> None:
     index = chance.randrange(len(lines))
     line = bytearray(lines[index] or b"\n")
     for _byte in range(chance.choice((1, 1, 4, 30))):
@@ -114,19 +93,19 @@ def _bytes(chance: random.Random, lines: list[bytes], _: object) -> None:
     lines[index] = bytes(line)
 
 
-def _odd_bytes(chance: random.Random, lines: list[bytes], _: object) -> None:
+def _odd_bytes(chance: Random, lines: list[bytes], _: object) -> None:
     index = chance.randrange(len(lines))
     at = chance.randrange(len(lines[index]) + 1)
     lines[index] = lines[index][:at] + chance.choice(ODD_BYTES) * chance.choice((1, 1, 1, 3)) + lines[index][at:]
 
 
-def _cut(chance: random.Random, lines: list[bytes], _: object) -> None:
+def _cut(chance: Random, lines: list[bytes], _: object) -> None:
     index = chance.randrange(len(lines))
     start, end = sorted(chance.randrange(len(lines[index]) + 1) for _edge in range(2))
     lines[index] = lines[index][:start] + lines[index][end:]
 
 
-def _move(chance: random.Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> None:
+def _move(chance: Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> None:
     start = chance.randrange(len(lines))
     end = start + chance.choice((1, 1, 5, 40))
     taken = lines[start:end]
@@ -142,7 +121,7 @@ def _move(chance: random.Random, lines: list[bytes], bases: Sequence[list[bytes]
             lines[start:start] = chance.choice(bases)[start:end]
 
 
-def _grow(chance: random.Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> None:
+def _grow(chance: Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> None:
     """Mostly a change of bytes; now and then one line of 200 kB."""
     if chance.random() < 0.97:
         _odd_bytes(chance, lines, bases)
@@ -151,7 +130,7 @@ def _grow(chance: random.Random, lines: list[bytes], bases: Sequence[list[bytes]
     lines.insert(chance.randrange(len(lines)), piece * (LONG // len(piece)) + b"\n")
 
 
-def _event(chance: random.Random, lines: list[bytes], _: object) -> None:
+def _event(chance: Random, lines: list[bytes], _: object) -> None:
     index = chance.randrange(len(lines))
     try:
         event = json.loads(lines[index].removeprefix(TOKEN.encode()))
@@ -167,7 +146,7 @@ def _event(chance: random.Random, lines: list[bytes], _: object) -> None:
     lines[index] = f"{TOKEN} {json.dumps(event)}\n".encode()
 
 
-_MUTATIONS: tuple[Callable[[random.Random, list[bytes], Sequence[list[bytes]]], None], ...] = (
+_MUTATIONS: tuple[Callable[[Random, list[bytes], Sequence[list[bytes]]], None], ...] = (
     *(_bytes, _grow, _cut, _move, _event, _event),
 )
 
@@ -175,73 +154,27 @@ _MUTATIONS: tuple[Callable[[random.Random, list[bytes], Sequence[list[bytes]]], 
 # Reading.
 
 
-def read(path: Path, content: bytes) -> tuple[float, str]:
-    """Seconds of a processor that reading and judging takes, and what went wrong; nothing may."""
-    path.write_bytes(content)
-    start = time.process_time()
-    try:
-        found = check_run(open_run(path))
-    except Exception as error:  # noqa: BLE001 - what is looked for
-        return time.process_time() - start, f"{type(error).__name__}: {error}"
-    seconds = time.process_time() - start
-    return seconds, next((finding.message for finding in found if "crashed" in finding.message), "")
+def make(chance: Random, folder: Path) -> int:
+    """Write a mutated log."""
+    content = mutated(chance)
+    (folder / "log").write_bytes(content)
+    return len(content)
 
 
-def look(seed: int, numbers: range, keep: Path | None) -> Found:
-    """Read the inputs of these numbers."""
-    found, bases = Found(), base_logs()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        path = Path(folder, "log")
-        for number in numbers:
-            content = mutated(bases, seed, number)
-            seconds, fault = read(path, content)
-            found.inputs, found.size, found.seconds = (
-                found.inputs + 1,
-                found.size + len(content),
-                found.seconds + seconds,
-            )
-            heapq.heappush(found.slowest, (seconds / max(1, len(content)), number))
-            if len(found.slowest) > SLOWEST:
-                heapq.heappop(found.slowest)
-            if fault:
-                found.failures.append(f"input {number}: {fault}")
-                if keep is not None:
-                    keep.mkdir(parents=True, exist_ok=True)
-                    (keep / f"{number}.txt").write_bytes(content)
-        # Each again, the faster of three: a busy machine has slowed most of them.
-        found.slowest = [(_alone(path, mutated(bases, seed, number)), number) for _, number in found.slowest]
-    return found
+def attempt(folder: Path) -> str:
+    """Read and judge it: no check may crash."""
+    found = check_run(open_run(folder / "log"))
+    return next((finding.message for finding in found if "crashed" in finding.message), "")
 
 
-def _alone(path: Path, content: bytes) -> float:
-    return min(read(path, content)[0] for _ in range(3)) / max(1, len(content))
-
-
-def _parts(inputs: int, size: int = 5000) -> Iterator[range]:
-    return (range(start, min(start + size, inputs)) for start in range(0, inputs, size))
+FUZZ = Fuzz(make=make, attempt=attempt, part=5000)
 
 
 @click.command()
-@click.option("--inputs", type=click.IntRange(min=1), default=1_000_000, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--processes", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True)
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Write inputs that fail here.")
+@options(1_000_000)
 def main(inputs: int, seed: int, processes: int, keep: Path | None) -> None:
     """Read mutated logs; exit 1 if one makes the reader or a rule crash."""
-    total = Found()
-    with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(look, *zip(*((seed, part, keep) for part in _parts(inputs)), strict=True)):
-            total.inputs += found.inputs
-            total.size += found.size
-            total.seconds += found.seconds
-            total.failures += found.failures
-            total.slowest = heapq.nlargest(SLOWEST, total.slowest + found.slowest)
-            click.echo(f"{total.inputs} inputs, {len(total.failures)} failures", err=True)
-    mean, (worst, number) = total.seconds / total.size, total.slowest[0]
-    click.echo(f"{total.inputs} inputs of seed {seed}, {total.size / 1e9:.2f} GB, {total.seconds:.0f} s of a processor")
-    click.echo(f"{mean * 1e9:.0f} ns a byte; the slowest {worst * 1e9:.0f}, {worst / mean:.1f} x (input {number})")
-    click.echo(f"{len(total.failures)} failures" + "".join(f"\n  {failure}" for failure in total.failures[:20]))
-    sys.exit(int(bool(total.failures)))
+    run(FUZZ, inputs, seed, processes, keep)
 
 
 if __name__ == "__main__":

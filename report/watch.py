@@ -26,7 +26,7 @@ _OF_DIVISION = ("hyperparameter.", "eval.cadence", "train.initial_loss")
 
 CERTAIN = frozenset(
     {
-        *("log.malformed", "log.official_line", "event.samples_count"),
+        *("log.malformed", "log.long_line", "log.official_line", "event.samples_count"),
         *("event.repeated", "event.type", "event.order", "event.official_order", "event.outside_run"),
         *("event.cache_clear", "event.sequence", "event.after_stop"),
         *("clock.init_limit", "clock.gap", "clock.monotone", "clock.run"),

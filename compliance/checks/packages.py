@@ -5,7 +5,6 @@ The official checker skips what it does not expect, so a misspelt folder passes 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, OTHER_BENCHMARKS
+from benchmark.files import walk
 from benchmark.rules import Rules
 from compliance import bypass
 from compliance.checks.results import CURVES, alike
@@ -207,7 +207,7 @@ def spare(package: Package) -> Iterator[Breach]:
 @rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")
 def links(package: Package) -> Iterator[Breach]:
     """The folders of results are no links: no log is looked for behind one."""
-    for here, folders, _ in os.walk(package.directory / "results"):
+    for here, folders, _ in walk(package.directory / "results", unreadable=lambda _: None):
         for path in (Path(here, name) for name in folders):
             if path.is_symlink():
                 yield Breach(message="a folder of results is a link", actual=show(_place(package, path)))
@@ -224,7 +224,7 @@ def names(package: Package) -> Iterator[Breach]:
 
 def _files(package: Package) -> Iterator[Path]:
     """Every file and folder of the tree."""
-    return (Path(here, name) for here, folders, files in os.walk(package.directory) for name in [*folders, *files])
+    return (Path(here, name) for here, folders, files in walk(package.directory) for name in [*folders, *files])
 
 
 def _name_fault(path: Path) -> str:

@@ -66,6 +66,8 @@ STATUSES = {
 }
 """submission_status of a log -> status of its system. Source: system_desc_checker.py (compared in a test)."""
 
+_MOST = 999_999_999
+"""Of nodes, processors or accelerators; what is computed from a number beyond it helps nobody."""
 _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z]+[0-9]+[A-Za-z]*")
 """Such as H100, GB200, MI300X."""
@@ -155,8 +157,9 @@ def read_description(path: Path) -> Mapping[str, object]:
 
 
 def _whole(value: object) -> int | None:
-    """The whole number >= 0 that a value is, as text or as a number; None for anything else."""
-    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else as_count(value)
+    """The whole number from 0 to _MOST that a value is, as text or as a number; None for anything else."""
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else as_count(value)
+    return number if number is not None and number <= _MOST else None
 
 
 def _is_refused(value: object) -> bool:

@@ -9,7 +9,6 @@ the number of windows is even the policy names no median: the slower of the two 
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from benchmark.announce import announce
 from benchmark.benchmarks import UnknownRules, benchmark_named, find
 from benchmark.config import ConfigError, RunConfig
-from benchmark.files import RUN_JSON
+from benchmark.files import RUN_JSON, walk
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, UnreadableRecord, read
 from compliance.check import open_run
@@ -152,7 +151,10 @@ def _batches(folders: Iterable[Path]) -> list[Batch]:
 
 
 def _launches(folder: Path) -> list[Path]:
-    found = sorted(Path(here) for here, _, names in os.walk(folder) if RUN_JSON in names)
+    try:
+        found = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
+    except OSError as error:
+        raise NotPackageable([f"{folder} cannot be searched for runs: {error}"]) from None
     if not found:
         raise NotPackageable([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run made"])
     return found

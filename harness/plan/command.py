@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import CONFIGS
 from benchmark.config import ConfigError, RunConfig, resolve
+from benchmark.files import walk
 from benchmark.hardware import GPUS, PRECISIONS
 from harness.arguments import BENCHMARK_OPTION
 
@@ -344,13 +347,17 @@ def calibrate(
         _save(out, calibration.dump(fitted))
 
 
+def _logs_below(folder: Path) -> Iterator[Path]:
+    return (Path(here, name) for here, _, names in walk(folder) for name in matching(names, "result_*.txt"))
+
+
 def _read(path: Path, config: RunConfig | None, gpu: str | None) -> list[Measured]:
     from harness.plan.measured import Unreadable, read_log, read_table
 
     try:
         if path.suffix == ".csv":
             return read_table(path)
-        logs = sorted(path.rglob("result_*.txt")) if path.is_dir() else [path]
+        logs = sorted(_logs_below(path)) if path.is_dir() else [path]
         if not logs:
             raise Unreadable(f"{path} holds no result_*.txt")
         return [read_log(log, config, gpu) for log in logs]

@@ -9,7 +9,6 @@ else's input: none of them can leave the folder. No torch here.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,12 +19,14 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.files import UNFINISHED, write_at_once
+from benchmark.files import DEEPEST, UNFINISHED, walk, write_at_once
 from benchmark.refusal import Refused
 from reference_impl.files.checksum import Advance, Algorithm, digest, in_parallel, silent, until
 from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
+_SHOWN = 80
+"""Characters of a name that is refused."""
 _UNFINISHED = re.compile(rf"{re.escape(FILE_NAME)}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 
 
@@ -34,14 +35,16 @@ class DataError(Refused):
 
 
 def checked_name(name: str) -> str:
-    """The name of a file below a folder, as a manifest may hold it: relative, without `..`, printable.
+    """The name of a file below a folder, as a manifest may hold it: relative, without `..`, printable, not deep.
 
     Raises:
         ValueError: it is none.
     """
     parts = name.split("/")
     if not name.isprintable() or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"{name!r} is no path below a folder")
+        raise ValueError(f"{name[:_SHOWN]!r} is no path below a folder")
+    if len(parts) > DEEPEST:
+        raise ValueError(f"{name[:_SHOWN]!r}... has {len(parts)} parts, expected {DEEPEST} at most")
     return name
 
 
@@ -296,7 +299,7 @@ def files_below(folder: Path) -> list[str]:
 def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[str]:
     """See `files_below`; told of each folder that cannot be read."""
     names: list[str] = []
-    for place, folders, files in os.walk(folder, onerror=unreadable):
+    for place, folders, files in walk(folder, unreadable):
         here = Path(place)
         links = [name for name in folders if (here / name).is_symlink()]
         names += [(here / name).relative_to(folder).as_posix() for name in (*files, *links)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -307,13 +308,46 @@ def _refuse(*_: object, **__: object) -> None:
 def test_directory_that_may_not_be_searched_is_refused(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree of which a part cannot be seen is refused: logs that nobody sees are no logs that pass."""
 
-    def walk(top: Path, onerror: Callable[[OSError], None]) -> Iterator[object]:
-        yield str(top), ["closed"], [log.path.name]
-        onerror(PermissionError(13, "Permission denied", "closed"))
+    closed = log.path.with_name("closed")
+    closed.mkdir()
+    scandir = os.scandir
 
-    monkeypatch.setattr(os, "walk", walk)
+    def refuse(path: str) -> object:
+        if path == str(closed):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(NoLogs, match=r"cannot be searched.*closed"):
         find_logs([log.path.parent])
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder with 1,500 others, one in another, in which Python's own walks recurse."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    yield folder
+    # pytest's own removal recurses, too.
+    subprocess.run(["rm", "-r", folder], check=True)
+
+
+@pytest.mark.parametrize("verb", ["check", "score", "rcp", "report", "official", "package"])
+def test_folders_too_deep_are_one_error(log: LogFile, deep: Path, verb: str) -> None:
+    """A tree of 1,500 folders one in another is refused in one line by every verb that searches trees."""
+    facts = log.path.rename(log.path.with_name("system.yaml"))
+    facts.write_text("system_name: A", encoding="utf-8")
+    more = ["--out", str(deep / "out"), "--system-yaml", str(facts)] if verb == "package" else []
+    result = CliRunner().invoke(main, [verb, str(deep), *more])
+    assert isinstance(result.exception, SystemExit)
+    assert re.fullmatch(r"error: .*more than 64 folders one in another.*\n", result.output), result.output
 
 
 @pytest.mark.parametrize("name", ["result_\n.txt", "result_\x1b[31m.txt", "result_\udcff.txt", "result_ .txt"])

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from benchmark.mllog import TOKEN
 from compliance.check import open_run
 from compliance.checks.runs import check_run
-from compliance.log import MAX_LINE, DefectKind, load
+from compliance.log import MAX_LINE, DefectKind, LineReader, Log, load
 
 
 def event(key: str, **fields: object) -> str:
@@ -113,6 +114,30 @@ def test_long_line_with_an_event_is_a_defect(file: Path) -> None:
     log = load(file)
     assert [(defect.kind, defect.line) for defect in log.defects] == [(DefectKind.LONG_LINE, 2)]
     assert list(log.counts) == ["before", "after"]
+
+
+def test_lines_without_a_token_cost_nothing(file: Path) -> None:
+    """Ten million empty lines are counted in a blink, and the event behind them stands where it stands."""
+    file.write_bytes(b"\n" * 10_000_000 + event("last").encode())
+    began = time.process_time()
+    (last,) = load(file).events["last"]
+    assert last.line == 10_000_001
+    assert time.process_time() - began < 1
+
+
+@given(st.lists(st.sampled_from([b"x", b"\n", b"\r", event("a").encode(), TOKEN.encode(), b"y" * MAX_LINE])), st.data())
+def test_pieces_are_read_as_the_whole(parts: list[bytes], data: st.DataObject) -> None:
+    """However the bytes of a log are cut when they come, its events and defects are the same, in the same lines."""
+    whole, content = Log(Path("whole")), b"".join(parts)
+    cut = Log(Path("cut"))
+    edges = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
+    for log, pieces in ((whole, [content]), (cut, [content[a:b] for a, b in pairwise([0, *edges, len(content)])])):
+        reader = LineReader(log)
+        for piece in pieces:
+            reader.feed(piece)
+        reader.finish()
+    assert list(cut.marks) == list(whole.marks)
+    assert cut.defects == whole.defects
 
 
 def test_missing_file_is_a_defect(file: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from perf.fuzz_reader import base_logs, look, mutated
+from perf.fuzz_reader import FUZZ, mutated
+from perf.fuzzing import chance, look
 
 
 def test_some_inputs_are_read_without_a_crash() -> None:
     """No input of the first few makes the reader or a rule crash; the whole run is of a million."""
-    found = look(7, range(100), None)
+    found = look(FUZZ, 7, None, range(100))
     assert (found.inputs, found.failures) == (100, [])
 
 
 def test_inputs_depend_on_the_seed_alone() -> None:
     """An input that failed can be made again."""
-    bases = base_logs()
-    assert mutated(bases, 7, 3) == mutated(bases, 7, 3) != mutated(bases, 8, 3)
+    assert mutated(chance(7, 3)) == mutated(chance(7, 3)) != mutated(chance(8, 3))

@@ -23,16 +23,17 @@ from compliance.check import find_logs, open_result
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import compare
 from compliance.findings import Finding
-from compliance.log import MAX_LINE
+from compliance.log import MAX_LINE, load
 from compliance.run import Run
 from harness.__main__ import main
 from report.facts import RunFacts
 from report.follow import follow, other_samples
-from report.follower import LineFollower, LogFollower
+from report.follower import FileFollower, LogFollower
 from report.forecast import arrival, expected, margin, next_evaluation
 from report.screen import Onlooker, PlainScreen
 from report.watch import CERTAIN, PLAIN_BLOCKS, View, certain, line, lines
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
+from tests.compliance.test_log_reader import event as text_of
 from tests.launches import launch, llama31_405b
 from tests.logs import LogFile
 
@@ -50,7 +51,7 @@ def growing(path: Path) -> Iterator[tuple[bytes, LogFollower]]:
     """Each line of a log, and the watch that has seen it and those before."""
     watch = LogFollower(path)
     for text in path.read_bytes().splitlines(keepends=True):
-        watch.take(text)
+        watch.feed(text)
         yield text, watch
 
 
@@ -96,7 +97,7 @@ def test_the_last_evaluations_correct_the_reference(rehearsed: Path) -> None:
         log.events[index]["value"] = value
     watch = LogFollower(rehearsed / "result_0.txt")
     for event in log.events:
-        watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+        watch.feed(f"{TOKEN} {json.dumps(event)}\n".encode())
     # From 276480 and 294912 sequences, five more times 0.05 to 5.6.
     assert expected(watch.run) == (294912 + 5 * 18432, "its last evaluations")
 
@@ -211,7 +212,7 @@ def test_what_is_shown_is_never_taken_back(made_logs: dict[str, Path], data: st.
                 events[index] = events[index] | {"metadata": metadata}
     watch, shown = LogFollower(made_logs["tiny"]), set()
     for number, event in enumerate(events):
-        watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+        watch.feed(f"{TOKEN} {json.dumps(event)}\n".encode())
         if number % 5 == 0:
             shown |= names(certain(watch.run))
     assert shown <= names(check_run(watch.run))
@@ -243,44 +244,64 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
     """Half a line is no line; nothing is read twice; a file that is not there yet has no lines."""
-    follower = LineFollower(file)
-    assert follower.poll() == (False, [])
-    file.write_bytes(b"one\ntw")
-    assert follower.poll() == (False, [b"one\n"])
-    assert follower.poll() == (False, [])
-    with file.open("ab") as stream:
-        stream.write(b"o\nthree\n")
-    assert follower.poll() == (False, [b"two\n", b"three\n"])
+    follower = LogFollower(file)
+    assert not follower.poll()
+    line = text_of("seed")
+    file.write_text(f"{line}\n{line[:50]}")
+    assert follower.poll()
+    assert follower.run.log.counts == {"seed": 1}
+    assert not follower.poll()
+    with file.open("a") as stream:
+        stream.write(f"{line[50:]}\n{line}\n")
+    assert follower.poll()
+    assert follower.run.log.counts == {"seed": 3}
+    assert [kept.line for kept in follower.run.log.events["seed"]] == [1, 2, 3]
 
 
 def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
     """A resumed run cuts its log back to the checkpoint; what is left is read again."""
     file.write_bytes(b"one\ntwo\n")
-    follower = LineFollower(file)
+    follower = FileFollower(file)
     follower.poll()
     os.truncate(file, 4)
-    assert follower.poll() == (True, [b"one\n"])
+    assert follower.poll() == (True, b"one\n")
 
 
 def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
     """A rotated log is another file under the same name, of whatever size."""
     file.write_bytes(b"one\n")
-    follower = LineFollower(file)
+    follower = FileFollower(file)
     follower.poll()
     file.rename(file.with_suffix(".old"))
     file.write_bytes(b"another one\nmore\n")
-    assert follower.poll() == (True, [b"another one\n", b"more\n"])
+    assert follower.poll() == (True, b"another one\nmore\n")
+
+
+@pytest.mark.parametrize("length", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE])
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_of_a_long_line_watch_says_what_check_says(file: Path, length: int, end: str) -> None:
+    """A line that is too long to be read is the same defect of the same line, however its pieces come."""
+    text = text_of("before") + "\n" + text_of("hidden").ljust(length) + end
+    file.write_text(text)
+    follower = LogFollower(file)
+    for start in range(0, len(text), 300_001):
+        follower.feed(text[start : start + 300_001].encode())
+    found, expected = follower.run.log, load(file)
+    assert found.counts["before"] == 1
+    assert found.defects == expected.defects
+    assert bool(found.defects) == (length >= MAX_LINE)
+    assert ("log.long_line" in names(certain(follower.run))) == bool(found.defects)
 
 
 def test_a_line_without_end_is_passed_over(file: Path) -> None:
     """Of a line too long to be looked at nothing is kept but that it is one, and the next one is read."""
-    follower, found = LineFollower(file), []
-    for text in (b"x" * MAX_LINE * 2, b"x" * MAX_LINE + b"\nnext\n"):
+    follower = LogFollower(file)
+    for text in (b"x" * MAX_LINE * 2, b"x" * MAX_LINE + b"\n" + text_of("next").encode() + b"\n"):
         with file.open("ab") as stream:
             stream.write(text)
-        for _ in range(4):
-            found += follower.poll()[1]
-    assert found == [b"\n", b"next\n"]
+        follower.poll()
+    assert [kept.line for kept in follower.run.log.events["next"]] == [2]
+    assert follower.run.log.defects == []
 
 
 def test_followed_to_its_end(rehearsed: Path, file: Path) -> None:
@@ -360,7 +381,7 @@ def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, 
     slowest = [{"rank": 7 - index, "node": "n2", "ratio": ratio} for index, ratio in enumerate(ratios)]
     event = json.loads((rehearsed / "result_0.txt").read_text(encoding="utf-8").splitlines()[-1].partition(TOKEN)[2])
     event |= {"key": "tracked_stats", "value": {"slowest_ranks": slowest}}
-    watch.take(f"{TOKEN} {json.dumps(event)}\n".encode())
+    watch.feed(f"{TOKEN} {json.dumps(event)}\n".encode())
     assert line(watch.run).endswith(said)
     assert ("over the median" in line(watch.run)) is bool(said)
 
