@@ -132,7 +132,8 @@ class Run:
         own = None if made_for is None else self._row_of(made_for)
         if row is None or own is None or own == row or not in_force(own, until=row.ruleset):
             return None
-        return None if self._evaluates_first_as(row) else own
+        made_early = self._evaluates_first_as(row) and not self._evaluates_first_as(own)
+        return None if made_early else own
 
     def _evaluates_first_as(self, row: Rules) -> bool:
         """Whether the first evaluation is where a row has it, which depends on the batch size alone."""
