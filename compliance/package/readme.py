@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -124,13 +125,21 @@ def _steps(runs: _Runs) -> Iterator[str]:
     yield f"        source {quote(runs.file)}"
     yield from (f"        export {name}={quote(value)}" for name, value in runs.exports.items())
     folders = [f"DATADIR={DATA}", *([f"LOAD_CHECKPOINT={WEIGHTS}"] if loads else [])]
-    yield f"        export NEXP={config.rules.runs} {' '.join(folders)}"
+    yield f"        export {' '.join([*_job(config), *folders])}"
     yield '        sbatch -N "$DGXNNODES" -t "$WALLTIME" run.sub'
     yield ""
     yield "   With `NEXP=1 SEED=<seed>` it is one of the runs below: each draws its own otherwise."
     yield "5. The check of their logs:"
     yield ""
     yield f"        llama31 check results/logs/{runs.chosen.batch.record.system}"
+
+
+def _job(config: RunConfig) -> Iterator[str]:
+    """A job that makes a whole result, as long as the jobs of the runs had for theirs."""
+    runs, minutes = config.rules.runs, config.job.walltime
+    yield f"NEXP={runs}"
+    if minutes is not None:
+        yield f"WALLTIME={minutes * ceil(runs / config.job.experiments)}"
 
 
 def _tokenizer(row: Benchmark) -> Iterator[str]:

@@ -88,7 +88,8 @@ def test_the_steps_give_the_runs_again(text: str, runs: Chosen) -> None:
     config = runs.batch.config
     for group in ("benchmark", "ruleset", "system", "layout", "kernels", "hyperparameters", "submission"):
         assert getattr(again, group) == getattr(config, group), group
-    assert again.job.experiments == config.rules.runs
+    assert config.job.walltime is not None
+    assert (again.job.experiments, again.job.walltime) == (3, 3 * config.job.walltime)
 
 
 def test_only_what_the_config_does_not_give_is_exported(text: str) -> None:
