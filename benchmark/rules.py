@@ -271,8 +271,8 @@ def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_st
     chosen = [f"{name}={value}" for name, value in given.items() if value is not None]
     if chosen:
         raise RuleViolation(
-            f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives both from global batch size {gbs}; unset, "
-            "or MLPERF_SUBMISSION_DIVISION=open"
+            f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives learning rate and warm-up from global "
+            f"batch size {gbs}; unset, or MLPERF_SUBMISSION_DIVISION=open"
         )
 
 

@@ -100,8 +100,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fixed learning rate": (
         {"LEARNING_RATE": "0.001"},
-        "LEARNING_RATE=0.001: llama31_405b 6.0.0 derives both from global batch size 1152; unset, or "
-        "MLPERF_SUBMISSION_DIVISION=open",
+        "LEARNING_RATE=0.001: llama31_405b 6.0.0 derives learning rate and warm-up from global batch size 1152; unset, "
+        "or MLPERF_SUBMISSION_DIVISION=open",
     ),
     "free learning rate": (
         {"BENCHMARK": "llama31_8b", "MINIBS": 3},
