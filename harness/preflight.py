@@ -284,15 +284,15 @@ def output(plan: Plan) -> Iterator[Breach]:
 @rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")
 def data(plan: Plan) -> Iterator[Breach]:
     """The dataset is there; only the harness's own benchmark brings one."""
-    folder = plan.config.data.data_dir
-    if folder is None and plan.config.benchmark_row.dataset.files is not None:
-        name = plan.config.benchmark
-        yield Breach(
-            message="DATADIR is not set",
-            expected=f"the folder of the dataset of {name}, as `llama31 data download {name} FOLDER` makes it",
-        )
+    folder, name = plan.config.data.data_dir, plan.config.benchmark
+    published = plan.config.benchmark_row.dataset.files is not None
+    expected = f"the folder of the dataset of {name}"
+    if published:
+        expected += f", as `llama31 data download {name} FOLDER` makes it"
+    if folder is None and published:
+        yield Breach(message="DATADIR is not set", expected=expected)
     elif folder is not None and not folder.is_dir():
-        yield Breach(message=f"DATADIR={folder} is no folder", expected="the folder of the dataset")
+        yield Breach(message=f"DATADIR={folder} is no folder", expected=expected)
 
 
 @rule("preflight.container", source=PREFLIGHT, example="CONTAINER_RUNTIME=docker for two nodes")
