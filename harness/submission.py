@@ -24,7 +24,7 @@ _EXPORTS_HEAD = """\
 
 _SYSTEM_HEAD = """\
 # The system of a submission, for `llama31 package --system-yaml`. A value is text exactly as it stands.
-# What is marked BLANK may stay so, and is then empty in the submission.
+# What is marked BLANK may stay so, and is then empty in the submission; `package` lists what the policies want said.
 # `llama31 preflight CONFIG --system-yaml system.yaml` checks it, on a node of the system against the machine, too.
 """
 

@@ -129,7 +129,7 @@ def _description(packed: Packed) -> tuple[State, str]:
         if (fields := list(_blank(facts)))
     ]
     if blank:
-        return State.TO_DO, f"state in the file of facts, and package again: {'; '.join(blank)}"
+        return State.TO_DO, f"state in system.yaml, and package again: {'; '.join(blank)}"
     return State.DONE, "every field that has to be meaningful says something"
 
 

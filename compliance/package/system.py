@@ -64,7 +64,7 @@ def lacking(found: Facts, *, without: Collection[str] = ()) -> Iterator[str]:
     """The needed fields that nobody has filled, `without` those that somebody will."""
     for name in NEEDED:
         if not found[name] and name not in without:
-            yield f"{name} is empty; state it in the file of facts"
+            yield f"{name} is empty; state it in system.yaml"
 
 
 def decided_by(config: RunConfig, submitter: str) -> Facts:
