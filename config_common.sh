@@ -1,6 +1,12 @@
 # What every config shares; sourced by it first. The config's file name is the name of its system.
 DGXSYSTEM=$(basename "${BASH_SOURCE[1]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
+# What another config set in this shell is not this one's: a layout half of each would train, and be of neither.
+if [[ ${CONFIG_FILENAME:-config_$DGXSYSTEM.sh} != "config_$DGXSYSTEM.sh" ]]; then
+  unset BENCHMARK RULESET DGXNNODES DGXNGPU TENSOR_MODEL_PARALLEL PIPELINE_MODEL_PARALLEL INTERLEAVED_PIPELINE \
+    CONTEXT_PARALLEL TP_PP_DP_MAPPING MINIBS MICRO_BATCH_SIZE PRECISION RECOMPUTE_GRANULARITY RECOMPUTE_MODULES \
+    RECOMPUTE_METHOD RECOMPUTE_NUM_LAYERS GRAD_REDUCE_IN_FP32 WALLTIME
+fi
 export CONFIG_FILENAME=config_$DGXSYSTEM.sh
 
 # What decides how the libraries use a GPU; a value that is set already wins. CPUs take no notice.

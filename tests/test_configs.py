@@ -34,6 +34,26 @@ BARE = {"PATH": os.environ["PATH"]}
 PUBLISHED = ROOT.parent / "shared" / "published" / "llama31_405b_runs.csv"
 
 
+def test_config_is_the_same_after_another_one() -> None:
+    """Whatever was sourced before in a shell, a config leaves nothing of it, also where a command sources the file."""
+    first = ROOT / "configs/config_DGXH100_64x8x288xtp8pp8cp2.sh"
+    for path, config in CONFIGS.items():
+        if path.name != "config_tiny.sh":
+            left = BARE | source_config(first, BARE)
+            after = source_config(path, left)
+            assert RunConfig.from_environment(left | after) == config, path.name
+            assert resolve(path, left).config == config, path.name
+
+
+def test_what_configs_set_is_what_another_one_unsets() -> None:
+    """The list in config_common.sh misses no variable that a config of the repository sets."""
+    text = (ROOT / "config_common.sh").read_text(encoding="utf-8")
+    unset = set(text.split("unset ")[1].split("fi\n")[0].replace("\\", " ").split())
+    files = [path for path in CONFIGS if path.name != "config_tiny.sh"]
+    exported = {name for path in files for name in source_config(path, BARE) if name in NAMES}
+    assert unset == exported - {"DGXSYSTEM", "CONFIG_FILENAME"}
+
+
 def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
     """A config exports a possible run, nothing that is not ours, its own name and, for the log, its file's."""
     for path, config in CONFIGS.items():

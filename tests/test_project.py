@@ -188,8 +188,10 @@ def test_scripts_stop_at_the_first_error() -> None:
 
 
 def test_config_files_only_export() -> None:
-    """A config file holds comments, assignments, exports and conditions on them."""
-    allowed = re.compile(r"#|export [A-Z]|[A-Z_]+=|source .*config_common\.sh|(el)?if |else$|fi$|$")
+    """A config file holds comments, assignments, exports and conditions on them, and unsets what another one set."""
+    allowed = re.compile(
+        r"#|export [A-Z]|[A-Z_]+=|source .*config_common\.sh|(el)?if |else$|fi$|$|(unset )?[A-Z_][A-Z0-9_ ]*(\\)?$"
+    )
     assert [found for found in lines_of(CONFIGS) if not allowed.match(found[1].strip())] == []
 
 

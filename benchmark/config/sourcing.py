@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.checkout import ROOT
-from benchmark.config.run_config import WINDOWS_LINES, ConfigError, unknown_names
+from benchmark.config.run_config import NAMES, WINDOWS_LINES, ConfigError, unknown_names
 
 
 def config_files(checkout: Path = ROOT) -> list[Path]:
@@ -25,6 +25,8 @@ def sourced_file(environment: Mapping[str, str]) -> Path | None:
 
 def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that `source path` exports on top of `environment`: new ones and changed ones.
+
+    Those of ours that it unsets, because another config had set them, are empty, which is the same.
 
     Raises:
         ConfigError: the file is missing, fails, or ends the shell.
@@ -53,7 +55,8 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
         raise ConfigError([f"{path} ends the shell that sources it; a config file only exports"])
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
-    return {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
+    changed = {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}
+    return changed | {name: "" for name in NAMES if before.get(name) and name not in after}
 
 
 def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
