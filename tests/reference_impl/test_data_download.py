@@ -10,11 +10,15 @@ import random
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import urllib3
@@ -473,6 +477,40 @@ def test_a_redirect_to_no_http_address_is_refused(address: str, site: Site, tmp_
     assert "gave up" not in str(caught.value)
 
 
+def test_a_server_that_names_a_folder_of_this_machine_is_refused(site: Site, tmp_path: Path) -> None:
+    """A .uri on a server that holds file://... would have local files taken for the data."""
+    site.files = {"m.uri": f"file://{tmp_path}".encode(), "m.md5": f"{'0' * 32}  x\n".encode()}
+
+    with pytest.raises(DataError, match=r"m\.uri leads to 'file://.*a server names no folder of this machine"):
+        fetch(f"{site.url}/m.uri", tmp_path / "here")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_a_certificate_that_fails_is_refused_at_once(site: Site, tmp_path: Path) -> None:
+    """One error that says so, and not after eight tries."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        tries = []
+
+        def serve_once() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    tries.append(connection)
+                    with suppress(ssl.SSLError), context.wrap_socket(connection, server_side=True):
+                        pass
+
+        Thread(target=serve_once, daemon=True).start()
+        with pytest.raises(DataError, match="its certificate is not trusted: self-signed certificate"):
+            fetch(f"https://127.0.0.1:{listening.getsockname()[1]}", tmp_path / "here")
+        listening.shutdown(socket.SHUT_RDWR)
+    assert len(tries) == 1
+
+
 @pytest.mark.parametrize("address", ["http://[half", "http://host:port/", "ftp://host/", "http://"])
 def test_a_source_that_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
     """At once, and not after eight tries."""
@@ -579,6 +617,7 @@ class Died(BaseException):
 IN_SEGMENTS = """
 import sys
 from pathlib import Path
+from threading import Thread
 from reference_impl.data.fetch.download import Settings, download_set
 from reference_impl.data.fetch.listing import listing
 download_set(listing(sys.argv[1]), Path(sys.argv[2]), settings=Settings(segment_bytes=int(sys.argv[3])))

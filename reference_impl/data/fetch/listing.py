@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reference_impl.data.fetch.sources import PATIENCE, Missing, Patience, Source, open_source, parse_url
+from reference_impl.data.fetch.sources import PATIENCE, HttpSource, Missing, Patience, Source, open_source, parse_url
 from reference_impl.data.published import Published, repaired_name
 from reference_impl.files.checksum import Algorithm
 from reference_impl.files.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
@@ -93,6 +93,8 @@ def _mlcommons(
     text = patience.call(lambda: beside.text(name, 1 << 20)).decode(errors="replace").strip()
     if re.fullmatch(r"https?://\S+|file://\S+", text) is None:
         raise DataError(f"{location} holds {text[:60]!r}, expected the base address of the files")
+    if text.startswith("file:") and isinstance(beside, HttpSource):
+        raise DataError(f"{location} leads to {text[:60]!r}: a server names no folder of this machine")
     # The headers may be a secret, which the text must not be able to send elsewhere.
     same_host = parse_url(text)[:2] == parse_url(location)[:2]
     md5 = name.removesuffix(".uri") + ".md5"

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import socket
+import ssl
 import time
 import urllib.parse
 import urllib.request
@@ -329,6 +330,11 @@ class HttpSource:
             return self._pools.request("GET", address, headers=headers, **whole)
         except urllib3.exceptions.LocationParseError:
             raise
+        except urllib3.exceptions.SSLError as error:
+            if isinstance(cause := error.args[0], ssl.SSLCertVerificationError):
+                # No later try meets another certificate.
+                raise DataError(f"{address}: its certificate is not trusted: {cause.verify_message}") from None
+            raise Interruption(f"{address}: {_reason(error)}") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:
             raise Interruption(f"{address}: {_reason(error)}") from None
 
