@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.decode import Malformed, from_json, read_regular, shown
 from benchmark.eventlog import EventLog
 from benchmark.files import flush, sync_names
 from benchmark.mllog import read
@@ -26,6 +27,8 @@ KEPT = 2
 """Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""
 
 RECORD = "resume.json"
+_MOST_OF_RECORD = 1 << 20
+"""Bytes of it; ours have 1000."""
 _PARTIAL = ".partial"
 _REMOVED = "removed_"
 _COMPLETE = re.compile(r"step_(\d+)")
@@ -204,9 +207,9 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
 
 
 def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
-    record = _read_record(checkpoint)
+    record = read_record(checkpoint)
     faults = [
-        f"{checkpoint}: {name} is {theirs!r} there, {mine!r} here; a run goes on as it was"
+        f"{checkpoint}: {name[:80]} is {shown(theirs)} there, {mine!r} here; a run goes on as it was"
         for name, theirs, mine in _differences(record["run"], run)
     ]
     if faults:
@@ -220,7 +223,8 @@ def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
         if event.key == "seed" and event.value != run["SEED"]:
             raise ConfigError([f"RESULT_FILE={log} is the log of seed {event.value}, not of {run['SEED']}"])
         if event.key == "tracked_stats" and isinstance(event.value, dict) and "train_step_time" in event.value:
-            last_step = max(last_step, int(event.metadata["step"]))
+            step = event.metadata.get("step")
+            last_step = max(last_step, step if isinstance(step, int) else 0)
     return Resumption(
         folder=checkpoint,
         step=record["step"],
@@ -230,14 +234,22 @@ def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
     )
 
 
-def _read_record(checkpoint: Path) -> dict[str, Any]:
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """What resume.json says: `step`, `log_bytes` and `run`.
+
+    Raises:
+        ConfigError: it is missing, or says something else.
+    """
     try:
-        record = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
-        return {"step": int(record["step"]), "log_bytes": int(record["log_bytes"]), "run": dict(record["run"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = from_json(read_regular(checkpoint / RECORD, _MOST_OF_RECORD))
+        step, log_bytes, run = record["step"], record["log_bytes"], record["run"]
+    except (OSError, Malformed, KeyError, TypeError) as error:
         raise ConfigError(
             [f"{checkpoint / RECORD} says nothing about a run: {type(error).__name__}: {error}"]
         ) from None
+    if type(step) is not int or type(log_bytes) is not int or min(step, log_bytes) < 0 or not isinstance(run, dict):
+        raise ConfigError([f"{checkpoint / RECORD} says nothing about a run: {shown(record)}"])
+    return {"step": step, "log_bytes": log_bytes, "run": run}
 
 
 def _differences(theirs: Identity, mine: Identity) -> Iterator[tuple[str, Any, Any]]:

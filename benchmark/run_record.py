@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, kernels
+from benchmark.decode import Malformed, read_regular
 from benchmark.files import RUN_JSON, write_at_once
 from benchmark.refusal import Refused
 
@@ -182,12 +183,10 @@ def read(path: Path) -> RunRecord:
         UnreadableRecord: it is none, with the first reason.
         OSError: it cannot be opened.
     """
-    with path.open("rb") as file:
-        text = file.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise UnreadableRecord(f"{path}: a run.json has {LARGEST:,} bytes at most")
     try:
-        return RunRecord.model_validate_json(text)
+        return RunRecord.model_validate_json(read_regular(path, LARGEST))
+    except Malformed as error:
+        raise UnreadableRecord(f"{path} is no record of runs: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"

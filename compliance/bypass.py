@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmark.decode import read_regular
+
 PARAMETERS = "package_checker_params"
 
 RCP_BYPASS, SEED_BYPASS = "rcp-bypass", "seed-checker-bypass"
@@ -28,11 +30,7 @@ def lines(path: Path) -> list[str]:
     Raises:
         OSError, ValueError: it cannot be read, by the official checker neither.
     """
-    if not path.is_file():
-        raise ValueError("not a regular file")
-    if path.stat().st_size > _MOST:
-        raise ValueError(f"larger than {_MOST} bytes")
-    return re.split("\r\n|\r|\n", path.read_bytes().decode())
+    return re.split("\r\n|\r|\n", read_regular(path, _MOST).decode())
 
 
 def switch(path: Path) -> str:

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS
+from benchmark.decode import from_json, read_regular
 from benchmark.mllog import STRICT_JSON
 from benchmark.rules import Rules
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
@@ -102,7 +103,7 @@ class System:
             return self.given
         try:
             return read_description(self.path)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
 
     def field(self, name: str) -> object:
@@ -142,15 +143,9 @@ def read_description(path: Path) -> Mapping[str, object]:
     """The one object of strict JSON in a small file.
 
     Raises:
-        OSError, ValueError, RecursionError: it is none, or cannot be read.
+        OSError, ValueError: it is none, or cannot be read.
     """
-    if not path.is_file():
-        raise ValueError("not a regular file")
-    with path.open("rb") as stream:
-        content = stream.read(MAX_DESCRIPTION + 1)
-    if len(content) > MAX_DESCRIPTION:
-        raise ValueError(f"larger than {MAX_DESCRIPTION} bytes")
-    description = STRICT_JSON.decode(content.decode())
+    description = from_json(read_regular(path, MAX_DESCRIPTION), STRICT_JSON)
     if not isinstance(description, dict):
         raise ValueError(f"expected a JSON object, read {show(description)}")
     return description

@@ -55,7 +55,7 @@ def scaling(result: Result, convergence: Convergence) -> Scaling | None:
     stated, fault = None, ""
     try:
         stated = stated_factor(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         fault = str(error)
     is_rewritten = is_compared(result, convergence)
     own = convergence.factor if is_rewritten else 1.0
@@ -66,7 +66,7 @@ def stated_factor(path: Path) -> float:
     """What a scaling.json says.
 
     Raises:
-        OSError, ValueError, RecursionError: it says nothing.
+        OSError, ValueError: it says nothing.
     """
     value = read_description(path).get("scaling_factor")
     factor = as_number(value)

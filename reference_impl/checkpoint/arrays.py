@@ -11,12 +11,14 @@ import io
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
+from benchmark.decode import Malformed, Record, from_pickle, mapping_of, open_regular, shown
 from benchmark.refusal import Refused
 
 if TYPE_CHECKING:
@@ -170,8 +172,8 @@ def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
     span = piece.span
     try:
         with io.BufferedReader(_Window(file.descriptor, span.start, span.length)) as window:
-            saved = torch.load(window, map_location="meta", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            saved = load_archive(window, "meta")
+    except UNLOADABLE as error:
         where = f"{span.path}, bytes {span.start} to {span.start + span.length}"
         raise CheckpointError([f"{where}: expected a saved tensor: {why_unread(error)}"]) from None
     found = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else (type(saved), ())
@@ -183,6 +185,51 @@ def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
     return span.start + offset + saved.storage_offset() * saved.element_size()
 
 
+MOST_OF_PICKLE = 16 << 20
+"""Bytes of the pickle in what torch.save wrote: all but the tensors' own values. Ours have thousands."""
+
+MOST_OF_OLD_PICKLES = 1 << 16
+
+UNLOADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError)
+"""What `load_archive` raises."""
+
+
+def load_archive(file: IO[bytes], device: str) -> Any:
+    """What torch.save wrote, onto a device, by torch's own decoder for tensors and numbers alone.
+
+    That one hashes what it is told to and unpacks what it is told to, so an archive is looked at before.
+
+    Raises:
+        UNLOADABLE
+    """
+    import torch
+
+    if file.read(2) == b"PK":
+        _refuse_odd_entries(file)
+    else:
+        # The form before archives: what it is, its version, the machine, the object, and the keys of the values behind.
+        file.seek(0)
+        from_pickle(file.read(MOST_OF_OLD_PICKLES), _stand_in, Record, number=5)
+    file.seek(0)
+    return torch.load(file, map_location=device, weights_only=True)
+
+
+def _refuse_odd_entries(file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if packed := next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None):
+            raise Malformed(f"{shown(packed)} is compressed")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                if entry.file_size > MOST_OF_PICKLE:
+                    raise Malformed(f"{shown(entry.filename)} has {entry.file_size:,} bytes")
+                from_pickle(archive.read(entry), _stand_in, Record)
+
+
+def _stand_in(module: str, name: str) -> Any:
+    return mapping_of if (module, name) == ("collections", "OrderedDict") else Record
+
+
 class _File:
     """A file that is open inside a with block."""
 
@@ -191,13 +238,16 @@ class _File:
 
     def __enter__(self) -> _File:
         try:
-            self.descriptor = os.open(self._path, os.O_RDONLY)
+            self._file = open_regular(self._path)
         except OSError as error:
             raise CheckpointError([f"{self._path}: {error.strerror}"]) from None
+        except Malformed as error:
+            raise CheckpointError([f"{self._path}: {error}"]) from None
+        self.descriptor = self._file.fileno()
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self.descriptor)
+        self._file.close()
 
     def read(self, position: int, out: torch.Tensor) -> None:
         """Fill a contiguous tensor from byte `position` on."""
@@ -237,6 +287,6 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._length - self._position))
-        count = os.preadv(self._descriptor, [buffer[:wanted]], self._start + self._position)
+        count = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._start + self._position)
         self._position += count
         return count

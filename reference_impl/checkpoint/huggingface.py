@@ -13,9 +13,10 @@ from math import inf, prod
 from pathlib import Path
 from typing import Any
 
+from benchmark.decode import from_json, one_line, open_regular, read_regular, shape_of, shown
 from benchmark.sizes import ModelSize
 from reference_impl.checkpoint.arrays import ITEM_BYTES, CheckpointError, Piece, Span, Tensor
-from reference_impl.checkpoint.names import huggingface_shapes, rows, shapes
+from reference_impl.checkpoint.names import LONGEST_NAME, huggingface_shapes, require_possible, rows, shapes
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -38,8 +39,10 @@ DTYPES = {
 """safetensors' names of types -> torch's."""
 _SAFETENSORS_NAMES = {torch_name: name for name, torch_name in DTYPES.items()}
 
-_LONGEST_HEADER = 100_000_000
-"""Bytes; the format's own limit."""
+_LONGEST_HEADER = 16 << 20
+"""Bytes; the format's own limit is 100 million, 405B in one file has 170,000."""
+_LONGEST_INDEX = 16 << 20
+_LONGEST_CONFIG = 1 << 20
 
 _FIELDS = {
     "layers": "num_hidden_layers",
@@ -75,7 +78,7 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
         CheckpointError: config.json is missing or malformed, or describes what is no Llama 3.1.
     """
     path = folder / CONFIG
-    config = _read_json(path)
+    config = _read_json(path, _LONGEST_CONFIG)
     try:
         # One name since transformers 5, two before.
         rope = config.get("rope_parameters") or {
@@ -86,6 +89,7 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
         values["rotary_base"] = _number(rope, "rope_theta", int)
         values["rotary_scaling_factor"] = _number(rope, "factor", float)
         size, vocabulary = ModelSize(name="", **values), int(_number(config, "vocab_size", int))
+        require_possible(size, vocabulary)
     except KeyError as error:
         raise CheckpointError([f"{path} has no {error}, which Llama 3.1's has"]) from None
     except (TypeError, ValueError) as error:
@@ -101,11 +105,11 @@ def _number(fields: Mapping[str, Any], name: str, kind: type[int] | type[float])
     value = fields[name]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0.0
     if isinstance(value, bool) or not 0 < number < inf or kind(number) != number:
         expected = "an integer" if kind is int else "a number"
-        raise ValueError(f"{name} is {value!r}, expected {expected} above 0")
+        raise ValueError(f"{name} is {shown(value)}, expected {expected} above 0")
     return kind(number)
 
 
@@ -122,10 +126,10 @@ def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: Mod
         # Nothing said is the default of transformers, which is the expected one.
         found = config.get(name)
         if found is not None and not _same(found, expected):
-            yield f"{name} is {found!r}, expected {expected!r}"
+            yield f"{name} is {shown(found)}, expected {expected!r}"
     for name, expected in _ROPE.items():
         if not _same(rope.get(name), expected):
-            yield f"RoPE's {name} is {rope.get(name)!r}, expected {expected!r}"
+            yield f"RoPE's {name} is {shown(rope.get(name))}, expected {expected!r}"
 
 
 def _same(found: Any, expected: Any) -> bool:
@@ -133,14 +137,14 @@ def _same(found: Any, expected: Any) -> bool:
     if found == expected or not isinstance(found, str) or isinstance(expected, str):
         return bool(found == expected)
     try:
-        return bool(json.loads(found.lower()) == expected)
+        return bool(from_json(found.lower().encode()) == expected)
     except ValueError:
         return False
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, most_bytes: int) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = from_json(read_regular(path, most_bytes))
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
     except ValueError as error:
@@ -158,14 +162,14 @@ def read_files(folder: Path) -> dict[str, Tensor]:
     """
     if not (folder / INDEX).exists():
         return {tensor.name: tensor for tensor in _read_header(folder / SINGLE)}
-    placed = _read_json(folder / INDEX).get("weight_map")
+    placed = _read_json(folder / INDEX, _LONGEST_INDEX).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
         raise CheckpointError([f"{folder / INDEX} has no weight_map from tensors to files"])
     faults: list[str] = []
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(placed.values())):
         if Path(file).name != file:
-            raise CheckpointError([f"{folder / INDEX}: {file!r} is no file of this folder"])
+            raise CheckpointError([f"{folder / INDEX}: {shown(file)} is no file of this folder"])
         try:
             tensors |= {tensor.name: tensor for tensor in _read_header(folder / file)}
         except CheckpointError as error:
@@ -179,11 +183,11 @@ def read_files(folder: Path) -> dict[str, Tensor]:
 
 def _read_header(path: Path) -> Iterator[Tensor]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _LONGEST_HEADER:
                 raise CheckpointError([f"{path} is no safetensors file: a header of {length:,} bytes"])
-            header = json.loads(file.read(length))
+            header = from_json(file.read(length))
             there = file.seek(0, 2)
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
@@ -191,9 +195,11 @@ def _read_header(path: Path) -> Iterator[Tensor]:
         raise CheckpointError([f"{path} is no safetensors file, or is truncated: {error}"]) from None
     try:
         header.pop("__metadata__", None)
+        if odd := next((name for name in header if not name.isprintable() or len(name) > LONGEST_NAME), None):
+            raise ValueError(f"{shown(odd)} is no name of a tensor")
         tensors = [_tensor(path, name, 8 + length, entry) for name, entry in header.items()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError([f"{path} has a malformed header: {error!r}"]) from None
+        raise CheckpointError([f"{path} has a malformed header: {type(error).__name__}: {one_line(error)}"]) from None
     size = max((piece.span.start + piece.span.length for tensor in tensors for piece in tensor.pieces), default=0)
     if there < size:
         raise CheckpointError([f"{path} has {there:,} bytes, expected {size:,}: truncated"])
@@ -201,9 +207,9 @@ def _read_header(path: Path) -> Iterator[Tensor]:
 
 
 def _tensor(path: Path, name: str, data: int, entry: Mapping[str, Any]) -> Tensor:
-    shape, dtype = tuple(map(int, entry["shape"])), DTYPES[entry["dtype"]]
-    start, end = map(int, entry["data_offsets"])
-    if start < 0 or end - start != prod(shape) * ITEM_BYTES[dtype]:
+    shape, dtype = shape_of(entry["shape"]), DTYPES[entry["dtype"]]
+    start, end = shape_of(entry["data_offsets"])
+    if end - start != prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"{name}: bytes {start} to {end} for {dtype} {shape}")
     return Tensor(name, shape, dtype, (Piece((0,) * len(shape), shape, Span(path, data + start, end - start)),))
 

@@ -89,6 +89,37 @@ def _interleaved(tensor: str, layer: int, repeats: int, parts: dict[str, int]) -
             start += count
 
 
+LONGEST_NAME = 500
+"""Characters of the name of a tensor that a checkpoint may have."""
+
+MOST_LAYERS = 1000
+MOST_HEADS = 1024
+MOST_WIDTH = 1 << 20
+MOST_VOCABULARY = 1 << 24
+"""Of a model that a checkpoint may describe, generously: 405B has 126 layers, 128 heads, and 53,248 at its widest."""
+
+
+def require_possible(size: ModelSize, vocabulary: int) -> None:
+    """Raise ValueError for numbers of which no model can be made, or whose tensors nobody could list."""
+    most = {
+        "layers": MOST_LAYERS,
+        "hidden": MOST_WIDTH,
+        "ffn_hidden": MOST_WIDTH,
+        "heads": MOST_HEADS,
+        "query_groups": MOST_HEADS,
+    }
+    for name, limit in most.items():
+        if not 1 <= getattr(size, name) <= limit:
+            raise ValueError(f"{name} is {getattr(size, name)}, expected 1 to {limit:,}")
+    if not 1 <= vocabulary <= MOST_VOCABULARY:
+        raise ValueError(f"the vocabulary has {vocabulary} rows, expected 1 to {MOST_VOCABULARY:,}")
+    if size.hidden % size.heads or size.heads % size.query_groups:
+        raise ValueError(
+            f"hidden {size.hidden}, {size.heads} heads, {size.query_groups} query groups: each must be a multiple of "
+            "the next"
+        )
+
+
 @cache
 def shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
     """Every tensor on disk, in the model's order; stacked ones have the layers as their first axis."""

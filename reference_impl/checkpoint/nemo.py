@@ -7,23 +7,35 @@ A NeMo checkpoint is a folder `weights` (torch.distributed.checkpoint's `.distcp
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, nan, prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from benchmark.decode import (
+    Malformed,
+    Record,
+    from_pickle,
+    from_yaml,
+    mapping_of,
+    one_line,
+    read_regular,
+    shape_of,
+    shown,
+)
 from benchmark.sizes import SIZES, ModelSize
 from reference_impl.checkpoint.arrays import ITEM_BYTES, CheckpointError, Piece, Span, Tensor
-from reference_impl.checkpoint.names import EMBEDDING, fused, shapes
+from reference_impl.checkpoint.names import EMBEDDING, LONGEST_NAME, fused, require_possible, shapes
 
 METADATA = ".metadata"
 MODEL_YAML = "context/model.yaml"
+
+MOST_OF_METADATA = 1 << 30
+"""Bytes; the index of a state that thousands of ranks saved has hundreds of millions."""
+MOST_OF_YAML = 1 << 18
+"""Bytes; NeMo's has 6,210."""
 
 FIELDS = {
     "layers": "num_layers",
@@ -75,9 +87,7 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / METADATA
     try:
-        with path.open("rb") as file:
-            metadata = _Unpickler(file).load()
-        index = _index(folder, metadata)
+        index = _index(folder, from_pickle(read_regular(path, MOST_OF_METADATA), _named))
     except FileNotFoundError:
         there = len(list(folder.glob("*.distcp")))
         raise CheckpointError(
@@ -85,8 +95,9 @@ def read_index(folder: Path) -> Index:
         ) from None
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError([f"{path} is no index of a distributed checkpoint: {error!r}"]) from None
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        said = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError([f"{path} is no index of a distributed checkpoint: {said}"]) from None
     faults = list(_file_faults(index))
     if faults:
         raise CheckpointError(faults)
@@ -108,64 +119,69 @@ def _file_faults(index: Index) -> Iterator[str]:
             yield f"{path} has {found:,} bytes, expected {size:,}: truncated"
 
 
-class _Record:
-    """An object of some class of the index, without the class."""
-
-    state: Any = MappingProxyType({})
-
-    def __init__(self, *arguments: Any) -> None:
-        """What the object was made from says nothing that is needed here."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __getitem__(self, name: str) -> Any:
-        return self.state[name]
+_RECORDS = re.compile(r"(torch\.distributed\.checkpoint|megatron\.core\.dist_checkpointing)\..*|pathlib")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads an index without importing what wrote it, and calls nothing that a pickle names."""
-
-    _RECORDS = re.compile(r"(torch\.distributed\.checkpoint|megatron\.core\.dist_checkpointing)\..*|pathlib")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in ITEM_BYTES:
-            return name
-        if (module, name) == ("torch.serialization", "_get_layout") or self._RECORDS.fullmatch(module):
-            return _Record
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no index holds")
+def _named(module: str, name: str) -> Any:
+    """What stands for a class of an index, without importing what wrote it."""
+    if (module, name) == ("torch", "Size"):
+        return shape_of
+    if (module, name) == ("collections", "OrderedDict"):
+        return mapping_of
+    if module == "torch" and name in ITEM_BYTES:
+        return name
+    if (module, name) == ("torch.serialization", "_get_layout") or _RECORDS.fullmatch(module):
+        return Record
+    raise Malformed(f"it names {shown(f'{module}.{name}')}, which no index holds")
 
 
-def _index(folder: Path, metadata: _Record) -> Index:
+def _index(folder: Path, metadata: Record) -> Index:
     spans = dict(_spans(folder, metadata["storage_data"]))
     tensors, objects = {}, {}
     for name, entry in metadata["state_dict_metadata"].items():
         if isinstance(entry.state, dict) and "chunks" in entry.state:
-            tensors[name] = _tensor(name, entry, spans)
+            tensors[name] = _tensor(_name(name), entry, spans)
         else:
-            objects[name] = spans[name, None]
+            objects[name] = spans[_name(name), None]
     return Index(folder=folder, tensors=tensors, objects=objects)
 
 
-def _spans(folder: Path, storage: dict[_Record, _Record]) -> Iterator[tuple[tuple[str, Any], Span]]:
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST_NAME:
+        raise ValueError(f"{shown(value)} is no name of a tensor")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError(f"{shown(value)} is no number of bytes")
+    return value
+
+
+def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[str, Any], Span]]:
     for index, info in storage.items():
+        fqn = _name(index["fqn"])
         if info.state.get("transform_descriptors"):
-            raise ValueError(f"{index['fqn']} is compressed ({info['transform_descriptors']})")
-        name = str(info["relative_path"])
+            raise ValueError(f"{fqn} is compressed ({shown(info['transform_descriptors'])})")
+        name = _name(info["relative_path"])
         if Path(name).name != name:
             raise ValueError(f"{name!r} is no file of this folder")
-        span = Span(folder / name, int(info["offset"]), int(info["length"]), archive=True)
-        yield (index["fqn"], index.state.get("offset")), span
+        offset = index.state.get("offset")
+        span = Span(folder / name, _count(info["offset"]), _count(info["length"]), archive=True)
+        yield (fqn, None if offset is None else shape_of(offset)), span
 
 
-def _tensor(name: str, entry: _Record, spans: dict[tuple[str, Any], Span]) -> Tensor:
-    chunks = ((chunk["offsets"], chunk["sizes"]) for chunk in entry["chunks"])
+def _tensor(name: str, entry: Record, spans: dict[tuple[str, Any], Span]) -> Tensor:
+    size, dtype = shape_of(entry["size"]), entry["properties"].state[0]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"{name} is of type {shown(dtype)}")
+    chunks = ((shape_of(chunk["offsets"]), shape_of(chunk["sizes"])) for chunk in entry["chunks"])
     pieces = tuple(Piece(start, shape, spans[name, start]) for start, shape in chunks)
-    return Tensor(name, entry["size"], entry["properties"].state[0], pieces)
+    for piece in pieces:
+        within = len(piece.start) == len(piece.shape) == len(size)
+        if not within or any(s + n > axis for s, n, axis in zip(piece.start, piece.shape, size, strict=True)):
+            raise ValueError(f"{name} {size} has a piece {piece.shape} at {piece.start}")
+    return Tensor(name, size, dtype, pieces)
 
 
 def model_tensors(index: Index) -> dict[str, Tensor]:
@@ -178,6 +194,8 @@ def model_tensors(index: Index) -> dict[str, Tensor]:
     prefix = min(prefixes, key=len, default=None)
     if prefix is None:
         raise CheckpointError([f"{index.folder}: no tensor is named ...{EMBEDDING}; it holds {_some(index.tensors)}"])
+    if len(index.tensors[prefix + EMBEDDING].shape) != 2:
+        raise CheckpointError([f"{index.folder}: {prefix}{EMBEDDING} is no matrix"])
     return {
         fused(name.removeprefix(prefix)): tensor
         for name, tensor in index.tensors.items()
@@ -196,30 +214,49 @@ def read_size(folder: Path, tensors: dict[str, Tensor]) -> ModelSize | None:
     Raises:
         CheckpointError: model.yaml is malformed, or its RoPE is not Llama 3.1's.
     """
-    by_shape = _size_by_shape(tensors)
     path = folder / MODEL_YAML
     try:
-        document = yaml.safe_load(path.read_bytes())
+        settings = _settings(from_yaml(read_regular(path, MOST_OF_YAML)))
+        faults = list(_rope_faults(settings))
+        size = None if faults else _size_in(settings, tensors[EMBEDDING].shape[0])
     except FileNotFoundError:
-        return by_shape
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError([f"{path}: {error}"]) from None
-    settings = _settings(document)
-    faults = [
-        f"{path}: RoPE's {name} is {settings[name]!r}, expected {expected!r}"
-        for name, expected in ROPE.items()
-        if settings.get(name, expected) != expected
-    ]
+        return _size_by_shape(tensors)
+    except OSError as error:
+        raise CheckpointError([f"{path}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise CheckpointError([f"{path}: {one_line(error)}"]) from None
     if faults:
-        raise CheckpointError(faults)
-    there = {ours: settings[theirs] for ours, theirs in FIELDS.items() if settings.get(theirs) is not None}
+        raise CheckpointError([f"{path}: {fault}" for fault in faults])
+    return _size_by_shape(tensors) if size is None else size
+
+
+def _rope_faults(settings: dict[str, Any]) -> Iterator[str]:
+    for name, expected in ROPE.items():
+        found = settings.get(name)
+        if found not in _NOTHING and _number(found) != expected:
+            yield f"RoPE's {name} is {_number(found):g}, expected {expected!r}"
+
+
+def _size_in(settings: dict[str, Any], vocabulary: int) -> ModelSize | None:
+    """The model that the settings describe; None where they do not say all of it."""
+    there = {ours: settings[theirs] for ours, theirs in FIELDS.items() if settings.get(theirs) not in _NOTHING}
     if not {"layers", "hidden", "ffn_hidden", "heads", "query_groups"} <= there.keys():
-        return by_shape
-    try:
-        numbers = {name: (float if name in _FLOATS else int)(value) for name, value in there.items()}
-    except (TypeError, ValueError) as error:
-        raise CheckpointError([f"{path}: {error}"]) from None
-    return ModelSize(name="", **numbers)  # type: ignore[arg-type]
+        return None
+    numbers = {name: _number(value, whole=name not in _FLOATS) for name, value in there.items()}
+    size = ModelSize(name="", **numbers)  # type: ignore[arg-type]
+    require_possible(size, vocabulary)
+    return size
+
+
+_NOTHING = (None, "", "~", "null", "Null", "NULL")
+"""What YAML has for no value; it is read as text."""
+
+
+def _number(value: object, *, whole: bool = False) -> float:
+    number = float(value) if isinstance(value, str) else nan
+    if not isfinite(number) or number <= 0 or (whole and not number.is_integer()):
+        raise ValueError(f"{shown(value)} is no {'whole ' if whole else ''}number above 0")
+    return int(number) if whole else number
 
 
 def _settings(document: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _model(size: ModelSize | None) -> str:
 
 def _waste(checkpoint: Checkpoint) -> str:
     wasted = checkpoint.wasted_bytes
-    share = wasted / (checkpoint.bytes + wasted)
+    share = wasted / max(1, checkpoint.bytes + wasted)
     # What every file has of headers is not worth a word.
     if share < 0.01:
         return ""

@@ -86,6 +86,8 @@ def _open_distributed(folder: Path, weights: Path) -> Checkpoint:
 def _open_huggingface(folder: Path) -> Checkpoint:
     size, vocabulary = huggingface.read_config(folder)
     files = huggingface.read_files(folder)
+    if not files:
+        raise CheckpointError([f"{folder} has files for tensors, and none in them"])
     found = [*_shape_faults(files, huggingface_shapes(size, vocabulary)), *_type_faults(files)]
     faults = [f"{folder}: {fault}" for fault in found]
     if faults:

@@ -9,7 +9,6 @@ follows from its number, and nothing draws from a random generator after initial
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
-from reference_impl.checkpoint.arrays import CheckpointError, read, why_unread
+from benchmark.decode import Malformed, open_regular, shown
+from reference_impl.checkpoint.arrays import UNLOADABLE, CheckpointError, load_archive, read, why_unread
 from reference_impl.checkpoint.initial import box_of, refused_together
 from reference_impl.checkpoint.nemo import Index, read_index
 from reference_impl.checkpoint.shards import OptimizerShards
@@ -130,11 +130,24 @@ def _read_common(folder: Path) -> dict[str, Any]:
     """What is no part of a tensor: groups of the optimizer, schedule, step."""
     path = folder / COMMON_STATE_FNAME
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            common = load_archive(file, "cpu")
+        return _known(common)
     except FileNotFoundError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except UNLOADABLE as error:
         raise CheckpointError([f"{path}: expected the common part of a checkpoint: {why_unread(error)}"]) from None
+
+
+def _known(common: Any) -> dict[str, Any]:
+    """The common part, once it has what is taken from it."""
+    if not isinstance(common, dict):
+        raise Malformed(f"it is {type(common).__name__}")
+    wanted: dict[str, type] = {"optimizer": dict, "schedule": dict, "step": int}
+    for name, kind in wanted.items():
+        if not isinstance(common.get(name), kind):
+            raise Malformed(f"its {name} is {shown(common.get(name))}, expected {kind.__name__}")
+    return common
 
 
 class _CommonIsRead(TorchCommonLoadStrategy):

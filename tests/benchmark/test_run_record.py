@@ -92,7 +92,7 @@ def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatc
         (json.dumps({"version": VERSION + 1}), f"version: Input should be less than or equal to {VERSION}"),
         (json.dumps({"ruleset": 6}), "ruleset: Input should be a valid string"),
         (json.dumps({"experiments": [{"result": "result_0.txt"}]}), "experiments.0.seed: Field required"),
-        (" " * (LARGEST + 1), "a run.json has 1,048,576 bytes at most"),
+        (" " * (LARGEST + 1), "larger than 1,048,576 bytes"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -> None:

@@ -1,0 +1,324 @@
+"""JSON, YAML and pickles of others, decoded within limits of kind, size, depth, and of what a line makes grow.
+
+Nothing here executes what it reads. What is refused is a Malformed, whose message is one short line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import reprlib
+import stat
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO, ClassVar
+
+DEEPEST = 64
+"""Objects one in another; Python's own decoders recurse."""
+
+MOST_NODES = 20_000
+"""Of a YAML document, with every alias written out: NeMo's model.yaml has under 500."""
+
+
+class Malformed(ValueError):
+    """What was read cannot be decoded, or is beyond a limit."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, to be read.
+
+    Raises:
+        OSError: it cannot be opened.
+        Malformed: it is a pipe, a device or a folder.
+    """
+    # Opening a pipe would wait for a writer otherwise.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Malformed("not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: it cannot be read.
+        Malformed: it is a pipe, a device or a folder, or larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise Malformed(f"larger than {most_bytes:,} bytes")
+    return content
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def json_depth(content: bytes) -> int:
+    """How many arrays and objects are one in another, DEEPEST + 1 at most."""
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(content):
+        first = content[match.start()]
+        depth += (first in b"[{") - (first in b"]}")
+        deepest = max(deepest, depth)
+        if deepest > DEEPEST:
+            break
+    return deepest
+
+
+def from_json(content: bytes, decoder: json.JSONDecoder | None = None) -> Any:
+    """What JSON in UTF-8 says.
+
+    Args:
+        decoder: what decodes it, Python's own if not given.
+
+    Raises:
+        Malformed: it is none, or too deep.
+    """
+    if json_depth(content) > DEEPEST:
+        raise Malformed(f"more than {DEEPEST} arrays and objects one in another")
+    try:
+        return (decoder or _JSON).decode(content.decode())
+    except ValueError as error:
+        raise Malformed(one_line(error)) from None
+
+
+_JSON = json.JSONDecoder()
+
+
+def from_yaml(content: bytes) -> Any:
+    """What a YAML document says, every scalar as text, as it is written.
+
+    Raises:
+        Malformed: it is none, or too deep or large with its aliases written out.
+    """
+    import yaml
+
+    try:
+        _refuse_growth(yaml.parse(content, Loader=yaml.BaseLoader), yaml)
+        return yaml.load(content, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise Malformed(one_line(error)) from None
+
+
+def _refuse_growth(events: Any, yaml: Any) -> None:
+    """Raise Malformed for a document that is deep, or large once its aliases are written out."""
+    sizes: dict[str, int] = {}
+    """Nodes below each anchor that is complete."""
+    total, open_at = 0, list[tuple[str | None, int]]()
+    for event in events:
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            if anchor not in sizes:
+                raise Malformed(f"the alias {shown(anchor)} is of what is not complete")
+            total += sizes[anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if anchor is not None:
+                sizes[anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_at.append((anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            name, start = open_at.pop()
+            if name is not None:
+                sizes[name] = total - start
+        if total > MOST_NODES:
+            raise Malformed(f"more than {MOST_NODES:,} values, aliases written out")
+        if len(open_at) > DEEPEST:
+            raise Malformed(f"more than {DEEPEST} lists and mappings one in another")
+
+
+class Record:
+    """An object of a pickle, without its class: what it was made from, and its state."""
+
+    state: Any = MappingProxyType({})
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __getitem__(self, name: str) -> Any:
+        """A field of its state; KeyError for one that there is not."""
+        if not isinstance(self.state, dict):
+            raise KeyError(name)
+        return self.state[name]
+
+
+def from_pickle(
+    content: bytes, named: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None = None, *, number: int = 1
+) -> Any:
+    """What a pickle holds; nothing that it names is imported, and nothing is called but what `named` returns.
+
+    In time and memory linear in its bytes: Python's own decoder takes any place in its memo and any length for granted,
+    and recurses without a check where it hashes a tuple.
+
+    Args:
+        named: what stands for a class, by module and name; raises Malformed for one that has no business there.
+        persistent: what stands for an object that is stored elsewhere, by its id; refused if not given.
+        number: of pickles one after another, of which the last counts.
+
+    Raises:
+        Malformed: it is none, or holds what plain data has no need of.
+    """
+    try:
+        file = BytesIO(content)
+        return [_Unpickler(file, named, persistent).load() for _ in range(number)][-1]
+    except Malformed:
+        raise
+    except _ODD_PICKLE as error:
+        raise Malformed(one_line(error)) from None
+
+
+_ODD_PICKLE = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, KeyError, IndexError, TypeError, ValueError),
+    *(OverflowError, struct.error),
+)
+
+_OPERATIONS = frozenset(
+    b"\x80\x95."  # PROTO FRAME STOP
+    b"(012"  # MARK POP POP_MARK(1) DUP
+    b"N\x88\x89IJKMLF\x8a\x8bG"  # none, booleans, numbers
+    b"SUTVX\x8c\x8dBC\x8e"  # text, bytes
+    b"])}tl\x85\x86\x87aesud"  # lists, tuples, dicts
+    b"c\x93Rb\x81Q"  # classes, their objects, and what is stored elsewhere
+    b"pqrghj\x94"  # memo
+)
+"""What a pickle of plain data is made of; no byte arrays, buffers, extensions, sets or protocol 0's INST and OBJ."""
+
+_LONGEST_TUPLE = 16
+"""Values of a tuple, such as a shape."""
+
+
+# Of typeshed it lacks nearly all.
+_InPython: Any = pickle._Unpickler
+
+
+class _Unpickler(_InPython):
+    """Python's own decoder in Python, of which each operation is one method."""
+
+    dispatch: ClassVar = {code: call for code, call in _InPython.dispatch.items() if code in _OPERATIONS}
+
+    def __init__(
+        self, file: BytesIO, named: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None
+    ) -> None:
+        super().__init__(file)
+        self._named, self._persistent = named, persistent
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self._named(module, name)
+
+    def persistent_load(self, identifier: Any) -> Any:
+        if self._persistent is None:
+            raise Malformed("it refers to what is stored elsewhere")
+        return self._persistent(identifier)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _set(self.stack[-1], key, value)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(self.stack[-1], key, value)
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        made: dict[Any, Any] = {}
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(made, key, value)
+        self.append(made)
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack[-1]
+        self.stack[-1] = _made(function, arguments)
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_reduce
+
+    def load_build(self) -> None:
+        state, made = self.stack.pop(), self.stack[-1]
+        if not isinstance(made, Record):
+            raise Malformed(f"it gives {type(made).__name__} a state")
+        made.__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def load_appends(self) -> None:
+        items, target = self.pop_mark(), self.stack[-1]
+        _append(target, items)
+
+    dispatch[pickle.APPENDS[0]] = load_appends
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        _append(self.stack[-1], [value])
+
+    dispatch[pickle.APPEND[0]] = load_append
+
+
+def _set(target: object, key: object, value: object) -> None:
+    # Of these the hash is known to end.
+    if not isinstance(target, dict) or not isinstance(key, str | int | float | Record | None):
+        raise Malformed(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
+    target[key] = value
+
+
+def _append(target: object, values: list[Any]) -> None:
+    if not isinstance(target, list):
+        raise Malformed(f"it appends to {type(target).__name__}")
+    target.extend(values)
+
+
+def _made(function: object, arguments: object) -> object:
+    """What stands for an object: a record of its arguments, or what one of the factories makes."""
+    if not callable(function) or not isinstance(arguments, tuple) or len(arguments) > _LONGEST_TUPLE:
+        raise Malformed(f"it calls {shown(type(function).__name__)} with {type(arguments).__name__}")
+    return function(*arguments)
+
+
+def shape_of(*arguments: Any) -> tuple[int, ...]:
+    """A shape, by the one tuple of whole numbers that it is made from."""
+    (values,) = arguments
+    if not isinstance(values, tuple | list) or len(values) > _LONGEST_TUPLE:
+        raise Malformed("expected a shape of few axes")
+    if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
+        raise Malformed("expected a shape of whole numbers from 0")
+    return tuple(values)
+
+
+def mapping_of(*arguments: Any) -> dict[Any, Any]:
+    """An empty dict, as an ordered one is begun."""
+    if arguments:
+        raise Malformed("expected a dict that is filled later")
+    return {}
+
+
+def one_line(error: Exception) -> str:
+    """The first lines of what a decoder says, in one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value in at most some 80 characters, however long and deep it is."""
+    return _REPR.repr(value)
