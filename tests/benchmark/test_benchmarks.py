@@ -122,7 +122,9 @@ def shards(folder: Path) -> Path:
 def test_a_row_is_all_that_a_new_benchmark_takes(checkout: Path, tmp_path: Path) -> None:
     """llama31_70b is configured, shown, planned, searched, prepared, verified, preflighted, rehearsed and checked."""
     data, runs, corpus = tmp_path / "data", tmp_path / "runs", shards(tmp_path / "c4")
-    environment = os.environ | {"PYTHONPATH": str(checkout), "DATADIR": str(data), "NEXP": "3"}
+    identity = {"ORG": "Example", "STATUS": "onprem", "PLATFORM": "64xDGXH100"}
+    environment = os.environ | {"PYTHONPATH": str(checkout), "DATADIR": str(data), "NEXP": "3", "WALLTIME": "600"}
+    environment |= {f"MLPERF_SUBMISSION_{name}": value for name, value in identity.items()}
 
     def llama31(*arguments: str | Path) -> str:
         command = [sys.executable, "-m", "harness", *map(str, arguments)]
