@@ -19,7 +19,6 @@ from compliance.checks.results import CURVES, alike
 from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import REHEARSAL, SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
-from compliance.convergence.rcp import compare
 from compliance.convergence.scaling import scaling
 from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, Result
@@ -285,7 +284,7 @@ def scaling_file(package: Package) -> Iterator[Breach]:
     A larger one is a WARNING: it gives no advantage, and the committee may have decided so, which no log tells.
     """
     for result in package.results:
-        found = scaling(result, compare(result))
+        found = scaling(result)
         if found is None:
             continue
         place = _place(package, Path(found.path))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compliance.checks.systems import read_description
-from compliance.convergence.rcp import Convergence
+from compliance.convergence.rcp import Convergence, compare
 from compliance.findings import as_number, show
 from compliance.result import Result
 
@@ -47,8 +47,12 @@ class Scaling:
         return self.is_rewritten and self.stated is not None and self.stated > self.own * (1 + TOLERANCE)
 
 
-def scaling(result: Result, convergence: Convergence) -> Scaling | None:
-    """The file beside the logs of a result; None where there is none."""
+def scaling(result: Result, convergence: Convergence | None = None) -> Scaling | None:
+    """Read the file beside the logs of a result; None where there is none.
+
+    Args:
+        convergence: what compare(result) gives, for a caller that has it.
+    """
     path = result.directory / FILE
     if not path.exists() and not path.is_symlink():
         return None
@@ -57,6 +61,7 @@ def scaling(result: Result, convergence: Convergence) -> Scaling | None:
         stated = stated_factor(path)
     except (OSError, ValueError) as error:
         fault = str(error)
+    convergence = convergence or compare(result)
     is_rewritten = is_compared(result, convergence)
     own = convergence.factor if is_rewritten else 1.0
     return Scaling(path=str(path), stated=stated, fault=fault, own=own, is_rewritten=is_rewritten)

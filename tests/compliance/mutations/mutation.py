@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from compliance.debatable import DEBATABLE
 from tests.compliance.mutations.trees import B8, B405, Tree
@@ -70,52 +71,35 @@ class Changed:
 # Rows of the tables: an id, what was changed, the change, the label and its source.
 
 
-def of_405b(
+def _of_log(
+    benchmark: str,
+    latest: str,
     id: str,
     about: str,
     change: Callable[[LogFile], object],
     label: Label,
     source: str,
     *,
-    ruleset: str = "6.0.0",
+    ruleset: str | None = None,
     made_for: str | None = None,
     rewrite: Callable[[str], str] | None = None,
 ) -> LogMutation:
+    """A row of a benchmark, in its latest round unless another is named."""
     return LogMutation(
-        id=f"405b.{id}",
+        id=f"{benchmark.removeprefix('llama31_')}.{id}",
         about=about,
         change=change,
         rewrite=rewrite,
         label=label,
         source=source,
-        benchmark=B405,
-        ruleset=ruleset,
-        made_for=made_for or ruleset,
+        benchmark=benchmark,
+        ruleset=ruleset or latest,
+        made_for=made_for or ruleset or latest,
     )
 
 
-def of_8b(
-    id: str,
-    about: str,
-    change: Callable[[LogFile], object],
-    label: Label,
-    source: str,
-    *,
-    ruleset: str = "6.1.0",
-    made_for: str | None = None,
-    rewrite: Callable[[str], str] | None = None,
-) -> LogMutation:
-    return LogMutation(
-        id=f"8b.{id}",
-        about=about,
-        change=change,
-        rewrite=rewrite,
-        label=label,
-        source=source,
-        benchmark=B8,
-        ruleset=ruleset,
-        made_for=made_for or ruleset,
-    )
+of_405b = partial(_of_log, B405, "6.0.0")
+of_8b = partial(_of_log, B8, "6.1.0")
 
 
 def of_both(
