@@ -235,7 +235,7 @@ def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """What resume.json says: `step`, `log_bytes` and `run`.
+    """Read `step`, `log_bytes` and `run` from resume.json.
 
     Raises:
         ConfigError: it is missing, or says something else.

@@ -1,6 +1,6 @@
-"""JSON, YAML and pickles of others, decoded within limits of kind, size, depth, and of what a line makes grow.
+"""Decode JSON, YAML and pickles that others wrote, within limits of type, size and depth.
 
-Nothing here executes what it reads. What is refused is a Malformed, whose message is one short line.
+Nothing here executes what it reads. Whatever is refused raises Malformed, whose message is one short line.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar
 
 DEEPEST = 64
-"""Objects one in another; Python's own decoders recurse."""
+"""The deepest nesting that is decoded; Python's own decoders recurse."""
 
 MOST_NODES = 20_000
-"""Of a YAML document, with every alias written out: NeMo's model.yaml has under 500."""
+"""The most nodes of a YAML document, counted with every alias expanded; NeMo's model.yaml has under 500."""
 
 
 class Malformed(ValueError):
-    """What was read cannot be decoded, or is beyond a limit."""
+    """The input cannot be decoded, or it exceeds a limit."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, to be read.
+    """Open a regular file for reading.
 
     Raises:
         OSError: it cannot be opened.
@@ -45,7 +45,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """All bytes of a regular file.
+    """Read all bytes of a regular file.
 
     Raises:
         OSError: it cannot be read.
@@ -62,7 +62,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def json_depth(content: bytes) -> int:
-    """How many arrays and objects are one in another, DEEPEST + 1 at most."""
+    """Count how deeply arrays and objects are nested, up to DEEPEST + 1."""
     depth = deepest = 0
     for match in _BRACKETS.finditer(content):
         first = content[match.start()]
@@ -74,7 +74,7 @@ def json_depth(content: bytes) -> int:
 
 
 def from_json(content: bytes, decoder: json.JSONDecoder | None = None) -> Any:
-    """What JSON in UTF-8 says.
+    """Decode JSON in UTF-8.
 
     Args:
         decoder: what decodes it, Python's own if not given.

@@ -121,7 +121,7 @@ class Kernels(Group):
 
 class Hyperparameters(Group):
     """Values that a submitter chooses, some where the rules of the benchmark leave them free, the others in the open
-    division alone. What is unset is as the closed division has it."""
+    division alone. Unset variables keep the closed division's values."""
 
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
     """Peak learning rate; in the closed division only where the rules leave it to the submitter."""
@@ -146,7 +146,7 @@ class Hyperparameters(Group):
 
     @property
     def of_the_open_division(self) -> dict[str, float | int | str]:
-        """What is chosen that only the open division leaves free, by shell name."""
+        """Return the chosen values that only the open division leaves free, by shell name."""
         chosen = self.model_dump(by_alias=True, exclude_none=True)
         return {name: value for name, value in chosen.items() if name not in _SOMETIMES_FREE}
 

@@ -11,7 +11,7 @@ from benchmark.config.run_config import LIBRARY_PREFIXES, NAMES, ConfigError, Ru
 from benchmark.config.sourcing import source_config, sourced_file, unknown_exports
 
 _FILE_NAME = "CONFIG_FILENAME"
-"""What the name of a config file is known by; most export it themselves."""
+"""The variable that names the config file; most config files export it themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def resolve_for_nodes(nodes: int, environment: Mapping[str, str] = os.environ) -
 
 
 def _origins(environment: Mapping[str, str], file: Path | None) -> dict[str, str]:
-    """Of each variable of an environment into which the file was sourced.
+    """Find where each variable of an environment came from, after the file was sourced into it.
 
     A job is handed an environment, which does not tell who set what: so the file is sourced again, without our
     variables. A value that it then does not set may follow from others that were set: it is asked again, with those.
@@ -110,7 +110,7 @@ def _origins(environment: Mapping[str, str], file: Path | None) -> dict[str, str
 
 
 def _says(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """What a file sets of our variables; nothing where it cannot be sourced, or not any longer."""
+    """Return those of our variables that a file sets; empty if the file can no longer be sourced."""
     if file is None:
         return {}
     try:
