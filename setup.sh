@@ -127,14 +127,21 @@ install_torch() {
 # CUDA's torch without CUDA, and in its place a device that counts.
 install_null_gpu() {
   if ! up_to_date .run.stamp; then
-    # Exactly that version: a build for CPUs, where pip finds one, calls itself a later one. Neither is compiled to bytecode,
-    # nor kept by pip, which would take longer than all else.
-    "${pip[@]}" install --no-compile --no-cache-dir --no-deps -r requirements.lock -r $lock "${torch/==/===}" &&
+    # Exactly that version of torch: a build for CPUs, where pip finds one, calls itself a later one. Nothing is compiled to
+    # bytecode, nor kept by pip, which would take longer than all else.
+    locked_packages --no-compile --no-cache-dir -r requirements.lock -r $lock &&
+      "${pip[@]}" install --no-compile --no-cache-dir --no-deps "${torch/==/===}" &&
       fingerprint .run.stamp >$venv/.run.stamp || return
   fi
   echo "Building the null device" &&
     bash nullcuda/build.sh "$("$PWD/$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" &&
     bash nullcuda/build_te.sh "$PWD/$venv/bin/python"
+}
+
+# The locks are complete: nothing is resolved, and no file is installed that is not one of those that were locked. torch is no
+# part of them: its build is the machine's choice (CPU or CUDA, public index or local wheel), and each has a checksum of its own.
+locked_packages() {
+  "${pip[@]}" install --require-hashes --no-deps "$@"
 }
 
 install() {
@@ -143,17 +150,17 @@ install() {
     return
   fi
   if [[ $venv == .venv-nemo ]]; then
-    # This lock is complete: nothing is resolved, and nothing that it leaves out is installed.
-    "${pip[@]}" install --no-compile --no-deps -r $lock "$torch"
+    locked_packages --no-compile -r $lock && "${pip[@]}" install --no-compile --no-deps "$torch"
     return
   fi
   if [[ $venv == .venv-host ]]; then
-    "${pip[@]}" install -r $lock
+    locked_packages -r $lock
   else
     install_torch
-    # One command with torch, so that pip weighs them together; torch's build is the machine's choice, so no lock names it.
-    "${pip[@]}" install -r $lock "$torch" &&
-      "${pip[@]}" install --no-deps -r requirements-nodeps.lock
+    # torch comes last: what it asks for is in the lock, but for CUDA's libraries, which come with its build.
+    locked_packages -r $lock &&
+      locked_packages -r requirements-nodeps.lock &&
+      "${pip[@]}" install "$torch"
   fi && "${pip[@]}" install --no-deps --no-build-isolation --editable .
 }
 

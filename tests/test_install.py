@@ -100,10 +100,11 @@ def test_every_locked_package_is_there_for_aarch64(lock: str, tmp_path: Path) ->
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (torch,) = re.findall(r"torch==[0-9.]+", project)
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28, 34)]
-    lines = [torch] if lock == "torch" else (ROOT / lock).read_text(encoding="utf-8").splitlines()
+    text = torch if lock == "torch" else (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     # pip judges conditions by the machine that it runs on.
     wanted = tmp_path / "wanted"
-    wanted.write_text("\n".join(line for line in lines if "platform_machine == 'x86_64'" not in line), encoding="utf-8")
+    lines = (line for line in text.splitlines() if "platform_machine == 'x86_64'" not in line)
+    wanted.write_text("\n".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:"]
     options = [
         *platforms,

@@ -13,6 +13,8 @@ from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from benchmark.checkout import ROOT
 
 FLOORS = (("harness",), ("report",), ("compliance", "reference_impl"), ("benchmark",))
@@ -220,8 +222,8 @@ def test_no_trace_of_one_machine() -> None:
 
 def pins(name: str) -> dict[str, str]:
     """Package -> version of a requirements file."""
-    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
-    return dict(normalised(line) for line in lines if line)
+    lines = (line.split("#")[0].rstrip(" \\") for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    return dict(normalised(line) for line in lines if line and not line.startswith(" "))
 
 
 def normalised(requirement: str) -> tuple[str, str]:
@@ -242,6 +244,15 @@ def test_locks_hold_what_the_project_asks_for() -> None:
     assert wanted.items() <= pins("requirements.lock").items()
     assert direct("dev").items() <= pins("requirements-dev.lock").items()
     assert "torch" not in pins("requirements-dev.lock")
+
+
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.lock")))
+def test_each_locked_package_has_hashes(lock: str) -> None:
+    """What is installed is what was locked, byte for byte; setup.sh has pip insist on it."""
+    text = re.sub(r"#.*", "", (ROOT / lock).read_text(encoding="utf-8")).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert lines
+    assert [line for line in lines if not re.search(r"--hash=sha256:[0-9a-f]{64}", line)] == []
 
 
 def test_tests_run_on_what_runs_use() -> None:

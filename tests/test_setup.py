@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -97,6 +98,12 @@ class Tree:
         return subprocess.run([self.python, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def locked(wheels: Path, name: str) -> str:
+    """The line of a lock for a wheel."""
+    (wheel,) = wheels.glob(f"{name}-*.whl")
+    return f"{name.replace('_', '-')}==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
 def make_tree(parent: Path) -> Tree:
     folder, wheels = parent / "a tree", parent / "wheels"
     folder.mkdir()
@@ -105,11 +112,15 @@ def make_tree(parent: Path) -> Tree:
         make_wheel(wheels, name)
     (folder / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
     (folder / "backend.py").write_text(BACKEND, encoding="utf-8")
-    (folder / "requirements-host.lock").write_text("needed==1.0\n", encoding="utf-8")
-    (folder / "requirements.lock").write_text("needed==1.0\n", encoding="utf-8")
-    (folder / "requirements-dev.lock").write_text("needed==1.0\nonly-dev==1.0\n", encoding="utf-8")
-    (folder / "requirements-nodeps.lock").write_text("only-data==1.0\n", encoding="utf-8")
-    (folder / "requirements-nemo.lock").write_text("only-nemo==1.0\n", encoding="utf-8")
+    locks = {
+        "requirements-host.lock": ("needed",),
+        "requirements.lock": ("needed",),
+        "requirements-dev.lock": ("needed", "only_dev"),
+        "requirements-nodeps.lock": ("only_data",),
+        "requirements-nemo.lock": ("only_nemo",),
+    }
+    for lock, names in locks.items():
+        (folder / lock).write_text("".join(locked(wheels, name) for name in names), encoding="utf-8")
     shutil.copy(ROOT / "setup.sh", folder)
     return Tree(folder, wheels)
 
@@ -241,11 +252,22 @@ def test_concurrent_calls_install_once(tree: Tree) -> None:
 
 def test_failed_installation_shows_why(tree: Tree) -> None:
     """What pip said is shown and kept, and the next call tries again."""
-    (tree.folder / "requirements.lock").write_text("no-such-package==1.0\n", encoding="utf-8")
+    (tree.folder / "requirements.lock").write_text(f"no-such-package==1.0 --hash=sha256:{0:064}\n", encoding="utf-8")
     status, out, err = tree.setup()
     assert (status, out) == (1, "")
     assert "no-such-package" in err
     assert not list((tree.folder / ".venv").glob("*.stamp"))
+
+
+def test_another_file_than_the_locked_one_is_refused(tree: Tree) -> None:
+    """A wheel of the right name and version whose bytes differ is not installed, and pip says so."""
+    (wheel,) = tree.wheels.glob("needed-*.whl")
+    with zipfile.ZipFile(wheel, "a") as changed:
+        changed.writestr("needed/more.py", "")
+    status, out, err = tree.setup()
+    assert (status, out) == (1, "")
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in err
+    assert not tree.imports("needed")
 
 
 def test_package_index_that_does_not_answer_is_named(tree: Tree) -> None:
