@@ -11,7 +11,7 @@ import click
 
 from benchmark.refusal import Refused
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 """Every group and every command has these settings."""
 
 

@@ -27,6 +27,7 @@ VERBS = {
     "run": Verb("harness.verbs.runs", "run", "Run a configuration on this machine, and check the results."),
     "job": Verb("harness.verbs.runs", "job", "Run it on the nodes of this Slurm job: what run.sub calls."),
     "show": Verb("harness.verbs.configs", "show", "Print a configuration: each value, its origin, what follows."),
+    "variables": Verb("harness.verbs.configs", "variables", "Print a variable of a configuration, or all, in words."),
     "config": Verb("harness.verbs.configs", "config", "Write the config of a system."),
     "plan": Verb("harness.plan.command", "plan", "Does it fit, how long is a step, how long to the target?"),
     "dryrun": Verb("harness.verbs.dryrun", "dryrun", "Run the GPU code of any rank on a null device: does it fit?"),

@@ -32,13 +32,17 @@ class Layout(Group):
     """How the model is cut, and on how many ranks it is trained."""
 
     nodes: Count = Field(alias="DGXNNODES")
+    """Number of nodes."""
     gpus_per_node: Count = Field(alias="DGXNGPU")
     """Number of ranks on each node: one for each GPU, or one for each process on CPUs."""
     tensor_model_parallel: Count = Field(1, alias="TENSOR_MODEL_PARALLEL")
+    """Ranks that each matrix is split over."""
     pipeline_model_parallel: Count = Field(1, alias="PIPELINE_MODEL_PARALLEL")
+    """Stages that the layers are spread over."""
     interleaved_pipeline: Count = Field(1, alias="INTERLEAVED_PIPELINE")
     """Number of model chunks on each pipeline stage (Megatron's virtual pipeline size). 1 means no interleaving."""
     context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
+    """Ranks that each sequence is split over."""
     tp_pp_dp_mapping: bool = Field(False, alias="TP_PP_DP_MAPPING")
     """The ranks that hold one copy of the model are neighbours; where it is off, those of one pipeline stage are."""
     minibatch: Count = Field(alias="MINIBS")
@@ -103,6 +107,7 @@ class Kernels(Group):
     recompute_method: Literal["uniform", "block"] | None = Field(None, alias="RECOMPUTE_METHOD")
     """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many of each model chunk."""
     recompute_num_layers: Count | None = Field(None, alias="RECOMPUTE_NUM_LAYERS")
+    """See RECOMPUTE_METHOD."""
     tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
     """Run the tensor-parallel collectives at the same time as the matrix products next to them."""
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
@@ -133,14 +138,17 @@ class Hyperparameters(Group):
     """Steps from the peak to the end. Open division; if unset, warm-up and decay together are as long as in the
     closed one."""
     adam_beta_1: float | None = Field(None, alias="ADAM_BETA_1", ge=0, lt=1)
-    """Open division, as all that follow but MAX_STEPS."""
+    """AdamW's beta 1. Open division."""
     adam_beta_2: float | None = Field(None, alias="ADAM_BETA_2", ge=0, lt=1)
+    """AdamW's beta 2. Open division."""
     adam_epsilon: float | None = Field(None, alias="ADAM_EPSILON", gt=0, allow_inf_nan=False)
+    """AdamW's epsilon. Open division."""
     weight_decay: float | None = Field(None, alias="WEIGHT_DECAY", ge=0, allow_inf_nan=False)
+    """AdamW's weight decay. Open division."""
     gradient_clip_norm: float | None = Field(None, alias="GRADIENT_CLIP_NORM", gt=0, allow_inf_nan=False)
-    """Largest norm of all gradients together."""
+    """Largest norm of all gradients together. Open division."""
     model_size: Literal["tiny", "8b", "70b", "405b"] | None = Field(None, alias="MODEL_SIZE")
-    """Another network than the benchmark's: a row of benchmark/sizes.py."""
+    """Another network than the benchmark's: a row of benchmark/sizes.py. Open division."""
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
     """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
 

@@ -1,4 +1,4 @@
-"""Configurations: what one means, and a new one."""
+"""Configurations: what one means, a new one, and the variables of all."""
 
 from __future__ import annotations
 
@@ -60,3 +60,17 @@ def new(gpu: str, nodes: int, benchmark: str, global_batch_size: int | None, sys
     made = new_config(gpu, nodes, benchmark=BENCHMARKS[benchmark], global_batch_size=global_batch_size)
     comment = f"{made.job.gpus} {gpu}: a draft that nobody has run, planned at {made.pace.step:.2f} s a step."
     click.echo(write_config(out, system or GPUS[gpu].system, variables(made), comment))
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("name", required=False, metavar="[VARIABLE]")
+def variables(name: str | None) -> None:
+    """Print a variable in words, or all of them, as docs/variables.md has them.
+
+    \b
+    llama31 variables MINIBS
+    llama31 variables > docs/variables.md
+    """
+    from harness.variables_page import variable_text, variables_page
+
+    click.echo(variables_page() if name is None else variable_text(name), nl=False)
