@@ -27,7 +27,8 @@ RUN if ! python3 -m pip --version; then \
     fi
 
 # Before the code, so that a change of code does not install everything again. A base image's own torch stays; where there is
-# none it is the one of pyproject.toml, without a hash: its build is the machine's choice. NVIDIA's images pin packages by PIP_CONSTRAINT, which would contradict the lock.
+# none it is the one of pyproject.toml, without a hash: its build is the machine's choice. NVIDIA's images pin packages by
+# PIP_CONSTRAINT, which would contradict the lock.
 COPY pyproject.toml requirements.lock requirements-nodeps.lock ./
 RUN unset PIP_CONSTRAINT && \
     if python3 -c 'import torch'; then torch=; else torch=$(grep -o 'torch==[0-9.]*' pyproject.toml); fi && \

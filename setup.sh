@@ -43,6 +43,10 @@ venv=.venv lock=requirements.lock locks=(requirements-host.lock requirements.loc
 stamp=.run.stamp option=
 case "$*" in
   "") ;;
+  -h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' setup.sh
+    exit
+    ;;
   --dev) lock=requirements-dev.lock stamp=.dev.stamp option=" --dev" ;;
   --host) venv=.venv-host lock=requirements-host.lock locks=(requirements-host.lock) option=" --host" ;;
   # NeMo's last release asks for an older Megatron-Core, NumPy and protobuf than the project, so it cannot share .venv.
@@ -52,7 +56,7 @@ case "$*" in
     venv=.venv-null lock=requirements-null.lock locks=(requirements.lock requirements-null.lock) stamp=.null.stamp option=" --null-gpu"
     sources=(nullcuda/build*.sh nullcuda/device/* nullcuda/headers/*.h)
     ;;
-  *) refuse "unknown arguments: $*; usage: bash setup.sh [--made] [--dev | --host | --nemo | --null-gpu]" ;;
+  *) refuse "unknown arguments: $*; usage: bash setup.sh [--made] [--dev | --host | --nemo | --null-gpu | --help]" ;;
 esac
 
 if [[ -n "${HARNESS_PYTHON:-}" && $venv != .venv-n* ]]; then

@@ -342,6 +342,14 @@ def test_unknown_argument_is_refused(tree: Tree) -> None:
     assert "usage" in err
 
 
+def test_help_is_what_stands_at_the_top(tree: Tree) -> None:
+    """It says what each option makes, from whichever folder it is asked, and installs nothing."""
+    status, out, err = tree.setup("--help")
+    assert (status, err) == (0, "")
+    assert "bash setup.sh --host" in out
+    assert not (tree.folder / ".venv").exists()
+
+
 # Where torch comes from.
 
 
