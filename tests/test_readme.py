@@ -80,9 +80,25 @@ def test_the_readme_shows_both_first_commands() -> None:
     assert commands()[1].startswith(".venv/bin/llama31 check")
 
 
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    """Relative links are files or folders of the checkout."""
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "nullcuda" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Relative links are files or folders of the checkout, and headings of a page are there."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as links spell them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
