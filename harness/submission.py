@@ -157,14 +157,19 @@ def _usual(name: str, answers: Facts, config: RunConfig | None) -> str | None:
 
 
 def _faults(answers: Facts) -> Iterator[str]:
-    if not NAME.fullmatch(str(answers.get(_ORG, "a"))):
-        yield (
-            f"--org is {answers[_ORG]!r}, which cannot name the folder of a submission: letters, digits and "
-            "_ . + - @ = , only, no dot first"
-        )
-    processors = str(answers.get("host_processors_per_node", "1"))
-    if not (processors.isascii() and processors.isdecimal()):
-        yield f"--host-processors-per-node is {processors!r}; expected a whole number: the official tools multiply it"
+    flags = {question.name: question.flag for question in (*IDENTITY, *SYSTEM)}
+    for name, value in answers.items():
+        if found := fault(name, str(value)):
+            yield f"{flags[name]} is {str(value)!r}; {found}"
+
+
+def fault(name: str, value: str) -> str:
+    """Say why an answer cannot be taken; empty if it can."""
+    if name == _ORG and not NAME.fullmatch(value):
+        return "it names the folder of a submission, so expected letters, digits and _ . + - @ = , only, no dot first"
+    if name == "host_processors_per_node" and not (value.isascii() and value.isdecimal()):
+        return "expected a whole number, which the official tools multiply"
+    return ""
 
 
 def other_node(here: Facts, config: RunConfig | None) -> str:

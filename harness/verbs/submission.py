@@ -13,7 +13,7 @@ from benchmark.config import ConfigError, RunConfig, resolve
 from compliance.formats import printable
 from compliance.package import machine
 from harness.arguments import CONFIG_FILE
-from harness.submission import IDENTITY, SYSTEM, Question, complete, other_node, require_free, write
+from harness.submission import IDENTITY, SYSTEM, Question, complete, fault, other_node, require_free, write
 
 Command = Callable[..., None]
 
@@ -92,9 +92,17 @@ def _asker() -> Callable[[Question, str | None], str] | None:
 
 
 def _ask(question: Question, usual: str | None) -> str:
-    kind = click.Choice(list(question.choices)) if question.choices else None
+    kind = click.Choice(list(question.choices)) if question.choices else click.STRING
+
+    def judged(text: str) -> str:
+        value = str(kind.convert(text, None, None)).strip()
+        # click asks again after a usage error.
+        if found := fault(question.name, value):
+            raise click.UsageError(found)
+        return value
+
     click.echo(f"\n{question}", err=True)
-    return str(click.prompt(question.flag.removeprefix("--"), type=kind, default=usual, err=True)).strip()
+    return str(click.prompt(question.flag.removeprefix("--"), type=kind, default=usual, value_proc=judged, err=True))
 
 
 def _say(line: str) -> None:

@@ -16,6 +16,7 @@ from compliance.package.fields import MEANINGS
 from compliance.package.system import FROM_THE_RUNS
 from harness.__main__ import main
 from harness.submission import Question, complete
+from harness.verbs import submission as verb
 from tests.fakes import configured, environment
 
 FLAGS = ("--org", "A+B", "--status", "cloud", "--platform", "8xIt's new", "--system-name", 'A "new" system: 22.10')
@@ -112,7 +113,7 @@ def test_a_person_knows_better_than_the_machine() -> None:
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [
-        ({"MLPERF_SUBMISSION_ORG": "My Lab"}, "--org is 'My Lab', which cannot name the folder of a submission"),
+        ({"MLPERF_SUBMISSION_ORG": "My Lab"}, "--org is 'My Lab'; it names the folder of a submission"),
         ({"host_processors_per_node": "two"}, "--host-processors-per-node is 'two'; expected a whole number"),
     ],
 )
@@ -142,3 +143,13 @@ def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
 def test_every_field_has_a_meaning() -> None:
     """What the configuration does not decide is explained, in the order of the official list."""
     assert tuple(MEANINGS) == tuple(name for name in FIELDS if name not in FROM_THE_RUNS)
+
+
+def test_an_answer_that_cannot_be_taken_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who types a name that cannot be used hears it at once, not after the last question."""
+    monkeypatch.setattr("harness.verbs.submission._asker", lambda: verb._ask)
+    answers = "My Lab\nMyLab\nclosed\nonprem\nA\n64xA\n" + "1\n" * 8
+    result = CliRunner().invoke(main, ["submission", "init", "--print", "--another-machine"], input=answers)
+    assert result.exit_code == 0, result.output
+    assert "letters, digits" in result.stderr
+    assert "export MLPERF_SUBMISSION_ORG=MyLab" in result.stdout
