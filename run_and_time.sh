@@ -9,6 +9,16 @@
 # with RESULT_FILE alone, all ranks of one run on one node.
 set -euo pipefail
 
+setting_up=
+stop() {
+  if [[ -n $setting_up ]] && kill -TERM -- "-$setting_up" 2>/dev/null; then setting_up=; fi
+  echo stopping
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
+trap 'stop 129' HUP
+
 root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null && pwd)
 
 refuse() {
@@ -26,11 +36,24 @@ esac
 if (($# > 1)); then refuse "one FILE at most, got $# arguments: $*"; fi
 if (($# == 1)) && [[ ! -f $1 ]]; then refuse "no config file '$1'"; fi
 
-python=$(bash "$root/setup.sh")
+# A shell takes no signal while a command runs, unless it waits for it, and setup.sh may run for minutes: it is a process
+# group of its own, which ends with this shell.
+exec {answer}<> <(:)
+set -m
+bash "$root/setup.sh" >&"$answer" &
+setting_up=$!
+set +m
+wait "$setting_up"
+read -r python <&"$answer"
+exec {answer}>&-
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
+# What comes while Python starts waits until it can be taken, where env knows how (coreutils 8.31).
+patient=()
+if env --block-signal=INT true 2>/dev/null; then patient=(env "--block-signal=INT,TERM,HUP"); fi
+
 if (($# == 1)); then
-  exec "$python" -m harness run "$1"
+  exec "${patient[@]}" "$python" -m harness run "$1"
 elif [[ -n ${RANK:-} ]]; then
   # By hand, the local ones may be left to DGXNGPU; the rank finds its GPU by the same rule.
   ranks=${LOCAL_WORLD_SIZE:-${DGXNGPU:-1}}
@@ -38,7 +61,7 @@ elif [[ -n ${RANK:-} ]]; then
 elif [[ -n ${RESULT_FILE:-} ]]; then
   exec "$python" -m reference_impl.pretrain
 elif [[ -n ${DGXSYSTEM:-} ]]; then
-  exec "$python" -m harness run
+  exec "${patient[@]}" "$python" -m harness run
 else
-  exec "$python" -m harness run "$root/config_tiny.sh"
+  exec "${patient[@]}" "$python" -m harness run "$root/config_tiny.sh"
 fi

@@ -25,6 +25,8 @@ class EventLog:
     def __init__(self, path: Path | None, clock: Clock) -> None:
         self.path = path
         self.clock = clock
+        self.keys: set[str] = set()
+        """Of all events so far; one that is being written is among them."""
         self._mllogger: Any = None
 
     def event(self, key: str, value: Any = None, /, *, at: float | None = None, **metadata: Any) -> None:
@@ -73,6 +75,7 @@ class EventLog:
             raise ValueError(f"event {key!r}: {error}; value {value!r}, metadata {metadata!r}") from None
         if self._mllogger is None:
             self._mllogger = _mllogger(self.path)
+        self.keys.add(key)
         log = {POINT: self._mllogger.event, START: self._mllogger.start, END: self._mllogger.end}[event_type]
         time_ms = int((self.clock.now() if at is None else at) * 1000)
         # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is

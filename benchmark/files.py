@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +143,56 @@ def locked(folder: Path, *, busy: Exception | None = None, link: bool = True) ->
         yield
     finally:
         os.close(descriptor)
+
+
+def hold(file: IO[Any]) -> bool:
+    """Take the lock of an open file, for this process and all that inherit it open; False where another one has it.
+
+    A file system without locks has none to take.
+    """
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Who only looks whether it is held has it for an instant.
+            time.sleep(0.05)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether any process has the lock of a file, on any machine; None where that cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or _locks_are_local(status.st_dev):
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+_LOCAL_LOCKS = {"nolock", "local_lock=flock", "local_lock=all", "localflock"}
+"""Options of nfs(5) and of Lustre with which a machine sees no lock of another one."""
+
+
+def _locks_are_local(device: int) -> bool:
+    """Whether a file system that machines share keeps the locks of each to itself."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        options = (line.split()[-1] for line in mounts if line.split()[2] == number)
+        return any(_LOCAL_LOCKS & set(text.split(",")) for text in options)
 
 
 def existing_above(folder: Path) -> Path:

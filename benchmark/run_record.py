@@ -22,11 +22,14 @@ from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, kernels
 from benchmark.decode import Malformed, read_regular
-from benchmark.files import RUN_JSON, write_at_once
+from benchmark.files import RUN_JSON, is_held, write_at_once
 from benchmark.refusal import Refused
 
 VERSION = 1
 """Version of the schema. It rises when a field is removed or changes its meaning."""
+
+RUNNING, KILLED = "running", "killed"
+"""What run.json says of a run that is on, and what is read there of one whose processes are gone."""
 
 LARGEST = 1 << 20
 """The most bytes that a run.json may have."""
@@ -71,8 +74,8 @@ class Experiment(_Part):
     result: str
     """File name of the log."""
     seed: int
-    status: str = "running"
-    """`success`, `aborted`, or how the processes ended without saying so."""
+    status: str = RUNNING
+    """`success`, `aborted`, how the processes ended without saying so, or as far as it has come."""
     minutes: float | None = None
     """From run_start to run_stop."""
     lost: int = 0
@@ -176,21 +179,35 @@ def write(folder: Path, recorded: RunRecord) -> None:
     write_at_once(folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n")
 
 
+def console_of(folder: Path, result: str) -> Path:
+    """What the processes of a run print, by the name of its log: `console_<n>.log`.
+
+    All of them have it open, and with it its lock: while one lives, it is held.
+    """
+    return folder / result.replace("result_", "console_").replace(".txt", ".log")
+
+
 def read(path: Path) -> RunRecord:
-    """A run.json, which may be anybody's.
+    """A run.json, which may be anybody's; a run that it says is on and whose processes are gone reads KILLED.
 
     Raises:
         UnreadableRecord: it is none, with the first reason.
         OSError: it cannot be opened.
     """
     try:
-        return RunRecord.model_validate_json(read_regular(path, LARGEST))
+        recorded = RunRecord.model_validate_json(read_regular(path, LARGEST))
     except Malformed as error:
         raise UnreadableRecord(f"{path} is no record of runs: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UnreadableRecord(f"{path} is no record of runs: {where}: {first['msg']}") from None
+    return recorded.with_experiments([_as_it_is(path.parent, one) for one in recorded.experiments])
+
+
+def _as_it_is(folder: Path, one: Experiment) -> Experiment:
+    gone = one.status == RUNNING and is_held(console_of(folder, Path(one.result).name)) is False
+    return one.model_copy(update={"status": KILLED}) if gone else one
 
 
 def stamp(now: datetime) -> str:

@@ -5,6 +5,14 @@ Exit status of every verb: 0 done or passed, 1 a check failed, 2 wrong usage or 
 
 from __future__ import annotations
 
+import sys
+
+from harness.early import end_on_signals
+
+if sys.argv[1:2] in (["run"], ["job"]):
+    # Before all else: what is imported below takes half a second, in which Ctrl-C would be a traceback.
+    end_on_signals()
+
 from dataclasses import dataclass
 from importlib import import_module
 

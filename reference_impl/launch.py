@@ -7,36 +7,33 @@ interface, and unpickles what it finds there.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.config import RunConfig
+from benchmark.processes import adopting, ending_with_this, scratch
 
 NOTICE_S = 5.0
 """From the failure of a rank to SIGTERM for the others, which mostly notice by themselves and say so in the log."""
 
-GRACE_S = 30.0
-"""From SIGTERM to SIGKILL, as torchrun has it."""
+GRACE_S = 3.0
+"""From SIGTERM to SIGKILL: rank 0 logs run_stop meanwhile, the others have nothing to do."""
 
-_STOP = {signal.SIGTERM, signal.SIGINT}
+_STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _HEARD = {*_STOP, signal.SIGUSR1, signal.SIGCHLD}
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _LONG_S = 3600.0
 
 
 def launch(config: RunConfig) -> int:
     """Run DGXNGPU ranks of `reference_impl.pretrain`; returns as `supervise` does."""
-    with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
-        environments = [_environment(config, Path(folder), rank) for rank in range(config.layout.gpus_per_node)]
+    with scratch() as folder:
+        environments = [_environment(config, folder, rank) for rank in range(config.layout.gpus_per_node)]
         return supervise([sys.executable, "-m", "reference_impl.pretrain"], environments)
 
 
@@ -51,14 +48,17 @@ def _environment(config: RunConfig, folder: Path, rank: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": layout.gpus_per_node,
         "RENDEZVOUS_FILE": folder / "rendezvous",
         "NPY_INDEX_DIR": config.data.index_dir or folder / "index",
+        # What torch, Python and their compilers leave in the temporary folder goes with this one.
+        "TMPDIR": folder,
     }
     return {**defaults, **os.environ, **{name: str(value) for name, value in ours.items()}}
 
 
 def supervise(command: Sequence[str], environments: Iterable[Mapping[str, str]]) -> int:
-    """Run a command once in each environment until all have ended.
+    """Run a command once in each environment until all have ended, and whatever they have started.
 
-    SIGTERM and SIGINT are handed on, and end the ranks; SIGUSR1 is handed on. A rank is killed when this process is.
+    SIGTERM, SIGINT and SIGHUP reach the ranks as SIGTERM, and end them; a second one kills them. SIGUSR1 is handed on.
+    A rank is killed when this process is.
 
     Returns:
         128 + n where signal n ended them, or the exit status of the first rank that failed, 1 if a signal ended that
@@ -66,50 +66,59 @@ def supervise(command: Sequence[str], environments: Iterable[Mapping[str, str]])
     """
     # Taken from a queue, below, instead of interrupting whatever is being done: none is lost, however early it comes.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-    libc = ctypes.CDLL(None)
+    bind = ending_with_this()
 
     def in_rank() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    ranks: list[subprocess.Popen[bytes]] = []
-    try:
-        for environment in environments:
-            # A session of its own: Ctrl-C should reach it once, through here.
-            rank = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_rank)
-            ranks.append(rank)
-        return _watch(ranks)
-    finally:
-        _send(ranks, signal.SIGKILL)
+        bind()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    with adopting() as family:
+        try:
+            ranks = [
+                # A session of its own: Ctrl-C should reach it once, through here.
+                subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_rank)
+                for environment in environments
+            ]
+            return _watch(ranks)
+        finally:
+            family.end()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-def _watch(ranks: Iterable[subprocess.Popen[bytes]]) -> int:
-    running, status = list(ranks), 0
+
+def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    running, status, stopping = dict(enumerate(ranks)), 0, False
     due: list[tuple[float, int]] = []
     """Signals that ranks get if they are still there at a time."""
     while running:
         heard = signal.sigtimedwait(_HEARD, max(0.0, due[0][0] - time.monotonic()) if due else _LONG_S)
         now = time.monotonic()
         if heard is None and due:
-            _send(running, due.pop(0)[1])
+            _send(running.values(), due.pop(0)[1])
         elif heard is not None and heard.si_signo == signal.SIGUSR1:
-            _send(running, signal.SIGUSR1)
+            _send(running.values(), signal.SIGUSR1)
         elif heard is not None and heard.si_signo in _STOP:
-            _send(running, heard.si_signo)
-            status = status or 128 + heard.si_signo
-            due = [(now + GRACE_S, signal.SIGKILL)]
+            # A terminal that is closed sends several SIGHUP.
+            _send(running.values(), signal.SIGKILL if stopping and heard.si_signo != signal.SIGHUP else signal.SIGTERM)
+            status, stopping = status or 128 + heard.si_signo, True
+            due = due if stopping and due else [(now + GRACE_S, signal.SIGKILL)]
         # Of several that end at once, SIGCHLD may come once.
-        for rank in [rank for rank in running if rank.poll() is not None]:
-            running.remove(rank)
-            if rank.returncode and not status:
-                status = max(rank.returncode, 1)
+        for number in [number for number, rank in running.items() if rank.poll() is not None]:
+            ended = running.pop(number).returncode
+            if ended and not status:
+                _say_how_it_ended(number, ended)
+                status = max(ended, 1)
                 due = [(now + NOTICE_S, signal.SIGTERM), (now + NOTICE_S + GRACE_S, signal.SIGKILL)]
     return status
 
 
+def _say_how_it_ended(rank: int, returncode: int) -> None:
+    """Of a rank that was killed, which cannot say it itself."""
+    if returncode < 0:
+        sys.stderr.write(f"error: rank {rank} was ended by {signal.Signals(-returncode).name}\n")
+
+
 def _send(ranks: Iterable[subprocess.Popen[bytes]], number: int) -> None:
-    """To those that have not ended; SIGKILL also to what they have started, which cannot be asked to end it."""
+    """To those that have not ended."""
     for rank in ranks:
         if rank.poll() is None:
-            (os.killpg if number == signal.SIGKILL else os.kill)(rank.pid, number)
+            rank.send_signal(number)

@@ -8,31 +8,39 @@ run whose log is there goes on from its newest checkpoint. Exit status: 0 the ta
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from benchmark.checkpoints import Checkpoints, Identity, Resumption, find_resumption, folder_of, identity, make_ready
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, run
+from benchmark.processes import bind_forks, end_with, scratch
 from benchmark.refusal import Refused
 from reference_impl.data.read.configured import data_folder, dataset_of
 from reference_impl.files.manifest import Manifest
 from reference_impl.quiet import quieten_libraries
 from reference_impl.ready import require_initial_weights
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_CLOCK_RUNS = {"run_start", "tracked_stats"}
+"""Events of which this process has logged one when there is a run to stop; one that goes on logs the second first."""
 
 _EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT; a BaseException, so that nothing on the way swallows it."""
+    """A signal that ends a run; a BaseException, so that nothing on the way swallows it."""
 
     def __init__(self, number: int) -> None:
         self.exit_status = 128 + number
@@ -47,12 +55,21 @@ def main() -> int:
             from reference_impl.launch import launch
 
             return launch(config)
-        return train(config)
+        if config.process.rendezvous_file is not None:
+            return train(config)
+        with scratch() as folder:
+            # Of ranks that meet in a file, their launcher has seen to it.
+            os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
+            return train(config)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interruption:
         return interruption.exit_status
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said, last and in one line
+        traceback.print_exc()
+        print(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        return 1
 
 
 def _refuse_incomplete(config: RunConfig) -> None:
@@ -66,9 +83,17 @@ def _refuse_incomplete(config: RunConfig) -> None:
 
 
 def train(config: RunConfig) -> int:
-    """Train as one rank."""
+    """Train as one rank.
+
+    Raises:
+        Interrupted: a signal has ended the run on the rank that logs it. On others, and before there is a run, it ends
+            the process.
+    """
+    # Python's own way with Ctrl-C is an exception, which whatever is being imported may swallow.
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    bind_forks(*_SIGNALS)
     preempted = listen_for_preemption(config)
     # Where a hanging rank is, written without the interpreter's help.
     faulthandler.register(signal.SIGUSR2)
@@ -84,6 +109,8 @@ def train(config: RunConfig) -> int:
     resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))
     clock = SystemClock(after=resumption.last_event if resumption else 0.0)
     log = EventLog(config.process.result_file if config.process.rank == 0 else None, clock)
+    if config.process.rank == 0:
+        stop_on_signals(log)
     outcome = run(
         config,
         lambda: MegatronStep(config, manifest, resuming=resumption is not None, preempted=preempted),
@@ -130,11 +157,24 @@ def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    # Once: a second signal must not cut off the writing of run_stop.
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(number)
+def stop_on_signals(log: EventLog) -> None:
+    """From now on a signal that ends this process ends its run in the log, if there is one to end.
+
+    After run_stop it changes nothing: what is left to do is little, and who has sent it kills what takes too long.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if not log.keys & _CLOCK_RUNS:
+            os._exit(128 + number)
+        if "run_stop" not in log.keys:
+            # Once: a second signal must not cut off the writing of run_stop.
+            for other in _SIGNALS:
+                signal.signal(other, signal.SIG_IGN)
+            raise Interrupted(number)
+
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def _report(outcome: Outcome) -> None:
@@ -152,5 +192,17 @@ def clear_caches(folder: Path, manifest: Manifest) -> str:
     return "posix_fadvise"
 
 
+def leave(status: int) -> NoReturn:
+    """End this process. One that failed ends at once: it waits for no save, and its libraries say no last words."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        os._exit(status)
+    sys.exit()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
+elif (_parent := multiprocessing.parent_process()) is not None and _parent.pid is not None:
+    # Started by multiprocessing for a rank, whose fork it is not (Megatron-Core's writers have a server of a queue).
+    end_with(_parent.pid)

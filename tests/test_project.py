@@ -47,6 +47,7 @@ ENVIRONMENT_USERS = {
     "harness/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
     "compliance/official.py": "hands two variables of the system to the official tools, and no other",
     "reference_impl/parallel.py": "says which network device to use, which gloo and NCCL can be told in no other way",
+    "reference_impl/pretrain.py": "says where the libraries underneath put what is temporary",
     "reference_impl/launch.py": "sets variables for the libraries underneath, and for the ranks it starts",
 }
 

@@ -7,7 +7,9 @@ allocation where there is one, and is aborted where there is none.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import IO, Protocol
 
 import click
 
@@ -23,11 +25,14 @@ from benchmark.checkpoints import complete_in, folder_of
 from benchmark.clock import SystemClock
 from benchmark.config import NAMES, Resolved, RunConfig, overrides
 from benchmark.eventlog import EventLog
-from benchmark.files import beside
-from benchmark.run_record import Seen
+from benchmark.files import beside, hold
+from benchmark.processes import adopting, ending_with_this
+from benchmark.run_record import KILLED, RUNNING, Seen
+from compliance.check import check_paths
 from compliance.formats import text
-from harness.launch.hang import Silence
-from harness.launch.runs import CUT_OFF, RUNNING, RunSet
+from harness.early import say_stopping
+from harness.launch.hang import END_S, Awaited, Patience
+from harness.launch.runs import CUT_OFF, RunSet
 from harness.launch.standing import Standing, standing
 from harness.launch.telemetry import sampled, sampler
 from harness.preflight import Plan, report_on, warnings
@@ -37,6 +42,11 @@ from report.screen import Onlooker, characters, screen
 from report.watch import View
 
 POLL_S = 0.2
+
+_CHUNK = 1 << 16
+
+_ERROR = re.compile(r"(?:\s*(\d+): ?)?error: (.*)")
+"""A line with which a rank says why it ends; srun puts the rank's number before it."""
 
 Process = subprocess.Popen[bytes]
 
@@ -92,6 +102,10 @@ class Launcher(Protocol):
     def kill(self, process: Process) -> None:
         """End ranks that may no longer listen."""
 
+    def gone(self, process: Process) -> bool:
+        """Make sure that no rank is left of a process that has ended; False where that cannot be told."""
+        ...
+
     def on_each_node(self, command: Sequence[str]) -> list[str]:
         """Starts a command once a node, outside any container, and hands on the end of standard input."""
         ...
@@ -110,13 +124,24 @@ class Received:
     """The signals that this process was sent."""
 
     stop: int = 0
-    """SIGTERM or SIGINT."""
+    """SIGTERM, SIGINT or SIGHUP."""
+    again: bool = False
+    """A second one: nothing is waited for."""
     save: bool = False
     """SIGUSR1: the time of the job is nearly over."""
     pending: list[int] = field(default_factory=list)
     """To be passed on to the run."""
     running: bool = False
     """Whether there is one."""
+
+    @contextmanager
+    def for_a_run(self) -> Iterator[None]:
+        """Within the block, signals are the run's to take."""
+        self.running = True
+        try:
+            yield
+        finally:
+            self.running = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +155,8 @@ class Ending:
     """Why it is no success."""
     cut_off: bool = False
     """The run came to no end of its own: it hung, was killed, failed on its way, or was told to save and stop."""
+    gone: bool = True
+    """Whether it is certain that nobody writes to its log any more."""
 
 
 def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
@@ -140,11 +167,16 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
     Raises:
         ConfigError: the results folder cannot be made, or holds other runs.
     """
+    with listening() as received:
+        return _run_experiments(resolved, launcher, received)
+
+
+def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received) -> int:
     config = resolved.config
     print("".join(f"{line}\n" for line in overrides(resolved)), end="", flush=True)
     if not allowed(config):
         return 2
-    with listening() as received, launcher:
+    with launcher:
         try:
             runs = RunSet.open(resolved, launcher.prepare(), launcher.job)
             if unknown := runs.recorded.code.get("error"):
@@ -157,12 +189,20 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
             return os.EX_TEMPFAIL
         if runs.unfinished() and not received.stop and launcher.requeue():
             return os.EX_TEMPFAIL
+    return finish(config, runs, endings, received)
+
+
+def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], received: Received) -> int:
+    """Close the logs of runs that could not, and judge all of them; returns the exit status."""
     for index, ending in endings.items():
         close_log(runs.result(index), ending)
+    stopped = 128 + received.stop if received.stop else 0
+    if received.again:
+        return stopped
     if received.save and runs.unfinished():
         print(f"to be continued: set RESUME={runs.folder}", flush=True)
         return os.EX_TEMPFAIL
-    statuses = {one.result: int(one.status != "success") for one in runs.experiments}
+    statuses = {one.result: 0 if one.status == "success" else stopped or 1 for one in runs.experiments}
     for index, ending in endings.items():
         log = runs.experiments[index].result
         statuses[log] = max(statuses[log], ending.status)
@@ -183,81 +223,162 @@ def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Recei
 
 
 def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
-    """One of the runs, from where it stands."""
-    seed, console = runs.experiments[index].seed, runs.folder / f"console_{index}.log"
-    run = config.for_experiment(seed=seed, result_file=runs.result(index))
+    """One of the runs, from where it stands.
+
+    Raises:
+        CannotStart: its processes are still on, or it cannot be started.
+    """
+    seed, log = runs.experiments[index].seed, runs.result(index)
+    run = config.for_experiment(seed=seed, result_file=log)
     print(f"run {index + 1} of {config.job.experiments}, seed {seed}", flush=True)
-    if not has_checkpoint(run):
-        runs.update(index, lost=set_aside(runs.result(index)))
-        launcher.clear_caches()
-    runs.update(index, status=RUNNING)
-    ending = run_once(run, console, launcher, received)
-    if ending.cause:
-        print(f"run {index} ended with status {ending.status}: {ending.cause}", flush=True)
-        print(f"console   {console}", flush=True)
-    if received.stop and launcher.is_requeued():
-        return ending
-    if ending.cut_off and run.job.save_checkpoint is not None:
+    with runs.console(index).open("ab") as output:
+        # Held by whatever is started here, too, so that it is free when nothing of the run is left.
+        if not hold(output) and not runs.requeued:
+            raise CannotStart(
+                f"run {index} of {runs.folder} is on: a process has {output.name} open; where its node is dead and "
+                "there is none, rename that file"
+            )
+        if runs.experiments[index].status == KILLED:
+            print(f"run {index} was killed: no process of it is left", flush=True)
+        before = stands(log, config)
+        if has_succeeded(log, before, config):
+            print(f"run {index} had reached its target", flush=True)
+            runs.update(index, status=before.status, minutes=before.minutes)
+            return Ending(status=0, standing=before)
+        if not has_checkpoint(run):
+            runs.update(index, lost=set_aside(log))
+            launcher.clear_caches()
+        with received.for_a_run():
+            runs.update(index, status=RUNNING)
+            ending = run_once(run, output, launcher, received)
+            if ending.cause:
+                print(f"run {index} ended with status {ending.status}: {ending.cause}", flush=True)
+                print(f"console   {output.name}", flush=True)
+            if not (received.stop and launcher.is_requeued()):
+                write_down(runs, index, ending)
+    return ending
+
+
+def write_down(runs: RunSet, index: int, ending: Ending) -> None:
+    """Record how a run has ended, in run.json."""
+    if ending.cut_off and runs.recorded.setting("SAVE_CHECKPOINT") is not None:
         runs.update(index, status=CUT_OFF)
     else:
         said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
         runs.update(index, status=said, minutes=ending.standing.minutes)
-    return ending
 
 
-def run_once(config: RunConfig, console: Path, launcher: Launcher, received: Received) -> Ending:
-    """The processes of one run, from their start to their end."""
+def stands(log: Path, config: RunConfig) -> Standing:
+    """Where a run stands by its log."""
+    follower = LogFollower(log, config.rules.ruleset)
+    follower.poll()
+    return standing(follower.run)
+
+
+def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
+    """Whether a log is that of a whole and valid run, so that it is a success whatever became of its processes."""
+    if standing.status != "success":
+        return False
+    try:
+        return check_paths([log], config.rules.ruleset).passed
+    except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
+        print(f"compliance check crashed: {type(error).__name__}: {error}", flush=True)
+        return False
+
+
+def run_once(config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received) -> Ending:
+    """The processes of one run, from their start to their end.
+
+    Args:
+        output: the console.
+    """
     assert config.process.result_file is not None
+    console = Path(output.name)
     follower = LogFollower(config.process.result_file, config.rules.ruleset)
     # Of a run that goes on, what its console and log say is of the processes before these.
-    said_before = console.stat().st_size if console.exists() else 0
+    said_before = output.seek(0, os.SEEK_END)
     follower.poll()
-    before, heard = standing(follower.run), False
-    view = View(blocks=characters())
-    silence = Silence(limit=config.job.hang_monitor_timeout * 60, since=time.monotonic())
-    hang: list[str] = []
-    with (
-        console.open("ab") as output,
-        Onlooker(screen()) as shown,
-        telemetry(config, launcher),
-        started(config, launcher, output) as process,
-    ):
-        received.running = running = True
+    before = standing(follower.run)
+    with adopting() as family:
+        with started(config, launcher, output) as process, telemetry(config, launcher):
+            heard, hang = look_on(config, follower, process, console, launcher, received)
+        # In this order: the ranks' step of a job may have been left by its srun.
+        gone = launcher.gone(process) and family.end()
+    heard = follower.poll() or heard
+    # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
+    now = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
+    ending = how_it_ended(process.returncode, now, last_words(console, said_before), hang, stop=received.stop)
+    if ending.status and has_succeeded(config.process.result_file, now, config):
+        print(f"its processes ended with status {ending.status} after the run, whose log is whole", flush=True)
+        ending = Ending(status=0, standing=now)
+    return replace(ending, gone=gone, standing=now if heard else before)
+
+
+def look_on(
+    config: RunConfig, follower: LogFollower, process: Process, console: Path, launcher: Launcher, received: Received
+) -> tuple[bool, list[str]]:
+    """Show a run until its process has ended, hand signals on to it, and kill it where what is awaited does not come.
+
+    Returns:
+        Whether it has logged anything, and where it hung.
+    """
+    view, heard, hurried, hang = View(blocks=characters()), False, False, list[str]()
+    patience = Patience(config.job.hang_monitor_timeout * 60, time.monotonic())
+    with Onlooker(screen()) as shown:
+        running = True
         while running:
             running = process.poll() is None
             if follower.poll():
                 heard = True
-                silence.broken(time.monotonic())
+                patience.heard(time.monotonic(), run_stop=follower.run.has("run_stop"))
                 shown.show(follower.run, view)
             while running and received.pending:
-                launcher.send(process, received.pending.pop())
-            if running and not hang and silence.too_long(time.monotonic()):
-                hang = end_hang(launcher, process, console, silence.limit)
+                hand_on(received.pending.pop(), process, launcher, patience)
+            if running and (patience.is_over(time.monotonic()) or received.again > hurried):
+                hurried = received.again
+                if patience.awaited is Awaited.LINE and not hang:
+                    hang = find_hang(launcher, console, config.job.hang_monitor_timeout * 60)
+                elif patience.awaited is Awaited.END:
+                    print(f"run_stop came {END_S:g} s ago, and processes are left: they are killed", flush=True)
+                launcher.kill(process)
+                patience.killed(time.monotonic())
             if running:
                 time.sleep(POLL_S)
-        received.running = False
         if heard:
             shown.show(follower.run, view, last=True)
-    # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
-    now = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
-    ending = how_it_ended(process.returncode, now, last_words(console, said_before), hang)
-    return ending if heard else replace(ending, standing=before)
+    return heard, hang
 
 
-def end_hang(launcher: Launcher, process: Process, console: Path, limit: float) -> list[str]:
-    """End the ranks of a run that hangs; which of them it was, and where, a line each."""
+def hand_on(number: int, process: Process, launcher: Launcher, patience: Patience) -> None:
+    """Tell the ranks to save and stop, or to stop at once; those take SIGTERM for whatever came."""
+    if number == signal.SIGUSR1:
+        launcher.send(process, number)
+    else:
+        print("stopping", flush=True)
+        launcher.send(process, signal.SIGTERM)
+        patience.told_to_stop(time.monotonic())
+
+
+def find_hang(launcher: Launcher, console: Path, limit: float) -> list[str]:
+    """Which ranks of a run hang, and where, a line each."""
     hang = [f"no line in the log for {limit:g} s", *launcher.stacks(console)]
     print("\n".join(f"hang      {line}" for line in hang), flush=True)
-    launcher.kill(process)
     return hang
 
 
-def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str]) -> Ending:
-    """By the processes' status (-n for signal n), log and last words, and where they hung."""
+def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str] = (), *, stop: int = 0) -> Ending:
+    """By the processes' status (-n for signal n), log and last words, where they hung, and what told them to stop."""
     status = returncode if returncode >= 0 else 128 - returncode
-    said = [standing.reason, words if standing.error or not standing.reason else ""]
-    cause = "; ".join(hang[:2] or filter(None, said)) if status else ""
-    cut_off = bool(hang) or was_cut_off(status, standing, words)
+    if hang:
+        cause = "; ".join(hang[:2])
+    elif stop and status:
+        status, cause = 128 + stop, standing.reason or f"Interrupted: {signal.Signals(stop).name}"
+    else:
+        if returncode < 0:
+            words = f"what started its ranks was ended by {signal.Signals(-returncode).name}"
+        said = [standing.reason, words if standing.error or not standing.reason else ""]
+        cause = "; ".join(filter(None, said)) if status else ""
+    cut_off = standing.status != "success" and (bool(hang) or was_cut_off(status, standing, words))
     return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off)
 
 
@@ -269,7 +390,7 @@ def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[N
 
 
 @contextmanager
-def started(config: RunConfig, launcher: Launcher, output: Any) -> Iterator[Process]:
+def started(config: RunConfig, launcher: Launcher, output: IO[bytes]) -> Iterator[Process]:
     """A run's processes, which never outlive the block."""
     process = subprocess.Popen(
         launcher.command(),
@@ -279,6 +400,8 @@ def started(config: RunConfig, launcher: Launcher, output: Any) -> Iterator[Proc
         stdin=subprocess.DEVNULL,
         # Ctrl-C reaches every process of a terminal's group; it should reach the ranks once, through here.
         start_new_session=True,
+        # When this process is killed, what it has started ends the ranks as it does when it is told to.
+        preexec_fn=ending_with_this(signal.SIGTERM),
     )
     try:
         yield process
@@ -294,24 +417,46 @@ def listening() -> Iterator[Received]:
     received = Received()
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if not received.running:
-            raise SystemExit(128 + number)
-        if not received.stop:
-            received.stop = number
+        if received.stop:
+            # A terminal that is closed sends several SIGHUP, of which none is a person's second thought.
+            if number != signal.SIGHUP:
+                if received.again or not received.running:
+                    os._exit(128 + number)
+                received.again = True
+            return
+        received.stop = number
+        if number == signal.SIGHUP:
+            leave_terminal()
+        if received.running:
             received.pending.append(number)
+        else:
+            say_stopping()
+            raise SystemExit(128 + number)
 
     def save(number: int, _frame: FrameType | None) -> None:
         if not received.save:
             received.save = True
             received.pending.append(number)
 
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGUSR1: save}
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: stop, signal.SIGUSR1: save}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # As nohup leaves it.
+        del handlers[signal.SIGHUP]
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_terminal() -> None:
+    """Write nothing more to a terminal that is gone, where writing fails."""
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 def was_cut_off(status: int, standing: Standing, words: str) -> bool:
@@ -344,20 +489,49 @@ def set_aside(log: Path) -> int:
 
 
 def close_log(log: Path, ending: Ending) -> None:
-    """Log the run_stop that a run which was killed could not log itself."""
+    """Log the run_stop that a run which was killed could not log itself; half a line at the end is kept beside it."""
     standing = ending.standing
     if standing.started_ms is None or standing.stopped_ms is not None:
         return
+    if not ending.gone:
+        print(f"log       left open: processes may still write to {log}", flush=True)
+        return
     events = EventLog(log, SystemClock())
+    events.cut(whole_lines(log))
     events.end("run_stop", status="aborted", samples_count=standing.samples, reason=ending.cause)
     events.event("train_samples", standing.samples)
 
 
+def whole_lines(log: Path) -> int:
+    """Bytes of a log up to the end of its last whole line."""
+    with log.open("rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        while position:
+            start = max(0, position - _CHUNK)
+            file.seek(start)
+            if (found := file.read(position - start).rfind(b"\n")) >= 0:
+                return start + found + 1
+            position = start
+    return 0
+
+
 def last_words(console: Path, start: int = 0) -> str:
-    """What a run's processes said last, from byte `start` on, or srun's complaint about the rank that ended first."""
+    """Why a run's processes say that they ended: what the rank that ended first has called an error.
+
+    Where none has, srun's complaint about that rank alone, or their last line.
+
+    Args:
+        start: where in the console they began.
+    """
     lines = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
     complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
-    return (sorted(complaints, key=_after_the_cause)[:1] or lines[-1:] or ["it printed nothing"])[0]
+    if not complaints:
+        errors = [match[2] for line in lines if (match := _ERROR.match(line))]
+        return (errors[:1] or lines[-1:] or ["it printed nothing"])[0]
+    first = min(complaints, key=_after_the_cause)
+    task = re.search(r"tasks? (\d+)", first)
+    own = [match[2] for line in lines if (match := _ERROR.match(line)) and task and match[1] == task[1]]
+    return ": ".join([first, *own[:1]])
 
 
 def _after_the_cause(complaint: str) -> int:

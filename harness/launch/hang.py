@@ -6,28 +6,63 @@ The log is what is watched, from outside the timed processes. Every rank writes 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
 _STACK = re.compile(r"Current thread 0x[0-9a-f]+.*\(most recent call first\):")
 _LABEL = re.compile(r"^\s*(?P<rank>\d+): ?(?P<text>.*)$")
 
 
-@dataclass
-class Silence:
-    """How long nothing has been heard."""
+STOP_S = 4.0
+"""For a run that was told to stop."""
 
-    limit: float
-    """Seconds; 0 is no limit."""
-    since: float
+END_S = 45.0
+"""For processes to end when their run has: leaving a process group may hang, and a save that nobody needs any more
+may take long."""
 
-    def broken(self, now: float) -> None:
-        self.since = now
+AGAIN_S = 10.0
+"""Between SIGKILL and the next one."""
 
-    def too_long(self, now: float) -> bool:
-        return self.limit > 0 and now - self.since > self.limit
+
+class Awaited(Enum):
+    """What comes next from a run that is well."""
+
+    LINE = "a line in the log"
+    END = "the end of its processes, after run_stop"
+    STOP = "their end, after a signal"
+
+
+class Patience:
+    """How long what is awaited may take.
+
+    Args:
+        line_s: seconds without a line in the log; 0 is no limit.
+        now: of a clock that never goes back, seconds, as everywhere here.
+    """
+
+    def __init__(self, line_s: float, now: float) -> None:
+        self.awaited = Awaited.LINE
+        self._line_s = line_s or math.inf
+        self._until = now + self._line_s
+
+    def heard(self, now: float, *, run_stop: bool) -> None:
+        """The log has grown, and has its run_stop or not."""
+        if self.awaited is Awaited.LINE:
+            self.awaited, limit = (Awaited.END, END_S) if run_stop else (Awaited.LINE, self._line_s)
+            self._until = now + limit
+
+    def told_to_stop(self, now: float) -> None:
+        self.awaited, self._until = Awaited.STOP, now + STOP_S
+
+    def killed(self, now: float) -> None:
+        self._until = now + AGAIN_S
+
+    def is_over(self, now: float) -> bool:
+        return now > self._until
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,24 @@ from typing import Any
 from benchmark import shared
 from benchmark.config import ConfigError, Resolved, RunConfig
 from benchmark.files import RUN_JSON
-from benchmark.run_record import Experiment, RunRecord, Seen, UnreadableRecord, read, record, stamp, write
+from benchmark.run_record import (
+    KILLED,
+    RUNNING,
+    Experiment,
+    RunRecord,
+    Seen,
+    UnreadableRecord,
+    console_of,
+    read,
+    record,
+    stamp,
+    write,
+)
 
-WAITING, RUNNING, CUT_OFF = "waiting", "running", "to be continued"
-"""What run.json says of a run that is not over."""
+WAITING, CUT_OFF = "waiting", "to be continued"
+"""What run.json says of a run that is not over, beside RUNNING and KILLED."""
+
+_NOT_OVER = (WAITING, RUNNING, KILLED, CUT_OFF)
 
 _SAME = ("BENCHMARK", "DGXSYSTEM", "NEXP")
 """What a set that goes on must have in common with itself; each run compares the rest with its checkpoint."""
@@ -29,6 +43,8 @@ class RunSet:
 
     folder: Path
     recorded: RunRecord
+    requeued: bool = False
+    """Whether an earlier allocation of this very job has begun them, which is surely over."""
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -45,6 +61,7 @@ class RunSet:
         folder = config.job.resume or _folder_of_job(config, job)
         if folder is not None:
             runs = cls._read(folder, config)
+            runs.requeued = config.job.resume is None
         else:
             seeds = enumerate(config.seeds)
             waiting = [Experiment(result=f"result_{index}.txt", seed=seed, status=WAITING) for index, seed in seeds]
@@ -78,6 +95,10 @@ class RunSet:
         """The log of a run."""
         return self.folder / self.experiments[index].result
 
+    def console(self, index: int) -> Path:
+        """What the processes of a run print."""
+        return console_of(self.folder, self.experiments[index].result)
+
     def update(self, index: int, **changes: Any) -> None:
         """Write down how far a run has come."""
         experiments = list(self.experiments)
@@ -87,7 +108,7 @@ class RunSet:
 
     def unfinished(self) -> list[int]:
         """The runs that are not over, in order."""
-        return [index for index, one in enumerate(self.experiments) if one.status in (WAITING, RUNNING, CUT_OFF)]
+        return [index for index, one in enumerate(self.experiments) if one.status in _NOT_OVER]
 
 
 def make_folder(config: RunConfig, started: datetime) -> Path:

@@ -45,6 +45,9 @@ _STACKS_WAIT_S = 5.0
 
 _REQUEUE_WAIT_S = 120.0
 
+_GONE_S, _POLL_S = 60.0, 0.5
+"""For ranks to be gone after SIGKILL, by what Slurm says."""
+
 _FIRST_PORT, _PORTS = 20_000, 12_768
 """Below those that Linux gives to outgoing connections."""
 
@@ -186,6 +189,18 @@ class Slurm:
             subprocess.run(command, check=False)
         self._signal_ranks(signal.SIGKILL)
 
+    def gone(self, process: Process) -> bool:
+        if process.returncode < 0:
+            # A killed srun leaves its ranks, and Docker's command line its container.
+            self.kill(process)
+        deadline = time.monotonic() + _GONE_S
+        while self._steps() != []:
+            if time.monotonic() > deadline:
+                return False
+            self._signal_ranks(signal.SIGKILL)
+            time.sleep(_POLL_S)
+        return True
+
     def on_each_node(self, command: Sequence[str]) -> list[str]:
         # Beside the ranks, which take all there is of a node; one node's failure is not the others'.
         options = ("--overlap", "--kill-on-bad-exit=0", "--wait=0", "--job-name=telemetry")
@@ -280,10 +295,17 @@ class Slurm:
 
     def _signal_ranks(self, number: int) -> None:
         name = signal.Signals(number).name.removeprefix("SIG")
-        steps = _output(["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"])
-        for step in (line.split()[0] for line in steps.splitlines() if line.split()[1:] == [_RANKS]):
+        for step in self._steps() or ():
             # It may have ended by itself in the meantime.
             subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
+
+    def _steps(self) -> list[str] | None:
+        """The step of the ranks, if it is on; None where Slurm does not answer, which is said."""
+        command = ["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if answer.returncode:
+            return None
+        return [line.split()[0] for line in answer.stdout.splitlines() if line.split()[1:] == [_RANKS]]
 
 
 def _free_port() -> int:

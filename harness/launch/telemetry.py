@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from benchmark.processes import ending_with_this
 from benchmark.telemetry import HEADER, NODE, file_of
 
 # For the columns from `device` to `throttle_reasons`. Drivers from 535 on know the last by this name, too.
@@ -100,7 +101,12 @@ class _Gpus:
         self._rest = b""
         self._refused: set[str] = set()
         try:
-            self._process = subprocess.Popen(["nvidia-smi", *query], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            self._process = subprocess.Popen(
+                ["nvidia-smi", *query],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                preexec_fn=ending_with_this(),
+            )
         except OSError as error:
             _say(f"nvidia-smi: {error.strerror}: memory and processors only")
 

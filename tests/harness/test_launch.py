@@ -18,7 +18,7 @@ from benchmark.checkout import ROOT
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
-from benchmark.run_record import Seen
+from benchmark.run_record import RUNNING, Seen
 from benchmark.shared import tokens
 from harness.launch.address import is_own
 from harness.launch.bind import Topology, choose, read_topology
@@ -33,10 +33,10 @@ from harness.launch.experiments import (
     set_aside,
     was_cut_off,
 )
-from harness.launch.hang import Place, Silence, explain, stacks_in
+from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
 from harness.launch.local import Local
 from harness.launch.node import faults
-from harness.launch.runs import RUNNING, RunSet
+from harness.launch.runs import RunSet
 from harness.launch.slurm import Job, Slurm, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude
@@ -76,7 +76,24 @@ def test_ten_thousand_ranks_are_one_line() -> None:
 @pytest.mark.parametrize(("limit", "now", "expected"), [(60, 61, True), (60, 59, False), (0, 1e9, False)])
 def test_silence_has_a_limit(limit: float, now: float, expected: bool) -> None:
     """Zero is none."""
-    assert Silence(limit=limit, since=0).too_long(now) is expected
+    assert Patience(limit, 0).is_over(now) is expected
+
+
+def test_what_follows_run_stop_is_given_less_than_a_minute() -> None:
+    """Where silence has no limit, too; and what it logs then gains it nothing."""
+    patience = Patience(0, 0)
+    patience.heard(1e6, run_stop=True)
+    patience.heard(1e6 + 40, run_stop=True)
+    assert patience.awaited is Awaited.END
+    assert (patience.is_over(1e6 + 44), patience.is_over(1e6 + 60)) == (False, True)
+
+
+def test_a_run_that_is_told_to_stop_is_given_seconds() -> None:
+    """Whatever it logs meanwhile."""
+    patience = Patience(0, 0)
+    patience.told_to_stop(100)
+    patience.heard(103, run_stop=True)
+    assert (patience.is_over(103), patience.is_over(105)) == (False, True)
 
 
 # Binding.
@@ -227,7 +244,8 @@ def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Pat
             return ["bash", "-c", "echo OSError: the address is in use; exit 1"]
 
     config = configured().for_experiment(seed=1, result_file=log)
-    ending = run_once(config, console, Refused(config), Received())
+    with console.open("ab") as output:
+        ending = run_once(config, output, Refused(config), Received())
 
     assert (ending.status, ending.cause, ending.cut_off) == (1, "OSError: the address is in use", True)
     before = log.read_text()
@@ -235,18 +253,35 @@ def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Pat
     assert log.read_text() == before
 
 
+KILLED_RUN = Ending(status=137, standing=Standing(started_ms=1, samples=32), cause="killed")
+
+
 def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
-    """run_stop says aborted and why; a log that has one is left alone, and one without a clock."""
+    """run_stop says aborted and why, on a line of its own: the half one that was being written is kept beside."""
     log = tmp_path / "result_0.txt"
-    ending = Ending(status=137, standing=Standing(started_ms=1, samples=32), cause="killed")
-    close_log(log, ending)
-    stop, samples = read_events(log)
+    EventLog(log, SystemClock()).start("run_start")
+    with log.open("a") as file:
+        file.write(":::MLLOG {")
+    close_log(log, KILLED_RUN)
+    _, stop, samples = read_events(log)
     assert (stop.key, stop.metadata["status"], stop.metadata["reason"]) == ("run_stop", "aborted", "killed")
     assert samples.value == 32
+    assert log.with_name("result_0.txt.cut-1").read_text() == ":::MLLOG {"
 
-    for standing in (Standing(started_ms=1, stopped_ms=2), Standing()):
-        close_log(tmp_path / "other.txt", dataclasses.replace(ending, standing=standing))
-    assert not (tmp_path / "other.txt").exists()
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        dataclasses.replace(KILLED_RUN, standing=Standing(started_ms=1, stopped_ms=2)),
+        dataclasses.replace(KILLED_RUN, standing=Standing()),
+        dataclasses.replace(KILLED_RUN, gone=False),
+    ],
+    ids=["stopped", "not started", "still written to"],
+)
+def test_nothing_is_added_to_another_log(ending: Ending, tmp_path: Path) -> None:
+    """One that has its run_stop, one without a clock, and one that some process may still write to."""
+    close_log(tmp_path / "result_0.txt", ending)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_log_without_a_checkpoint_is_kept_beside_the_new_one(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ class Short(Local):
 
 def run_short(result: Path, launcher: Short, interval: int = 1) -> int:
     config = configured(TELEMETRY_INTERVAL=interval).for_experiment(seed=1, result_file=result)
-    return run_once(config, result.with_name("console.log"), launcher, Received()).status
+    with result.with_name("console.log").open("ab") as output:
+        return run_once(config, output, launcher, Received()).status
 
 
 def test_samples_are_taken_where_they_are_asked_for(result: Path) -> None:

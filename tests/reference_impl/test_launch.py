@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmark.checkout import ROOT
@@ -51,11 +52,11 @@ LONG = 60.0
 
 @contextmanager
 def launched(
-    *ranks: str, waiting: int, notice: float = LONG, grace: float = LONG
+    *ranks: str, waiting: int, notice: float = LONG, grace: float = LONG, stderr: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A launcher of these ranks, and the processes of those that wait."""
     command = [sys.executable, "-c", LAUNCHER, str(notice), str(grace), *ranks]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as launcher:
         assert launcher.stdout is not None
         try:
             yield launcher, [int(launcher.stdout.readline()) for _ in range(waiting)]
@@ -69,13 +70,21 @@ def said(launcher: subprocess.Popen[str]) -> list[str]:
     return launcher.stdout.read().split()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_every_rank(number: signal.Signals) -> None:
-    """Each rank is sent it and may end as it wants; the status is the signal's."""
+    """Each rank is sent SIGTERM and may end as it wants; the status is the signal's that came."""
     with launched(WAIT, WAIT, waiting=2) as (launcher, _):
         launcher.send_signal(number)
-        assert said(launcher) == [number.name] * 2
+        assert said(launcher) == ["SIGTERM"] * 2
         assert launcher.wait() == 128 + number
+
+
+def test_a_second_signal_kills_every_rank() -> None:
+    """Nobody waits for what a rank still does."""
+    with launched(DEAF, waiting=1) as (launcher, _):
+        launcher.send_signal(signal.SIGTERM)
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait() == 128 + signal.SIGINT
 
 
 def test_ranks_are_told_to_save_and_stop() -> None:
@@ -137,6 +146,28 @@ def test_ranks_do_not_outlive_their_launcher() -> None:
         launcher.kill()
         # The end of the output: nobody is left to write.
         assert said(launcher) == []
+
+
+LEAVE = """
+import subprocess, sys
+
+left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+print(left.pid, flush=True)
+"""
+
+
+def test_nothing_outlives_the_ranks() -> None:
+    """What one has started, in a session of its own, and left behind is ended."""
+    with launched(LEAVE, waiting=1) as (launcher, (left,)):
+        assert launcher.wait() == 0
+        assert not psutil.pid_exists(left)
+
+
+def test_a_rank_that_was_killed_is_named() -> None:
+    """It cannot say itself why it ended."""
+    with launched("import os; os.kill(os.getpid(), 9)", waiting=0, stderr=subprocess.PIPE) as (launcher, _):
+        assert launcher.stderr is not None
+        assert launcher.stderr.read() == "error: rank 0 was ended by SIGKILL\n"
 
 
 def test_success_is_that_of_all() -> None:

@@ -1,0 +1,146 @@
+"""Processes that do not outlive those that have started them, and folders that do not outlive their processes.
+
+However a process ends, with SIGKILL, too: the kernel tells its children (a parent-death signal), gives what these have
+left behind to an ancestor that has asked for it (a subreaper), and lets go of its locks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+_GONE_S = 30.0
+"""For processes to be gone after SIGKILL: one that waits for a disk or a GPU takes its time."""
+
+_libc = ctypes.CDLL(None)
+
+
+def end_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have this process sent a signal when its parent ends; it ends now if that is no longer `parent`."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(128 + number)
+
+
+def ending_with_this(number: int = signal.SIGKILL) -> Callable[[], None]:
+    """For Popen's preexec_fn: the new process is sent a signal when the thread that starts it ends."""
+    parent = os.getpid()
+    return lambda: end_with(parent, number)
+
+
+def bind_forks(*default: int) -> None:
+    """From now on, what this process forks is killed when it ends, and so is what that one forks.
+
+    Args:
+        default: signals that end a fork as they end any process, whatever this one does on them.
+    """
+    parent = 0
+
+    def before() -> None:
+        nonlocal parent
+        parent = os.getpid()
+
+    def in_child() -> None:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+        end_with(parent)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+class Family:
+    """What this process starts from now on, and all that those processes start."""
+
+    def __init__(self) -> None:
+        self._others = set(_descendants())
+
+    def alive(self) -> list[psutil.Process]:
+        return [process for process in _descendants() if process not in self._others]
+
+    def end(self) -> bool:
+        """Kill all of it and wait; whether nothing is left."""
+        deadline = time.monotonic() + _GONE_S
+        while left := self.alive():
+            if time.monotonic() > deadline:
+                return False
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        return True
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@contextmanager
+def adopting() -> Iterator[Family]:
+    """What is started in the block is this process's own to end, also where those that started it are gone."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    family = Family()
+    try:
+        yield family
+    finally:
+        family.end()
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+_SCRATCH = "llama31_"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder for what is temporary, which only this user can open; those that killed processes have left go.
+
+    Whoever uses one holds its lock, so that one whose lock is free is nobody's any more. Other processes' namespaces,
+    as containers have them, change nothing about that.
+    """
+    _sweep()
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        if (lock := _locked(folder)) is not None:
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep() -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        if (lock := _locked(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A folder of this user's with its lock, which nobody else has; None where that is not so."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between its making and its locking, somebody else may have swept it.
+        if os.fstat(lock).st_uid == os.getuid() and os.path.samestat(os.fstat(lock), folder.stat()):
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None

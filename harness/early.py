@@ -1,0 +1,30 @@
+"""Signals before a run has begun. Imports next to nothing, since it is there for the time that imports take."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end_on_signals() -> None:
+    """From now on a signal that asks this process to stop ends it at once, and says so; nothing has been started."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
+    # Held back by run_and_time.sh while Python started.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    say_stopping()
+    os._exit(128 + number)
+
+
+def say_stopping() -> None:
+    """Not by print(), which may be what a signal has come into."""
+    with suppress(OSError):
+        os.write(1, b"stopping\n")

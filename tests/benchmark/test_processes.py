@@ -1,0 +1,85 @@
+"""Processes and folders that do not outlive those who made them, also where these are killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmark.checkout import ROOT
+from benchmark.processes import scratch
+
+STARTS = """
+import subprocess, sys
+from benchmark.processes import ending_with_this
+
+subprocess.Popen([sys.executable, "-c", "import time; print('on', flush=True); time.sleep(1000)"],
+                 start_new_session=True, preexec_fn=ending_with_this())
+sys.stdin.read()
+"""
+
+FORKS = """
+import os, sys, time
+from benchmark.processes import bind_forks
+
+bind_forks()
+if os.fork() == 0:
+    if os.fork() == 0:
+        print("on", flush=True)
+    time.sleep(1000)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def running(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that has said that it is on; it is killed in the end."""
+    command = [sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, text=True, **pipes) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "on\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("program", [STARTS, FORKS], ids=["started", "forked, and forked by that"])
+def test_children_end_when_their_parent_is_killed(program: str) -> None:
+    """The end of the output: nobody is left to write."""
+    with running(program) as process:
+        process.kill()
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
+HOLDS = """
+import sys
+from benchmark.processes import scratch
+
+with scratch() as folder:
+    print("on", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_lives_as_long_as_who_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others leave it alone; the next one removes it when its maker was killed, and what is not ours stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    with running(HOLDS, TMPDIR=str(tmp_path)) as holder:
+        (made,) = tmp_path.glob("llama31_*")
+        with scratch():
+            assert made.is_dir()
+        holder.kill()
+        holder.wait()
+        with scratch():
+            assert not made.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
