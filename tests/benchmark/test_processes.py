@@ -40,9 +40,8 @@ sys.stdin.read()
 @contextmanager
 def running(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A program that has said that it is on; it is killed in the end."""
-    command = [sys.executable, "-c", program]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, text=True, **pipes) as process:
+    command, own, pipe = [sys.executable, "-c", program], {**os.environ, **environment}, subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=own, text=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "on\n"

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from benchmark.benchmarks import find
 from benchmark.checkout import ROOT
+from benchmark.files import hold
 from benchmark.mllog import TOKEN
+from benchmark.run_record import RUNNING, read, write
 from compliance.check import find_logs, open_result
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import compare
@@ -27,7 +29,7 @@ from compliance.log import MAX_LINE, load
 from compliance.run import Run
 from harness.__main__ import main
 from report.facts import RunFacts
-from report.follow import follow, other_samples
+from report.follow import follow, other_samples, was_killed
 from report.follower import FileFollower, LogFollower
 from report.forecast import arrival, expected, margin, next_evaluation
 from report.screen import Onlooker, PlainScreen
@@ -333,6 +335,20 @@ def test_the_last_line_is_waited_for(rehearsed: Path, file: Path) -> None:
     *_, (run, last) = follow(file, sleep=sleep)
     assert last
     assert certain(run, final=True) == []
+
+
+def test_a_killed_run_is_not_waited_for(rehearsed: Path, tmp_path: Path) -> None:
+    """Where run.json says that it is on and none of its processes holds its console, watching ends, and says why."""
+    log = tmp_path / "result_0.txt"
+    log.write_bytes((rehearsed / "result_0.txt").read_bytes().partition(b'"run_stop"')[0])
+    log.with_name("console_0.log").touch()
+    recorded = read(rehearsed / "run.json")
+    write(tmp_path, recorded.with_experiments([recorded.experiments[0].model_copy(update={"status": RUNNING})]))
+    with log.with_name("console_0.log").open("ab") as console:
+        hold(console)
+        assert not was_killed(log)
+    ended = CliRunner().invoke(main, ["watch", str(log)])
+    assert (ended.exit_code, ended.output.splitlines()[-1]) == (1, "killed       no process of this run is left")
 
 
 def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,9 @@ STEP_S = 0.02
 HOLD = "hold"
 """In LOGDIR: the number of the step after which a run waits that was not resumed."""
 
+LINGER = "linger"
+"""In LOGDIR: rank 1 does not end after a success, once: it takes the file away and stays."""
+
 EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
 
@@ -117,9 +120,14 @@ def main() -> int:
     assert config.process.rank is not None
     assert config.process.result_file is not None
     together = InStep(config.process.rank, config.layout.world_size)
+    logs = config.process.result_file.parents[2]
     if config.process.rank:
-        return together.follow()
-    hold = config.process.result_file.parents[2] / HOLD
+        status = together.follow()
+        if config.process.rank == 1 and status == 0 and (logs / LINGER).exists():
+            (logs / LINGER).unlink()
+            time.sleep(3600)
+        return status
+    hold = logs / HOLD
     this_run = identity(config, "simulated")
     resumption = find_resumption(config, this_run)
     folder = folder_of(config)

@@ -27,6 +27,7 @@ from tests.reference_impl.checkpoints import TINY as TINY_SIZE
 from tests.reference_impl.checkpoints import random_weights, write_huggingface
 from tests.slurm.cluster import PATIENCE_S, wait_for
 from tests.slurm.conftest import IMAGE, TINY, Jobs
+from tests.slurm.stub_trainer import LINGER
 
 pytestmark = pytest.mark.slow
 
@@ -263,6 +264,33 @@ def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
         "cause     run 0: no line in the log for 30 s; rank 2 on n2 does not answer: stopped or gone" in jobs.output()
     )
     assert "ranks 1 on n1, 3 on n2 in follow (slurm/stub_trainer.py:" in jobs.output()
+
+
+def test_a_run_that_hangs_after_its_success_is_kept(jobs: Jobs) -> None:
+    """A rank that does not end then is ended within a minute, the next run starts, and the job is COMPLETED."""
+    jobs.logs.mkdir()
+    (jobs.logs / LINGER).touch()
+    assert jobs.run({"NEXP": 2, "SEED_BASE": 5, "NPAR": 3, "SAVE_CHECKPOINT": jobs.folder / "saved"}) == "COMPLETED"
+    assert "processes are left: they are killed" in jobs.output()
+    (record,) = [json.loads(path.read_text()) for path in jobs.logs.glob("tiny/*/run.json")]
+    assert [(one["status"], one["lost"]) for one in record["experiments"]] == [("success", 0), ("success", 0)]
+    for index in range(2):
+        assert [event.key for event in jobs.events(index)][-2:] == ["run_stop", "train_samples"]
+
+
+def test_a_killed_srun_leaves_no_rank(jobs: Jobs) -> None:
+    """Its ranks are ended before the log is closed: nothing comes after run_stop."""
+    with jobs.held_after(20) as number:
+        ranks = [rank(jobs, one) for one in range(4)]
+        (srun,) = (
+            one for one in jobs.cluster.processes_on("n1") if one.name() == "srun" and "ranks" in str(one.cmdline())
+        )
+        srun.kill()
+
+    assert jobs.cluster.wait(number) == "FAILED"
+    assert [one for one in ranks if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert [event.key for event in jobs.events()][-2:] == ["run_stop", "train_samples"]
+    assert "what started its ranks was ended by SIGKILL" in jobs.output()
 
 
 def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:

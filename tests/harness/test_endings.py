@@ -1,0 +1,179 @@
+"""How a run ends whose processes hang, are killed or leave others behind. Small programs stand in for ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark.config import RunConfig, resolve
+from benchmark.files import hold
+from benchmark.run_record import KILLED, RUNNING, Seen, read
+from harness.launch import hang
+from harness.launch.experiments import CannotStart, Ending, Received, finish, listening, run_all, run_once
+from harness.launch.local import Local
+from harness.launch.runs import RunSet
+from tests.fakes import environment
+from tests.logs import LogFile, tiny
+
+
+class Program(Local):
+    """Runs a line of shell in place of the ranks; $log is their log."""
+
+    def __init__(self, line: str, log: Path) -> None:
+        super().__init__(tiny())
+        self.line, self.log, self.started = line, log, 0
+
+    def command(self) -> list[str]:
+        self.started += 1
+        return ["bash", "-c", f"log='{self.log}'; {self.line}"]
+
+
+def ended(line: str, log: Path, received: Received | None = None) -> Ending:
+    config = tiny(HANG_MONITOR_TIMEOUT=0).for_experiment(seed=20, result_file=log)
+    with log.with_name("console_0.log").open("ab") as output:
+        return run_once(config, output, Program(line, log), received or Received())
+
+
+@pytest.fixture
+def whole(valid: Callable[[str], LogFile], tmp_path: Path) -> Path:
+    """A valid log under another name."""
+    return valid("tiny").path.rename(tmp_path / "whole.txt")
+
+
+@pytest.mark.parametrize("end", ["exit 1", "kill -9 $$"], ids=["failed", "killed"])
+def test_a_run_that_fails_after_its_success_is_one(end: str, whole: Path, tmp_path: Path) -> None:
+    """Its log is whole and valid: nothing is added to it, and there is no cause to name."""
+    log = tmp_path / "result_0.txt"
+    ending = ended(f"cp {whole} $log; {end}", log)
+    assert (ending.status, ending.cause, ending.cut_off, ending.standing.status) == (0, "", False, "success")
+    assert log.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_hangs_after_its_success_is_one(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its processes are ended, whatever HANG_MONITOR_TIMEOUT is."""
+    monkeypatch.setattr(hang, "END_S", 0.0)
+    assert ended(f"cp {whole} $log; sleep 1000", tmp_path / "result_0.txt").status == 0
+    assert "processes are left: they are killed" in capsys.readouterr().out
+
+
+def test_a_success_whose_log_is_not_whole_is_none(whole: Path, tmp_path: Path) -> None:
+    """Killed before train_samples: the check refuses the log, and nothing is added to it."""
+    assert ended(f"grep -v train_samples {whole} >$log; kill -9 $$", tmp_path / "result_0.txt").status == 137
+
+
+def test_nothing_that_a_run_has_started_outlives_it(tmp_path: Path) -> None:
+    """Not what its killed launcher leaves behind, in a session of its own."""
+    ended(f"setsid sleep 1000 & echo $! >{tmp_path}/pid; kill -9 $$", tmp_path / "result_0.txt")
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_run_that_cannot_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told to stop, said at once, it is given seconds; the status is the signal's."""
+    monkeypatch.setattr(hang, "STOP_S", 0.0)
+    received = Received(stop=signal.SIGINT, pending=[signal.SIGINT])
+    ending = ended("trap '' TERM; while :; do sleep 0.1; done", tmp_path / "result_0.txt", received)
+    assert (ending.status, ending.cause) == (130, "Interrupted: SIGINT")
+    assert "stopping\n" in capsys.readouterr().out
+
+
+def test_the_cause_is_what_a_rank_calls_an_error(tmp_path: Path) -> None:
+    """Not what it or a library prints last."""
+    ending = ended("echo 'error: no such data'; echo warning: a library; exit 1", tmp_path / "result_0.txt")
+    assert ending.cause == "no such data"
+
+
+def test_the_cause_in_a_job_is_the_error_of_the_rank_that_ended_first(tmp_path: Path) -> None:
+    """srun says which rank that was and its status; the rank's own line says why."""
+    lines = (
+        "0: error: RuntimeError: Connection closed by peer",
+        "3: error: OutOfMemoryError: CUDA out of memory",
+        "srun: error: n1: tasks 0-1: Terminated",
+        "srun: error: n2: task 3: Exited with exit code 1",
+    )
+    said = "; ".join(f"echo '{line}'" for line in lines)
+    assert ended(f"{said}; exit 1", tmp_path / "result_0.txt").cause == (
+        "srun: error: n2: task 3: Exited with exit code 1: OutOfMemoryError: CUDA out of memory"
+    )
+
+
+# A run that is found in its folder.
+
+
+def found(tmp_path: Path, status: str, log: Path | None = None) -> tuple[RunConfig, RunSet]:
+    """A set of one run of which run.json says so, and its log."""
+    logs = str(tmp_path / "logs")
+    made = environment(BENCHMARK="llama31_tiny", DGXNGPU=1, MINIBS=16, SEED=20, LOGDIR=logs)
+    resolved = resolve(None, made)
+    runs = RunSet.open(resolved, Seen(data={}), {})
+    if log is not None:
+        runs.result(0).write_bytes(log.read_bytes())
+    runs.console(0).touch()
+    runs.update(0, status=status)
+    return resolved.config, RunSet(runs.folder, read(runs.folder / "run.json"))
+
+
+def test_a_run_whose_processes_are_gone_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By who reads run.json, and by who goes on with it."""
+    config, runs = found(tmp_path, RUNNING)
+    assert runs.experiments[0].status == KILLED
+    run_all(config, runs, Program("exit 1", runs.result(0)), Received())
+    assert "run 0 was killed: no process of it is left" in capsys.readouterr().out
+
+
+def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
+    """Any of its processes that is left holds its console."""
+    config, runs = found(tmp_path, RUNNING)
+    with runs.console(0).open("ab") as held:
+        assert hold(held)
+        assert read(runs.folder / "run.json").experiments[0].status == RUNNING
+        with pytest.raises(CannotStart, match=r"run 0 of .* is on: a process has .*console_0\.log open"):
+            run_all(config, runs, Program("exit 1", runs.result(0)), Received())
+
+
+def test_a_run_that_had_reached_its_target_is_kept(whole: Path, tmp_path: Path) -> None:
+    """Whoever was killed after it, and whatever run.json says: nothing is started again."""
+    config, runs = found(tmp_path, RUNNING, whole)
+    program = Program("exit 1", runs.result(0))
+    endings = run_all(config, runs, program, Received())
+    assert (program.started, runs.experiments[0].status) == (0, "success")
+    assert finish(config, runs, endings, Received()) == 0
+
+
+# Signals.
+
+
+def test_a_signal_before_a_run_ends_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """It says so at once; there is nothing to wait for."""
+    with pytest.raises(SystemExit) as ending, listening():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (ending.value.code, capfd.readouterr().out) == (129, "stopping\n")
+
+
+def test_a_closed_terminal_is_no_second_ctrl_c() -> None:
+    """It may send SIGHUP several times; only a person's second signal is one not to wait for anything."""
+    with listening() as received, received.for_a_run():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert (received.stop, received.again, received.pending) == (signal.SIGHUP, False, [signal.SIGHUP])
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received.again
+
+
+def test_nohup_is_honoured() -> None:
+    """Who ignores SIGHUP goes on when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with listening() as received, received.for_a_run():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert received.stop == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
