@@ -3,25 +3,32 @@
 A run has a folder of its own below SAVE_CHECKPOINT and in it one folder a save, `step_<n>`. While a save is being
 written its folder is called `step_<n>.partial`; only when every rank has written all of its part is it renamed, so
 that a folder without that ending is complete. What is in it is the Step's business, but for `resume.json`: which run it
-belongs to, and how long the log was.
+belongs to, and how long the log was. One whose bytes are no longer those that were written is put aside under another
+name, and the one before it counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmark.config import ConfigError, RunConfig
 from benchmark.decode import Malformed, from_json, read_regular, shown
 from benchmark.eventlog import EventLog
-from benchmark.files import flush, sync_names
+from benchmark.files import beside, existing_above, flush, sync_names
 from benchmark.mllog import read
+from benchmark.refusal import Refused
+
+_log = logging.getLogger(__name__)
 
 KEPT = 2
 """Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""
@@ -31,6 +38,7 @@ _MOST_OF_RECORD = 1 << 20
 """Bytes of it; ours have 1000."""
 _PARTIAL = ".partial"
 _REMOVED = "removed_"
+_DAMAGED = "damaged"
 _COMPLETE = re.compile(r"step_(\d+)")
 
 Identity = Mapping[str, Any]
@@ -51,6 +59,35 @@ class Resumption:
     """Steps that the log has beyond it."""
     last_event: float
     """Time of the last event before the interruption, seconds since the epoch."""
+    damaged: tuple[str, ...] = ()
+    """Newer checkpoints that were put aside, and why."""
+
+    def told(self, now: float) -> dict[str, Any]:
+        """What the log says of it."""
+        value: dict[str, Any] = {
+            "resumed": True,
+            "recomputed_steps": self.recomputed_steps,
+            "outage": round(now - self.last_event, 3),
+        }
+        return value | ({"damaged": list(self.damaged)} if self.damaged else {})
+
+
+class Damaged(Refused):
+    """A checkpoint whose bytes are not those that were written."""
+
+    def __init__(self, folder: Path, faults: str | Sequence[str]) -> None:
+        super().__init__(faults)
+        self.folder = folder
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written, and SAVE_FAILURE=stop ends the run for that."""
+
+
+class Save(Protocol):
+    """Starts to write the training state; see `benchmark.loop.Step.save`."""
+
+    def __call__(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None: ...
 
 
 def identity(config: RunConfig, data: str) -> Identity:
@@ -91,7 +128,8 @@ class Checkpoints:
 
     Args:
         interval: steps between two saves; only on demand if None.
-        writes: whether this rank completes them; one does.
+        writes: whether this rank completes them, and removes what failed; one does.
+        stop: whether a save that fails ends the run.
     """
 
     def __init__(
@@ -101,42 +139,73 @@ class Checkpoints:
         interval: int | None = None,
         run: Identity | None = None,
         writes: bool = True,
+        stop: bool = False,
     ) -> None:
         self._folder = folder
         self._interval = interval
         self._run = run or {}
         self._writes = writes
+        self._stop = stop
         self._log_bytes = 0
+        self._failed: list[tuple[int, int, str]] = []
 
     def due(self, step: int) -> bool:
         return self._folder is not None and self._interval is not None and step % self._interval == 0
 
-    def save(
-        self, save: Callable[[Path, Callable[[], None]], None], log: EventLog, *, step: int, samples: int
-    ) -> float:
+    def save(self, save: Save, log: EventLog, *, step: int, samples: int) -> float:
         """Start a save and log how long it kept training waiting; returns the time at which training goes on."""
         if self._folder is None:
             raise ValueError("a save without a folder")
         began = log.clock.now()
         unfinished = self._folder / f"step_{step}{_PARTIAL}"
-        save(unfinished, lambda: self._complete(unfinished, step))
+        save(unfinished, lambda: self._complete(unfinished, step), partial(self._give_up, unfinished, step, samples))
         now = log.clock.now()
         log.event("tracked_stats", {"save_time": round(now - began, 6)}, at=now, step=step, samples_count=samples)
         # Only now, so that the event stays in the log of a run that goes on from here.
         self._log_bytes = log.sync()
+        self.settle(log)
         return now
+
+    def settle(self, log: EventLog) -> None:
+        """Log the saves that have failed since the last call.
+
+        Raises:
+            SaveFailed: there is one, and that ends the run.
+        """
+        while self._failed:
+            step, samples, fault = self._failed.pop(0)
+            log.event("tracked_stats", {"save_failed": fault}, step=step, samples_count=samples)
+            if self._stop:
+                raise SaveFailed(f"step {step} was not saved: {fault}")
 
     def _complete(self, unfinished: Path, step: int) -> None:
         if not self._writes:
             return
         record = {"step": step, "log_bytes": self._log_bytes, "run": self._run}
         with (unfinished / RECORD).open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2)
+            json.dump({**record, "sha256": _seal(record)}, file, indent=2)
             flush(file)
         unfinished.rename(unfinished.with_suffix(""))
         sync_names(unfinished.parent)
-        for old in complete_in(unfinished.parent)[KEPT:]:
+        for old in (*complete_in(unfinished.parent)[KEPT:], *_damaged_in(unfinished.parent)):
             _remove(old)
+
+    def _give_up(self, unfinished: Path, step: int, samples: int, fault: str) -> None:
+        self._failed.append((step, samples, fault))
+        if not self._writes:
+            return
+        _log.warning("step %d was not saved: %s", step, fault)
+        try:
+            if unfinished.exists():
+                _remove(unfinished)
+        except OSError as error:
+            # The next start of this run tries again.
+            _log.warning("left behind %s: %s", unfinished, error.strerror)
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A checksum of what a record says."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(folder: Path) -> None:
@@ -154,6 +223,33 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
+def _damaged_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"step_*.{_DAMAGED}-*"))
+
+
+def put_aside(damage: Damaged) -> str:
+    """Rename a damaged checkpoint, so that it counts no more; which it was and why, in a line.
+
+    Raises:
+        ConfigError: it cannot be renamed.
+    """
+    aside = beside(damage.folder, _DAMAGED)
+    more = f" and {len(damage.faults) - 1} more" if len(damage.faults) > 1 else ""
+    said = f"{damage.folder.name} is damaged: {damage.faults[0]}{more}"
+    try:
+        damage.folder.rename(aside)
+    except OSError as error:
+        raise ConfigError([f"{said}; it cannot be renamed to {aside.name}: {error.strerror}"]) from None
+    _log.warning("%s; put aside as %s", said, aside)
+    return said
+
+
+def why_no_room(folder: Path, needed: int) -> str:
+    """Why a folder has no room for so many bytes; empty if it has."""
+    free = shutil.disk_usage(existing_above(folder)).free
+    return "" if free >= needed else f"{folder} has {free:,} bytes free, and a checkpoint takes {needed:,}"
+
+
 def bytes_of_one(config: RunConfig) -> tuple[int, int]:
     """Bytes of one checkpoint of a run, and of a parameter in it.
 
@@ -163,7 +259,7 @@ def bytes_of_one(config: RunConfig) -> tuple[int, int]:
     weight = 4 if kernels.precision == "fp32" else 2
     moment = 2 if kernels.precision_aware_optimizer else 4
     each = weight + 4 + 2 * moment
-    return config.benchmark_row.parameters * each, each
+    return config.size.parameters(config.vocabulary) * each, each
 
 
 def make_ready(folder: Path) -> None:
@@ -189,6 +285,7 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
 
     Raises:
         ConfigError: it has begun and cannot go on; nothing is lost.
+        Damaged: that checkpoint does not say what it is of.
     """
     log, folder = _log_of(config), folder_of(config)
     checkpoints = complete_in(folder) if folder else []
@@ -201,7 +298,9 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
     if folder is None:
         raise ConfigError([f"RESULT_FILE={log} is there and SAVE_CHECKPOINT is not set: a log is not written twice"])
     if not checkpoints:
-        fault = f"RESULT_FILE={log} is there, but {folder} has no complete checkpoint of it"
+        damaged = [path.name for path in _damaged_in(folder)]
+        but = f" ({', '.join(damaged)} put aside)" if damaged else ""
+        fault = f"RESULT_FILE={log} is there, but {folder} has no complete checkpoint of it{but}"
         raise ConfigError([f"{fault}: move the log away to start again"])
     return _resumption(log, checkpoints[0], run)
 
@@ -238,17 +337,21 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """Read `step`, `log_bytes` and `run` from resume.json.
 
     Raises:
-        ConfigError: it is missing, or says something else.
+        Damaged: it is missing, or says something else than was written.
     """
+    path = checkpoint / RECORD
     try:
-        record = from_json(read_regular(checkpoint / RECORD, _MOST_OF_RECORD))
+        record = from_json(read_regular(path, _MOST_OF_RECORD))
+        seal = record.pop("sha256")
         step, log_bytes, run = record["step"], record["log_bytes"], record["run"]
-    except (OSError, Malformed, KeyError, TypeError) as error:
-        raise ConfigError(
-            [f"{checkpoint / RECORD} says nothing about a run: {type(error).__name__}: {error}"]
-        ) from None
+    except OSError as error:
+        raise Damaged(checkpoint, f"{path}: {error.strerror}") from None
+    except (Malformed, AttributeError, KeyError, TypeError) as error:
+        raise Damaged(checkpoint, f"{path} says nothing about a run: {type(error).__name__}: {error}") from None
     if type(step) is not int or type(log_bytes) is not int or min(step, log_bytes) < 0 or not isinstance(run, dict):
-        raise ConfigError([f"{checkpoint / RECORD} says nothing about a run: {shown(record)}"])
+        raise Damaged(checkpoint, f"{path} says nothing about a run: {shown(record)}")
+    if _seal(record) != seal:
+        raise Damaged(checkpoint, f"{path} is not as it was written: its own checksum is another")
     return {"step": step, "log_bytes": log_bytes, "run": run}
 
 

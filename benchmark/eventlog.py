@@ -6,20 +6,23 @@ import json
 import logging
 import os
 import re
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from benchmark.checkout import ROOT
 from benchmark.clock import Clock
-from benchmark.files import beside, flush
+from benchmark.files import beside, flush, sync_file
 from benchmark.mllog import END, POINT, START
+from benchmark.refusal import Unwritable
 
 
 class EventLog:
-    """Where a run logs its events: a file opened for append, one strict JSON line an event, flushed at once.
+    """Where a run logs its events: a file opened for append, one strict JSON line an event, written at once.
 
-    Only rank 0 writes; on every other rank `path` is None and events go nowhere, so that the loop is the same code on
-    all ranks. The file is opened at the first event: a run that is refused before leaves none behind.
+    No half line stays in it: not where the disk is full, nor where a writer was killed before this one. Only rank 0
+    writes; on every other rank `path` is None and events go nowhere, so that the loop is the same code on all ranks.
+    The file is opened at the first event: a run that is refused before leaves none behind.
     """
 
     def __init__(self, path: Path | None, clock: Clock) -> None:
@@ -33,6 +36,7 @@ class EventLog:
         """Log a point in time; `at` is seconds since the epoch, now if None.
 
         Raises:
+            Unwritable: the file cannot be written; it ends with the line before.
             ValueError: value or metadata is no strict JSON (NaN, infinity, foreign types); nothing is written.
         """
         self._write(POINT, key, value, at, metadata)
@@ -46,12 +50,18 @@ class EventLog:
         self._write(END, key, None, at, metadata)
 
     def sync(self) -> int:
-        """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged."""
+        """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged.
+
+        Raises:
+            Unwritable
+        """
         if self.path is None or not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-            return file.seek(0, os.SEEK_END)
+        try:
+            sync_file(self.path)
+        except OSError as error:
+            raise Unwritable(self.path, error) from None
+        return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
         """Cut the log back to its first `length` bytes; what follows them is kept beside it, as <log>.cut-<k>."""
@@ -89,17 +99,48 @@ def _keep(rest: bytes, log: Path) -> None:
         flush(file)
 
 
-class _LogFile(logging.FileHandler):
-    """A file whose failures raise (a full disk); logging's own way is to print them and lose the event."""
+class _LogFile(logging.Handler):
+    """A file of whole lines; logging's own handler keeps what it could not write, and writes it later."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging's signature
-        raise
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        try:
+            # For reading, too: what a killed writer has left is looked at.
+            self._file = path.open("a+b", buffering=0)
+            if (end := _end_of_lines(self._file)) < self._size():
+                self._file.truncate(end)
+        except OSError as error:
+            raise Unwritable(path, error) from None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        rest, end = (self.format(record) + "\n").encode(), self._size()
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            if self._size() > end:
+                self._file.truncate(end)
+            raise Unwritable(self._path, error) from None
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+
+_LONGEST_LINE = 1 << 20
+
+
+def _end_of_lines(file: RawIOBase) -> int:
+    """Where the last whole line of a log ends."""
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - _LONGEST_LINE))
+    return start + (file.read(size - start) or b"").rfind(b"\n") + 1
 
 
 def _mllogger(path: Path) -> Any:
     from mlperf_logging.mllog.mllog import MLLogger
 
-    handler = _LogFile(path, mode="a", encoding="utf-8")
+    handler = _LogFile(path)
     # A logger of our own: the package's default one also prints, and mllog.config() adds a handler at each call.
     logger = logging.Logger(f"mllog:{path}", level=logging.INFO)
     logger.addHandler(handler)

@@ -42,6 +42,37 @@ def write_at_once(path: Path, text: str) -> None:
     sync_names(path.parent)
 
 
+def overwrite(path: Path, text: str) -> bool:
+    """Replace what a file holds within the blocks that it has, for a disk that has no others.
+
+    Returns:
+        False where they are too few, or there is no such file; it is as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = text.encode()
+    if not path.exists():
+        return False
+    with path.open("r+b") as file:
+        if len(content) > os.fstat(file.fileno()).st_blocks * _BLOCK_BYTES:
+            return False
+        file.write(content)
+        file.truncate()
+        flush(file)
+    return True
+
+
+_BLOCK_BYTES = 512
+"""Unit of st_blocks, whatever the file system's own blocks are."""
+
+
+def sync_file(path: Path) -> None:
+    """Write a file that others have written to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_names(folder: Path) -> None:
     """Write the names of a folder's files to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -201,6 +232,10 @@ def existing_above(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 
 
+_PROBE_BYTES = 4096
+"""As many as a line of a log needs, and a disk gives at least."""
+
+
 def why_unwritable(folder: Path) -> str:
     """Why nothing can be written into a folder, which would be made if it is not there; empty if it can."""
     existing = existing_above(folder)
@@ -210,7 +245,10 @@ def why_unwritable(folder: Path) -> str:
         return f"{existing} is no folder"
     try:
         # Asked by doing it: permissions say nothing of a file system that is read-only, or of a quota.
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=existing) as file:
+            # A full disk has room for a file of nothing.
+            file.write(bytes(_PROBE_BYTES))
+            flush(file)
             return ""
     except OSError as error:
         return f"{existing}: {error.strerror}"

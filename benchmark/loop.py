@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmark.announce import announce
-from benchmark.checkpoints import Checkpoints, Resumption
+from benchmark.checkpoints import Checkpoints, Resumption, SaveFailed
 from benchmark.config import RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
@@ -54,11 +54,12 @@ class Step(Protocol):
         """Log perplexity over the first `sequences` validation sequences, weighted by token, the same on every rank."""
         ...
 
-    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+    def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
         """Start to write the training state into `folder`, to which nothing has been written; training may go on.
 
-        Later, when every rank has written its part, every rank calls `complete`: while it trains, when the next save
-        begins or in `finish_saving`.
+        Later, when every rank has written its part, the first rank calls `complete`: while it trains, when the next
+        save begins or in `finish_saving`. Where that or any part cannot be written, all ranks call `failed` with the
+        same reason instead, and none waits for it.
         """
 
     def finish_saving(self) -> None:
@@ -160,13 +161,8 @@ def resume(
     step.load(resumption.folder)
     barrier()
     log.cut(resumption.log_bytes)
-    value = {
-        "resumed": True,
-        "recomputed_steps": resumption.recomputed_steps,
-        "outage": round(log.clock.now() - resumption.last_event, 3),
-    }
     samples = resumption.step * config.layout.global_batch_size
-    log.event("tracked_stats", value, step=resumption.step, samples_count=samples)
+    log.event("tracked_stats", resumption.told(log.clock.now()), step=resumption.step, samples_count=samples)
     return step
 
 
@@ -190,10 +186,12 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
                 began = _log_step(log, stats, began, step=done, samples=done * gbs)
                 if done == 1:
                     require_initial_loss(config, stats.loss)
+                checkpoints.settle(log)
                 if stats.preempted or checkpoints.due(done):
                     began = checkpoints.save(step.save, log, step=done, samples=done * gbs)
                 if stats.preempted:
                     step.finish_saving()
+                    checkpoints.settle(log)
                     status, reason = "preempted", f"told to stop after step {done}"
                     return Outcome(status=status, samples=done * gbs, log_perplexity=accuracy, reason=reason)
             log.end("block_stop", samples_count=done * gbs)
@@ -209,7 +207,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
             reason = f"log perplexity {accuracy} after {done} steps, target {rules.target_log_perplexity} not reached"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, NonFinite | WrongInitialLoss):
+        if not isinstance(error, NonFinite | WrongInitialLoss | SaveFailed):
             # Nothing that the run came to by itself: a launcher may continue it from a checkpoint.
             error_type = type(error).__name__
             raise

@@ -6,6 +6,7 @@ records only the harness's own variables, because an environment holds secrets.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import subprocess
@@ -22,8 +23,8 @@ from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, kernels
 from benchmark.decode import Malformed, read_regular
-from benchmark.files import RUN_JSON, is_held, write_at_once
-from benchmark.refusal import Refused
+from benchmark.files import RUN_JSON, is_held, overwrite, write_at_once
+from benchmark.refusal import Refused, Unwritable
 
 VERSION = 1
 """Version of the schema. It rises when a field is removed or changes its meaning."""
@@ -33,6 +34,8 @@ RUNNING, KILLED = "running", "killed"
 
 LARGEST = 1 << 20
 """The most bytes that a run.json may have."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Scalar = str | int | float | bool | None
 
@@ -175,8 +178,20 @@ def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
 
 
 def write(folder: Path, recorded: RunRecord) -> None:
-    """Write run.json whole, or leave the last one."""
-    write_at_once(folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n")
+    """Write run.json whole, or leave the last one; on a full disk, in the room that the last one has.
+
+    Raises:
+        Unwritable
+    """
+    path, text = folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n"
+    try:
+        try:
+            write_at_once(path, text)
+        except OSError as error:
+            if error.errno not in _FULL or not overwrite(path, text):
+                raise
+    except OSError as error:
+        raise Unwritable(path, error) from None
 
 
 def console_of(folder: Path, result: str) -> Path:

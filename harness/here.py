@@ -93,8 +93,8 @@ def checkpoints(plan: Plan) -> Iterator[Breach]:
         yield Breach(
             message=f"SAVE_CHECKPOINT={folder} has no room for {least if free < least * each else kept} checkpoints",
             expected=(
-                f"{kept * each:,} bytes: {kept} x {each:,}, which are {config.benchmark_row.parameters:,} parameters x "
-                f"{state}; {runs} run{'s' if runs > 1 else ''} may leave {kept - 1}, and one is being written"
+                f"{kept * each:,} bytes: {kept} x {each:,}, which are {each // state:,} parameters x {state}; "
+                f"{runs} run{'s' if runs > 1 else ''} may leave {kept - 1}, and one is being written"
             ),
             actual=f"{free:,} bytes free",
             severity=Severity.ERROR if free < least * each else Severity.WARNING,

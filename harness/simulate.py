@@ -129,7 +129,8 @@ class SimulatedStep:
         self._clock.advance(self._pace.evaluation)
         return self._curve.at(self._taken * self._batch) + self._random.gauss(0, _EVALUATION_NOISE)
 
-    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+    def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
+        del failed
         self.finish_saving()
         self._clock.advance(self._pace.save)
         folder.mkdir(parents=True)

@@ -141,10 +141,14 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> None:
     with phase("save"):
-        trainer.save(folder, lambda: None)
+        trainer.save(folder, lambda: None, _refuse)
         trainer.finish_saving()
     with phase("load"):
         trainer.load(folder)
+
+
+def _refuse(fault: str) -> None:
+    raise RuntimeError(fault)
 
 
 def _demangled(kernels: dict[str, int]) -> dict[str, int]:

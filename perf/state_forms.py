@@ -18,6 +18,7 @@ from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
     get_default_save_sharded_strategy,
 )
+from megatron.core.dist_checkpointing.strategies.async_utils import TemporalAsyncCaller
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -26,7 +27,6 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from benchmark.benchmarks import BENCHMARKS, LLAMA31_TINY
 from benchmark.config import RunConfig
 from reference_impl import parallel
-from reference_impl.checkpoint import training
 from reference_impl.data.published import manifest_of
 from reference_impl.model import unwrap
 from reference_impl.step import MegatronStep
@@ -69,8 +69,12 @@ def nothing() -> None:
     return None
 
 
+def refuse(fault: str) -> None:
+    raise RuntimeError(fault)
+
+
 def save_ours(step: MegatronStep, folder: Path) -> None:
-    step.save(folder, nothing)
+    step.save(folder, nothing, refuse)
     step.finish_saving()
 
 
@@ -95,7 +99,11 @@ def save_theirs(flags: dict[str, bool], step: MegatronStep, folder: Path) -> Non
     strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), replicas())
     state = state_of(step, flags, loading=False)
     request = dist_checkpointing.save(state, str(folder), strategy, async_sharded_save=True)
-    training.Saving(request, nothing).finish()
+    writer = TemporalAsyncCaller()
+    writer.schedule_async_call(request)
+    writer.is_current_async_call_done(blocking=True, no_dist=True)
+    for finalize in request.finalize_fns:
+        finalize()
 
 
 def load_theirs(flags: dict[str, bool], step: MegatronStep, folder: Path) -> None:

@@ -15,11 +15,23 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from benchmark.checkpoints import Checkpoints, Identity, Resumption, find_resumption, folder_of, identity, make_ready
+from benchmark.checkpoints import (
+    Checkpoints,
+    Damaged,
+    Identity,
+    Resumption,
+    find_resumption,
+    folder_of,
+    identity,
+    make_ready,
+    put_aside,
+)
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
 from benchmark.eventlog import EventLog
@@ -106,7 +118,7 @@ def train(config: RunConfig) -> int:
     require_shared(config)
     manifest = dataset_of(config)
     run_identity = identity(config, manifest.digest)
-    resumption = parallel.on_rank_0(lambda: _start_or_resume(config, run_identity))
+    resumption = _start_or_resume(config, run_identity)
     clock = SystemClock(after=resumption.last_event if resumption else 0.0)
     log = EventLog(config.process.result_file if config.process.rank == 0 else None, clock)
     if config.process.rank == 0:
@@ -118,7 +130,11 @@ def train(config: RunConfig) -> int:
         clear_caches=lambda: clear_caches(data_folder(config), manifest),
         barrier=parallel.barrier,
         checkpoints=Checkpoints(
-            folder_of(config), interval=config.job.save_interval, run=run_identity, writes=config.process.rank == 0
+            folder_of(config),
+            interval=config.job.save_interval,
+            run=run_identity,
+            writes=config.process.rank == 0,
+            stop=config.job.save_failure == "stop",
         ),
         resumption=resumption,
     )
@@ -131,12 +147,39 @@ def train(config: RunConfig) -> int:
 
 
 def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
-    """Where the run goes on, None to start it: the one place where that is decided, on rank 0."""
-    resumption = find_resumption(config, run)
-    folder = folder_of(config)
-    if folder is not None:
-        make_ready(folder)
-    return resumption
+    """Where the run goes on, None to start it: the one place where that is decided, by all ranks together.
+
+    A checkpoint that is damaged is put aside for the one before it.
+    """
+    from reference_impl import parallel
+    from reference_impl.checkpoint.training import damage
+
+    aside: tuple[str, ...] = ()
+    while True:
+        resumption, aside = parallel.on_rank_0(partial(_choose, config, run, aside))
+        if resumption is None:
+            return None
+        faults = damage(resumption.folder)
+        if not faults:
+            return resumption
+        aside = parallel.on_rank_0(partial(_put_aside, aside, Damaged(resumption.folder, faults)))
+
+
+def _choose(config: RunConfig, run: Identity, aside: tuple[str, ...]) -> tuple[Resumption | None, tuple[str, ...]]:
+    """On the first rank: the newest checkpoint that says what it is of, and what was put aside."""
+    while True:
+        try:
+            resumption = find_resumption(config, run)
+        except Damaged as damage:
+            aside = _put_aside(aside, damage)
+            continue
+        if (folder := folder_of(config)) is not None:
+            make_ready(folder)
+        return None if resumption is None else replace(resumption, damaged=aside), aside
+
+
+def _put_aside(aside: tuple[str, ...], damage: Damaged) -> tuple[str, ...]:
+    return (*aside, put_aside(damage))
 
 
 def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:

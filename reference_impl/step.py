@@ -17,11 +17,13 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import get_model_config
 
+from benchmark.checkpoints import bytes_of_one
 from benchmark.config import RunConfig
 from benchmark.loop import StepStats
 from benchmark.stragglers import SlowRank, slowest
 from reference_impl.checkpoint import training
 from reference_impl.checkpoint.initial import load_initial_weights
+from reference_impl.checkpoint.writing import Saving
 from reference_impl.data.read.ahead import read_ahead
 from reference_impl.data.read.configured import data_folder, tokenizer_of
 from reference_impl.data.read.datasets import Batch, Datasets, Reader, open_datasets
@@ -73,7 +75,7 @@ class MegatronStep:
         )
         self._datasets: Datasets | None = None
         self._done = 0
-        self._saving: training.Saving | None = None
+        self._saving: Saving | None = None
         self._forward_pass = Stopwatch()
         self._forward_times: list[float] = []
         self._nodes = nodes()
@@ -127,16 +129,23 @@ class MegatronStep:
         with _ahead(self._reader.evaluation(self._open().validation, sequences), microbatches) as batches:
             return self._evaluate(batches, microbatches)
 
-    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+    def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
         self.finish_saving()
         self._saving = training.save(
-            folder, self.chunks, self.optimizer, self.schedule, step=self._done, complete=complete
+            folder,
+            self.chunks,
+            self.optimizer,
+            self.schedule,
+            step=self._done,
+            needed=bytes_of_one(self._config)[0],
+            complete=complete,
+            failed=failed,
         )
 
-    def finish_saving(self) -> None:
-        if self._saving is not None:
-            self._saving.finish()
-            self._saving = None
+    def finish_saving(self, *, give_up: bool = False) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.finish(give_up=give_up)
 
     def load(self, folder: Path) -> None:
         self._done = training.load(folder, self.chunks, self.optimizer, self.schedule)
@@ -147,7 +156,7 @@ class MegatronStep:
         return self._datasets
 
     def train_once(self, batches: Iterator[Batch]) -> StepStats:
-        """One optimizer step, the same on every rank; a save that all ranks have written by now is completed."""
+        """One optimizer step, the same on every rank; a save that all have written, or one could not, is over."""
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -155,10 +164,10 @@ class MegatronStep:
         learning_rate = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         # What ranks have to agree on goes with the loss: no collective of its own for what is rare.
-        writing = self._saving is not None and not self._saving.written()
-        loss, preempted, writing_ranks = _mean_loss(reports, self._preempted(), writing)
-        if not writing_ranks:
-            self.finish_saving()
+        writing, failed = (False, False) if self._saving is None else self._saving.look()
+        loss, preempted, writing_ranks, failed_ranks = _mean_loss(reports, self._preempted(), writing, failed)
+        if failed_ranks or not writing_ranks:
+            self.finish_saving(give_up=bool(failed_ranks))
         return StepStats(loss=loss, grad_norm=float(grad_norm), learning_rate=learning_rate, preempted=bool(preempted))
 
     def _evaluate(self, batches: Iterator[Batch], microbatches: int) -> float:

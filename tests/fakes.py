@@ -102,7 +102,8 @@ class FakeStep:
         self.sequences.append(sequences)
         return next(self._log_perplexities)
 
-    def save(self, folder: Path, complete: Callable[[], None]) -> None:
+    def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
+        del failed
         self.finish_saving()
         self.note("save")
         folder.mkdir(parents=True)

@@ -181,6 +181,8 @@ class Job(Group):
     unset."""
     save_interval: Count | None = Field(None, alias="SAVE_INTERVAL")
     """Steps between two saves; only on SIGUSR1 if unset."""
+    save_failure: Literal["continue", "stop"] = Field("continue", alias="SAVE_FAILURE")
+    """A save that fails (no room, its writer killed): `continue` trains on without that checkpoint, `stop` aborts."""
     resume: Path | None = Field(None, alias="RESUME")
     """Folder of unfinished runs of this configuration, to go on with them instead of starting new ones."""
     allocations: Count = Field(1, alias="NPAR")

@@ -3,24 +3,23 @@
 Written under one layout, read under any other; no rank ever holds more of the optimizer than its own part (`shards`).
 Megatron-Core decides which rank reads what; the reading itself is ours (`nemo`, `arrays`), since torch's runs what the
 pickles in a checkpoint say.
-Writing goes on in processes of its own while training does. Data order and dropout need no state: what a step reads
+Writing goes on while training does (`writing`). Data order and dropout need no state: what a step reads
 follows from its number, and nothing draws from a random generator after initialisation (a test holds both to that).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Megatron-Core's writers import it, and without it a save hangs for ever instead of failing.
-import psutil  # noqa: F401
 import torch
+import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
-from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
-from megatron.core.dist_checkpointing.strategies.async_utils import TemporalAsyncCaller
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.base import LoadShardedStrategy
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
@@ -31,40 +30,18 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
-from benchmark.decode import Malformed, open_regular, shown
+from benchmark.checkpoints import why_no_room
+from benchmark.decode import Malformed, one_line, open_regular, shown
+from benchmark.files import flush
 from reference_impl.checkpoint.arrays import UNLOADABLE, CheckpointError, load_archive, read, why_unread
 from reference_impl.checkpoint.initial import box_of, refused_together
 from reference_impl.checkpoint.nemo import Index, read_index
 from reference_impl.checkpoint.shards import OptimizerShards
+from reference_impl.checkpoint.writing import Planner, Saving, agreed, why
+from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, file_faults
 from reference_impl.model import unwrap
 from reference_impl.parallel import on_rank_0
 from reference_impl.preserve import torch_optimizers
-
-
-class Saving:
-    """A save that is being written, by processes of its own, one for each rank."""
-
-    def __init__(self, request: Any, complete: Callable[[], None]) -> None:
-        self._request = request
-        self._writer = TemporalAsyncCaller()
-        self._complete = complete
-        self._writer.schedule_async_call(request)
-
-    def written(self) -> bool:
-        """Whether this rank's part is; asks no other rank."""
-        return self._writer.is_current_async_call_done(no_dist=True)
-
-    def finish(self) -> None:
-        """Wait for this rank's part, then complete the checkpoint together; ranks call this, and return, together.
-
-        Raises:
-            CheckpointException: a rank could not write.
-        """
-        self._writer.is_current_async_call_done(blocking=True, no_dist=True)
-        for finalize in self._request.finalize_fns:
-            finalize()
-        self._complete()
-        torch.distributed.barrier()
 
 
 def save(
@@ -74,27 +51,67 @@ def save(
     schedule: OptimizerParamScheduler,
     *,
     step: int,
+    needed: int,
     complete: Callable[[], None],
-) -> Saving:
-    """Take the state as it is now and start to write it into `folder`, which nothing has been written to.
+    failed: Callable[[str], None],
+) -> Saving | None:
+    """Take the state as it is now and start to write it into `folder`; None where that has failed already.
 
     Args:
-        complete: called on every rank when all of it is on disk, by `Saving.finish`.
+        needed: bytes that it takes.
+        complete, failed: see `benchmark.loop.Step.save`.
     """
     for chunk in chunks:
         if chunk.ddp_config.overlap_param_gather:
             # Of the last step, this rank may not have all new weights yet: they are gathered as the next needs them.
             chunk.start_param_sync(force_sync=True)
-    folder.mkdir(parents=True, exist_ok=True)
     state = _models(chunks) | {
         "optimizer": optimizer.state_dict(),
         "optimizer_shards": OptimizerShards(chunks, optimizer).tensors,
         "schedule": schedule.state_dict(),
         "step": step,
     }
-    strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist"), _replicas())
-    request = dist_checkpointing.save(state, str(folder), strategy, async_sharded_save=True)
-    return Saving(request, complete)
+    tensors, common = save_preprocess(state)
+    if fault := agreed(lambda: _begin(folder, common, needed)):
+        failed(fault)
+        return None
+    plan = FullyParallelSaveStrategyWrapper(Planner(), _replicas()).async_save(tensors, folder)
+    return Saving(folder, plan, needed=needed, complete=complete, failed=failed)
+
+
+def _begin(folder: Path, common: dict[str, Any], needed: int) -> str:
+    """Make the folder and write into it what is no part of a tensor; why that cannot be."""
+    if no_room := why_no_room(folder, needed):
+        return no_room
+    path = folder / COMMON_STATE_FNAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            torch.save(common, file)
+            flush(file)
+    except (OSError, RuntimeError) as error:
+        return why(error, path)
+    return ""
+
+
+def damage(folder: Path) -> list[str]:
+    """What is no longer as it was written, a line for each file; the same on every rank, each of which reads a share.
+
+    A flipped bit in the weights would train on without an error, so every byte is read: as many more as `load` reads.
+    """
+    entries, fault = on_rank_0(lambda: _manifest(folder))
+    names = sorted(entries, key=lambda name: -entries[name].bytes)[dist.get_rank() :: dist.get_world_size()]
+    mine = [fault] if fault else file_faults(folder, {name: entries[name] for name in names}, jobs=1)
+    everybodys: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everybodys, mine)
+    return list(dict.fromkeys(chain.from_iterable(everybodys)))
+
+
+def _manifest(folder: Path) -> tuple[dict[str, FileEntry], str]:
+    try:
+        return FolderManifest.load(folder).files, ""
+    except DataError as error:
+        return {}, one_line(error)
 
 
 def load(

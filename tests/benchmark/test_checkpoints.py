@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmark.checkpoints import Checkpoints, complete_in, find_resumption, folder_of, identity, make_ready
+from benchmark.checkpoints import (
+    Checkpoints,
+    Damaged,
+    SaveFailed,
+    complete_in,
+    find_resumption,
+    folder_of,
+    identity,
+    make_ready,
+    put_aside,
+    why_no_room,
+)
 from benchmark.config import ConfigError, RunConfig
 from benchmark.eventlog import EventLog
-from tests.fakes import EPOCH, FakeClock, configured
+from tests.fakes import EPOCH, FakeClock, configured, read_events
 
 
 @pytest.fixture
@@ -39,15 +51,16 @@ class Run:
         self.log = EventLog(config.process.result_file, self.clock)
         self.checkpoints = Checkpoints(self.folder, interval=10, run=identity(config, "data"))
         self.complete: Callable[[], None] = lambda: None
+        self.failed: Callable[[str], None] = lambda fault: None
 
     def train(self, step: int) -> None:
         self.log.event("tracked_stats", {"train_step_time": 1.0, "reduced_train_loss": 1.0}, step=step, samples_count=0)
 
     def start_saving(self, step: int) -> None:
-        def save(folder: Path, complete: Callable[[], None]) -> None:
+        def save(folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
             folder.mkdir(parents=True)
             (folder / "weights").write_text("")
-            self.complete = complete
+            self.complete, self.failed = complete, failed
 
         self.checkpoints.save(save, self.log, step=step, samples=0)
 
@@ -81,7 +94,7 @@ def test_a_save_says_how_long_it_kept_training_waiting(config: Callable[..., Run
     run = Run(config())
     assert run.log.path is not None
 
-    def save(folder: Path, complete: Callable[[], None]) -> None:
+    def save(folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
         run.clock.seconds += 2.5
 
     assert run.checkpoints.save(save, run.log, step=10, samples=11520) == EPOCH + 2.5
@@ -115,6 +128,42 @@ def test_the_last_two_are_kept(config: Callable[..., RunConfig]) -> None:
         run.save(step)
     assert run.names == ["step_100", "step_110"]
     assert [path.name for path in complete_in(run.folder)] == ["step_110", "step_100"]
+
+
+def test_a_save_that_fails_costs_no_other_checkpoint(
+    config: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its remains go, the older ones stay; a line and an event say which step was not saved, and why."""
+    run = Run(config())
+    run.save(10)
+    run.start_saving(20)
+    run.failed("rank 3: no")
+    run.checkpoints.settle(run.log)
+    assert run.names == ["step_10"]
+    assert caplog.messages == ["step 20 was not saved: rank 3: no"]
+    assert run.log.path is not None
+    last = read_events(run.log.path)[-1]
+    assert (last.value, last.metadata["step"]) == ({"save_failed": "rank 3: no"}, 20)
+
+
+def test_a_save_that_fails_ends_a_run_that_asks_for_it(config: Callable[..., RunConfig]) -> None:
+    """On every rank alike; it is logged before."""
+    run = Run(config())
+    run.checkpoints = Checkpoints(run.folder, writes=False, stop=True)
+    run.start_saving(20)
+    run.failed("no")
+    with pytest.raises(SaveFailed, match=r"^step 20 was not saved: no$"):
+        run.checkpoints.settle(run.log)
+    run.checkpoints.settle(run.log)
+
+
+def test_room_is_asked_for_before_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, of the folder or of where it is going to be; both numbers are said."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5_000 if path == tmp_path else 0))
+    assert why_no_room(tmp_path / "state" / "run", 5_000) == ""
+    assert (
+        why_no_room(tmp_path / "state", 5_001) == f"{tmp_path}/state has 5,000 bytes free, and a checkpoint takes 5,001"
+    )
 
 
 def test_runs_that_share_a_folder_do_not_meet(config: Callable[..., RunConfig], tmp_path: Path) -> None:
@@ -229,14 +278,53 @@ def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) ->
     assert f"is the log of seed {run.seed + 1}, not of {run.seed}" in refusal(config())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"step": 1, "log_bytes": "x", "run": {}}'])
-def test_a_record_that_says_nothing_is_refused(content: str, config: Callable[..., RunConfig]) -> None:
-    """By its file, in one line."""
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "says nothing about a run: Malformed"),
+        ("{}", "says nothing about a run: KeyError"),
+        ("[]", "says nothing about a run"),
+        ('{"step": 1, "log_bytes": "x", "run": {}, "sha256": ""}', "says nothing about a run"),
+        ('{"step": 1, "log_bytes": 1, "run": {}, "sha256": ""}', "is not as it was written"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_record_that_is_not_as_it_was_written_is_damage(
+    content: str | None, said: str, config: Callable[..., RunConfig]
+) -> None:
+    """It is named by its file, in one line; the checkpoint put aside, the run goes on from the one before it."""
+    run = Run(config())
+    for step in (10, 20):
+        run.train(step)
+        run.save(step)
+    record = run.folder / "step_20" / "resume.json"
+    record.unlink() if content is None else record.write_text(content)
+    with pytest.raises(Damaged, match=f"step_20/resume.json:? {said}") as caught:
+        find_resumption(config(), identity(config(), "data"))
+    assert put_aside(caught.value).startswith("step_20 is damaged: ")
+    found = find_resumption(config(), identity(config(), "data"))
+    assert found is not None
+    assert found.step == 10
+    assert run.names == ["step_10", "step_20.damaged-1"]
+
+
+def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(config: Callable[..., RunConfig]) -> None:
+    """So that somebody who has a copy knows of what."""
     run = Run(config())
     run.train(10)
     run.save(10)
-    (run.folder / "step_10" / "resume.json").write_text(content)
-    assert "step_10/resume.json says nothing about a run" in refusal(config())
+    put_aside(Damaged(run.folder / "step_10", "a disk"))
+    assert "has no complete checkpoint of it (step_10.damaged-1 put aside): move the log away" in refusal(config())
+
+
+def test_the_next_checkpoint_replaces_a_damaged_one(config: Callable[..., RunConfig]) -> None:
+    """Which takes its room until then, for whoever wants to look at it."""
+    run = Run(config())
+    run.save(10)
+    run.save(20)
+    put_aside(Damaged(run.folder / "step_20", "a disk"))
+    run.save(30)
+    assert run.names == ["step_10", "step_30"]
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-10], lambda text: "another log\n" + text])

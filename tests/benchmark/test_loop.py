@@ -369,8 +369,8 @@ def test_time_that_a_save_takes_is_no_steps_time(tmp_path: Path) -> None:
     path, clock = tmp_path / "result_0.txt", FakeClock()
 
     class Slow(FakeStep):
-        def save(self, folder: Path, complete: Callable[[], None]) -> None:
-            super().save(folder, complete)
+        def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
+            super().save(folder, complete, failed)
             clock.seconds += 60
 
         def train(self, steps: int) -> Iterator[StepStats]:
@@ -385,6 +385,49 @@ def test_time_that_a_save_takes_is_no_steps_time(tmp_path: Path) -> None:
     values = [event.value for event in read_events(path) if event.key == "tracked_stats"]
     assert {value["train_step_time"] for value in values if "train_step_time" in value} == {1.0}
     assert [value["save_time"] for value in values if "save_time" in value] == [60.0] * 7
+
+
+class Failing(FakeStep):
+    """Says during the step after a save that it has failed."""
+
+    def finish_saving(self) -> None:
+        if self._complete is not None:
+            self._complete = None
+            self._failed("the disk")
+
+    def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
+        super().save(folder, complete, failed)
+        self._failed = failed
+
+    def train(self, steps: int) -> Iterator[StepStats]:
+        for stats in super().train(steps):
+            self.finish_saving()
+            yield stats
+
+
+@pytest.mark.parametrize("preempted_after", [None, 10])
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_save_that_fails(stop: bool, preempted_after: int | None, tmp_path: Path) -> None:
+    """By default training goes on as if none had been due; otherwise it is an aborted end that the run came to."""
+    path = tmp_path / "result_0.txt"
+    step = Failing(path, log_perplexities=[AT])
+    step.preempted_after = preempted_after
+    ended = Run(step, path)
+    outcome = run(
+        config(),
+        step.build,
+        EventLog(path, FakeClock()),
+        clear_caches=lambda: "",
+        barrier=step.barrier,
+        checkpoints=Checkpoints(tmp_path / "state", interval=10, stop=stop),
+    )
+    failures = [event.metadata["step"] for event in ended.all("tracked_stats") if "save_failed" in event.value]
+    assert failures == ([10] if stop or preempted_after else [10, 20, 30, 40, 50, 60, 70])
+    assert outcome.status == ("aborted" if stop else "preempted" if preempted_after else "success")
+    if stop:
+        assert outcome.reason == "SaveFailed: step 10 was not saved: the disk"
+        assert ended.one("run_stop").metadata["status"] == "aborted"
+        assert "error" not in ended.one("run_stop").metadata
 
 
 # Going on.

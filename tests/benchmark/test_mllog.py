@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import resource
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from mlperf_logging.mllog import constants
 from benchmark.announce import announce
 from benchmark.eventlog import EventLog
 from benchmark.mllog import END, POINT, START, TOKEN, MalformedEvent, decode, read
+from benchmark.refusal import Unwritable
 from tests.fakes import EPOCH, FakeClock, FakeStep, configured, read_events
 
 LINE = '{"namespace": "", "time_ms": 1, "event_type": "POINT_IN_TIME", "key": "seed", "value": 7, "metadata": {}}'
@@ -223,9 +227,41 @@ def test_nothing_is_printed(log: EventLog, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_log_that_cannot_be_written_raises() -> None:
-    """A full disk ends the run; it does not lose events in silence."""
-    with pytest.raises(OSError, match="No space left"):
+    """A full disk ends the run, in one line with the file; it does not lose events in silence."""
+    with pytest.raises(Unwritable, match=r"^/dev/full cannot be written: No space left on device$"):
         EventLog(Path("/dev/full"), FakeClock()).event("seed", 1)
+
+
+def test_a_full_disk_leaves_no_half_line(log: EventLog) -> None:
+    """What had room of a line that had none is taken back, and is not written later, when there is room again."""
+    assert log.path is not None
+    log.event("seed", 1)
+    with limited_to(log.path.stat().st_size + 20), pytest.raises(Unwritable, match="File too large"):
+        log.event("seed", 2)
+    assert [event.value for event in events_of(log)] == [1]
+    log.event("seed", 3)
+    assert [event.value for event in events_of(log)] == [1, 3]
+
+
+@contextmanager
+def limited_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond it: a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_half_line_of_a_killed_writer_goes_before_the_next_event(log: EventLog) -> None:
+    """Whoever opens the log next begins at the start of a line."""
+    assert log.path is not None
+    log.event("seed", 1)
+    with log.path.open("a") as file:
+        file.write(':::MLLOG {"namespace"')
+    EventLog(log.path, FakeClock()).event("seed", 2)
+    assert [event.value for event in events_of(log)] == [1, 2]
 
 
 def test_a_log_without_a_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

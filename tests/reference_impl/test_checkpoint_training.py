@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,9 +24,12 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from benchmark.checkout import ROOT
+from benchmark.checkpoints import bytes_of_one
 from benchmark.config import RunConfig
 from reference_impl import parallel
+from reference_impl.checkpoint import writing
 from reference_impl.checkpoint.arrays import CheckpointError
+from reference_impl.checkpoint.training import damage
 from reference_impl.data.read.configured import dataset_of
 from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep
@@ -39,6 +46,10 @@ TWO_PROCESSES = LAYOUTS["DP=2"]
 
 def nothing() -> None:
     return None
+
+
+def refuse(fault: str) -> None:
+    raise AssertionError(fault)
 
 
 def state(step: MegatronStep) -> dict[str, str]:
@@ -69,9 +80,9 @@ def train_and_save(config: RunConfig, *, folder: Path) -> dict[str, Any]:
     step.open_data()
     list(step.train(BEFORE))
     saved = state(step)
-    step.save(folder / "waited", nothing)
+    step.save(folder / "waited", nothing, refuse)
     step.finish_saving()
-    step.save(folder / "not waited", nothing)
+    step.save(folder / "not waited", nothing, refuse)
     after = go_on(step)
     step.finish_saving()
     return {"saved": saved, **after}
@@ -157,7 +168,7 @@ def test_a_checkpoint_goes_on_in_another_order_of_ranks(tiny: Tiny, tmp_path: Pa
 
 def load_and_save(config: RunConfig, *, folder: Path, target: Path) -> None:
     step = load(config, folder=folder)
-    step.save(target, nothing)
+    step.save(target, nothing, refuse)
     step.finish_saving()
 
 
@@ -165,7 +176,7 @@ def train_and_only_save(config: RunConfig, *, folder: Path) -> dict[str, str]:
     step = build(config)
     step.open_data()
     list(step.train(BEFORE))
-    step.save(folder, nothing)
+    step.save(folder, nothing, refuse)
     step.finish_saving()
     return state(step)
 
@@ -188,6 +199,124 @@ def agrees(answer: dict[str, Any], run: dict[str, Any]) -> None:
     assert answer["grad_norms"] == pytest.approx(run["grad_norms"], rel=GRAD_NORM_TOLERANCE)
     assert answer["learning_rates"] == run["learning_rates"]
     assert answer["evaluation"] == pytest.approx(run["evaluation"], abs=LOSS_TOLERANCE)
+
+
+# A save that fails.
+
+
+def killed(*_: object) -> None:
+    """In place of what writes a file: memory has run out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hanging(*_: object) -> None:
+    """One that goes on for ever."""
+    signal.pause()
+
+
+def on_a_full_disk(*arguments: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    WRITE(*arguments)
+
+
+def refuse_to_complete() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/state/resume.json")
+
+
+WRITE = writing._write
+
+
+def failed_saves(config: RunConfig, *, folder: Path) -> dict[str, list[str]]:
+    """What a rank is told of saves that fail each in another way, and then of one that does not."""
+    step = build(config)
+    step.open_data()
+    list(step.train(1))
+    told: dict[str, list[str]] = {}
+
+    def save(name: str, complete: Callable[[], None] = nothing) -> None:
+        step.save(folder / name, complete, told.setdefault(name, []).append)
+
+    first = config.process.rank == 0
+    with patch.object(writing, "_write", hanging if first else killed):
+        save("killed")
+        # Training goes on for as long as it takes until a rank knows.
+        while not told["killed"]:
+            list(step.train(1))
+    with patch.object(writing, "_write", killed):
+        save("killed on both")
+    step.finish_saving()
+    with patch.object(writing, "_write", on_a_full_disk):
+        save("full")
+        step.finish_saving()
+    save("not completed", refuse_to_complete)
+    step.finish_saving()
+    with patch.object(shutil, "disk_usage", return_value=SimpleNamespace(free=1)):
+        save("no room")
+    save("saved")
+    step.finish_saving()
+    return told
+
+
+def test_a_save_that_fails_is_told_to_all_ranks(tiny: Tiny, tmp_path: Path) -> None:
+    """With one reason, that of the first rank that has one; none waits for a writer that hangs; the next save works."""
+    config = tiny(**TWO_PROCESSES)
+    told, other = run_ranks(config, partial(failed_saves, folder=tmp_path))
+    assert told == other
+    needed = f"{bytes_of_one(config)[0]:,}"
+    assert {name: faults[0] if faults else "" for name, faults in told.items()} == {
+        "killed": "rank 1: the process that writes __1_0.distcp was killed (SIGKILL)",
+        "killed on both": "rank 0: the process that writes __0_0.distcp was killed (SIGKILL)",
+        "full": f"rank 0: {tmp_path}/full/__0_0.distcp: File too large",
+        "not completed": "/state/resume.json: No space left on device",
+        "no room": f"{tmp_path}/no room has 1 bytes free, and a checkpoint takes {needed}",
+        "saved": "",
+    }
+    assert not (tmp_path / "no room").exists()
+
+
+# A checkpoint that is no longer as it was written.
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none": (lambda folder: None, ""),
+    "truncated": (lambda folder: os.truncate(folder / "__0_0.distcp", 9), r"__0_0\.distcp has 9 bytes, expected \d+"),
+    "missing": (lambda folder: (folder / "__0_1.distcp").unlink(), r"__0_1\.distcp: No such file"),
+    "weights": (lambda folder: flip(folder / "__0_1.distcp"), r"__0_1\.distcp has sha256 \w+, expected"),
+    "index": (lambda folder: flip(folder / ".metadata"), r"\.metadata has sha256 \w+, expected"),
+    "common": (lambda folder: flip(folder / "common.pt"), r"common\.pt has sha256 \w+, expected"),
+    "manifest": (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json is no manifest: "),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json does not exist"),
+}
+
+
+def damages(config: RunConfig, *, folders: list[Path]) -> list[list[str]]:
+    parallel.initialize(config)
+    return [damage(folder) for folder in folders]
+
+
+def test_every_damage_to_a_checkpoint_is_found(
+    of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path
+) -> None:
+    """One file is named, on every rank, though each reads only a share: a flipped bit in the weights, too."""
+    source, _ = of_one_process
+    for name, (harm, _) in DAMAGES.items():
+        harm(Path(shutil.copytree(source / "waited", tmp_path / name)))
+
+    folders = [tmp_path / name for name in DAMAGES]
+    found, others = run_ranks(tiny(**TWO_PROCESSES), partial(damages, folders=folders))
+    assert found == others
+    assert found[0] == []
+    for (fault,), (_, message) in zip(found[1:], list(DAMAGES.values())[1:], strict=True):
+        assert re.search(message, fault)
 
 
 def reads_of_initial_weights(config: RunConfig) -> list[int]:
@@ -319,7 +448,7 @@ def test_loaded_parameters_count_their_steps_apart(of_one_process: tuple[Path, d
 
 
 def test_a_missing_psutil_fails_at_once() -> None:
-    """Without it, Megatron-Core would hang in the first save; here the import fails."""
+    """Without it, Megatron-Core would fail in each save; here the import does."""
     code = "import sys; sys.modules['psutil'] = None; import reference_impl.checkpoint.training"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 

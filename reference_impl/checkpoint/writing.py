@@ -1,0 +1,227 @@
+"""A checkpoint is written by processes of its own while training goes on, and all ranks complete it, or give it up.
+
+Megatron-Core plans what each rank writes, and its function writes a file. The processes and what follows are ours: its
+own wait for ever for a process that was killed (out of memory), and leave the other ranks waiting where one meets a
+full disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+# Megatron-Core's writer calls it, and imports it only where it is there.
+import psutil  # noqa: F401
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from benchmark.checkpoints import why_no_room
+from benchmark.decode import one_line
+from benchmark.files import sync_file
+from reference_impl.files.checksum import digest
+from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, describe_files
+
+BACKEND, VERSION = "torch_dist", 1
+"""Of Megatron-Core's formats."""
+
+_fork = get_context("fork")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this rank writes, and on the first one the index of all."""
+
+    writer: FileSystemWriterAsync
+    index: Any
+
+
+class Planner(TorchDistSaveShardedStrategy):
+    """Plans a save as Megatron-Core does, and hands the plan over instead of what would carry it out."""
+
+    def __init__(self) -> None:
+        super().__init__(BACKEND, VERSION)
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, save_state_dict_ret: Any) -> Any:
+        _, index, _ = save_state_dict_ret
+        return Plan(writer, index)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that a rank has written, or why it has not."""
+
+    fault: str = ""
+    entries: dict[str, FileEntry] = field(default_factory=dict)
+    """By name."""
+    results: list[Any] = field(default_factory=list)
+    """What the index has to know of what is in them."""
+
+
+class _Writer:
+    """The process that writes one file."""
+
+    def __init__(self, bucket: Any, transforms: Sequence[Any]) -> None:
+        _, self._name, _ = bucket
+        self._hears, says = _fork.Pipe(duplex=False)
+        self._process = _fork.Process(target=_write, args=(bucket, transforms, says, os.getpid()), daemon=True)
+        self._process.start()
+        # Of the other end only the process has a copy now, so that its death is the end of what is heard.
+        says.close()
+        self.said: Files | None = None
+
+    def listen(self, *, wait: bool) -> None:
+        """Hear what it says, or that it is gone."""
+        if self.said is not None or not (wait or self._hears.poll()):
+            return
+        try:
+            self.said = self._hears.recv()
+            self._process.join()
+        except (EOFError, OSError):
+            self._process.join()
+            self.said = Files(fault=f"the process that writes {self._name} {_end_of(self._process.exitcode or 0)}")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _end_of(exit_code: int) -> str:
+    return f"was killed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with status {exit_code}"
+
+
+def _write(bucket: Any, transforms: Sequence[Any], says: Connection, rank: int) -> None:
+    """Write one file, in a process of its own, which the rank does not outlive for long."""
+    # Whatever of the rank's this would free belongs to another process, on a GPU too.
+    gc.disable()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    # Slurm sends them to all of a rank's processes.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != rank:
+        return
+    results, one = queue.SimpleQueue[Any](), queue.Queue[int]()
+    one.put(0)
+    FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, results, one, use_fsync=True)
+    _, written = results.get()
+    path, name, _ = bucket
+    if isinstance(written, Exception):
+        says.send(Files(fault=why(written, path)))
+        return
+    try:
+        entry = FileEntry(bytes=os.path.getsize(path), sha256=digest(Path(path)))
+    except OSError as error:
+        says.send(Files(fault=why(error, path)))
+        return
+    says.send(Files(entries={name: entry}, results=written))
+
+
+def why(error: Exception, path: str | Path) -> str:
+    """What kept a file from being written, in a line."""
+    # torch.save raises an error of its own while it closes what the system's has left half written.
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.strerror:
+            return f"{chain.filename or path}: {chain.strerror}"
+        chain = chain.__context__
+    return f"{path}: {one_line(error)}"
+
+
+class Saving:
+    """A save that is being written.
+
+    Args:
+        needed: bytes that it takes.
+        complete, failed: see `benchmark.loop.Step.save`.
+    """
+
+    def __init__(
+        self, folder: Path, plan: Plan, *, needed: int, complete: Callable[[], None], failed: Callable[[str], None]
+    ) -> None:
+        self._folder, self._plan, self._needed = folder, plan, needed
+        self._complete, self._failed = complete, failed
+        buckets = FileSystemWriterAsync.preload_tensors(plan.writer.write_buckets or [], non_blocking=True)
+        transforms = [plan.writer.transforms]
+        self._writers = [_Writer(bucket, transforms) for bucket in buckets]
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether this rank still writes, and whether it has failed to; asks no other rank."""
+        for writer in self._writers:
+            writer.listen(wait=False)
+        failed = any(writer.said is not None and writer.said.fault for writer in self._writers)
+        return not failed and any(writer.said is None for writer in self._writers), failed
+
+    def finish(self, *, give_up: bool = False) -> None:
+        """Complete the checkpoint when all have written, or give it up; ranks call this, and return, together.
+
+        Args:
+            give_up: a rank has failed to write, so none is waited for.
+        """
+        mine = self._end() if give_up else self._wait()
+        everybodys: list[Files] | None = [mine] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(mine, everybodys)
+        fault = agreed(lambda: self._conclude(everybodys or []))
+        if fault:
+            self._failed(fault)
+
+    def _wait(self) -> Files:
+        for writer in self._writers:
+            writer.listen(wait=True)
+            if self.look()[1]:
+                break
+        return self._end()
+
+    def _end(self) -> Files:
+        """What this rank has come to; what still writes is ended."""
+        for writer in self._writers:
+            writer.listen(wait=False)
+            writer.end()
+        said = [writer.said for writer in self._writers if writer.said is not None]
+        return Files(
+            fault=next((files.fault for files in said if files.fault), ""),
+            entries={name: entry for files in said for name, entry in files.entries.items()},
+            results=[result for files in said for result in files.results],
+        )
+
+    def _conclude(self, everybodys: Sequence[Files]) -> str:
+        """On the first rank: complete the checkpoint, or say why it cannot be."""
+        faults = [f"rank {rank}: {files.fault}" for rank, files in enumerate(everybodys) if files.fault]
+        if not faults:
+            try:
+                self._write_index(everybodys)
+                self._complete()
+            except (OSError, DataError) as error:
+                faults = [why(error, self._folder)]
+        return "; ".join([*faults[:1], *filter(None, [why_no_room(self._folder, self._needed)])]) if faults else ""
+
+    def _write_index(self, everybodys: Sequence[Files]) -> None:
+        """Last of all the manifest, by which a later start knows whether every byte is as it was written."""
+        self._plan.writer.finish(self._plan.index, [files.results for files in everybodys])
+        save_config(CheckpointingConfig(BACKEND, VERSION), str(self._folder))
+        entries = {name: entry for files in everybodys for name, entry in files.entries.items()}
+        others = sorted(path.name for path in self._folder.iterdir() if path.name not in entries)
+        for name in others:
+            sync_file(self._folder / name)
+        described = entries | describe_files(self._folder, others)
+        FolderManifest(files=dict(sorted(described.items()))).save(self._folder)
+
+
+def agreed(decide: Callable[[], str]) -> str:
+    """What the first rank decides, on every rank."""
+    said = [decide() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(said)
+    return said[0]
