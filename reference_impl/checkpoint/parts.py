@@ -16,13 +16,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from benchmark.decode import from_json, one_line, read_regular
 from benchmark.files import flush
 from reference_impl.checkpoint.arrays import CheckpointError
 from reference_impl.files.checksum import Advance, in_parallel
-from reference_impl.files.manifest import FileEntry, FolderManifest, describe_files
+from reference_impl.files.manifest import FileEntry, FolderManifest, checked_name, describe_files
 
 JOURNAL = "unfinished.jsonl"
 _UNFINISHED = ".unfinished"
+
+_MOST_OF_JOURNAL = 1 << 26
+"""Bytes; a line has some hundreds, and a checkpoint some thousand files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,35 @@ class Output:
 def complete_bytes(folder: Path) -> int:
     """Of the files that an unfinished job has completed; 0 where there is none."""
     try:
-        lines = (folder / JOURNAL).read_text(encoding="utf-8").split("\n")[1:-1]
+        _, done = _journal(folder / JOURNAL)
     except OSError:
         return 0
-    return sum(json.loads(line)["entry"]["bytes"] for line in lines)
+    return sum(file.entry.bytes for file in done.values())
+
+
+def _journal(path: Path) -> tuple[str, dict[str, Written]]:
+    """The job of a journal, empty where not even that is written, and what is complete of it.
+
+    Raises:
+        OSError: it cannot be read.
+        CheckpointError: nobody who writes journals has written it.
+    """
+    try:
+        # The last line may have been cut off.
+        lines = read_regular(path, _MOST_OF_JOURNAL).split(b"\n")[:-1]
+        done = dict(_written(from_json(line)) for line in lines[1:])
+        return lines[0].decode() if lines else "", done
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError([f"{path} is no journal of unfinished work: {one_line(error)}"]) from None
+
+
+def _written(line: dict[str, Any]) -> tuple[str, Written]:
+    return checked_name(line["name"]), Written(FileEntry(**line["entry"]), line["memory"])
+
+
+def _cut_to_lines(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 Fill = Callable[[Output], Any]
@@ -106,19 +135,15 @@ class PartFolder:
                 raise CheckpointError([f"{self.folder} is not empty, and holds no work of this kind to go on with"])
             self._append(self._job)
             return {}
-        text = self._journal.read_text(encoding="utf-8")
-        # The last line may have been cut off.
-        whole = text[: text.rfind("\n") + 1]
-        os.truncate(self._journal, len(whole.encode()))
-        lines = whole.splitlines()
-        if not lines:
+        job, done = _journal(self._journal)
+        _cut_to_lines(self._journal)
+        if not job:
             self._append(self._job)
-        elif lines[0] != self._job:
+        elif job != self._job:
             raise CheckpointError(
-                [f"{self.folder} is the unfinished work of another call: it began as {lines[0]}, this is {self._job}"]
+                [f"{self.folder} is the unfinished work of another call: it began as {job}, this is {self._job}"]
             )
-        done = map(json.loads, lines[1:])
-        return {file["name"]: Written(FileEntry(**file["entry"]), file["memory"]) for file in done}
+        return done
 
     def _append(self, line: str) -> None:
         with self._journal.open("a", encoding="utf-8") as journal:

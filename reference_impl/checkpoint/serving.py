@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.benchmarks import BENCHMARKS, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
+from benchmark.decode import Malformed, from_json, read_regular
 from reference_impl.checkpoint import tokenizer_json
 from reference_impl.checkpoint.huggingface import POSITIONS
 from reference_impl.checkpoint.source import Checkpoint
@@ -122,7 +123,7 @@ def _copied(path: Path) -> Served:
     files = {TOKENIZER: _read(path)}
     if path.name == TOKENIZER:
         files |= {name: _read(path.with_name(name)) for name in _BESIDE if path.with_name(name).is_file()}
-    return _served(path, _ids(json.loads(files[TOKENIZER])), files)
+    return _served(path, _ids(from_json(files[TOKENIZER])), files)
 
 
 def _of_ranks(path: Path) -> Served:
@@ -169,7 +170,7 @@ def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> S
 
 def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
     """The symbols that begin and end a text: those that the settings name, or the usual ones."""
-    settings = [json.loads(files.get(name, b"{}")) for name in (SETTINGS, SYMBOLS)]
+    settings = [from_json(files.get(name, b"{}")) for name in (SETTINGS, SYMBOLS)]
     for role, usual in _USUAL.items():
         stated = (values.get(f"{role}_token") for values in settings)
         # A symbol is text, or an object of it and how to look for it.
@@ -181,9 +182,8 @@ def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise TokenizerError(f"{path} has {size:,} bytes, expected at most {_LARGEST:,}: no file of a tokenizer")
-        return path.read_bytes()
+        return read_regular(path, _LARGEST)
+    except Malformed as error:
+        raise TokenizerError(f"{path} is no file of a tokenizer: {error}") from None
     except OSError as error:
         raise TokenizerError(f"{path}: {error.strerror}") from None

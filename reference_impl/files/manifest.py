@@ -19,12 +19,15 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.decode import Malformed, read_regular
 from benchmark.files import DEEPEST, UNFINISHED, walk, write_at_once
 from benchmark.refusal import Refused
 from reference_impl.files.checksum import Advance, Algorithm, digest, in_parallel, silent, until
 from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
+LARGEST = 1 << 26
+"""The most bytes that one may have: a file of a folder takes some hundred."""
 _SHOWN = 80
 """Characters of a name that is refused."""
 _UNFINISHED = re.compile(rf"{re.escape(FILE_NAME)}\.[0-9a-f]+{re.escape(UNFINISHED)}")
@@ -115,11 +118,13 @@ class FolderManifest(BaseModel):
         """
         path = folder / FILE_NAME
         try:
-            return path.read_bytes()
+            return read_regular(path, LARGEST)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist; {cls._advice(folder)}") from None
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from None
+        except Malformed as error:
+            raise DataError(f"{path} is no manifest: {error}") from None
 
     @classmethod
     def parse(cls, text: bytes, origin: str) -> Self:

@@ -25,7 +25,7 @@ from reference_impl.checkpoint import convert
 from reference_impl.checkpoint.arrays import CheckpointError, read
 from reference_impl.checkpoint.convert import to_distributed, to_huggingface
 from reference_impl.checkpoint.names import huggingface_shapes
-from reference_impl.checkpoint.parts import JOURNAL
+from reference_impl.checkpoint.parts import JOURNAL, PartFolder
 from reference_impl.checkpoint.report import describe, find_faults, read_manifest
 from reference_impl.checkpoint.source import open_checkpoint
 from reference_impl.files.manifest import FolderManifest
@@ -223,6 +223,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     process.join()
     with pytest.raises(CheckpointError, match="is the unfinished work of another call"):
         to_distributed(source, tmp_path / "begun", vocabulary=100)
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "{}", "[]", "null", '{"name": "../x", "entry": {"bytes": 1}, "memory": 0}', '{"name": "x"}']
+)
+def test_a_hostile_journal_is_one_error(line: str, tmp_path: Path) -> None:
+    """In a folder that somebody else may have made; nothing outside it is named."""
+    (tmp_path / JOURNAL).write_text(f"{{}}\n{line}\n")
+    with pytest.raises(CheckpointError, match=r"is no journal of unfinished work: [^\n]+$"):
+        PartFolder(tmp_path, {})
 
 
 # Memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,23 @@ def test_data_of_another_tokenizer_is_refused(copy: Path, tiny: Callable[..., Ru
 def test_a_broken_manifest_is_one_error(content: str, copy: Path) -> None:
     """Whatever stands in manifest.json, the error says so."""
     (copy / manifest.FILE_NAME).write_text(content)
+
+    with pytest.raises(DataError, match="is no manifest"):
+        manifest.load(copy)
+
+
+@pytest.mark.parametrize("how", ["a pipe", "too large", "deep"])
+def test_a_hostile_manifest_is_one_error_at_once(how: str, copy: Path) -> None:
+    """Nothing is waited for, and no more is read than a manifest can have."""
+    path = copy / manifest.FILE_NAME
+    path.unlink()
+    if how == "a pipe":
+        os.mkfifo(path)
+    elif how == "too large":
+        path.touch()
+        os.truncate(path, manifest.LARGEST + 1)
+    else:
+        path.write_text("[" * 100_000)
 
     with pytest.raises(DataError, match="is no manifest"):
         manifest.load(copy)
