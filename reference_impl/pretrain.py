@@ -15,6 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,13 +75,13 @@ def main() -> int:
             os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
             return train(config)
     except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except Interrupted as interruption:
         return interruption.exit_status
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said, last and in one line
         traceback.print_exc()
-        print(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        say(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
         return 1
 
 
@@ -235,11 +236,17 @@ def clear_caches(folder: Path, manifest: Manifest) -> str:
     return "posix_fadvise"
 
 
+def say(text: str) -> None:
+    """Print the last line of a rank; where the disk of its console is full, the status must do."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def leave(status: int) -> NoReturn:
     """End this process. One that failed ends at once: it waits for no save, and its libraries say no last words."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     if status:
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
     sys.exit()
 

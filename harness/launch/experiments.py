@@ -25,8 +25,9 @@ from benchmark.checkpoints import complete_in, folder_of
 from benchmark.clock import SystemClock
 from benchmark.config import NAMES, Resolved, RunConfig, overrides
 from benchmark.eventlog import EventLog
-from benchmark.files import beside, hold
+from benchmark.files import beside, hold, why_unwritable
 from benchmark.processes import adopting, ending_with_this
+from benchmark.refusal import Unwritable
 from benchmark.run_record import KILLED, RUNNING, Seen
 from compliance.check import check_paths
 from compliance.formats import text
@@ -42,6 +43,9 @@ from report.screen import Onlooker, characters, screen
 from report.watch import View
 
 POLL_S = 0.2
+
+REFUSED = 2
+"""Status of a rank that could not start, go on, or write its log."""
 
 _CHUNK = 1 << 16
 
@@ -157,12 +161,14 @@ class Ending:
     """The run came to no end of its own: it hung, was killed, failed on its way, or was told to save and stop."""
     gone: bool = True
     """Whether it is certain that nobody writes to its log any more."""
+    could_not: bool = False
+    """It could not be started, or what it says could not be written: this says nothing of a result."""
 
 
 def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
     """Run, check and summarise; returns the exit status.
 
-    0 a valid result, 1 not, 2 it could not start, 75 it is to be continued, 128 + n signal n ended it.
+    0 a valid result, 1 not, 2 it could not start or be written, 75 it is to be continued, 128 + n signal n ended it.
 
     Raises:
         ConfigError: the results folder cannot be made, or holds other runs.
@@ -182,20 +188,25 @@ def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received)
             if unknown := runs.recorded.code.get("error"):
                 print(f"revision  not recorded: {unknown}", flush=True)
             endings = run_all(config, runs, launcher, received)
-        except CannotStart as error:
+        except (CannotStart, Unwritable) as error:
             print(f"error: {error}", flush=True)
             return 2
         if received.stop and launcher.is_requeued():
             return os.EX_TEMPFAIL
-        if runs.unfinished() and not received.stop and launcher.requeue():
+        could_not = any(ending.could_not for ending in endings.values())
+        if runs.unfinished() and not received.stop and not could_not and launcher.requeue():
             return os.EX_TEMPFAIL
     return finish(config, runs, endings, received)
 
 
 def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], received: Received) -> int:
     """Close the logs of runs that could not, and judge all of them; returns the exit status."""
+    unwritten = []
     for index, ending in endings.items():
-        close_log(runs.result(index), ending)
+        try:
+            close_log(runs.result(index), ending)
+        except Unwritable as error:
+            unwritten.append(str(error))
     stopped = 128 + received.stop if received.stop else 0
     if received.again:
         return stopped
@@ -207,7 +218,9 @@ def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], recei
         log = runs.experiments[index].result
         statuses[log] = max(statuses[log], ending.status)
     causes = [f"run {index}: {ending.cause}" for index, ending in endings.items() if ending.cause]
-    return conclude(config, runs.folder, statuses, causes, interrupted=bool(received.stop))
+    status = conclude(config, runs.folder, statuses, [*causes, *unwritten], interrupted=bool(received.stop))
+    could_not = bool(unwritten) or any(ending.could_not for ending in endings.values())
+    return 2 if could_not and not stopped else status
 
 
 def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Received) -> dict[int, Ending]:
@@ -217,9 +230,21 @@ def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Recei
         if received.save or received.stop:
             break
         endings[index] = ending = run_experiment(config, runs, index, launcher, received)
-        if ending.cut_off:
+        if ending.cut_off or ending.could_not:
             break
     return endings
+
+
+def open_console(path: Path) -> IO[bytes]:
+    """Open what the processes of a run print to.
+
+    Raises:
+        Unwritable
+    """
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise Unwritable(path, error) from None
 
 
 def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
@@ -231,7 +256,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
     seed, log = runs.experiments[index].seed, runs.result(index)
     run = config.for_experiment(seed=seed, result_file=log)
     print(f"run {index + 1} of {config.job.experiments}, seed {seed}", flush=True)
-    with runs.console(index).open("ab") as output:
+    with open_console(runs.console(index)) as output:
         # Held by whatever is started here, too, so that it is free when nothing of the run is left.
         if not hold(output) and not runs.requeued:
             raise CannotStart(
@@ -251,6 +276,8 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
         with received.for_a_run():
             runs.update(index, status=RUNNING)
             ending = run_once(run, output, launcher, received)
+            if ending.status and (full := why_unwritable(runs.folder)):
+                ending = replace(ending, cause=f"LOGDIR={config.job.log_dir}: {full}", could_not=True)
             if ending.cause:
                 print(f"run {index} ended with status {ending.status}: {ending.cause}", flush=True)
                 print(f"console   {output.name}", flush=True)
@@ -260,12 +287,15 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
 
 
 def write_down(runs: RunSet, index: int, ending: Ending) -> None:
-    """Record how a run has ended, in run.json."""
-    if ending.cut_off and runs.recorded.setting("SAVE_CHECKPOINT") is not None:
-        runs.update(index, status=CUT_OFF)
-    else:
-        said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
-        runs.update(index, status=said, minutes=ending.standing.minutes)
+    """Record how a run has ended, in run.json; a line where that cannot be written."""
+    try:
+        if ending.cut_off and runs.recorded.setting("SAVE_CHECKPOINT") is not None:
+            runs.update(index, status=CUT_OFF)
+        else:
+            said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
+            runs.update(index, status=said, minutes=ending.standing.minutes)
+    except Unwritable as error:
+        print(f"run {index} is not recorded: {error}", flush=True)
 
 
 def stands(log: Path, config: RunConfig) -> Standing:
@@ -379,7 +409,7 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
         said = [standing.reason, words if standing.error or not standing.reason else ""]
         cause = "; ".join(filter(None, said)) if status else ""
     cut_off = standing.status != "success" and (bool(hang) or was_cut_off(status, standing, words))
-    return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off)
+    return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off, could_not=status == REFUSED)
 
 
 def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import resolve
 from benchmark.config.kernels import never_on_a_gpu
 from benchmark.files import RUN_JSON
+from benchmark.refusal import Unwritable
 from benchmark.run_record import (
     _CODE,
     LARGEST,
@@ -48,6 +50,23 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path / RUN_JSON) == made
     assert json.loads((tmp_path / RUN_JSON).read_text())["version"] == VERSION
     assert made.config() == resolved.config
+
+
+def test_a_record_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the room of the last one, where that is enough; otherwise one line says so and the last one stays."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = RunRecord(experiments=(Experiment(result="result_0.txt", seed=1),))
+    write(tmp_path, made)
+    monkeypatch.setattr("benchmark.run_record.write_at_once", full)
+    ended = made.with_experiments([made.experiments[0].model_copy(update={"status": "aborted"})])
+    write(tmp_path, ended)
+    assert read(tmp_path / RUN_JSON) == ended
+    with pytest.raises(Unwritable, match=r"run\.json cannot be written: No space left on device$"):
+        write(tmp_path, made.model_copy(update={"system": "x" * 10_000}))
+    assert read(tmp_path / RUN_JSON) == ended
 
 
 def test_a_record_of_an_earlier_version_is_read() -> None:

@@ -13,10 +13,10 @@ import pytest
 from benchmark.config import RunConfig, resolve
 from benchmark.files import hold
 from benchmark.run_record import KILLED, RUNNING, Seen, read
-from harness.launch import hang
+from harness.launch import experiments, hang
 from harness.launch.experiments import CannotStart, Ending, Received, finish, listening, run_all, run_once
 from harness.launch.local import Local
-from harness.launch.runs import RunSet
+from harness.launch.runs import WAITING, RunSet
 from tests.fakes import environment
 from tests.logs import LogFile, tiny
 
@@ -103,6 +103,20 @@ def test_the_cause_in_a_job_is_the_error_of_the_rank_that_ended_first(tmp_path: 
     assert ended(f"{said}; exit 1", tmp_path / "result_0.txt").cause == (
         "srun: error: n2: task 3: Exited with exit code 1: OutOfMemoryError: CUDA out of memory"
     )
+
+
+def test_a_full_disk_is_no_invalid_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, one line that names the folder, a verdict, and no run that is said to be on."""
+    monkeypatch.setattr(experiments, "why_unwritable", lambda folder: f"{folder}: No space left on device")
+    config, runs = found(tmp_path, WAITING)
+    endings = run_all(config, runs, Program("exit 1", runs.result(0)), Received())
+    assert finish(config, runs, endings, Received()) == 2
+    said = capsys.readouterr().out.splitlines()
+    assert f"cause     run 0: LOGDIR={tmp_path}/logs: {runs.folder}: No space left on device" in said
+    assert said[-1] == "verdict   FAIL"
+    assert read(runs.folder / "run.json").experiments[0].status == "ended with status 1 and no run_stop"
 
 
 # A run that is found in its folder.

@@ -161,7 +161,11 @@ def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
         (TOKENIZER, b"{", r"tokenizer\.json is no Hugging Face tokenizer: Expecting property name"),
         (TOKENIZER, b"{}", r"tokenizer\.json is no Hugging Face tokenizer: 'model'"),
         (TOKENIZER, b'{"model": {"vocab": 7}}', r"tokenizer\.json is no Hugging Face tokenizer: 'int' object"),
-        (TOKENIZER, b"[" * 100_000, r"tokenizer\.json is no Hugging Face tokenizer: more than 64 arrays"),
+        (
+            TOKENIZER,
+            b'{"model": ' + b"[" * 100_000,
+            r"tokenizer\.json is no Hugging Face tokenizer: more than 64 arrays",
+        ),
         ("tokenizer.model", b"no model", r"tokenizer\.model is no SentencePiece model: "),
         ("tokenizer.model", b"YQ== 0\nYg= 1\n", r"tokenizer\.model is no list of tiktoken ranks: "),
         ("thesis.txt", b"", r"holds neither tokenizer\.json nor tokenizer\.model"),
