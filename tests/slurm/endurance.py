@@ -40,7 +40,7 @@ ENDS = {
     "node": "a node loses its power: Slurm requeues the job, and the run goes on",
     "requeue": "scontrol requeue: the run goes on",
     "launcher": "SIGKILL of the job's own process: the job fails, run.json reads killed; a job with RESUME goes on",
-    "damaged": "a bit of the newest checkpoint flips, a rank is killed: it is said; the run goes on from the one before",
+    "damaged": "a bit of the newest checkpoint flips, a rank is killed: that is said; the one before is taken",
     "writer": "SIGKILL of what writes a checkpoint: said at the next step; training goes on without that checkpoint",
     "stop": "the same with SAVE_FAILURE=stop: the run is aborted, with the reason, and the job fails with status 1",
     "saves full": "no room in SAVE_CHECKPOINT: said with the folder and both numbers, and training goes on",
