@@ -7,7 +7,6 @@ full disk.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import queue
@@ -36,8 +35,6 @@ BACKEND, VERSION = "torch_dist", 1
 """Of Megatron-Core's formats."""
 
 _fork = get_context("fork")
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class _Writer:
     def __init__(self, bucket: Any, transforms: Sequence[Any]) -> None:
         _, self._name, _ = bucket
         self._hears, says = _fork.Pipe(duplex=False)
-        self._process = _fork.Process(target=_write, args=(bucket, transforms, says, os.getpid()), daemon=True)
+        self._process = _fork.Process(target=_write, args=(bucket, transforms, says), daemon=True)
         self._process.start()
         # Of the other end only the process has a copy now, so that its death is the end of what is heard.
         says.close()
@@ -102,18 +99,13 @@ def _end_of(exit_code: int) -> str:
     return f"was killed ({signal.Signals(-exit_code).name})" if exit_code < 0 else f"ended with status {exit_code}"
 
 
-def _write(bucket: Any, transforms: Sequence[Any], says: Connection, rank: int) -> None:
-    """Write one file, in a process of its own, which the rank does not outlive for long."""
-    # Whatever of the rank's this would free belongs to another process, on a GPU too.
+def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
+    """Write one file, in a process of its own; `benchmark.processes` ends it with the rank."""
+    # What it would free is the rank's, on a GPU too.
     gc.disable()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    # Slurm sends them to all of a rank's processes.
+    # Slurm sends them to all of a rank's processes; they ask the rank for a save, and for its stack.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != rank:
-        return
     results, one = queue.SimpleQueue[Any](), queue.Queue[int]()
     one.put(0)
     FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, results, one, use_fsync=True)

@@ -185,14 +185,15 @@ def test_a_run_that_is_told_to_stop_is_to_be_continued(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_the_log_says_what_an_interruption_cost(runs: Runs) -> None:
-    """A kill costs the steps since the save, which are kept beside the log; a stop costs none and cuts nothing off."""
+    """A kill and a lost checkpoint cost the steps since the one that is left, which are kept beside the log."""
     killed, stopped = resumed(runs.interrupted)
     assert killed["recomputed_steps"] == steps_cut_off(runs.interrupted)
-    assert stopped["recomputed_steps"] == 0
+    assert stopped["recomputed_steps"] == 1
+    assert [said.partition(":")[0] for said in stopped["damaged"]] == ["step_5 is damaged"]
     assert min(killed["outage"], stopped["outage"]) > 0
     assert runs.interrupted.process.result_file is not None
     assert sorted(path.name for path in runs.interrupted.process.result_file.parent.iterdir()) == [
-        *("result_0.txt", "result_0.txt.cut-1")
+        *("result_0.txt", "result_0.txt.cut-1", "result_0.txt.cut-2")
     ]
 
 
