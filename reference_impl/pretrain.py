@@ -253,6 +253,6 @@ def leave(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     leave(main())
-elif (_parent := multiprocessing.parent_process()) is not None and _parent.pid is not None:
-    # Started by multiprocessing for a rank, whose fork it is not (Megatron-Core's writers have a server of a queue).
-    end_with(_parent.pid)
+elif __name__ == "__mp_main__" and (_parent := multiprocessing.parent_process()) is not None:
+    # Started by multiprocessing for a rank, whose fork it is not: the server of a queue, for Megatron-Core's writers.
+    end_with(_parent.pid or 0)

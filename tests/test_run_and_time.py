@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmark.benchmarks import find
@@ -189,8 +191,39 @@ def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Pa
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.parametrize("delay", [0.05, 0.1, 0.2, 0.4, 0.8])
+def test_ctrl_c_is_taken_from_the_first_moment(delay: float, tmp_path: Path) -> None:
+    """Whether the shell has it, Python while it starts, or what it imports: nothing has begun, and it ends at once."""
+    with started(LOGDIR=tmp_path / "logs") as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate()
+    # The signal's own status in the instant before the shell can say anything.
+    assert (process.returncode, printed.splitlines()[-1:]) in [(130, ["stopping"]), (-signal.SIGINT, [])]
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_shell_that_ends_takes_what_it_waits_for_along(tmp_path: Path) -> None:
+    """Of an installation, which may run for minutes, nothing goes on."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(ROOT / "run_and_time.sh", checkout)
+    (checkout / "setup.sh").write_text('sleep 1000 & echo "$!" >pid; wait\n')
+    with subprocess.Popen(["bash", "run_and_time.sh"], cwd=checkout, stdout=subprocess.PIPE, text=True) as process:
+        pid = checkout / "pid"
+        wait_until(lambda: pid.exists() and bool(pid.read_text()), [process.pid], "an installation")
+        installing = psutil.Process(int(pid.read_text()))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0] == "stopping\n"
+        assert process.returncode == 130
+    # Whoever started it is gone, so somebody else's to reap.
+    wait_until(
+        lambda: not installing.is_running() or installing.status() == psutil.STATUS_ZOMBIE, [os.getpid()], "its end"
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_everything_and_the_log_says_so(number: signal.Signals, tmp_path: Path) -> None:
     """run_stop is aborted with the signal's name, the status is 128 + the signal's, and no process is left."""
     with started(LOGDIR=tmp_path) as process:

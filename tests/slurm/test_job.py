@@ -282,9 +282,10 @@ def test_a_killed_srun_leaves_no_rank(jobs: Jobs) -> None:
     """Its ranks are ended before the log is closed: nothing comes after run_stop."""
     with jobs.held_after(20) as number:
         ranks = [rank(jobs, one) for one in range(4)]
-        (srun,) = (
-            one for one in jobs.cluster.processes_on("n1") if one.name() == "srun" and "ranks" in str(one.cmdline())
-        )
+        here = jobs.cluster.processes_on("n1")
+        started = [one for one in here if one.name() == "srun" and "--job-name=ranks" in one.cmdline()]
+        # The other one of them is its helper.
+        srun = min(started, key=psutil.Process.create_time)
         srun.kill()
 
     assert jobs.cluster.wait(number) == "FAILED"
