@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from benchmark.config import RunConfig
+from benchmark.files import write_at_once
 from compliance.check import check_paths, find_logs, open_result
 from compliance.convergence.score import score
 from compliance.formats import grouped, printable
@@ -81,4 +82,4 @@ def _write_report(config: RunConfig, folder: Path) -> None:
     from report.write import render
 
     page = render([folder], "html", ruleset=config.rules.ruleset)
-    (folder / "report.html").write_text(page, encoding="utf-8", newline="")
+    write_at_once(folder / "report.html", page)

@@ -168,7 +168,7 @@ class Scene:
     def find(self, victim: str, parent: subprocess.Popen[str]) -> psutil.Process | None:
         """A process of the run by its part in it, the oldest one; None where there is none."""
         if victim == "parent":
-            return psutil.Process(parent.pid)
+            return psutil.Process(parent.pid) if parent.poll() is None else None
         ranks = {one.pid: one for one in self.processes() if "RANK" in _environ(one)}
         if victim == "launcher":
             found = [one for one in self.processes() if one.pid not in ranks and _ppid(one) == parent.pid]
