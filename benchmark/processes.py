@@ -110,15 +110,20 @@ def scratch() -> Iterator[Path]:
     as containers have them, change nothing about that.
     """
     _sweep()
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-        if (lock := _locked(folder)) is not None:
-            break
+    folder, lock = _made()
+    while lock is None:
+        # Swept by another process, between its making and its locking.
+        folder, lock = _made()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _made() -> tuple[Path, int | None]:
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    return folder, _locked(folder, made=True)
 
 
 def _sweep() -> None:
@@ -129,18 +134,28 @@ def _sweep() -> None:
             os.close(lock)
 
 
-def _locked(folder: Path) -> int | None:
-    """A folder of this user's with its lock, which nobody else has; None where that is not so."""
+def _locked(folder: Path, *, made: bool = False) -> int | None:
+    """A folder of this user's, open and with its lock; None where another process has that, or it is gone.
+
+    Args:
+        made: whether this process has just made it, so that it is its own on a file system without locks, too.
+    """
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between its making and its locking, somebody else may have swept it.
-        if os.fstat(lock).st_uid == os.getuid() and os.path.samestat(os.fstat(lock), folder.stat()):
-            return lock
-    except OSError:
-        pass
+    if _is_own(lock, folder, made=made):
+        return lock
     os.close(lock)
     return None
+
+
+def _is_own(lock: int, folder: Path, *, made: bool) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        opened = os.fstat(lock)
+        return opened.st_uid == os.getuid() and os.path.samestat(opened, folder.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        return made

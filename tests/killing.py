@@ -40,7 +40,7 @@ RESUMED_AT, SAVE_INTERVAL = 108, 2
 STOP_S = 5.0
 """For everything to be gone when the parent is asked to stop."""
 PATIENCE_S = 600.0
-POLL_S = 0.01
+POLL_S = 0.05
 AFTER_RUN_STOP = {"run_stop", "train_samples", "tracked_stats"}
 
 

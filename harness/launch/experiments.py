@@ -282,14 +282,14 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
                 print(f"run {index} ended with status {ending.status}: {ending.cause}", flush=True)
                 print(f"console   {output.name}", flush=True)
             if not (received.stop and launcher.is_requeued()):
-                write_down(runs, index, ending)
+                write_down(config, runs, index, ending)
     return ending
 
 
-def write_down(runs: RunSet, index: int, ending: Ending) -> None:
+def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> None:
     """Record how a run has ended, in run.json; a line where that cannot be written."""
     try:
-        if ending.cut_off and runs.recorded.setting("SAVE_CHECKPOINT") is not None:
+        if ending.cut_off and config.job.save_checkpoint is not None:
             runs.update(index, status=CUT_OFF)
         else:
             said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
@@ -364,7 +364,7 @@ def look_on(
                 shown.show(follower.run, view)
             while running and received.pending:
                 hand_on(received.pending.pop(), process, launcher, patience)
-            if running and (patience.is_over(time.monotonic()) or received.again > hurried):
+            if running and (patience.is_over(time.monotonic()) or (received.again and not hurried)):
                 hurried = received.again
                 if patience.awaited is Awaited.LINE and not hang:
                     hang = find_hang(launcher, console, config.job.hang_monitor_timeout * 60)
