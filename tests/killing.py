@@ -147,6 +147,8 @@ class Scene:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # nohup, under which this may run for hours, hands on that SIGHUP is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
 
     def events(self) -> list[Event]:

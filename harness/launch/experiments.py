@@ -402,7 +402,7 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
     if hang:
         cause = "; ".join(hang[:2])
     elif stop and status:
-        status, cause = 128 + stop, standing.reason or f"Interrupted: {signal.Signals(stop).name}"
+        status, cause = 128 + stop, f"Interrupted: {signal.Signals(stop).name}"
     else:
         if returncode < 0:
             words = f"what started its ranks was ended by {signal.Signals(-returncode).name}"
