@@ -18,6 +18,7 @@ from benchmark.benchmarks import BENCHMARKS, benchmark_named
 from benchmark.convergence import Record, find_record
 from benchmark.files import RUN_JSON
 from benchmark.hardware import Gpu, gpu_of_system
+from benchmark.mllog import Event
 from benchmark.refusal import Refused
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, read
@@ -38,6 +39,9 @@ MAX_MEASURES = 40
 
 SLOW = 1.2
 """A step that takes so many times the median is called slow."""
+
+_SHOWN = 200
+"""Characters of what a run says of a checkpoint."""
 
 _EVERYWHERE = frozenset({"results", *BENCHMARKS})
 """Folders between an organisation and its logs that tell no results apart."""
@@ -218,6 +222,11 @@ class RunFacts:
         reports = (value.get("slowest_ranks") for value in values if isinstance(value, dict))
         return [list(filter(None, map(_straggler, report))) for report in reports if isinstance(report, list)]
 
+    @property
+    def checkpoint_faults(self) -> list[str]:
+        """What it said of saves that failed, and of damaged checkpoints that it passed over."""
+        return [said for event in self.run.all("tracked_stats") for said in _checkpoint_faults(event.event)]
+
     @cached_property
     def telemetry(self) -> Telemetry:
         """Of its nodes, by the files beside the log."""
@@ -250,6 +259,14 @@ class RunFacts:
             elif started is not None and time >= started:
                 yield (started - origin) / 1000, (time - origin) / 1000
                 started = None
+
+
+def _checkpoint_faults(event: Event) -> Iterator[str]:
+    match event.value:
+        case {"save_failed": str(fault)}:
+            yield f"step {show(event.metadata.get('step'))} was not saved: {fault[:_SHOWN]}"
+        case {"damaged": list(damaged)}:
+            yield from (said[:_SHOWN] for said in damaged if isinstance(said, str))
 
 
 def _straggler(named: object) -> tuple[int, str, float] | None:

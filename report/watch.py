@@ -87,7 +87,7 @@ def lines(run: Run, view: View) -> Iterator[str]:
     yield f"{phase(run):12} {_benchmark(run)}  {run.log.path.name}"
     if run.log.not_a_run:
         yield f"{in_capitals(sorted(run.log.not_a_run)):12} a run that does not count, as its log says"
-    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _stragglers):
+    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers):
         try:
             yield from said(facts, view)
         except Absent:
@@ -207,6 +207,12 @@ def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
     slow = f"{len(times.slow)} of {times.count} steps {SLOW} times that or longer"
     latest = f", last after {times.slow[-1][0]:,.0f}: {times.slow[-1][1]:.3f} s" if times.slow else ""
     yield f"{'step':12} median {times.median:.3f} s, last {RECENT} {trend:+.1%}; {slow}{latest}"
+
+
+def _checkpoints(facts: RunFacts, _view: View) -> Iterator[str]:
+    """The last one that is missing."""
+    if found := facts.checkpoint_faults:
+        yield f"{'checkpoint':12} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
 
 
 def _stragglers(facts: RunFacts, _view: View) -> Iterator[str]:

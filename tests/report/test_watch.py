@@ -402,6 +402,20 @@ def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, 
     assert ("over the median" in line(watch.run)) is bool(said)
 
 
+def test_checkpoints_that_are_missing_are_said(rehearsed: Path) -> None:
+    """Of saves that failed and damaged checkpoints the last, and how many there were; a hostile log is shown, too."""
+    watch = LogFollower(rehearsed / "result_0.txt")
+    watch.poll()
+    said: tuple[object, ...] = (
+        {"save_failed": "no room"},
+        {"damaged": ["step_8 is damaged: x", 7]},
+        {"save_failed": {}},
+    )
+    for value in said:
+        watch.feed(text_of("tracked_stats", value=value).encode() + b"\n")
+    assert "checkpoint   step_8 is damaged: x; 1 before" in list(lines(watch.run, View()))
+
+
 def test_a_line_holds_what_people_ask_for(rehearsed: Path) -> None:
     """Step, sequences, loss, speed, time left and where the target is likely."""
     said = line(until(rehearsed / "result_0.txt", "eval_start").run)
