@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 
+from benchmark.answers import answer
 from benchmark.config import RunConfig
 
 BYTES_ON_GPU, BYTES_ON_CPU = 2**30, 2**22
@@ -51,7 +52,7 @@ def main(least: float) -> int:
     measured = measure()
     if config.process.rank == 0:
         verdict = "" if measured >= least else f", less than NCCL_TEST_MIN_GBPS={least:g}"
-        sys.stdout.write(f"network   all-reduce over {config.layout.world_size} ranks: {measured:.2f} GB/s{verdict}\n")
+        answer(f"network   all-reduce over {config.layout.world_size} ranks: {measured:.2f} GB/s{verdict}")
     parallel.shut_down()
     return int(measured < least)
 

@@ -1,6 +1,6 @@
 """python -m reference_impl.ready: can the run that the environment describes be trained here?
 
-Refuses what the trainer cannot do, makes sure that the data is there and right, and prints as JSON what is seen here:
+Refuses what the trainer cannot do, makes sure that the data is there and right, and answers as JSON what is seen here:
 the data's manifest, what of its files was compared (their bytes or, of a large dataset, their sizes), and versions.
 Initial weights are opened and accounted for, and not read. Imports without torch. Exit status: 0 it can, 2 it cannot.
 """
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmark.answers import answer
 from benchmark.config import ConfigError, RunConfig
 from benchmark.files import links_in
 from benchmark.refusal import Refused
@@ -80,7 +81,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(done.lines), file=sys.stderr)
-    print(done.seen.model_dump_json())
+    answer(done.seen.model_dump_json())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""python -m harness.launch.address ADDRESS --nodes N: does ADDRESS belong to this node, one of N? Prints yes or no.
+"""python -m harness.launch.address ADDRESS --nodes N: does ADDRESS belong to this node, one of N? Answers yes or no.
 
 A node is asked because only it knows all of its names and interfaces: what a batch system calls it is one of them.
 """
@@ -9,6 +9,8 @@ import ipaddress
 import socket
 
 import click
+
+from benchmark.answers import answer
 
 
 def is_own(address: str, nodes: int) -> bool:
@@ -54,7 +56,7 @@ def _can_bind(place: tuple[socket.AddressFamily, str]) -> bool:
 @click.option("--nodes", type=int, required=True)
 def main(address: str, nodes: int) -> None:
     """Say whether an address is this node's."""
-    click.echo("yes" if is_own(address, nodes) else "no")
+    answer("yes" if is_own(address, nodes) else "no")
 
 
 if __name__ == "__main__":

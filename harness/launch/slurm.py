@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmark.answers import MARK, answers, labelled_answers
 from benchmark.checkout import ROOT
 from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
 from benchmark.run_record import Seen
@@ -28,13 +29,13 @@ from harness.launch.hang import explain, stacks_in
 _PYTHON = ("bash", "-euc", 'python=$(bash setup.sh); exec "$python" "$@"', "bash")
 
 # On a node itself; sudo asks for no password or is not used.
-_DROP_CACHES = """
+_DROP_CACHES = f"""
 sync
 if [ -w /proc/sys/vm/drop_caches ]; then how=root; echo 3 >/proc/sys/vm/drop_caches
 elif sudo -n true 2>/dev/null; then how=sudo; sudo -n sysctl -q vm.drop_caches=3
 else how='no privilege: only the pages of the dataset, by the ranks'
 fi
-echo "caches    $(hostname): $how"
+echo "{MARK}caches    $(hostname): $how"
 """
 
 _RANKS = "ranks"
@@ -82,7 +83,9 @@ def srun(nodes: Sequence[str], ranks_per_node: int, *options: str, as_listed: bo
     # Slurm sorts a list of nodes, but for a distribution that names the node of each task.
     places = [node for node in nodes for _ in range(ranks_per_node)] if as_listed else nodes
     manner = (f"--distribution={'arbitrary' if as_listed else 'block'}", "--cpu-bind=none", "--mpi=none")
-    return ["srun", *size, f"--nodelist={','.join(places)}", *manner, *options]
+    # sbatch's own --export is handed on to srun, which would set its variables again: SEED_BASE beside a run's SEED.
+    variables = "--export=ALL"
+    return ["srun", *size, f"--nodelist={','.join(places)}", *manner, variables, *options]
 
 
 class Slurm:
@@ -146,9 +149,13 @@ class Slurm:
             self._require("checking every node", self._inside(*_PYTHON, *check), nodes)
         if config.job.nccl_test_min_gbps is not None:
             test = self._as_ranks(*_PYTHON, "-m", "reference_impl.all_reduce", str(config.job.nccl_test_min_gbps))
-            print(self._require("the all-reduce test", test, ranks_per_node=self._ranks_per_node), end="", flush=True)
+            measured = self._require("the all-reduce test", test, ranks_per_node=self._ranks_per_node)
+            print("\n".join(answers(measured)), flush=True)
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
-        return Seen.model_validate_json(ready)
+        seen = answers(ready)
+        if len(seen) != 1:
+            raise CannotStart(f"checking the data: expected one answer, got {len(seen)} in {ready[:1000]!r}")
+        return Seen.model_validate_json(seen[0])
 
     @property
     def shared(self) -> dict[str, Path]:
@@ -161,7 +168,7 @@ class Slurm:
         """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""
         if self._config.job.clear_caches:
             drop = Wrapped(srun=(), command=("bash", "-euc", _DROP_CACHES))
-            print(self._require("dropping page caches", drop, self._job.nodes), end="", flush=True)
+            print("\n".join(answers(self._require("dropping page caches", drop, self._job.nodes))), flush=True)
 
     def command(self) -> list[str]:
         ranks = self._as_ranks("bash", "run_and_time.sh")
@@ -259,9 +266,8 @@ class Slurm:
         """The first node that says the address is its own."""
         nodes = self._job.nodes
         ask = self._inside(*_PYTHON, "-m", "harness.launch.address", "--nodes", str(len(nodes)), "--", address)
-        answers = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
-        said = (line.partition(":") for line in answers.splitlines())
-        own = sorted(int(task) for task, _, answer in said if answer.strip() == "yes")
+        said = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
+        own = sorted(task for task, answer in labelled_answers(said) if answer == "yes")
         return nodes[own[0]] if own else None
 
     @property
