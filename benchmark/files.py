@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -143,6 +144,39 @@ def link_to_nowhere(path: Path) -> str:
     """What is wrong with a link whose target is not there; empty for anything else."""
     broken = path.is_symlink() and not path.exists()
     return f"{path} is a link to {os.readlink(path)}, which is not there" if broken else ""
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that nobody else has: `path`, or the first of `<path>-2`, `<path>-3` and so on that is not taken.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in chain([path], (path.with_name(f"{path.name}-{number}") for number in count(2))):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("numbers have no end")
+
+
+def point_link(link: Path, folder: Path) -> None:
+    """Make a relative link to a folder, in place of the link that was there; at no moment is there none.
+
+    Raises:
+        OSError: it cannot be made, or there is something else than a link.
+    """
+    if os.path.lexists(link) and not link.is_symlink():
+        raise FileExistsError(errno.EEXIST, "is no link", str(link))
+    temporary = link.with_name(f"{link.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    temporary.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
+    try:
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def beside(path: Path, what: str) -> Path:

@@ -226,7 +226,7 @@ def _as_it_is(folder: Path, one: Experiment) -> Experiment:
 
 
 def stamp(now: datetime) -> str:
-    """The name of a run's folder: UTC time, to the second."""
+    """The name of a set's folder, or how it begins: UTC time, to the second."""
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 

@@ -21,6 +21,7 @@ from benchmark.checkout import RESULTS
 from benchmark.config import ConfigError, Resolved, RunConfig
 from benchmark.convergence import expected_samples
 from benchmark.eventlog import EventLog
+from benchmark.files import new_folder
 from benchmark.loop import Outcome, StepStats, run
 from benchmark.rules import Rules, Schedule
 from benchmark.run_record import Experiment, record, seen_here, stamp, write
@@ -200,7 +201,7 @@ def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None
     config, started = resolved.config, datetime.now(UTC)
     pace, said = planned(config) if step_seconds is None else (Pace(step=step_seconds), f"{step_seconds:g} s a step")
     click.echo(f"SIMULATED, nothing is trained: {said}")
-    folder = _empty_folder(SIMULATED / config.system / stamp(started) if out is None else out)
+    folder = _folder_of_its_own(config, started) if out is None else _empty_folder(out)
     clock = VirtualClock(started.timestamp())
     experiments = []
     for index, seed in enumerate(config.seeds):
@@ -211,6 +212,14 @@ def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status, minutes=minutes))
     write(folder, record(resolved, seen_here(config, MARK), started).with_experiments(experiments))
     return conclude(config, folder, {one.result: int(one.status != "success") for one in experiments})
+
+
+def _folder_of_its_own(config: RunConfig, started: datetime) -> Path:
+    path = SIMULATED / config.system / stamp(started)
+    try:
+        return new_folder(path)
+    except OSError as error:
+        raise ConfigError([f"{path} cannot hold the results: {error.strerror}"]) from None
 
 
 def _empty_folder(folder: Path) -> Path:

@@ -42,7 +42,8 @@ def conclude(
     else:
         refused, excused, marks = _check(config, folder)
         notes += _attempt("score", lambda: _print_score(folder))
-        notes += _attempt("report", lambda: _write_report(config, folder))
+        page = folder / "report.html"
+        notes += list(_attempt("report", lambda: _write_report(config, page))) or [f"report    {page}"]
     causes = [*causes, refused] if refused else causes
     counted = (status for log, status in statuses.items() if interrupted or log not in excused)
     worst = max(int(bool(refused)), *(min(status, 1) if status < 128 else status for status in counted))
@@ -78,8 +79,8 @@ def _print_score(folder: Path) -> None:
         click.echo(printable("\n".join(score_lines(score(open_result(group))))))
 
 
-def _write_report(config: RunConfig, folder: Path) -> None:
+def _write_report(config: RunConfig, page: Path) -> None:
     from report.write import render
 
-    page = render([folder], "html", ruleset=config.rules.ruleset)
-    write_at_once(folder / "report.html", page)
+    text = render([page.parent], "html", ruleset=config.rules.ruleset)
+    write_at_once(page, text)

@@ -180,7 +180,7 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
 def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received) -> int:
     config = resolved.config
     print("".join(f"{line}\n" for line in overrides(resolved)), end="", flush=True)
-    if not allowed(config):
+    if not allowed(config, in_batch=bool(launcher.job)):
         return 2
     with launcher:
         try:
@@ -574,9 +574,9 @@ def _after_the_cause(complaint: str) -> int:
     return int("Exited with exit code" in complaint)
 
 
-def allowed(config: RunConfig) -> bool:
+def allowed(config: RunConfig, *, in_batch: bool) -> bool:
     """Whether the rules allow what is about to run; what they say of it is printed."""
-    report = report_on(Plan(path=None, possible=config))
+    report = report_on(Plan(path=None, possible=config, in_batch=in_batch))
     click.echo("\n".join([*warnings(config), text(report, "configuration")]))
     return report.passed
 

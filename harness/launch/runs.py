@@ -1,4 +1,4 @@
-"""A set of runs as a folder: LOGDIR/<DGXSYSTEM>/<time>/, with run.json saying how far it has come.
+"""A set of runs as a folder: LOGDIR/<DGXSYSTEM>/<time>, with run.json saying how far it has come.
 
 All seeds are drawn and written down before the first run starts: a set that is cut off goes on with the same ones, and
 nobody picks a seed by its result.
@@ -6,6 +6,7 @@ nobody picks a seed by its result.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from benchmark import shared
 from benchmark.config import ConfigError, Resolved, RunConfig
-from benchmark.files import RUN_JSON
+from benchmark.files import RUN_JSON, new_folder, point_link
 from benchmark.run_record import (
     KILLED,
     RUNNING,
@@ -32,6 +33,9 @@ WAITING, CUT_OFF = "waiting", "to be continued"
 """What run.json says of a run that is not over, beside RUNNING and KILLED."""
 
 _NOT_OVER = (WAITING, RUNNING, KILLED, CUT_OFF)
+
+LATEST = "latest"
+"""Name of the link in LOGDIR to the newest folder."""
 
 _SAME = ("BENCHMARK", "DGXSYSTEM", "NEXP")
 """What a set that goes on must have in common with itself; each run compares the rest with its checkpoint."""
@@ -65,7 +69,8 @@ class RunSet:
         else:
             seeds = enumerate(config.seeds)
             waiting = [Experiment(result=f"result_{index}.txt", seed=seed, status=WAITING) for index, seed in seeds]
-            runs = cls(make_folder(config, now), record(resolved, seen, now).with_experiments(waiting))
+            made = make_folder(config, now, job.get("id", ""))
+            runs = cls(made, record(resolved, seen, now).with_experiments(waiting))
         if job or folder is not None:
             runs.recorded = runs.recorded.with_job(job)
         runs.save()
@@ -73,6 +78,9 @@ class RunSet:
 
     @classmethod
     def _read(cls, folder: Path, config: RunConfig) -> RunSet:
+        if folder.is_symlink():
+            # LATEST, say, which the next set of runs points elsewhere.
+            folder = folder.parent / os.readlink(folder)
         path = folder.absolute() / RUN_JSON
         try:
             recorded = read(path)
@@ -111,18 +119,32 @@ class RunSet:
         return [index for index, one in enumerate(self.experiments) if one.status in _NOT_OVER]
 
 
-def make_folder(config: RunConfig, started: datetime) -> Path:
-    """LOGDIR/<DGXSYSTEM>/<time>, new.
+def make_folder(config: RunConfig, started: datetime, job: str = "") -> Path:
+    """Make LOGDIR/<DGXSYSTEM>/<time>, and point LOGDIR/latest to it.
+
+    The time is to the second: jobs that start together, such as the tasks of an array, are told apart by their number,
+    and others by one that counts up. Checkpoints are kept under the folder's name, so that no run finds another's.
+
+    Args:
+        job: its number; empty outside a job.
 
     Raises:
         ConfigError: it cannot be made.
     """
-    folder = config.job.log_dir.absolute() / config.system / stamp(started)
+    logs = config.job.log_dir.absolute()
+    if config.system == LATEST:
+        raise ConfigError([f"DGXSYSTEM={LATEST} is the name of a link in LOGDIR to the newest runs; take another name"])
+    path = logs / config.system / "-".join(filter(None, (stamp(started), job)))
     shared.make_folder("LOGDIR", config.job.log_dir)
     try:
-        folder.mkdir(parents=True)
+        folder = new_folder(path)
     except OSError as error:
-        raise ConfigError([f"LOGDIR={config.job.log_dir}: cannot make {folder}: {error.strerror}"]) from None
+        raise ConfigError([f"LOGDIR={config.job.log_dir}: cannot make {path}: {error.strerror}"]) from None
+    try:
+        point_link(logs / LATEST, folder)
+    except OSError as error:
+        # A convenience, which some file systems cannot give.
+        print(f"{LATEST:9} no link {logs / LATEST}: {error.strerror}", flush=True)
     return folder
 
 

@@ -9,19 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from benchmark import driver
+from benchmark.answers import MARK, answers, labelled_answers
 from benchmark.checkout import ROOT
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
 from benchmark.eventlog import EventLog
 from benchmark.run_record import RUNNING, Seen
 from benchmark.shared import tokens
+from compliance.check import find_logs
 from harness.launch.address import is_own
 from harness.launch.bind import Topology, choose, read_topology
+from harness.launch.containers import Wrapped
 from harness.launch.experiments import (
     CannotStart,
     Ending,
@@ -36,7 +40,7 @@ from harness.launch.experiments import (
 from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
 from harness.launch.local import Local
 from harness.launch.node import faults
-from harness.launch.runs import RunSet
+from harness.launch.runs import RunSet, make_folder
 from harness.launch.slurm import Job, Slurm, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude
@@ -335,7 +339,7 @@ class Answering(Slurm):
     answers = "0: no\n1: no\n2: no\n"
 
     def _require(self, *_: object, **__: object) -> str:
-        return self.answers
+        return self.answers.replace(": ", f": {MARK}")
 
 
 def answering(tmp_path: Path, **variables: str | int) -> Answering:
@@ -354,6 +358,47 @@ def test_rank_0_runs_on_the_node_of_master_addr(address: str, answers: str, tmp_
     words = slurm.command()
     assert f"--nodelist={','.join(['n2'] * 8 + ['n1'] * 8 + ['n3'] * 8)}" in words
     assert "--distribution=arbitrary" in words
+
+
+SRUN = """\
+#!/usr/bin/env bash
+# One node, one task, as a site runs it whose TaskProlog prints; the image's entry point ends no line.
+while [[ ${1:-} == -* ]]; do shift; done
+echo "Loading module cuda/13.0"
+printf '== PyTorch 25.09 =='
+exec "$@"
+"""
+
+
+@pytest.fixture
+def talkative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A job of one node, where each step prints what it was not asked for."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    return Slurm(configured(LOGDIR=str(tmp_path)), Job(number="42", nodes=("n1",)))
+
+
+def test_text_before_an_answer_changes_nothing(talkative: Slurm) -> None:
+    """What a TaskProlog or an image's entry point prints before an answer is not read."""
+    seen = Seen(data={"compared": "bytes"})
+    answering = f"from benchmark.answers import answer; answer({seen.model_dump_json()!r})"
+    printed = talkative._require("asking", Wrapped(srun=(), command=(sys.executable, "-c", answering)))
+    assert printed.startswith("Loading module")
+    assert Seen.model_validate_json(*answers(printed)) == seen
+
+
+def test_a_task_is_known_by_its_label() -> None:
+    """Of labelled lines, whatever stands between label and answer; a line without the mark answers nothing."""
+    printed = f"0: yes\n 1: banner{MARK}yes\n10: {MARK}no\n"
+    assert labelled_answers(printed) == [(1, "yes"), (10, "no")]
+
+
+def test_variables_of_sbatch_are_not_set_again(talkative: Slurm) -> None:
+    """`sbatch --export=ALL,SEED_BASE=5` leaves that to every srun of the job, which must not do it to a run's ranks."""
+    assert "--export=ALL" in talkative.command()
 
 
 def test_without_master_addr_ranks_meet_on_the_first_node(tmp_path: Path) -> None:
@@ -459,6 +504,34 @@ def test_a_logdir_that_leads_nowhere_is_one_clear_error(tmp_path: Path) -> None:
         Slurm(configured(LOGDIR=str(link)), Job(number="42", nodes=("n1",))),
     ):
         pass
+
+
+def test_sets_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Two in one second, and tasks of an array, by whose folders' names their checkpoints are kept."""
+    config, now = configured(LOGDIR=str(tmp_path)), datetime(2026, 11, 29, tzinfo=UTC)
+    made = [make_folder(config, now, job).name for job in ("", "", "", "42", "43")]
+    times = ["20261129T000000Z" + end for end in ("", "-2", "-3", "-42", "-43")]
+    assert made == times
+
+
+def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A relative link, replaced by each new set, behind which no log is found twice; RESUME takes what it leads to."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
+    first, second = (RunSet.open(resolved, NOTHING, {}).folder for _ in range(2))
+    latest = tmp_path / "latest"
+    assert latest.readlink() == second.relative_to(tmp_path)
+    for folder in (first, second):
+        (folder / "result_0.txt").touch()
+    assert [group.path for group in find_logs([tmp_path])] == [first, second]
+    again = resolve(None, environment(LOGDIR=str(tmp_path), RESUME=str(latest)))
+    assert RunSet.open(again, NOTHING, {}).folder == second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["TEST", "latest"]
+    latest.unlink()
+    latest.mkdir()
+    RunSet.open(resolved, NOTHING, {})
+    assert capsys.readouterr().out == f"latest    no link {latest}: is no link\n"
+    with pytest.raises(ConfigError, match="take another name"):
+        make_folder(configured(LOGDIR=str(tmp_path), DGXSYSTEM="latest"), datetime.now(UTC))
 
 
 def test_another_job_begins_a_new_set(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,16 @@ def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
     """Every fault of a configuration is a finding of its own."""
     path = write(tmp_path, TENSOR_MODEL_PARALLEL=3, MICRO_BATCH_SIZE=5)
     assert len(found(path)) > 2
+
+
+def test_a_walltime_is_of_a_batch_job(tmp_path: Path) -> None:
+    """Runs without a job have none that could end before them, and a newcomer's tiny one hears of no planner."""
+    path = write(tmp_path, WALLTIME=99)
+    plan = make_plan(path, step_seconds=10.0)
+    assert "preflight.walltime" in {finding.rule for finding in check_plan(plan)}
+    assert check_plan(replace(plan, in_batch=False)) == ()
+    tiny = write(tmp_path, **TINY, DGXSYSTEM="tiny", WALLTIME=30, DATADIR="", NEXP=1)
+    assert "preflight.walltime" not in dict(found(tiny))
 
 
 @pytest.mark.parametrize(("walltime", "fits"), [(99, False), (1000, True)])

@@ -31,9 +31,10 @@ def concluded(
 
 
 def test_good_runs_pass_with_score_and_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last lines say where they are, and the verdict."""
+    """The last lines say where they are, and their page, and the verdict."""
     status, lines = concluded(runs, capsys)
-    assert (status, lines[-2:]) == (0, [f"results   {runs}", "verdict   PASS, SIMULATED"])
+    last = [f"report    {runs}/report.html", f"results   {runs}", "verdict   PASS, SIMULATED"]
+    assert (status, lines[-3:]) == (0, last)
     assert any("olympic mean" in line for line in lines)
     assert (runs / "report.html").exists()
 
@@ -46,7 +47,7 @@ def test_what_only_shows_them_cannot_fail_them(
     monkeypatch.setattr(verdict, {"score": "_print_score", "report": "_write_report"}[what], crash)
     status, lines = concluded(runs, capsys)
     assert (status, lines[-1]) == (0, "verdict   PASS, SIMULATED")
-    assert lines[-3] == f"{what:9} not made: ZeroDivisionError: no such thing"
+    assert f"{what:9} not made: ZeroDivisionError: no such thing" in lines[-4:]
 
 
 def test_a_check_that_crashes_has_not_passed(
