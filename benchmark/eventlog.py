@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from benchmark.files import beside, flush, sync_file
 from benchmark.mllog import END, POINT, START
 from benchmark.refusal import Unwritable
 
+Heard = Callable[[str, Any, Mapping[str, Any]], object]
+
 
 class EventLog:
     """Where a run logs its events: a file opened for append, one strict JSON line an event, written at once.
@@ -23,11 +26,15 @@ class EventLog:
     No half line stays in it: not where the disk is full, nor where a writer was killed before this one. Only rank 0
     writes; on every other rank `path` is None and events go nowhere, so that the loop is the same code on all ranks.
     The file is opened at the first event: a run that is refused before leaves none behind.
+
+    Args:
+        heard: called with key, value and metadata of each event that has been logged.
     """
 
-    def __init__(self, path: Path | None, clock: Clock) -> None:
+    def __init__(self, path: Path | None, clock: Clock, heard: Heard | None = None) -> None:
         self.path = path
         self.clock = clock
+        self._heard = heard
         self.keys: set[str] = set()
         """Of all events so far; one that is being written is among them."""
         self._mllogger: Any = None
@@ -91,6 +98,8 @@ class EventLog:
         # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is
         # two from here.
         log(key, value, metadata=metadata, time_ms=time_ms, stack_offset=3)
+        if self._heard is not None:
+            self._heard(key, value, metadata)
 
 
 def _keep(rest: bytes, log: Path) -> None:

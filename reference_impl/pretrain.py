@@ -35,6 +35,7 @@ from benchmark.checkpoints import (
 )
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
+from benchmark.console import Console
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, run
 from benchmark.processes import bind_forks, end_with, scratch
@@ -121,7 +122,7 @@ def train(config: RunConfig) -> int:
     run_identity = identity(config, manifest.digest)
     resumption = _start_or_resume(config, run_identity)
     clock = SystemClock(after=resumption.last_event if resumption else 0.0)
-    log = EventLog(config.process.result_file if config.process.rank == 0 else None, clock)
+    log = EventLog(config.process.result_file if config.process.rank == 0 else None, clock, Console())
     if config.process.rank == 0:
         stop_on_signals(log)
     outcome = run(

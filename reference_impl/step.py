@@ -79,6 +79,8 @@ class MegatronStep:
         self._forward_pass = Stopwatch()
         self._forward_times: list[float] = []
         self._nodes = nodes()
+        # Ranks on CPUs share them with each other and with all else: their times say who had to wait, not who is slow.
+        self._compares_ranks = torch.cuda.is_available()
 
     def _attach(self) -> None:
         """Tell Megatron-Core's schedules how gradients are finished and scaled."""
@@ -121,6 +123,8 @@ class MegatronStep:
         """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
         mine = median(self._forward_times)
         self._forward_times.clear()
+        if not self._compares_ranks:
+            return ()
         times = gather(mine)
         return slowest(times, self._nodes, [self._config.layout.stage_of(rank) for rank in range(len(times))])
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mlperf_logging.mllog import constants
 
 from benchmark.announce import announce
+from benchmark.console import Console
 from benchmark.eventlog import EventLog
 from benchmark.mllog import END, POINT, START, TOKEN, MalformedEvent, decode, read
 from benchmark.refusal import Unwritable
@@ -272,6 +273,24 @@ def test_a_log_without_a_path_writes_nothing(tmp_path: Path, monkeypatch: pytest
     log.event("seed", 1)
     log.end("run_stop")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_console_has_the_losses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of what is logged, each evaluation, and a step every few seconds."""
+    now = 100.0
+    log = EventLog(tmp_path / "result_0.txt", FakeClock(), Console(lambda: now))
+    log.event("seed", 1)
+    for step in range(1, 5):
+        log.event(
+            "tracked_stats", {"reduced_train_loss": 6.5, "train_step_time": 2.0}, step=step, samples_count=16 * step
+        )
+        now += 2.0
+    log.event("eval_accuracy", 5.9, samples_count=64)
+    assert capfd.readouterr().out.splitlines() == [
+        "progress  step 1, 16 sequences: loss 6.5000, 2.000 s",
+        "progress  step 4, 64 sequences: loss 6.5000, 2.000 s",
+        "progress  evaluation after 64 sequences: log perplexity 5.9000",
+    ]
 
 
 @pytest.mark.parametrize("method", ["event", "start", "end"])
