@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -153,13 +152,15 @@ def new_folder(path: Path) -> Path:
         OSError: it cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for folder in chain([path], (path.with_name(f"{path.name}-{number}") for number in count(2))):
+    folder, number = path, 1
+    while True:
         try:
             folder.mkdir()
         except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("numbers have no end")
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+        else:
+            return folder
 
 
 def point_link(link: Path, folder: Path) -> None:

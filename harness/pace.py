@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from benchmark.config import ConfigError, RunConfig
+from benchmark.convergence import expected_samples
 from harness.plan import memory
 from harness.plan.calibration import load
 from harness.plan.planner import job_of, pace_of
@@ -18,6 +19,8 @@ class Expected:
     pace: Pace
     shortest: float
     """Minutes of a job whose runs all end at the first likely evaluation, by steps as fast as the model may be off."""
+    usual: float
+    """Minutes of a run that ends where the mean of the reference's seeds does, from its clock's start."""
     walltime: int
     """Minutes to ask for, as `llama31 plan` says."""
     worst: memory.Stage
@@ -38,9 +41,11 @@ def expected(config: RunConfig) -> Expected | None:
         pace = replace(pace, step=gain * pace.step, evaluation=gain * pace.evaluation)
     likely = outcomes(config.rules, config.schedule, pace, limit=config.step_limit)
     runs, worst = config.job.experiments, memory.worst(job)
+    mean = expected_samples(config.rules, config.schedule)
     return Expected(
         pace=pace,
         shortest=runs * likely[0].minutes * (1 - pace.spread),
+        usual=next((one for one in likely if one.samples >= mean), likely[-1]).minutes,
         walltime=walltime(likely[-1], pace, runs),
         worst=worst,
         fits=memory.fits(worst, job),

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from benchmark.files import RUN_JSON
-from benchmark.run_record import KILLED, UnreadableRecord, read
+from benchmark.run_record import KILLED, RunRecord, UnreadableRecord, read
 from compliance.check import NoLogs, find_logs, open_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, Severity, count
 from compliance.run import Run
 from report.follower import LogFollower
 from report.screen import INTERVAL_S, characters, screen
-from report.watch import View, certain
+from report.watch import NAME, certain, in_set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What is seen of a log at a moment."""
+
+    run: Run
+    quiet: float
+    """Seconds for which nothing has come."""
+    last: bool
+    """The run has stopped or was killed and nothing more comes, or only one look was wanted."""
 
 
 def follow(
@@ -25,21 +37,18 @@ def follow(
     *,
     once: bool = False,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[tuple[Run, bool]]:
-    """Yield the run at each look that found something new, and whether that was the last one.
-
-    The last one is where the run has stopped or was killed, and nothing more comes; with `once`, at the end of what is
-    there.
-    """
+) -> Iterator[Look]:
+    """Look at a log every second, or `once`, until the last look; a line without an end is a line by then."""
     follower, quiet = LogFollower(path, ruleset), 0
     while True:
         if follower.poll():
             quiet = 0
         # A line may still follow run_stop.
-        over = once or (quiet > 0 and (follower.run.has("run_stop") or was_killed(path)))
-        if over or quiet == 0:
-            yield follower.run, over
-        if over:
+        last = once or (quiet > 0 and (follower.run.has("run_stop") or was_killed(path)))
+        if last:
+            follower.finish()
+        yield Look(run=follower.run, quiet=quiet * INTERVAL_S, last=last)
+        if last:
             return
         quiet += 1
         sleep(INTERVAL_S)
@@ -47,11 +56,32 @@ def follow(
 
 def was_killed(path: Path) -> bool:
     """Whether run.json says that the run of a log is on, while none of its processes is left."""
-    try:
-        recorded = read(path.parent / RUN_JSON)
-    except (OSError, UnreadableRecord):
-        return False
-    return any(one.result == path.name and one.status == KILLED for one in recorded.experiments)
+    return any(one.result == path.name and one.status == KILLED for one in _recorded(path).experiments)
+
+
+def newest_log(path: Path) -> Path:
+    """The log to watch: of a folder, the newest of a run that is not over in the newest folder of logs, or its newest.
+
+    Raises:
+        NoLogs: the path does not exist, is neither file nor folder, or holds no log.
+    """
+    groups = find_logs([path])
+    if not path.is_dir():
+        if not path.is_file():
+            # Opening a pipe would wait for a writer.
+            raise NoLogs(f"{path} is neither a regular file nor a folder")
+        return path
+    logs = max((group.paths for group in groups), key=lambda paths: max(map(_written, paths)))
+    return max(logs, key=lambda log: (_is_on(log), _written(log)))
+
+
+def _is_on(log: Path) -> bool:
+    return not open_run(log).has("run_stop") and not was_killed(log)
+
+
+def _written(log: Path) -> float:
+    """When a log was last written; lstat, since a link may lead nowhere."""
+    return log.lstat().st_mtime
 
 
 def other_samples(path: Path, ruleset: str | None = None) -> list[int | None]:
@@ -64,25 +94,35 @@ def other_samples(path: Path, ruleset: str | None = None) -> list[int | None]:
 
 
 def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> bool:
-    """Show a log until its run is over; whether nothing is wrong with it by then, nor the run was killed.
+    """Show a log, or that of a folder, until its run is over.
+
+    Returns:
+        Whether nothing is wrong with it by then, nor the run was killed.
 
     Raises:
-        NoLogs: the path is no file.
+        NoLogs: as newest_log.
     """
-    if not path.is_file():
-        # Opening a pipe would wait for a writer.
-        raise NoLogs(f"{path} is not a regular file" if path.exists() else f"{path} does not exist")
-    # Of standard output itself, which a screen may stand in for.
-    others, blocks = other_samples(path, ruleset), characters()
+    path = newest_log(path)
+    # The characters are those of standard output itself, which a screen may stand in for.
+    view = replace(in_set(_recorded(path).experiments, path.name), blocks=characters())
+    view = replace(view, others=other_samples(path, ruleset))
     findings: list[Finding] = []
     over = False
     with screen(drawn=not once) as shown:
-        for run, last in follow(path, ruleset, once=once):
-            over = last and run.has("run_stop")
-            shown.show(run, View(blocks=blocks, others=others, final=over), last=last)
-            if last:
-                findings = certain(run, final=over)
+        for look in follow(path, ruleset, once=once):
+            over = look.last and look.run.has("run_stop")
+            shown.show(look.run, replace(view, quiet=look.quiet, final=over), last=look.last)
+            if look.last:
+                findings = certain(look.run, final=over)
     killed = not over and was_killed(path)
     if killed:
-        click.echo(f"{'killed':12} no process of this run is left")
+        click.echo(f"{'killed':{NAME}} no process of this run is left")
     return not killed and count(findings, Severity.ERROR) == 0
+
+
+def _recorded(log: Path) -> RunRecord:
+    """What run.json says beside a log; nothing where there is none, which `check` finds."""
+    try:
+        return read(log.with_name(RUN_JSON))
+    except (OSError, UnreadableRecord):
+        return RunRecord()

@@ -75,6 +75,10 @@ class LogFollower:
         """The next bytes of the log; a line is read when it is complete."""
         self._reader.feed(read)
 
+    def finish(self) -> None:
+        """Take in a last line without an end, as `check` does; nothing is read after this."""
+        self._reader.finish()
+
     @property
     def run(self) -> Run:
         """The log so far, as the rules look at it."""

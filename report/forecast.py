@@ -139,6 +139,28 @@ def arrival(facts: RunFacts) -> Arrival:
     return Arrival(samples=samples, by=by, minutes=(since + remaining) / 60, remaining=remaining)
 
 
+def seconds_left(facts: RunFacts, usual: float | None = None, quiet: float = 0.0) -> float | None:
+    """How long the run will still take; None where nothing tells yet.
+
+    Args:
+        usual: seconds that such a run takes as a whole, which is asked before the first step is over.
+        quiet: seconds since the last event.
+    """
+    try:
+        left = arrival(facts).remaining
+    except Absent:
+        if usual is None:
+            return None
+        left = usual - seconds_so_far(facts.run)
+    return max(0.0, left - quiet)
+
+
+def seconds_so_far(run: Run) -> float:
+    """From the first event to the last."""
+    first = next(run.log.marks, None)
+    return 0.0 if first is None else (deque(run.log.marks, maxlen=1)[0].time_ms - first.time_ms) / 1000
+
+
 def evaluation_seconds(facts: RunFacts, step: float) -> float:
     """How long an evaluation takes: the median of those that are over, before that a guess from a step's time."""
     taken = [span.seconds for span in facts.spans if span.kind == "evaluation"]

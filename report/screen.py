@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from textwrap import wrap
+from typing import Any, Protocol, TextIO, cast
 
 import click
 
 from compliance.formats import printable
 from compliance.run import Run
-from report.watch import BLOCKS, PLAIN_BLOCKS, View, line, lines
-
-if TYPE_CHECKING:
-    from rich.text import Text
+from report.watch import BLOCKS, NAME, PLAIN_BLOCKS, View, head, lines, status
 
 INTERVAL_S = 1.0
 """Between two drawings, and between two looks at a file that nobody else looks at."""
@@ -23,21 +23,30 @@ INTERVAL_S = 1.0
 LINE_EVERY_S = 10.0
 """Between two lines where the screen cannot be drawn on."""
 
+_USUAL_SIZE = (80, 24)
+"""Columns and rows of a terminal that does not say."""
+
+_TO_LINE_END, _TO_SCREEN_END = "\x1b[K", "\x1b[J"
+"""What clears them; ECMA-48, EL and ED."""
+
+Say = Callable[[Run, View], Iterable[str]]
+
 
 class Screen(Protocol):
     """Where it is shown; a context manager."""
 
     def __enter__(self) -> Screen: ...
     def __exit__(self, *error: object) -> None: ...
-    def show(self, run: Run, view: View, *, last: bool = False) -> None: ...
+    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+        """Called several times a second, and once at the end."""
 
 
 class PlainScreen:
-    """A line every ten seconds and for each evaluation, and all there is to say at the end."""
+    """A line every ten seconds that is another one than before, two for each evaluation, all there is at the end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._shown_at = float("-inf")
+        self._shown, self._shown_at = "", float("-inf")
         self._evaluations = 0
 
     def __enter__(self) -> PlainScreen:
@@ -51,40 +60,98 @@ class PlainScreen:
         if last:
             click.echo(printable("\n".join(lines(run, view))))
         elif evaluations != self._evaluations or now - self._shown_at >= LINE_EVERY_S:
-            self._evaluations, self._shown_at = evaluations, now
-            click.echo(printable(line(run)))
+            # Without what passes while nothing happens.
+            view = replace(view, quiet=0.0)
+            text = "\n".join(status(run, view)) if evaluations != self._evaluations else head(run, view, alone=True)
+            if text != self._shown:
+                click.echo(printable(text))
+            self._evaluations, self._shown, self._shown_at = evaluations, text, now
 
 
 class DrawnScreen:
-    """All there is to say, in place, and how long nothing has come."""
+    """Some lines, drawn anew in place every second, and all there is to say at the end.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.live import Live
+    While they stand there, the cursor waits at the start of the first one. That place stays where it is when the
+    terminal gets another size, whether or not it breaks lines anew; a number of rows to go back would not.
 
+    Args:
+        say: the lines.
+    """
+
+    def __init__(self, say: Say = lines, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
         self._clock = clock
-        self._text, self._shown_at, self._last = "", float("-inf"), False
-        self._live = Live(get_renderable=self._renderable, refresh_per_second=1)
+        self._terminal = sys.stdout
+        self._rows: list[str] = []
+        self._drawn_at = float("-inf")
+        self._opened = ExitStack()
 
     def __enter__(self) -> DrawnScreen:
-        self._live.start()
+        self._opened.enter_context(redirect_stdout(cast("TextIO", _Above(self))))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._live.stop()
+        self._opened.close()
+        # What is drawn stays, without the ^C that may have been put into it.
+        self._write("".join(f"\r{row}\n" for row in self._rows))
 
     def show(self, run: Run, view: View, *, last: bool = False) -> None:
         now = self._clock()
-        if not last and now - self._shown_at < INTERVAL_S:
+        if not last and now - self._drawn_at < INTERVAL_S:
             return
-        view = replace(view, width=self._live.console.width)
-        self._text, self._shown_at, self._last = printable("\n".join(lines(run, view))), now, last
-        self._live.refresh()
+        columns, most = _size(self._terminal)
+        # A character in the last column leaves it to the terminal where the cursor is.
+        view = replace(view, width=columns - 1)
+        self._drawn_at = now
+        if last:
+            self.print("".join(f"{row}\n" for row in _rows(lines(run, view), view.width)))
+        else:
+            self._draw(_rows(self._say(run, view), view.width)[: most - 1])
 
-    def _renderable(self) -> Text:
-        from rich.text import Text
+    def print(self, text: str) -> None:
+        """Write where the lines stand, which are drawn again below it."""
+        self._write((f"\r{_TO_SCREEN_END}" if self._rows else "") + text)
+        self._rows = []
 
-        quiet = "" if self._last or not self._text else f"\n{'last line':12} {self._clock() - self._shown_at:.0f} s ago"
-        return Text(self._text + quiet)
+    def _draw(self, rows: list[str]) -> None:
+        up = f"\x1b[{len(rows) - 1}A" if len(rows) > 1 else ""
+        self._write("\n".join(f"\r{row}{_TO_LINE_END}" for row in rows) + f"{_TO_SCREEN_END}\r{up}")
+        self._rows = rows
+
+    def _write(self, text: str) -> None:
+        self._terminal.write(text)
+        self._terminal.flush()
+
+
+class _Above:
+    """Standard output while something is drawn: what others print goes above it."""
+
+    def __init__(self, screen: DrawnScreen) -> None:
+        self._screen = screen
+        self._stream = sys.stdout
+
+    def write(self, text: str) -> int:
+        self._screen.print(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _rows(said: Iterable[str], width: int) -> list[str]:
+    """The lines, broken where they are too long; what they are about stands apart."""
+    indent = " " * (NAME + 1)
+    broken = (wrap(printable(line), max(width, 2 * NAME), subsequent_indent=indent) for line in said)
+    return [row for rows in broken for row in rows]
+
+
+def _size(terminal: TextIO) -> tuple[int, int]:
+    """Columns and rows, as they are now."""
+    try:
+        found = os.get_terminal_size(terminal.fileno())
+    except (OSError, ValueError):
+        return _USUAL_SIZE
+    return (found.columns, found.lines) if found.columns and found.lines else _USUAL_SIZE
 
 
 class Onlooker:
@@ -111,13 +178,20 @@ class Onlooker:
             click.echo(f"display   given up: {type(error).__name__}: {printable(str(error))}")
 
 
-def screen(*, drawn: bool = True) -> Screen:
+def screen(say: Say = lines, *, drawn: bool = True) -> Screen:
     """The one for standard output.
 
     Args:
+        say: what is drawn on a terminal.
         drawn: whether a terminal is drawn on.
     """
-    return DrawnScreen() if drawn and sys.stdout.isatty() else PlainScreen()
+    return DrawnScreen(say) if drawn and _can_be_drawn_on() else PlainScreen()
+
+
+def _can_be_drawn_on() -> bool:
+    from rich.console import Console
+
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 def characters() -> str:

@@ -1,24 +1,28 @@
-"""A run while it is on, from its log alone: where it stands, when it will be there, what is certain to be wrong.
+"""A run while it is on, from its log: where it stands, when it will be there, what is certain to be wrong.
 
-As text, which knows neither of a terminal nor of a clock.
+As text, which knows neither of a terminal nor of a clock: in two lines for those who wait for it (`status`), and all
+that there is to say (`lines`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from statistics import median
+from statistics import fmean, median
 
 from benchmark import stragglers
+from benchmark.run_record import Experiment
 from compliance.checks.rule import Absent
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, show
+from compliance.log import Located
 from compliance.result import in_capitals
 from compliance.run import Run
 from report.facts import SLOW, RunFacts
-from report.forecast import arrival, margin, next_evaluation, trained
+from report.forecast import arrival, margin, next_evaluation, seconds_left, seconds_so_far, trained
 from report.series import Point, binned
 
 _OF_DIVISION = ("hyperparameter.", "eval.cadence", "train.initial_loss")
@@ -51,6 +55,18 @@ PHASES = {
 RECENT = 32
 """Steps whose median is compared with that of all steps."""
 
+QUIET = 60
+"""Seconds without an event from which they are said."""
+
+LEAST_CURVE, WIDEST_CURVE = 8, 60
+"""Characters; a wider one is no clearer."""
+
+NAME = 12
+"""Characters of what a line is about."""
+
+LONGEST = 1e9
+"""Seconds that are still told; 30 years."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_BLOCKS = "_.-=+*%#"
 """For a terminal without these characters."""
@@ -66,6 +82,25 @@ class View:
     """Samples to the target of the runs of the same result that are over; None for one that missed it."""
     final: bool = False
     """Whether the log has come to its end, so that every rule can be judged."""
+    number: int = 1
+    """Of the run in its set, from 1."""
+    runs: int = 1
+    """Of the set."""
+    usual: float | None = None
+    """Seconds that a run of the set takes, by those that are over, or as planned."""
+    quiet: float = 0.0
+    """Seconds since the last event."""
+    resuming: bool = False
+    """Whether processes have been started that go on with the run, and have logged nothing yet."""
+
+
+def in_set(experiments: Sequence[Experiment], log: str) -> View:
+    """The view of a run among those of its set, as run.json has them."""
+    names = [one.result for one in experiments]
+    if log not in names:
+        return View()
+    over = [60 * one.minutes for one in experiments if one.minutes and one.status == "success"]
+    return View(number=names.index(log) + 1, runs=len(names), usual=fmean(over) if over else None)
 
 
 def certain(run: Run, *, final: bool = False) -> list[Finding]:
@@ -84,47 +119,117 @@ def _is_certain(rule: str, run: Run) -> bool:
 def lines(run: Run, view: View) -> Iterator[str]:
     """What there is to say about a run, a line each, in an order that stays."""
     facts = RunFacts(run)
-    yield f"{phase(run):12} {_benchmark(run)}  {run.log.path.name}"
+    place = [f"run {view.number} of {view.runs}"] if view.runs > 1 else []
+    yield f"{phase(run):{NAME}} {'  '.join([_benchmark(run), run.log.path.name, *place])}"
     if run.log.not_a_run:
-        yield f"{in_capitals(sorted(run.log.not_a_run)):12} a run that does not count, as its log says"
-    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers):
-        try:
-            yield from said(facts, view)
-        except Absent:
-            continue
+        yield f"{in_capitals(sorted(run.log.not_a_run)):{NAME}} a run that does not count, as its log says"
+    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers, _last_line):
+        yield from _those(said, facts, view)
     for finding in certain(run, final=view.final):
         where = "" if finding.line is None else f" line {finding.line}"
-        yield f"{finding.severity:<12} {finding.rule}{where}: {finding.message}; {finding.actual}"
+        yield f"{finding.severity:<{NAME}} {finding.rule}{where}: {finding.message}; {finding.actual}"
 
 
-def line(run: Run) -> str:
-    """The most of it in one line, for a terminal that cannot be drawn on."""
+def status(run: Run, view: View) -> Iterator[str]:
+    """The most of it in two lines that fit the width, one before the first step: when it is over, then where it is."""
+    yield head(run, view)
     facts = RunFacts(run)
-    parts: list[str] = []
-    for said in (_trained, _perplexity, _speed, _remaining, _slow):
-        try:
-            parts += said(facts)
-        except Absent:
-            continue
-    return f"{phase(run):12} {'  '.join(parts)}".rstrip()
+    if facts.losses:
+        yield _curve(facts, view)
 
 
-def _perplexity(facts: RunFacts) -> Iterator[str]:
+def head(run: Run, view: View, *, alone: bool = False) -> str:
+    """The first of the two; `alone`, with the loss."""
+    facts = RunFacts(run)
+    now = "resuming" if view.resuming else phase(run)
+    said = (_times, _step, *((_loss,) if alone else ()), _quiet)
+    parts = [part for one in said for part in _those(one, facts, view)]
+    while parts and len(_row(now, parts)) > view.width:
+        parts.pop()
+    return _row(now, parts)
+
+
+def _curve(facts: RunFacts, view: View) -> str:
+    """The losses as a line, and beside it as much as leaves it its least length."""
+    low, high = f"{facts.losses[0][1]:.3f}", f"{facts.losses[-1][1]:.3f}"
+    beside = [part for said in (_perplexity, _slow, _speed) for part in _those(said, facts, view)]
+    while True:
+        row = _row("loss", [f"{low}  {high}", *beside])
+        room = view.width - len(row)
+        if room >= LEAST_CURVE or not beside:
+            break
+        beside.pop()
+    drawn = sparkline(facts.losses, min(max(room, LEAST_CURVE), WIDEST_CURVE), view.blocks)
+    return _row("loss", [f"{low} {drawn} {high}", *beside])
+
+
+def _those(said: Callable[[RunFacts, View], Iterator[str]], facts: RunFacts, view: View) -> list[str]:
+    """What can be said of a run whose log may not say enough."""
+    try:
+        return list(said(facts, view))
+    except Absent:
+        return []
+
+
+def _row(name: str, parts: Sequence[str]) -> str:
+    return f"{name:{NAME}} {'  '.join(parts)}".rstrip()
+
+
+def _times(facts: RunFacts, view: View) -> Iterator[str]:
+    """When the run is over, and when all of its set are."""
+    left = 0.0 if _is_over(facts, view) else seconds_left(facts, view.usual, view.quiet)
+    if not _is_over(facts, view):
+        yield f"ETA {'after step 1' if left is None else duration(left)}"
+    if view.runs > 1:
+        yield f"run {view.number} of {view.runs}{'' if left is None else _all(facts, view, left)}"
+
+
+def _all(facts: RunFacts, view: View, left: float) -> str:
+    """When all of a set are over, this one after `left` seconds; empty for the last."""
+    more = view.runs - view.number
+    each = seconds_so_far(facts.run) + left if view.usual is None else view.usual
+    return f", all {duration(left + more * each)}" if more else ""
+
+
+def _is_over(facts: RunFacts, view: View) -> bool:
+    """Whether nothing follows; what a resumed run goes on with may end with the run_stop of one that was killed."""
+    return facts.run.has("run_stop") and not view.resuming
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds; a log may say anything."""
+    return str(timedelta(seconds=round(seconds))) if 0 <= seconds < LONGEST else "unknown"
+
+
+def _step(facts: RunFacts, view: View) -> Iterator[str]:
+    run = facts.run
+    taken = f"step {trained(run) // run.global_batch_size:,}"
+    try:
+        yield taken if _is_over(facts, view) else f"{taken} of {arrival(facts).samples // run.global_batch_size:,}"
+    except Absent:
+        yield taken
+
+
+def _loss(facts: RunFacts, _view: View) -> Iterator[str]:
+    if facts.losses:
+        yield f"loss {facts.losses[-1][1]:.3f}"
+
+
+def _quiet(_facts: RunFacts, view: View) -> Iterator[str]:
+    if view.quiet >= QUIET:
+        yield f"quiet for {duration(view.quiet)}"
+
+
+def _perplexity(facts: RunFacts, _view: View) -> Iterator[str]:
     if facts.evaluations:
-        yield f"log perplexity {facts.evaluations[-1][1]:.4f} (target {facts.run.rules.target_log_perplexity})"
+        yield f"eval {facts.evaluations[-1][1]:.4f} (target {facts.run.rules.target_log_perplexity})"
 
 
-def _speed(facts: RunFacts) -> Iterator[str]:
+def _speed(facts: RunFacts, _view: View) -> Iterator[str]:
     recent = [seconds for _, seconds in facts.step_seconds[-RECENT:]]
     if sum(recent) > 0:
         tokens = len(recent) * facts.run.global_batch_size * facts.run.rules.sequence_length
         yield f"{tokens / sum(recent):,.0f} tokens/s"
-
-
-def _remaining(facts: RunFacts) -> Iterator[str]:
-    if not facts.run.has("run_stop"):
-        found = arrival(facts)
-        yield f"ETA {timedelta(seconds=round(found.remaining))} at {found.samples:,} sequences"
 
 
 def phase(run: Run) -> str:
@@ -134,8 +239,18 @@ def phase(run: Run) -> str:
         return "starting"
     key = events[-1].event.key
     if key == "run_stop":
-        return show(run.status).strip("'")[:12]
+        return show(run.status).strip("'")[:NAME]
+    if _is_resuming(run, events[-1]):
+        return "resuming"
     return PHASES.get(key, PHASES["block_start"])
+
+
+def _is_resuming(run: Run, last: Located) -> bool:
+    """Whether it has been resumed, and no step is done and nothing else begun since."""
+    marks = [mark for mark in run.all("tracked_stats") if isinstance(mark.event.value, dict)]
+    resumed = [mark for mark in marks if mark.event.value.get("resumed") is True]
+    steps = deque(run.log.steps, maxlen=1)
+    return bool(resumed) and resumed[-1].line > max(last.line, steps[0].line if steps else 0)
 
 
 def _benchmark(run: Run) -> str:
@@ -149,33 +264,29 @@ def _benchmark(run: Run) -> str:
 
 
 def _progress(facts: RunFacts, _view: View) -> Iterator[str]:
-    yield from (f"{'progress':12} {said}" for said in _trained(facts))
-
-
-def _trained(facts: RunFacts) -> Iterator[str]:
     run = facts.run
     loss = f", training loss {facts.losses[-1][1]:.3f}" if facts.losses else ""
-    yield f"step {trained(run) // run.global_batch_size:,}, {trained(run):,} sequences{loss}"
+    yield f"{'progress':{NAME}} step {trained(run) // run.global_batch_size:,}, {trained(run):,} sequences{loss}"
 
 
 def _losses(facts: RunFacts, view: View) -> Iterator[str]:
     if facts.losses:
-        yield f"{'loss':12} {sparkline(facts.losses, view)}"
+        yield f"{'loss':{NAME}} {_ends(facts.losses, view)}"
 
 
 def _evaluations(facts: RunFacts, view: View) -> Iterator[str]:
     if facts.evaluations:
         latest = ", ".join(f"{value:.4f}" for _, value in facts.evaluations[-3:])
-        drawn = sparkline(facts.evaluations, view) if len(facts.evaluations) > 2 else ""
-        yield f"{'evaluation':12} {latest} (target {facts.run.rules.target_log_perplexity}) {drawn}".rstrip()
+        drawn = _ends(facts.evaluations, view) if len(facts.evaluations) > 2 else ""
+        yield f"{'evaluation':{NAME}} {latest} (target {facts.run.rules.target_log_perplexity}) {drawn}".rstrip()
 
 
-def _arrival(facts: RunFacts, _view: View) -> Iterator[str]:
+def _arrival(facts: RunFacts, view: View) -> Iterator[str]:
     if facts.run.has("run_stop"):
         return
     found = arrival(facts)
     yield (
-        f"{'ETA':12} {timedelta(seconds=round(found.remaining))}, {found.minutes:.1f} min after the start, "
+        f"{'ETA':{NAME}} {duration(max(0.0, found.remaining - view.quiet))}, {found.minutes:.1f} min after the start, "
         f"at {found.samples:,} sequences by {found.by}"
     )
 
@@ -186,7 +297,7 @@ def _margin(facts: RunFacts, view: View) -> Iterator[str]:
     if run.has("run_stop") and stopped is None:
         return
     if run.is_open:
-        yield f"{'convergence':12} not judged in the open division"
+        yield f"{'convergence':{NAME}} not judged in the open division"
         return
     samples = next_evaluation(run) if stopped is None else stopped
     found = margin(run.rules, run.global_batch_size, samples, view.others)
@@ -195,7 +306,7 @@ def _margin(facts: RunFacts, view: View) -> Iterator[str]:
     verb = "stopping at the next evaluation would be" if stopped is None else "the score is"
     of = f"mean of {found.runs} runs" if found.runs > 1 else "were all runs like this one"
     room = f"{abs(found.margin):,.0f} {'above' if found.margin >= 0 else 'BELOW'} the smallest accepted mean"
-    yield f"{'convergence':12} {samples:,}: {verb} normalised by {found.factor:.4f} ({of}); {room}"
+    yield f"{'convergence':{NAME}} {samples:,}: {verb} normalised by {found.factor:.4f} ({of}); {room}"
 
 
 def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
@@ -206,20 +317,25 @@ def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
     trend = recent / times.median - 1 if times.median > 0 else 0.0
     slow = f"{len(times.slow)} of {times.count} steps {SLOW} times that or longer"
     latest = f", last after {times.slow[-1][0]:,.0f}: {times.slow[-1][1]:.3f} s" if times.slow else ""
-    yield f"{'step':12} median {times.median:.3f} s, last {RECENT} {trend:+.1%}; {slow}{latest}"
+    yield f"{'step':{NAME}} median {times.median:.3f} s, last {RECENT} {trend:+.1%}; {slow}{latest}"
 
 
 def _checkpoints(facts: RunFacts, _view: View) -> Iterator[str]:
     """The last one that is missing."""
     if found := facts.checkpoint_faults:
-        yield f"{'checkpoint':12} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
+        yield f"{'checkpoint':{NAME}} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
 
 
-def _stragglers(facts: RunFacts, _view: View) -> Iterator[str]:
-    yield from (f"{'slow':12} {said.removeprefix('slow: ')}" for said in _slow(facts))
+def _stragglers(facts: RunFacts, view: View) -> Iterator[str]:
+    yield from (f"{'slow':{NAME}} {said.removeprefix('slow: ')}" for said in _slow(facts, view))
 
 
-def _slow(facts: RunFacts) -> Iterator[str]:
+def _last_line(facts: RunFacts, view: View) -> Iterator[str]:
+    if view.quiet > 0 and not facts.run.has("run_stop"):
+        yield f"{'last line':{NAME}} {view.quiet:.0f} s ago"
+
+
+def _slow(facts: RunFacts, _view: View) -> Iterator[str]:
     """The ranks that the last report of stragglers found far slower than others; none once the run is over."""
     latest = [] if facts.run.has("run_stop") else facts.latest_slow_ranks
     far = [one for one in latest if one.high > stragglers.SLOW]
@@ -228,10 +344,15 @@ def _slow(facts: RunFacts) -> Iterator[str]:
         yield f"slow: rank {far[0].rank} on {far[0].node}, {far[0].high - 1:.0%} over the median{more}"
 
 
-def sparkline(points: Sequence[Point], view: View) -> str:
-    """A line of text as high as its values, from the lowest to the highest."""
-    means = [one.mean for one in binned(points, max(8, view.width - 36))]
+def _ends(points: Sequence[Point], view: View) -> str:
+    """A curve between its first and its last value."""
+    drawn = sparkline(points, max(LEAST_CURVE, view.width - 36), view.blocks)
+    return f"{points[0][1]:.3f} {drawn} {points[-1][1]:.3f}"
+
+
+def sparkline(points: Sequence[Point], width: int, blocks: str) -> str:
+    """As many characters at most, as high as the values, from the lowest to the highest."""
+    means = [one.mean for one in binned(points, width)]
     low, high = min(means), max(means)
-    top = len(view.blocks) - 1
-    drawn = (view.blocks[round((value - low) / (high - low) * top) if high > low else 0] for value in means)
-    return f"{means[0]:.3f} {''.join(drawn)} {means[-1]:.3f}"
+    top = len(blocks) - 1
+    return "".join(blocks[round((value - low) / (high - low) * top) if high > low else 0] for value in means)

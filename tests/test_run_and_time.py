@@ -95,12 +95,15 @@ def training_log(logs: Path, process: subprocess.Popen[str]) -> Path:
 
 
 def test_the_main_job_reaches_its_target_and_passes(good_run: GoodRun) -> None:
-    """The log's last evaluation is at or below the target, and the last lines say where it is and PASS."""
+    """The log's last evaluation is at or below the target; the last lines say where it and its page are, and PASS."""
     events = read_events(good_run.folder / "result_0.txt")
-    last = [event for event in events if event.key == "eval_accuracy"][-1]
+    first, *_, last = [event for event in events if event.key == "eval_accuracy"]
 
     assert last.value <= RULES.target_log_perplexity
-    assert good_run.printed.splitlines()[-2:] == [f"results   {good_run.folder}", "verdict   PASS"]
+    where = [f"report    {good_run.folder}/report.html", f"results   {good_run.folder}"]
+    assert good_run.printed.splitlines()[-3:] == [*where, "verdict   PASS"]
+    console = (good_run.folder / "console_0.log").read_text().splitlines()
+    assert f"progress  evaluation after 1280 sequences: log perplexity {first.value:.4f}" in console
 
 
 def test_a_run_listens_to_nobody_else(good_run: GoodRun) -> None:

@@ -175,7 +175,8 @@ class Job(Group):
     seed_base: Seed | None = Field(None, alias="SEED_BASE")
     """Seed of the first of several runs; run i uses SEED_BASE + i."""
     log_dir: Path = Field(RESULTS / "logs", alias="LOGDIR")
-    """Results go to LOGDIR/<DGXSYSTEM>/<time>/."""
+    """Results go to LOGDIR/<DGXSYSTEM>/<time>/, in a job with its number behind the time; LOGDIR/latest leads to the
+    newest."""
     save_checkpoint: Path | None = Field(None, alias="SAVE_CHECKPOINT")
     """Folder of the training state, which all ranks must see. A restarted run continues from it. Nothing is saved if
     unset."""

@@ -24,6 +24,7 @@ import click
 from benchmark.checkpoints import complete_in, folder_of
 from benchmark.clock import SystemClock
 from benchmark.config import NAMES, Resolved, RunConfig, overrides
+from benchmark.console import PROGRESS
 from benchmark.eventlog import EventLog
 from benchmark.files import beside, hold, why_unwritable
 from benchmark.processes import adopting, ending_with_this
@@ -36,13 +37,16 @@ from harness.launch.hang import END_S, Awaited, Patience
 from harness.launch.runs import CUT_OFF, RunSet
 from harness.launch.standing import Standing, standing
 from harness.launch.telemetry import sampled, sampler
+from harness.pace import expected
 from harness.preflight import Plan, report_on, warnings
 from harness.verdict import conclude
 from report.follower import LogFollower
 from report.screen import Onlooker, characters, screen
-from report.watch import View
+from report.watch import View, in_set, status
 
 POLL_S = 0.2
+
+_ALONE = View()
 
 REFUSED = 2
 """Status of a rank that could not start, go on, or write its log."""
@@ -275,7 +279,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
             launcher.clear_caches()
         with received.for_a_run():
             runs.update(index, status=RUNNING)
-            ending = run_once(run, output, launcher, received)
+            ending = run_once(run, output, launcher, received, view_of(config, runs, index))
             if ending.status and (full := why_unwritable(runs.folder)):
                 ending = replace(ending, cause=f"LOGDIR={config.job.log_dir}: {full}", could_not=True)
             if ending.cause:
@@ -316,22 +320,31 @@ def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
         return False
 
 
-def run_once(config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received) -> Ending:
+def view_of(config: RunConfig, runs: RunSet, index: int) -> View:
+    """One of the runs as it is shown: by those that are over, or by the planner, before it can tell by itself."""
+    view, planned = in_set(runs.experiments, runs.experiments[index].result), expected(config)
+    return view if view.usual is not None or planned is None else replace(view, usual=60 * planned.usual)
+
+
+def run_once(
+    config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received, view: View = _ALONE
+) -> Ending:
     """The processes of one run, from their start to their end.
 
     Args:
         output: the console.
+        view: how it is shown.
     """
     assert config.process.result_file is not None
     console = Path(output.name)
     follower = LogFollower(config.process.result_file, config.rules.ruleset)
     # Of a run that goes on, what its console and log say is of the processes before these.
     said_before = output.seek(0, os.SEEK_END)
-    follower.poll()
+    view = replace(view, blocks=characters(), resuming=follower.poll())
     before = standing(follower.run)
     with adopting() as family:
         with started(config, launcher, output) as process, telemetry(config, launcher):
-            heard, hang = look_on(config, follower, process, console, launcher, received)
+            heard, hang = look_on(config, follower, process, console, launcher, received, view)
         # In this order: the ranks' step of a job may have been left by its srun.
         gone = launcher.gone(process) and family.end()
     heard = follower.poll() or heard
@@ -345,23 +358,29 @@ def run_once(config: RunConfig, output: IO[bytes], launcher: Launcher, received:
 
 
 def look_on(
-    config: RunConfig, follower: LogFollower, process: Process, console: Path, launcher: Launcher, received: Received
+    config: RunConfig,
+    follower: LogFollower,
+    process: Process,
+    console: Path,
+    launcher: Launcher,
+    received: Received,
+    view: View,
 ) -> tuple[bool, list[str]]:
     """Show a run until its process has ended, hand signals on to it, and kill it where what is awaited does not come.
 
     Returns:
         Whether it has logged anything, and where it hung.
     """
-    view, heard, hurried, hang = View(blocks=characters()), False, False, list[str]()
-    patience = Patience(config.job.hang_monitor_timeout * 60, time.monotonic())
-    with Onlooker(screen()) as shown:
+    heard, hurried, hang, heard_at = False, False, list[str](), time.monotonic()
+    patience = Patience(config.job.hang_monitor_timeout * 60, heard_at)
+    with Onlooker(screen(status)) as shown:
         running = True
         while running:
             running = process.poll() is None
             if follower.poll():
-                heard = True
-                patience.heard(time.monotonic(), run_stop=follower.run.has("run_stop"))
-                shown.show(follower.run, view)
+                heard, heard_at, view = True, time.monotonic(), replace(view, resuming=False)
+                patience.heard(heard_at, run_stop=follower.run.has("run_stop"))
+            shown.show(follower.run, replace(view, quiet=time.monotonic() - heard_at))
             while running and received.pending:
                 hand_on(received.pending.pop(), process, launcher, patience)
             if running and (patience.is_over(time.monotonic()) or (received.again and not hurried)):
@@ -553,7 +572,8 @@ def last_words(console: Path, start: int = 0) -> str:
     Args:
         start: where in the console they began.
     """
-    lines = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
+    said = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
+    lines = [line for line in said if PROGRESS not in line]
     complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
     if not complaints:
         errors = [match[2] for line in lines if (match := _ERROR.match(line))]

@@ -294,9 +294,8 @@ class Slurm:
         environment = child_environment(self._config) | self.variables()
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise CannotStart(
-                f"{what} failed, see above (srun ended with status {done.returncode})\n{done.stdout}".strip()
-            )
+            said = done.stdout.replace(MARK, "")
+            raise CannotStart(f"{what} failed, see above (srun ended with status {done.returncode})\n{said}".strip())
         return done.stdout
 
     def _signal_ranks(self, number: int) -> None:

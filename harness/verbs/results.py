@@ -45,20 +45,23 @@ def report(
 
 
 @click.command(context_settings=SETTINGS)
-@click.argument("log", type=PathArgument(dir_okay=False))
+@click.argument("path", type=PathArgument(), metavar="LOG|FOLDER")
 @RULESET
 @click.option("--once", is_flag=True, help="Show where it stands, and end.")
 @click.pass_context
-def watch(context: click.Context, log: Path, ruleset: str | None, once: bool) -> None:
+def watch(context: click.Context, path: Path, ruleset: str | None, once: bool) -> None:
     """Follow a LOG as it grows: losses, time to the target, convergence; exit 1 if a rule is broken.
 
+    Of a FOLDER, the log of its newest run.
+
     \b
+    llama31 watch results/logs/latest
     llama31 watch results/logs/tiny/20261123T143742Z/result_0.txt
     """
     from report.follow import watch_log
 
     try:
-        fine = watch_log(log, ruleset, once=once)
+        fine = watch_log(path, ruleset, once=once)
     except KeyboardInterrupt:
         context.exit(128 + signal.SIGINT)
     context.exit(int(not fine))

@@ -19,6 +19,7 @@ from benchmark.answers import MARK, answers, labelled_answers
 from benchmark.checkout import ROOT
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, resolve
+from benchmark.console import PROGRESS
 from benchmark.eventlog import EventLog
 from benchmark.run_record import RUNNING, Seen
 from benchmark.shared import tokens
@@ -35,6 +36,7 @@ from harness.launch.experiments import (
     run_all,
     run_once,
     set_aside,
+    view_of,
     was_cut_off,
 )
 from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
@@ -44,6 +46,7 @@ from harness.launch.runs import RunSet, make_folder
 from harness.launch.slurm import Job, Slurm, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude
+from report.watch import View
 from tests.fakes import configured, environment, read_events
 
 CONSOLE = """\
@@ -226,13 +229,15 @@ def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
 
 
 def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
-    """The others fail or are ended for it; srun may report them before."""
+    """The others fail or are ended for it; srun may report them before. How far it came is no cause."""
     console = tmp_path / "console.log"
     ended = ["srun: error: n1: tasks 0-1: Terminated", "srun: error: n2: task 2: Exited with exit code 1"]
     console.write_text("\n".join([*ended, "srun: error: n2: task 3: Killed", "srun: Force Terminated"]))
     assert last_words(console) == "srun: error: n2: task 3: Killed"
     console.write_text("\n".join(ended))
     assert last_words(console) == "srun: error: n2: task 2: Exited with exit code 1"
+    console.write_text(f"RuntimeError: of a rank\n0: {PROGRESS}step 7, 112 sequences: loss 5.9, 0.7 s\n")
+    assert last_words(console) == "RuntimeError: of a rank"
 
 
 def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Path) -> None:
@@ -472,6 +477,18 @@ def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> Non
     assert [one.status for one in runs.experiments[1:]] == ["waiting", "waiting"]
 
 
+def test_a_run_is_shown_by_the_planner_before_it_can_tell(tmp_path: Path) -> None:
+    """So that a job has an ETA from its first second on; then by the runs of the set that are over."""
+    config = ROOT / "configs" / "config_DGXH100_1024x8x24xtp8pp8cp2.sh"
+    resolved = resolve(config, os.environ | {"LOGDIR": str(tmp_path), "NEXP": "3"})
+    runs = RunSet.open(resolved, NOTHING, {})
+    planned = view_of(resolved.config, runs, 0)
+    assert (planned.number, planned.runs) == (1, 3)
+    assert 15 < (planned.usual or 0) / 60 < 25
+    runs.update(0, status="success", minutes=21.0)
+    assert view_of(resolved.config, runs, 1) == View(number=2, runs=3, usual=21.0 * 60)
+
+
 def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """There is nothing to check, and nothing is said to have been refused."""
     assert conclude(configured(), tmp_path, {"result_0.txt": 1}, ["run 0: it printed nothing"]) == 1
@@ -512,6 +529,16 @@ def test_sets_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> N
     made = [make_folder(config, now, job).name for job in ("", "", "", "42", "43")]
     times = ["20261129T000000Z" + end for end in ("", "-2", "-3", "-42", "-43")]
     assert made == times
+
+
+def test_each_task_of_an_array_goes_on_with_its_own_runs(tmp_path: Path) -> None:
+    """Slurm numbers them as jobs of their own; requeued, none takes what another began in the same second."""
+    resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
+    tasks = [JOB | {"id": number} for number in ("42", "43")]
+    begun = [RunSet.open(resolved, NOTHING, task).folder for task in tasks]
+    again = [RunSet.open(resolved, NOTHING, task | {"restarts": "1"}).folder for task in tasks]
+    assert again == begun
+    assert len(set(begun)) == 2
 
 
 def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

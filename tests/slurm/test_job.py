@@ -36,11 +36,14 @@ SAVING = {"SAVE_INTERVAL": 8, "SEED": 3}
 
 @pytest.mark.parametrize("runtime", ["none", "pyxis"])
 def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.FixtureRequest) -> None:
-    """Two runs on two nodes, in a container or not: both logs pass the checks and Slurm calls the job COMPLETED."""
+    """Two runs on two nodes, in a container or not: both logs pass the checks and Slurm calls the job COMPLETED.
+
+    Variables on sbatch's command line count for the set, and are not set a second time for its ranks.
+    """
     container = {"CONT": request.getfixturevalue("pyxis") and IMAGE} if runtime == "pyxis" else {}
 
-    variables = {"NEXP": 2, "SEED_BASE": 5, "TELEMETRY_INTERVAL": 1, "PLANTED_SECRET": "hunter2-hunter2"}
-    state = jobs.run({**variables, **container})
+    variables = {"NEXP": 2, "TELEMETRY_INTERVAL": 1, "PLANTED_SECRET": "hunter2-hunter2"}
+    state = jobs.run({**variables, **container}, "--export=ALL,SEED_BASE=5")
     assert state == "COMPLETED", jobs.output()
     record = json.loads((jobs.results() / "run.json").read_text())
     assert [(one["seed"], one["status"]) for one in record["experiments"]] == [(5, "success"), (6, "success")]
@@ -49,7 +52,7 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
     # The environment holds secrets: none of it in what a job leaves behind.
     left = [path for path in (*jobs.logs.rglob("*"), *jobs.folder.glob("job-*")) if path.is_file()]
     assert not [path for path in left if b"hunter2" in path.read_bytes()]
-    assert {path.name for path in jobs.logs.iterdir()} == {"python", "tiny"}
+    assert {path.name for path in jobs.logs.iterdir()} == {"latest", "python", "tiny"}
     # Each node was sampled during each run, by what ended with it.
     for number in range(2):
         assert set(files_of(jobs.results() / f"result_{number}.txt")) == {"n1", "n2"}
