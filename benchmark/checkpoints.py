@@ -128,7 +128,7 @@ class Checkpoints:
 
     Args:
         interval: steps between two saves; only on demand if None.
-        writes: whether this rank completes them, and removes what failed; one does.
+        writes: whether this rank says which saves have failed, and removes what they left; one does.
         stop: whether a save that fails ends the run.
     """
 
@@ -179,8 +179,6 @@ class Checkpoints:
                 raise SaveFailed(f"step {step} was not saved: {fault}")
 
     def _complete(self, unfinished: Path, step: int) -> None:
-        if not self._writes:
-            return
         record = {"step": step, "log_bytes": self._log_bytes, "run": self._run}
         with (unfinished / RECORD).open("w", encoding="utf-8") as file:
             json.dump({**record, "sha256": _seal(record)}, file, indent=2)
@@ -188,19 +186,14 @@ class Checkpoints:
         unfinished.rename(unfinished.with_suffix(""))
         sync_names(unfinished.parent)
         for old in (*complete_in(unfinished.parent)[KEPT:], *_damaged_in(unfinished.parent)):
-            _remove(old)
+            _remove_if_possible(old)
 
     def _give_up(self, unfinished: Path, step: int, samples: int, fault: str) -> None:
         self._failed.append((step, samples, fault))
-        if not self._writes:
-            return
-        _log.warning("step %d was not saved: %s", step, fault)
-        try:
+        if self._writes:
+            _log.warning("step %d was not saved: %s", step, fault)
             if unfinished.exists():
-                _remove(unfinished)
-        except OSError as error:
-            # The next start of this run tries again.
-            _log.warning("left behind %s: %s", unfinished, error.strerror)
+                _remove_if_possible(unfinished)
 
 
 def _seal(record: Mapping[str, Any]) -> str:
@@ -211,6 +204,14 @@ def _seal(record: Mapping[str, Any]) -> str:
 def _remove(folder: Path) -> None:
     # Under another name: what is half removed must not count, and a writer that outlived its rank must not add to it.
     shutil.rmtree(folder.rename(folder.with_name(f"{_REMOVED}{os.getpid()}_{folder.name}")))
+
+
+def _remove_if_possible(folder: Path) -> None:
+    """Remove a folder that is in nobody's way: a run is not ended for it, and the next start tries again."""
+    try:
+        _remove(folder)
+    except OSError as error:
+        _log.warning("left behind %s: %s", folder, error.strerror)
 
 
 def complete_in(folder: Path) -> list[Path]:
@@ -246,7 +247,10 @@ def put_aside(damage: Damaged) -> str:
 
 def why_no_room(folder: Path, needed: int) -> str:
     """Why a folder has no room for so many bytes; empty if it has."""
-    free = shutil.disk_usage(existing_above(folder)).free
+    try:
+        free = shutil.disk_usage(existing_above(folder)).free
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
     return "" if free >= needed else f"{folder} has {free:,} bytes free, and a checkpoint takes {needed:,}"
 
 

@@ -73,11 +73,15 @@ class _Writer:
     def __init__(self, bucket: Any, transforms: Sequence[Any]) -> None:
         _, self._name, _ = bucket
         self._hears, says = _fork.Pipe(duplex=False)
+        self.said: Files | None = None
         self._process = _fork.Process(target=_write, args=(bucket, transforms, says), daemon=True)
-        self._process.start()
+        try:
+            self._process.start()
+        except OSError as error:
+            # No memory, or too many processes.
+            self.said = Files(fault=f"no process can be started to write {self._name}: {error.strerror}")
         # Of the other end only the process has a copy now, so that its death is the end of what is heard.
         says.close()
-        self.said: Files | None = None
 
     def listen(self, *, wait: bool) -> None:
         """Hear what it says, or that it is gone."""
@@ -91,8 +95,9 @@ class _Writer:
             self.said = Files(fault=f"the process that writes {self._name} {_end_of(self._process.exitcode or 0)}")
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.join()
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
 
 
 def _end_of(exit_code: int) -> str:

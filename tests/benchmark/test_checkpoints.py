@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -113,14 +115,6 @@ def test_a_folder_is_complete_only_when_every_rank_has_written(config: Callable[
     assert run.names == ["step_10"]
 
 
-def test_one_rank_completes(config: Callable[..., RunConfig]) -> None:
-    """The others leave the folder alone."""
-    run = Run(config())
-    run.checkpoints = Checkpoints(run.folder, writes=False)
-    run.save(10)
-    assert run.names == ["step_10.partial"]
-
-
 def test_the_last_two_are_kept(config: Callable[..., RunConfig]) -> None:
     """The newest is in use, the one before it is the spare; they are ordered by step, not by name."""
     run = Run(config())
@@ -144,6 +138,18 @@ def test_a_save_that_fails_costs_no_other_checkpoint(
     assert run.log.path is not None
     last = read_events(run.log.path)[-1]
     assert (last.value, last.metadata["step"]) == ({"save_failed": "rank 3: no"}, 20)
+
+
+def test_what_cannot_be_removed_costs_no_checkpoint(
+    config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A complete one is complete, and the run goes on; a line says what is left."""
+    run = Run(config())
+    monkeypatch.setattr("shutil.rmtree", Mock(side_effect=OSError(errno.EBUSY, "Device or resource busy")))
+    for step in (10, 20, 30):
+        run.save(step)
+    assert [path.name for path in complete_in(run.folder)] == ["step_30", "step_20"]
+    assert caplog.messages == [f"left behind {run.folder}/step_10: Device or resource busy"]
 
 
 def test_a_save_that_fails_ends_a_run_that_asks_for_it(config: Callable[..., RunConfig]) -> None:

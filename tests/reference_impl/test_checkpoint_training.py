@@ -248,6 +248,9 @@ def failed_saves(config: RunConfig, *, folder: Path) -> dict[str, list[str]]:
     with patch.object(writing, "_write", on_a_full_disk):
         save("full")
         step.finish_saving()
+    with patch.object(writing._fork.Process, "start", side_effect=OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))):
+        save("no process")
+    step.finish_saving()
     save("not completed", refuse_to_complete)
     step.finish_saving()
     with patch.object(shutil, "disk_usage", return_value=SimpleNamespace(free=1)):
@@ -267,6 +270,7 @@ def test_a_save_that_fails_is_told_to_all_ranks(tiny: Tiny, tmp_path: Path) -> N
         "killed": "rank 1: the process that writes __1_0.distcp was killed (SIGKILL)",
         "killed on both": "rank 0: the process that writes __0_0.distcp was killed (SIGKILL)",
         "full": f"rank 0: {tmp_path}/full/__0_0.distcp: File too large",
+        "no process": ("rank 0: no process can be started to write __0_0.distcp: Resource temporarily unavailable"),
         "not completed": "/state/resume.json: No space left on device",
         "no room": f"{tmp_path}/no room has 1 bytes free, and a checkpoint takes {needed}",
         "saved": "",
