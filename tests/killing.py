@@ -216,7 +216,7 @@ def strike(blow: Blow, base: Path, place: Path) -> Outcome:
     _wait(lambda: not scene.processes(), since + 10.0)
     outcome.gone_s = time.monotonic() - since
     left = scene.processes()
-    outcome.faults += [f"left: {_command(one)}" for one in left]
+    outcome.faults += [f"{len(left)} processes left"] if left else []
     for one in left:
         with suppress(psutil.NoSuchProcess):
             one.kill()
