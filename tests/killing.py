@@ -182,6 +182,12 @@ class Scene:
         return min(found, key=psutil.Process.create_time, default=None)
 
 
+def shared_memory() -> set[str]:
+    """What is there under the names that Python, torch, NCCL and this project give; others use it, too."""
+    ours = ("llama31_", "nccl-", "psm_", "pymp-", "sem.", "torch_")
+    return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
+
+
 def _asked(ask: Callable[[], object], default: object) -> object:
     try:
         return ask()
@@ -205,7 +211,7 @@ def _command(one: psutil.Process) -> str:
 
 def strike(blow: Blow, base: Path, place: Path) -> Outcome:
     """Carry out what a seed says, and look at what is left."""
-    outcome, shared_before = Outcome(blow), set(os.listdir("/dev/shm"))
+    outcome, shared_before = Outcome(blow), shared_memory()
     scene = Scene(base, place)
     parent = scene.start()
     hit = _hit(scene, parent, blow)
@@ -228,7 +234,7 @@ def strike(blow: Blow, base: Path, place: Path) -> Outcome:
         outcome.faults.append(f"the next start ended with {again.returncode}: {printed.splitlines()[-3:]}")
     for name in ("tmp", "home"):
         outcome.faults += [f"left in {name}: {path.name}" for path in (place / name).iterdir()]
-    outcome.faults += [f"left in shared memory: {name}" for name in set(os.listdir("/dev/shm")) - shared_before]
+    outcome.faults += [f"left in shared memory: {name}" for name in shared_memory() - shared_before]
     return outcome
 
 
