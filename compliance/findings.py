@@ -1,4 +1,4 @@
-"""What a check says, as values. Nothing here prints, and nothing raises at its reader."""
+"""Findings as values, and helpers that read and show the values of a log. Nothing here prints or raises."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ class Severity(enum.StrEnum):
     """How bad a finding is."""
 
     ERROR = "ERROR"
-    """A rule is broken or cannot be judged, or the official tools would refuse it; the finding says which."""
+    """A rule is broken or cannot be judged, or the official tools would refuse the log; the finding says which."""
     WARNING = "WARNING"
-    """A rule is broken the way accepted published logs break it, or an official tool demands what the policy's text
-    forbids."""
+    """A rule is broken as accepted published logs break it, or an official tool asks for what the policy forbids."""
     INFO = "INFO"
-    """News; no rule is broken."""
+    """Something worth knowing; no rule is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One broken rule, at one place."""
+    """A broken rule at one place."""
 
     rule: str
     """Id of the rule."""
     severity: Severity
     file: str
-    """The log, or the directory where the finding is about several."""
+    """The log; for a finding about several logs, their folder."""
     line: int | None = None
-    """Counted from 1; None where the finding is about the whole file."""
+    """Counted from 1; None if the finding is about the whole file."""
     message: str
     expected: str = ""
     actual: str = ""
     source: str = ""
-    """Where the rule is written."""
+    """The document and section in which the rule is written."""
 
 
 def count(findings: Iterable[Finding], severity: Severity) -> int:
+    """Count the findings of a severity."""
     return sum(finding.severity is severity for finding in findings)
 
 
 def counted(number: int, noun: str) -> str:
-    """1 log, 2 logs."""
+    """Return a number with its noun, in the plural where it takes one: 1 log, 2 logs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -54,12 +54,12 @@ _SHORT.maxlong = 40
 
 
 def show(value: object) -> str:
-    """A value of a log, short and safe to print: control characters escaped, long and nested values cut."""
+    """Return a value of a log as text that is short and safe to print: control characters escaped, long values cut."""
     return _SHORT.repr(value)
 
 
 def as_number(value: object) -> float | None:
-    """The finite number that a value of a log is, None for anything else; true and false are no numbers."""
+    """Return a value of a log that is a finite number; None for anything else, true and false included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -70,6 +70,6 @@ def as_number(value: object) -> float | None:
 
 
 def as_count(value: object) -> int | None:
-    """The whole number >= 0 that a value of a log is, None for anything else; 8000.0 counts as 8000."""
+    """Return a value of a log that is a whole number >= 0, with 8000.0 as 8000; None for anything else."""
     number = as_number(value)
     return int(number) if number is not None and number >= 0 and number.is_integer() else None

@@ -28,18 +28,19 @@ BOOKS: tuple[tuple[str, Rulebook[Any]], ...] = (
 _HEAD = """\
 # Rules
 
-What `llama31 check` judges by: the MLPerf Training policies as far as they concern these benchmarks, and what a log
-must hold to be judged at all. Printed by `llama31 rules`; change a rule where it is written.
+The rules by which `llama31 check` judges: the MLPerf Training policies as far as they concern these benchmarks, and
+what a log must hold to be judged at all. A sample is one sequence of tokens. `llama31 rules` prints this page, and
+`llama31 rules RULE` prints one rule.
 
-- **ERROR**: a rule is broken or cannot be judged, or the official tools would refuse it; the finding says which.
-- **WARNING**: a rule is broken the way accepted published logs break it, or an official tool demands what the policy's
-  text forbids. That the official tools do not look at something lowers nothing.
-- **INFO**: news; no rule is broken.
+- **ERROR**: a rule is broken or cannot be judged, or the official tools would refuse the log; the finding says which.
+- **WARNING**: a rule is broken as accepted published logs break it, or an official tool asks for what the policy
+  forbids. A rule that the official tools do not check is not a WARNING for that reason.
+- **INFO**: something worth knowing; no rule is broken.
 
-A rule's own severity is given; where one of its findings has another, the example says so. `llama31 rules RULE` prints
-one rule, and every command that judges prints the ruleset and where it is from: `--ruleset`, else the run.json beside
-the logs, else the nearest folder that is named after a round (training_results_v5.1, v5.1), else the latest ruleset
-that has the benchmark. Logs of an earlier round are known by their times, see `run.resubmitted`.
+Each rule has its severity below. If some of its findings have another severity, the example says so. Every command
+that judges prints the ruleset and where it comes from: `--ruleset`, else the run.json in the folder of the logs, else
+the nearest folder that is named after a round (training_results_v5.1, v5.1), else the latest ruleset that has the
+benchmark. A log of an earlier round is recognised by its times; see `run.resubmitted`.
 """
 
 
@@ -54,7 +55,7 @@ def _debatable() -> str:
         f"- {one.what} *{', '.join(f'`{rule}`' for rule in one.rules) or 'Passes'}.* {one.why}"
         for one in DEBATABLE.values()
     )
-    head = "What no text decides, how it is judged (the rules of which it is an ERROR), and why."
+    head = "Cases that no text decides, each with its judgement (the rules under which it is an ERROR) and the reasons."
     # Some are said of both benchmarks.
     return "\n".join(["## What is debatable\n", head, "", *dict.fromkeys(entries), ""])
 

@@ -1,4 +1,4 @@
-"""Which events a log holds, how often, and in which order. Here a missing event is reported, and nowhere else."""
+"""Rules about which events a log holds, how often and in which order. Only this module reports a missing event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.mllog import END, POINT, START
 from benchmark.rules import Rules, ScaledLearningRate
 from compliance.checks.rule import Breach, in_force
 from compliance.checks.sources import DATA_STATE, HARNESS, LOG_FORMAT, LOGGING, RUN_RESULTS
-from compliance.findings import Severity, show
+from compliance.findings import Severity, counted, show
 from compliance.log import MAX_DEFECTS, PER_RANK, DefectKind, Located
 from compliance.run import BLOCK, CYCLE, EVALUATION, RUN_RULES, Run, rule, samples_count
 
@@ -52,16 +52,17 @@ PRECISION = (
     "lowest_numerical_precision_in_attn",
     "lowest_numerical_precision_in_comm",
 )
-# Optional when they came with 6.0.0, exactly once since 6.1.0.
+# Optional in 6.0.0, which introduced them; exactly once since 6.1.0.
 DESCRIPTION = (*PARALLELISM, *PRECISION, "config_filename")
-# Fixed by some benchmarks only; others may log them.
-# The last names another network than the benchmark's, in the open division, and is our own.
+# Only some benchmarks fix the first three; others may log them. model_size is our own key: in the open division it
+# names a network other than the benchmark's.
 SITUATIONAL = ("init_checkpoint_step", "max_steps", "target_accuracy", "model_size")
 ANNOUNCED = (*SUBMISSION, "seed", *HYPERPARAMETERS, *DESCRIPTION, *SITUATIONAL)
-"""Every key that a log may hold before its run starts, each at most once."""
+"""Every key that a run may announce before it starts, each at most once."""
 
 CLOCK = ("init_stop", "run_start", "run_stop")
 ONCE = frozenset({*ANNOUNCED, *CLOCK, "train_samples"})
+"""Keys that a log may hold at most once."""
 
 INTERVALS = {
     "init_start": START,
@@ -74,15 +75,18 @@ INTERVALS = {
     "eval_stop": END,
     "eval_accuracy": POINT,
 }
+"""Key -> the event_type that it is logged with."""
 
 _MAY_BE_LOST = PER_RANK | {"tracked_stats"}
-"""What the official tools need one of, or none."""
+"""Keys of which the official tools need one event, or none: losing another one changes nothing."""
 _LEFT_OUT_IN_500 = frozenset({"block_stop"})
+"""Keys that accepted v5.0 logs leave out."""
 _NEW_IN_510 = frozenset({"submission_org", "submission_platform"})
+"""Keys that are required since 5.1.0."""
 _INSTEAD = {"block_start": "epoch_start", "block_stop": "epoch_stop"}
-"""What the official files are content with instead."""
+"""Key -> the key that the official rule files accept in its place."""
 _BEFORE_STOP = frozenset({*ANNOUNCED, *CYCLE, "cache_clear", "init_start", "init_stop", "run_start"})
-"""What has no place after run_stop; keys that no rule knows have, as in the v6.0 logs of AMD."""
+"""Keys that must not come after run_stop. Keys that no rule knows may, as in AMD's v6.0 logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ class _Slip:
 
     key: str
     missing: bool
-    """Whether the key is missing before `event`; otherwise `event` is one too many."""
+    """True if the key is missing before `event`; False if `event` is one too many."""
     before: Located | None
     event: Located
 
@@ -107,41 +111,44 @@ def unreadable(run: Run) -> Iterator[Breach]:
 
 @rule("log.empty", source=LOGGING, example="a file without a `:::MLLOG` line")
 def empty(run: Run) -> Iterator[Breach]:
-    """A log holds events."""
+    """A log holds at least one event."""
     if not run.log.counts and not run.log.defects:
-        yield Breach(message="no event in the file", expected="lines with :::MLLOG", actual="none")
+        yield Breach(message="the file holds no event", expected="lines with :::MLLOG", actual="none")
 
 
 @rule("log.malformed", source=LOG_FORMAT, example='`:::MLLOG {"key": "seed", "value": NaN}`')
 def malformed(run: Run) -> Iterator[Breach]:
-    """What follows :::MLLOG is one event: strict JSON, finite numbers, unique names, the fields that mllog writes."""
+    """After :::MLLOG comes one event: strict JSON, finite numbers, unique names, the fields that mllog writes."""
     yield from _defects(run, DefectKind.MALFORMED)
 
 
-@rule("log.long_line", source=HARNESS, example="a `:::MLLOG` line of more than a million bytes")
+@rule("log.long_line", source=HARNESS, example="a `:::MLLOG` line of more than 1 MiB")
 def long_line(run: Run) -> Iterator[Breach]:
-    """A line that holds an event is short enough to be read."""
+    """A line with an event is short enough to be read."""
     yield from _defects(run, DefectKind.LONG_LINE)
 
 
 @rule(
     "log.official_line",
     source=LOG_FORMAT,
-    example="text after an event; two events on one line, a WARNING where the lost one is not needed",
+    example="text after an event; two events on one line (a WARNING if no official tool needs the lost one)",
 )
 def official_line(run: Run) -> Iterator[Breach]:
-    """The official parser takes a line from its last :::MLLOG to its end for one event; it loses or rejects others."""
+    """Every event stands alone on its line; the official parser loses or rejects any other.
+
+    That parser takes everything from the last :::MLLOG of a line to its end for one event.
+    """
     log = run.log
     if not log.crowded:
         return
     needed = [key for key, lost in log.lost.items() if key not in _MAY_BE_LOST or lost == log.counts[key]]
     refused = bool(needed) or sum(log.lost.values()) < len(log.crowded)
     yield Breach(
-        message="an event that the official parser does not read where it stands"
-        + ("; the log would be refused officially" if refused else ", and does not need"),
+        message="an event does not stand alone on its line, so the official parser does not read it"
+        + ("; the log would be refused officially" if refused else "; no official tool needs it"),
         line=log.crowded[0],
         expected="one event a line, after `:::MLLOG ` and with nothing behind it",
-        actual=f"{len(log.crowded)} such events" + (f", of {show(needed[0])} among others" if needed else ""),
+        actual=counted(len(log.crowded), "such event") + (f", {show(needed[0])} among them" if needed else ""),
         severity=Severity.ERROR if refused else Severity.WARNING,
     )
 
@@ -149,31 +156,38 @@ def official_line(run: Run) -> Iterator[Breach]:
 OFFICIAL_LINE = RUN_RULES.rules["log.official_line"]
 
 
-@rule("log.flood", source=HARNESS, example="a log that every rank wrote all of its events to")
+@rule("log.flood", source=HARNESS, example="a log to which every rank wrote all of its events")
 def flood(run: Run) -> Iterator[Breach]:
-    """A log holds no more events than one run can have."""
+    """A log holds no more events than one run can log."""
     if run.log.dropped:
-        yield Breach(message=f"{run.log.dropped} events are too many to be judged and were left out")
+        yield Breach(message=f"the log holds too many events: {run.log.dropped} more were not judged")
 
 
 def _defects(run: Run, kind: DefectKind) -> Iterator[Breach]:
     for defect in run.log.defects:
         if defect.kind is kind:
             yield Breach(message=defect.message, line=defect.line, actual=defect.actual)
-    yield from repeat(Breach(message="another one"), max(0, run.log.defect_counts[kind] - MAX_DEFECTS))
+    yield from repeat(Breach(message="another defect of this kind"), max(0, run.log.defect_counts[kind] - MAX_DEFECTS))
 
 
-# Which events, how often.
+# Which events a log holds, and how often.
 
 
 def required(
     row: Rules | None, *, aborted: bool = False, excused: bool = False, is_open: bool = False
 ) -> tuple[str, ...]:
-    """The keys that a log must hold, in the order in which they are logged."""
+    """Return the keys that a log must hold, in the order in which they are logged.
+
+    Args:
+        row: the rules of its benchmark; None where the benchmark is unknown.
+        aborted: whether the run stopped before its target.
+        excused: whether it is the one run of its result that may miss the target.
+        is_open: whether it is of the open division.
+    """
     submission = [key for key in SUBMISSION if key not in _NEW_IN_510 or row is None or in_force(row, since="5.1.0")]
     # training_rules, "Random numbers": in the open division the seed is not expected to be logged.
     announced = (*submission, *(() if is_open else ("seed",)), *HYPERPARAMETERS, *_required_by(row))
-    # What an aborted run did not come to is no second fault, nor that one that need not reach the target was killed.
+    # An aborted run is not faulted again for events that it never reached, and an excused run may have been killed.
     cycle = () if aborted else CYCLE
     end = () if excused else ("run_stop", "train_samples")
     return ("cache_clear", "init_start", *announced, "init_stop", "run_start", *cycle, *end)
@@ -183,7 +197,7 @@ def _required_by(row: Rules | None) -> tuple[str, ...]:
     if row is None:
         return ()
     if not benchmark_named(row.benchmark).submittable:
-        # A benchmark of this harness alone: its logs hold all that the harness logs.
+        # Only this harness has the benchmark, so its logs hold everything that the harness logs.
         return (*DESCRIPTION, "max_steps", "target_accuracy")
     description = DESCRIPTION if in_force(row, since="6.1.0") else ()
     checkpoint = () if row.init_checkpoint_step is None else ("init_checkpoint_step",)
@@ -191,7 +205,11 @@ def _required_by(row: Rules | None) -> tuple[str, ...]:
     return (*description, *checkpoint, *steps)
 
 
-@rule("event.missing", source=LOGGING, example="no `seed`; no `run_stop`, in a log that was cut off")
+@rule(
+    "event.missing",
+    source=LOGGING,
+    example="a log without `seed`; one cut off before `run_stop`; one without `eval_start` (a WARNING)",
+)
 def missing(run: Run) -> Iterator[Breach]:
     """Every required event is in the log."""
     if not run.log.counts:
@@ -220,9 +238,9 @@ def _cut_off(run: Run, keys: Sequence[str]) -> Breach:
 
 
 def _strictness(run: Run, key: str) -> Severity | None:
-    """WARNING for what no rule asks for, and for what accepted v5.0 logs left out; the rule's own severity otherwise.
+    """Return WARNING for a key that no rule asks for or that accepted v5.0 logs left out, else None: the rule's own.
 
-    Without eval_start (NVIDIA's v5.0 logs of tyche) nobody can tell how long evaluations took, which is judged nowhere.
+    NVIDIA's v5.0 logs of tyche lack eval_start. It would tell how long evaluations took, which no rule judges.
     """
     if run.row is None or not benchmark_named(run.row.benchmark).submittable:
         return None
@@ -233,10 +251,10 @@ def _strictness(run: Run, key: str) -> Severity | None:
 @rule(
     "event.repeated",
     source=LOGGING,
-    example="two `global_batch_size`, a WARNING if they say the same; two runs in one file",
+    example="`global_batch_size` twice (a WARNING if both values are the same); two runs in one file",
 )
 def repeated(run: Run) -> Iterator[Breach]:
-    """What describes a run is logged exactly once; the same value again, or a second seed, is a WARNING."""
+    """What describes a run is logged once; the same value again, or a second seed, is a WARNING."""
     starts = run.all("run_start")
     if len({start.event.time_ms for start in starts}) > 1:
         yield Breach(
@@ -246,22 +264,22 @@ def repeated(run: Run) -> Iterator[Breach]:
         )
         return
     for key in sorted(ONCE):
-        again = run.all(key)[1:]
-        if again:
+        repeats = run.all(key)[1:]
+        if repeats:
             yield Breach(
                 message=f"{key} is logged again",
-                line=again[0].line,
+                line=repeats[0].line,
                 expected="exactly once",
-                actual=f"{len(again) + 1} times",
+                actual=f"{len(repeats) + 1} times",
                 severity=Severity.WARNING if _may_repeat(run, key) else Severity.ERROR,
             )
 
 
 def _may_repeat(run: Run, key: str) -> bool:
-    """Whether a key that is logged again changes nothing, by compliance_checker and by seed_checker.
+    """Return whether compliance_checker and seed_checker accept that a key is logged again.
 
-    Each seed of a run is compared with those of the others; see result.seeds. A clock that starts or stops twice has to
-    say the same time, which the official checker overlooks because all its events have the value null.
+    Every seed of a run is compared with those of the other runs; see result.seeds. A clock event that is logged twice
+    must state the same time. The official checker overlooks that, because all clock events have the value null.
     """
     first, *others = (event.event for event in run.all(key))
     if key in CLOCK and any(other.time_ms != first.time_ms for other in others):
@@ -271,7 +289,7 @@ def _may_repeat(run: Run, key: str) -> bool:
 
 @rule("event.cache_clear", source=DATA_STATE, example="`cache_clear` false")
 def cache_clear(run: Run) -> Iterator[Breach]:
-    """Caches were cleared, on every rank that says anything about it."""
+    """Every rank that logs cache_clear logs that its caches were cleared."""
     for event in run.all("cache_clear"):
         if event.event.value is not True:
             yield Breach(
@@ -284,7 +302,7 @@ def cache_clear(run: Run) -> Iterator[Breach]:
 
 @rule("event.type", source=LOG_FORMAT, severity=Severity.WARNING, example="`run_start` as POINT_IN_TIME")
 def interval(run: Run) -> Iterator[Breach]:
-    """Starts, stops and points are logged as such."""
+    """Starts, stops and points in time are logged with the event_type that fits them."""
     for event in run.in_order(tuple(INTERVALS)):
         expected, actual = INTERVALS[event.event.key], event.event.event_type
         if actual != expected:
@@ -293,14 +311,14 @@ def interval(run: Run) -> Iterator[Breach]:
             )
 
 
-# In which order.
+# In which order events come.
 
 
 @rule(
     "event.order", source=RUN_RESULTS, example="`init_start` before `cache_clear`; a hyperparameter after `run_start`"
 )
 def order(run: Run) -> Iterator[Breach]:
-    """Caches are cleared, initialisation starts and stops, the run starts, after all is announced, and stops."""
+    """Caches are cleared, then the run initialises, starts and stops; everything is announced before it starts."""
     yield from _initialised_early(run)
     for earlier, later in pairwise(("init_start", *CLOCK)):
         yield from _disorder(run, earlier, later)
@@ -310,15 +328,15 @@ def order(run: Run) -> Iterator[Breach]:
         yield Breach(
             message=f"announced after the run started: {', '.join(event.event.key for event in late)}",
             line=late[0].line,
-            expected="all that is announced before run_start",
+            expected="submission information, seed and hyperparameters before run_start",
             actual=f"run_start is in line {start.line}",
         )
 
 
 def _initialised_early(run: Run) -> Iterator[Breach]:
-    """Each rank clears its caches before it initialises; ranks that write one file interleave, as in AMD's 8B logs."""
+    """Find an init_start before its rank's cache_clear; events of ranks interleave in one file, as in AMD's 8B logs."""
     cleared = started = 0
-    # Where not every rank logs both, it is not known whose initialisation an event is.
+    # Unless every rank logs both events, nobody can tell which rank an init_start is of.
     both = run.log.counts["cache_clear"] == run.log.counts["init_start"]
     for mark in run.log.marks if run.has("cache_clear") else ():
         cleared += mark.key == "cache_clear"
@@ -335,7 +353,7 @@ def _initialised_early(run: Run) -> Iterator[Breach]:
 
 @rule("event.official_order", source=LOGGING, example="`opt_base_learning_rate` before `global_batch_size`")
 def official_order(run: Run) -> Iterator[Breach]:
-    """The official checker judges a value by those logged before it, and rejects a right one that comes too early."""
+    """A value comes after those by which the official checker judges it; that checker rejects one that is too early."""
     for earlier, later in _judged_in_order(run):
         if run.has(earlier) and run.has(later) and run.first(earlier).index > run.first(later).index:
             yield Breach(
@@ -347,7 +365,7 @@ def official_order(run: Run) -> Iterator[Breach]:
 
 
 def _judged_in_order(run: Run) -> Iterator[tuple[str, str]]:
-    """Pairs of which the official checker needs the first to judge the second. Source: closed_<benchmark>.yaml."""
+    """Yield pairs of keys: the official checker judges the second by the first. Source: closed_<benchmark>.yaml."""
     yield "submission_division", "init_stop"
     if isinstance(run.closed_rules.learning_rate, ScaledLearningRate):
         yield "global_batch_size", "opt_base_learning_rate"
@@ -368,7 +386,7 @@ def _disorder(run: Run, earlier: str, later: str) -> Iterator[Breach]:
 
 @rule("event.outside_run", source=RUN_RESULTS, example="`block_start` before `run_start`")
 def outside_run(run: Run) -> Iterator[Breach]:
-    """Nothing is trained or evaluated before the clock starts."""
+    """Nothing is trained or evaluated before run_start, which starts the clock."""
     start = run.first("run_start")
     early = [(event.line, event.event.key) for event in run.in_order(CYCLE) if event.index < start.index]
     early += [(step.line, "a training step") for step in run.log.steps if step.line < start.line]
@@ -378,13 +396,13 @@ def outside_run(run: Run) -> Iterator[Breach]:
             message=f"{what} before the clock started",
             line=line,
             expected="training and evaluation between run_start and run_stop",
-            actual=f"{len(early)} events before run_start in line {start.line}",
+            actual=f"{counted(len(early), 'event')} before run_start in line {start.line}",
         )
 
 
 @rule("event.after_stop", source=RUN_RESULTS, example="`eval_accuracy` after `run_stop`")
 def after_stop(run: Run) -> Iterator[Breach]:
-    """A run ends with run_stop."""
+    """No event of the run comes after run_stop, except train_samples."""
     stop = run.first("run_stop")
     marks = islice(run.log.marks, stop.index + 1, None)
     late = [(mark.line, show(mark.key)) for mark in marks if mark.key in _BEFORE_STOP]
@@ -394,19 +412,19 @@ def after_stop(run: Run) -> Iterator[Breach]:
         yield Breach(
             message=f"{what} after the run stopped",
             line=line,
-            expected="nothing of the run after run_stop but train_samples",
-            actual=f"{len(late)} events after run_stop in line {stop.line}",
+            expected="no event of the run after run_stop, except train_samples",
+            actual=f"{counted(len(late), 'event')} after run_stop in line {stop.line}",
         )
 
 
 @rule("event.samples_count", source=LOGGING, example="`eval_stop` without `samples_count`")
 def placed(run: Run) -> Iterator[Breach]:
-    """Blocks and evaluations say in their metadata after how many sequences they start and stop."""
+    """Blocks and evaluations state in their metadata after how many samples they start and stop."""
     for event in run.in_order(CYCLE):
-        # eval.position is about eval_accuracy.
+        # eval.position judges eval_accuracy.
         if event.event.key != "eval_accuracy" and samples_count(event) is None:
             yield Breach(
-                message=f"{event.event.key} does not say where it is",
+                message=f"{event.event.key} does not say after how many samples it comes",
                 line=event.line,
                 expected="samples_count as a whole number >= 0",
                 actual=show(event.event.metadata.get("samples_count")),
@@ -414,10 +432,12 @@ def placed(run: Run) -> Iterator[Breach]:
 
 
 @rule(
-    "event.sequence", source=LOGGING, example="`block_start` twice, without an evaluation between; in 5.0.0 a WARNING"
+    "event.sequence",
+    source=LOGGING,
+    example="`block_start` twice without an evaluation in between (in 5.0.0 a WARNING)",
 )
 def sequence(run: Run) -> Iterator[Breach]:
-    """Blocks of training and evaluations alternate, each started, reported and stopped."""
+    """Blocks of training alternate with evaluations, and none of their events is missing."""
     for cycle, severity in _cycles(run):
         slips = list(_slips(run, [key for key in cycle if run.has(key)]))
         for kind in dict.fromkeys((slip.key, slip.missing) for slip in slips):
@@ -427,13 +447,13 @@ def sequence(run: Run) -> Iterator[Breach]:
 
 def _cycles(run: Run) -> Sequence[tuple[Sequence[str], Severity]]:
     if run.row is not None and in_force(run.row, until="5.0.0"):
-        # Accepted v5.0 logs evaluate inside a block, and leave out all block_stops but one.
+        # Accepted v5.0 logs evaluate inside a block, and leave out every block_stop but one.
         return (BLOCK, Severity.WARNING), (EVALUATION, Severity.ERROR)
     return ((CYCLE, Severity.ERROR),)
 
 
 def _slips(run: Run, cycle: Sequence[str]) -> Iterator[_Slip]:
-    """Walk the events of a cycle; its keys are those that the log has, for one that is nowhere is reported as that."""
+    """Walk the events of a cycle and yield each slip; a key that the log lacks altogether is left to event.missing."""
     due, before = 0, None
     for event in run.in_order(cycle):
         if before is not None and before.event.key == event.event.key and len(cycle) > 2:
@@ -451,7 +471,7 @@ def _slips(run: Run, cycle: Sequence[str]) -> Iterator[_Slip]:
 
 def _slip_breach(places: Sequence[_Slip], cycle: Sequence[str], severity: Severity) -> Breach:
     first = places[0]
-    more = f", and at {len(places) - 1} other places" if len(places) > 1 else ""
+    more = f", and at {counted(len(places) - 1, 'other place')}" if len(places) > 1 else ""
     if first.missing:
         after = "the start of the log" if first.before is None else _place(first.before)
         message = f"{first.key} is missing between {after} and {_place(first.event)}{more}"

@@ -1,4 +1,4 @@
-"""What a run announces before it starts, against the rules and its own global batch size."""
+"""Rules about what a run announces before it starts: values that are fixed, and those that the batch size decides."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NUMBER_FORMATS = (
 
 
 def number_formats(row: Rules) -> tuple[str, ...]:
-    """Names of the numerical formats that a ruleset knows. Source: its common.yaml (compared in a test)."""
+    """Return the names of the numerical formats that a ruleset knows. Source: its common.yaml (compared in a test)."""
     return (*_NUMBER_FORMATS, "mxfp6") if in_force(row, since="6.1.0") else _NUMBER_FORMATS
 
 
@@ -54,19 +54,24 @@ FIXED_IN_CLOSED: dict[str, Callable[[Rules], object]] = {
     "opt_adamw_weight_decay": lambda rules: rules.optimizer.weight_decay,
     "opt_gradient_clip_norm": lambda rules: rules.optimizer.gradient_clip_norm,
 }
+"""What the rules fix in the closed division only: key -> its value under a row."""
 
 WHOLE = ("gradient_accumulation_steps", "opt_learning_rate_warmup_steps", "opt_learning_rate_decay_steps")
+"""Keys that count steps."""
 POSITIVE = ("global_batch_size", "gradient_accumulation_steps", *PARALLELISM)
+"""Keys of whole numbers from 1."""
 
 
-# Who and what.
+# Benchmark, submission and seeds.
 
 
 @rule(
-    "run.benchmark", source=LOGGING, example="`submission_benchmark` llama31_405b judged by 6.1.0, which has it no more"
+    "run.benchmark",
+    source=LOGGING,
+    example="`submission_benchmark` llama31_405b judged by 6.1.0, which no longer has it",
 )
 def benchmark(run: Run) -> Iterator[Breach]:
-    """The benchmark is one that the ruleset has; without its rules nothing else can be judged."""
+    """The ruleset has the benchmark; without its rules nothing else can be judged."""
     name = run.value("submission_benchmark")
     if run.row is None:
         known = ", ".join(f"{row.benchmark} {row.ruleset}" for row in every_rules())
@@ -84,15 +89,18 @@ def _chosen(run: Run) -> str:
 
 @rule("run.provenance", source=HARNESS, severity=Severity.WARNING, example="a run.json that is cut off")
 def provenance(run: Run) -> Iterator[Breach]:
-    """The run.json beside a log can be read, since it says by which ruleset to judge."""
+    """The run.json in the folder of a log can be read, because it names the ruleset to judge by."""
     if run.chosen.fault:
-        yield Breach(message="run.json beside the log cannot be read, so it names no ruleset", actual=run.chosen.fault)
+        yield Breach(
+            message="run.json in the folder of the log cannot be read, so it names no ruleset",
+            actual=run.chosen.fault,
+        )
 
 
 @rule(
     "run.division",
     source=DIVISIONS,
-    example='`submission_division` "Closed", with which the official tools skip their seed and RCP checks',
+    example='`submission_division` "Closed", which makes the official tools skip their seed and RCP checks',
 )
 def division(run: Run) -> Iterator[Breach]:
     """The division is closed or open, in lower case."""
@@ -106,22 +114,23 @@ def division(run: Run) -> Iterator[Breach]:
     example="`submission_division` open in a log of llama31_8b",
 )
 def official_open(run: Run) -> Iterator[Breach]:
-    """The official checker has rules for the open division that a log of the benchmark can keep."""
+    """The official checker can accept a log of the benchmark in the open division."""
     fault = run.rules.official_open_fault
     if run.is_open and fault and benchmark_named(run.rules.benchmark).submittable:
         yield Breach(
-            message=f"the log would be refused officially: of the open division, compliance_checker asks for {fault}",
+            message=f"the log would be refused officially: in the open division compliance_checker asks for {fault}",
             line=run.first("submission_division").line,
             expected="closed, until the official rules of the open division fit the benchmark",
             actual="open",
         )
 
 
-@rule("run.submission", source=LOGGING, example="an empty `submission_org`; an empty `submission_status`, a WARNING")
+@rule("run.submission", source=LOGGING, example="an empty `submission_org`; an empty `submission_status` (a WARNING)")
 def submission(run: Run) -> Iterator[Breach]:
     """The submission names its organisation, platform and status.
 
-    AMD's v6.0 logs of 8B leave the status empty, no official tool reads it, and the system's description has it.
+    An empty status is a WARNING: AMD's v6.0 logs of 8B have one, no official tool reads it, and the description of the
+    system states it.
     """
     for key in filter(run.has, ("submission_org", "submission_platform", "submission_status")):
         value = run.value(key)
@@ -141,26 +150,26 @@ def config_filename(run: Run) -> Iterator[Breach]:
 @rule(
     "run.seed",
     source=RANDOM_NUMBERS,
-    example='`seed` "twenty", or without the `file` and `lineno` of mllog; "20" is a text, an INFO',
+    example='`seed` "twenty"; one without the `file` and `lineno` that mllog writes; "20" as text (an INFO)',
 )
 def seed(run: Run) -> Iterator[Breach]:
-    """Every seed of a run is a whole number, and says in which line of which file it was logged."""
+    """Every seed is a whole number and states the file and line of the code that logged it."""
     for event in run.all("seed"):
         value = event.event.value
         if as_seed(value) is None:
             yield Breach(
-                message="seed is no whole number", line=event.line, expected="a whole number", actual=show(value)
+                message="seed is not a whole number", line=event.line, expected="a whole number", actual=show(value)
             )
         elif not {"file", "lineno"} <= event.event.metadata.keys():
             yield Breach(
-                message="seed does not say where it was logged; the result would be refused officially",
+                message="seed does not state the code that logged it; the result would be refused officially",
                 line=event.line,
                 expected="metadata with file and lineno, as mllog writes them",
                 actual=", ".join(sorted(event.event.metadata)) or "no metadata",
             )
         elif not isinstance(value, int):
             yield Breach(
-                message="seed is logged as another type than a number",
+                message="seed is logged as another type than an integer",
                 line=event.line,
                 expected=f"{as_seed(value)}",
                 actual=show(value),
@@ -170,7 +179,7 @@ def seed(run: Run) -> Iterator[Breach]:
 
 @rule("run.seed_again", source="mlcommons/logging, seed_checker", example="`seed` 1 twice from one line of one file")
 def seed_again(run: Run) -> Iterator[Breach]:
-    """No line of the code logs a seed of the closed division again."""
+    """In the closed division no line of the code logs the same seed twice."""
     logged = set()
     for event in () if run.is_open else run.all("seed"):
         metadata = event.event.metadata
@@ -185,7 +194,7 @@ def seed_again(run: Run) -> Iterator[Breach]:
         logged.add((as_seed(event.event.value), place))
 
 
-# Hyperparameters that the batch size does not touch.
+# Hyperparameters that do not depend on the batch size.
 
 
 def _other(key: str) -> str:
@@ -216,7 +225,7 @@ for _key, _expected in FIXED_IN_CLOSED.items():
 
 @rule("hyperparameter.positive", source=HYPERPARAMETERS, example="`tensor_parallelism` 0")
 def positive(run: Run) -> Iterator[Breach]:
-    """Sizes and degrees of parallelism are whole numbers >= 1."""
+    """Batch sizes, accumulation steps and degrees of parallelism are whole numbers >= 1."""
     for key in filter(run.has, POSITIVE):
         if not as_count(run.value(key)):
             yield _wrong(run, key, "a whole number >= 1")
@@ -229,31 +238,34 @@ def positive(run: Run) -> Iterator[Breach]:
     example="`opt_learning_rate_warmup_steps` 8000.0",
 )
 def whole(run: Run) -> Iterator[Breach]:
-    """What counts steps is logged as an integer; all published 405B logs have 8000.0, which is the same number."""
+    """Numbers of steps are logged as integers.
+
+    All published 405B logs have numbers such as 8000.0, which equals the integer.
+    """
     for key in filter(run.has, WHOLE):
         if isinstance(run.value(key), float):
             yield _wrong(run, key, "an integer")
 
 
-@rule("hyperparameter.train_samples", source=LOGGING, example='`train_samples` "many", or 1 in a run of 313344')
+@rule("hyperparameter.train_samples", source=LOGGING, example='`train_samples` "many", or 1 in a run of 313344 samples')
 def train_samples(run: Run) -> Iterator[Breach]:
-    """train_samples is a number of sequences: those trained on or, in some logs, those of the dataset."""
+    """train_samples is the number of samples trained on or, in some logs, that of the whole dataset."""
     samples = as_count(run.value("train_samples"))
     if samples is None:
         yield _wrong(run, "train_samples", "a whole number >= 0")
     elif samples < run.samples - run.global_batch_size:
-        # A batch less, as some logs count evaluations.
-        yield _wrong(run, "train_samples", f"at least the {run.samples} sequences that were trained on")
+        # One batch less is allowed, because some logs count evaluations that way.
+        yield _wrong(run, "train_samples", f"at least the {run.samples} samples trained on")
 
 
 @rule("hyperparameter.dropout", source=HYPERPARAMETERS, example="`attention_dropout` 0.1")
 def dropout(run: Run) -> Iterator[Breach]:
-    """The model has no dropout, so that none is logged but zero."""
+    """The model has no dropout, so any dropout in the log is zero."""
     benchmark = run.closed_rules.benchmark
     for key in run.log.events:
         if key.endswith("dropout") and as_number(run.value(key)) != 0:
             yield Breach(
-                message=f"{key} is not what {benchmark} has",
+                message=f"{key} is not zero, but {benchmark} has no dropout",
                 line=run.first(key).line,
                 expected="0.0, or no such event",
                 actual=show(run.value(key)),
@@ -264,7 +276,7 @@ def dropout(run: Run) -> Iterator[Breach]:
     "hyperparameter.precision",
     source=f"{NUMERICAL_FORMATS}; {LOGGING}",
     since="6.0.0",
-    example='`lowest_numerical_precision_in_attn` "bf16", which is called bfloat16',
+    example='`lowest_numerical_precision_in_attn` "bf16", whose official name is bfloat16',
 )
 def precision(run: Run) -> Iterator[Breach]:
     """Numerical formats have the names that the official checker knows."""
@@ -280,7 +292,7 @@ def precision(run: Run) -> Iterator[Breach]:
     example="`gradient_accumulation_steps` 7 at batch size 1152",
 )
 def accumulation(run: Run) -> Iterator[Breach]:
-    """A global batch is a whole number of times the micro batches that are accumulated on each replica."""
+    """The global batch size is a multiple of the micro batch size times the accumulation steps."""
     size, steps = run.global_batch_size, as_count(run.value("gradient_accumulation_steps"))
     micro = as_count(run.value("micro_batch_size")) if run.has("micro_batch_size") else 1
     if steps and micro and size % (steps * micro):
@@ -293,7 +305,7 @@ def accumulation(run: Run) -> Iterator[Breach]:
         )
 
 
-# The batch size, and what follows from it in the closed division.
+# The batch size, and what it decides in the closed division.
 
 
 @rule("hyperparameter.largest_batch", source=HYPERPARAMETERS, example="`global_batch_size` 9280 of llama31_405b")
@@ -307,22 +319,22 @@ def largest_batch(run: Run) -> Iterator[Breach]:
 @rule(
     "hyperparameter.reference_batch",
     source=CONVERGENCE_POINTS,
-    example="`global_batch_size` 896 of llama31_405b, a WARNING; 6912 in 6.0.0, an ERROR",
+    example="`global_batch_size` 6912 of llama31_405b in 6.0.0; 896, below every reference point (a WARNING)",
 )
 def reference_batch(run: Run) -> Iterator[Breach]:
-    """The global batch size lies among those of the reference convergence points; beyond them a new point is due."""
+    """The global batch size lies within those of the reference convergence points; outside it needs a new point."""
     sizes = [point.global_batch_size for point in run.closed_rules.reference_points]
     if sizes and not min(sizes) <= run.global_batch_size <= max(sizes):
-        # Below them the official checker judges by the smallest, above them it refuses.
+        # Below the points the official checker judges by the smallest; above them it refuses the result.
         severity = Severity.WARNING if run.global_batch_size < min(sizes) else Severity.ERROR
-        expected = f"{min(sizes)} to {max(sizes)}, or a reference point of its own"
+        expected = f"{min(sizes)} to {max(sizes)}, or a reference point at this batch size"
         yield _wrong(run, "global_batch_size", expected, severity=severity)
 
 
 @rule(
     "hyperparameter.opt_base_learning_rate",
     source=HYPERPARAMETERS,
-    example="4e-05 at batch size 1152; 8.889e-05 at 1280, rounded as the policy says, which is refused officially",
+    example="4e-05 at batch size 1152; 8.889e-05 at 1280, which the policy rounds to but the official checker refuses",
 )
 def base_learning_rate(run: Run) -> Iterator[Breach]:
     """The peak learning rate follows from the global batch size; where the rules leave it free, it is positive."""
@@ -334,15 +346,14 @@ def base_learning_rate(run: Run) -> Iterator[Breach]:
         peak = rate.peak(run.global_batch_size)
         if actual != peak:
             expected = f"{peak} ({rate.base} x {run.global_batch_size} / {rate.batch})"
-            # The policy's text rounds to 8 decimals; the official checker compares doubles.
-            refused = _is_rounded(actual, peak)
-            yield _wrong(run, key, expected, "is rounded, so the log would be refused officially" if refused else "")
+            fault = "is rounded, so the log would be refused officially" if _is_rounded(actual, peak) else ""
+            yield _wrong(run, key, expected, fault)
 
 
 def _is_rounded(actual: float, exact: float) -> bool:
-    """Whether `actual` is `exact` rounded, to 3 digits or more, or evaluated in another order.
+    """Return whether `actual` is `exact` rounded to 3 digits or more, or computed in another order.
 
-    The policy's text rounds; the official checker compares doubles and refuses both.
+    The policy's text rounds to 8 decimals. The official checker compares doubles and refuses both.
     """
     rounded = (float(f"{exact:.{digits}e}") for digits in range(2, 16))
     return actual in rounded or math.isclose(actual, exact, rel_tol=1e-12)
@@ -354,24 +365,24 @@ def _is_rounded(actual: float, exact: float) -> bool:
     example="`global_batch_size` 1984 of llama31_405b",
 )
 def learning_rate_check(run: Run) -> Iterator[Breach]:
-    """Some double passes the official checker's equality at this batch size; otherwise it refuses every log."""
+    """Some learning rate passes the official checker's equality test at this batch size; else it refuses every log."""
     rate, size = run.closed_rules.learning_rate, run.global_batch_size
     if isinstance(rate, ScaledLearningRate) and not rate.verifiable(size):
         near = " or ".join(str(batch) for batch in rate.nearest_verifiable(size))
-        expected = f"a size at which learning rate x {rate.batch} == {size} x {rate.base}: {near}"
+        expected = f"a size at which some double fulfils learning rate x {rate.batch} == size x {rate.base}: {near}"
         yield _wrong(run, "global_batch_size", expected, "has no learning rate that is accepted officially")
 
 
 @rule(
     "hyperparameter.opt_end_learning_rate",
     source=HYPERPARAMETERS,
-    example="8e-06 for llama31_405b; for llama31_8b half of the peak, where the table has a tenth",
+    example="8e-06 for llama31_405b; half the peak for llama31_8b, where the rules fix a tenth",
 )
 def end_learning_rate(run: Run) -> Iterator[Breach]:
-    """The learning rate ends where the rules say; where the peak is free, at a fraction of it."""
+    """The learning rate ends at the value that the rules fix or, where the peak is free, at a fixed fraction of it."""
     key, rate, expected = "opt_end_learning_rate", run.closed_rules.learning_rate, run.schedule.end_learning_rate
     actual = as_number(run.value(key))
-    # A product of two doubles may be off in the last digit, which nobody compares.
+    # A product of two doubles may differ in the last digit, which no official tool compares.
     tolerance = 1e-9 if isinstance(rate, FreeLearningRate) else 0.0
     if actual is None or not math.isclose(actual, expected, rel_tol=tolerance):
         yield _wrong(run, key, f"{expected}")
@@ -380,10 +391,10 @@ def end_learning_rate(run: Run) -> Iterator[Breach]:
 @rule(
     "hyperparameter.opt_learning_rate_warmup_steps",
     source=HYPERPARAMETERS,
-    example="8000 at batch size 1280; the quotient 9142.86 at 1008, a WARNING",
+    example="8000 at batch size 1280; the unrounded quotient 9142.86 at 1008 (a WARNING)",
 )
 def warmup_steps(run: Run) -> Iterator[Breach]:
-    """The warm-up follows from the global batch size, rounded up; where it is free, it is a whole number."""
+    """The warm-up steps follow from the global batch size, rounded up; where they are free, they are a whole number."""
     key, rate = "opt_learning_rate_warmup_steps", run.closed_rules.learning_rate
     actual = as_number(run.value(key))
     if not isinstance(rate, ScaledLearningRate):
@@ -391,7 +402,7 @@ def warmup_steps(run: Run) -> Iterator[Breach]:
             yield _wrong(run, key, "a whole number >= 0")
     elif actual != run.schedule.warmup_steps:
         exact = Fraction(rate.warmup_steps * rate.batch, run.global_batch_size)
-        # The official checker does not look at it, and accepted logs hold the quotient as it is.
+        # The official checker does not judge the warm-up, and accepted logs hold the unrounded quotient.
         unrounded = actual is not None and math.isclose(actual, exact)
         severity = Severity.WARNING if unrounded else Severity.ERROR
         yield _wrong(run, key, f"{run.schedule.warmup_steps}", severity=severity)
@@ -400,20 +411,20 @@ def warmup_steps(run: Run) -> Iterator[Breach]:
 @rule(
     "hyperparameter.opt_learning_rate_decay_steps",
     source=HYPERPARAMETERS,
-    example="1192000 at batch size 1280; in 5.0.0 a WARNING",
+    example="1192000 at batch size 1280 (in 5.0.0 a WARNING)",
 )
 def decay_steps(run: Run) -> Iterator[Breach]:
-    """Warm-up and decay together are as long as the rules say."""
+    """Warm-up and decay together take as many steps as the rules fix."""
     key, rules, schedule = "opt_learning_rate_decay_steps", run.closed_rules, run.schedule
     actual = as_number(run.value(key))
     if actual != schedule.decay_steps:
         severity = Severity.WARNING if _is_unscaled_decay(rules, actual) else Severity.ERROR
-        expected = f"{schedule.decay_steps} ({schedule.max_steps} - {schedule.warmup_steps} of warm-up)"
+        expected = f"{schedule.decay_steps} ({schedule.max_steps} in all - {schedule.warmup_steps} of warm-up)"
         yield _wrong(run, key, expected, severity=severity)
 
 
 def _is_unscaled_decay(rules: Rules, actual: float | None) -> bool:
-    """Whether a v5.0 log holds the reference batch's decay at another batch size; the check came with 5.1.0."""
+    """Return whether a v5.0 log has the decay of the reference batch at another batch size; 5.1.0 added the check."""
     rate = rules.learning_rate
     if not isinstance(rate, ScaledLearningRate) or not in_force(rules, until="5.0.0"):
         return False
@@ -421,12 +432,12 @@ def _is_unscaled_decay(rules: Rules, actual: float | None) -> bool:
 
 
 def as_seed(value: object) -> int | None:
-    """The whole number that a seed is, as the official seed_checker takes it by int(); None for none.
+    """Return a seed as the whole number that the official seed_checker's int() makes of it; None if it is not one.
 
-    Stricter where int() would cut: true is no seed, nor is 20.5.
+    Stricter where int() would truncate: neither true nor 20.5 is a seed.
     """
     if isinstance(value, str):
-        # Whoever writes thousands of digits means no seed, and int() takes time for them.
+        # A text of thousands of digits is not a seed, and int() would take long to read it.
         return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,40}\s*", value) else None
     number = None if isinstance(value, bool) else as_number(value)
     return int(number) if number is not None and number.is_integer() else None

@@ -1,6 +1,6 @@
-"""The tree of an organisation: results/ and benchmarks/ as a submission has them; systems/ is checks.systems'.
+"""Rules about the tree of an organisation: its results/ and benchmarks/; those about systems/ are in checks.systems.
 
-The official checker skips what it does not expect, so a misspelt folder passes there.
+The official checker skips folders that it does not expect, so a misspelt one passes there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import REHEARSAL, SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
 from compliance.convergence.scaling import scaling
-from compliance.findings import Finding, Severity, show
+from compliance.findings import Finding, Severity, counted, show
 from compliance.result import LOG_NAME, Result
 from compliance.run import Run
 
@@ -28,12 +28,13 @@ PACKAGE_CHECKER = "mlcommons/logging, package_checker"
 REPOSITORY_CHECKER = "mlcommons/logging, repo_checker"
 
 SUBMITTABLE = tuple(row.name for row in BENCHMARKS.values() if row.submittable)
+"""Names of the benchmarks here that MLPerf takes results of."""
 
 LARGEST_FILE = 50 << 20
-"""Bytes; a larger one is refused by the repository that submissions go to."""
+"""Bytes. The repository of submissions refuses a larger file. Source: repo_checker."""
 
 NAME = re.compile(r"(?!\.)[\w.+@=,-]+")
-"""What a folder or a file of a submission may be called."""
+"""Names that a folder or a file of a submission may have."""
 
 _LIKE_PARAMETERS = re.compile(r"\W*package[-_ ]?check(er)?[-_ ]?param(eter)?s?(\..*)?", re.IGNORECASE)
 _PARAMETERS_PLACE = re.compile(rf"results/[^/]+/(?:[^/]+/)?{bypass.PARAMETERS}")
@@ -56,14 +57,14 @@ class Package:
 
     @cached_property
     def systems(self) -> tuple[System, ...]:
-        """Every description there is; with no results, which are judged elsewhere."""
+        """Every described system, without its results: checks.systems judges them together."""
         return tuple(System(path, ()) for path in sorted(self.directory.glob("systems/*.json")))
 
     @cached_property
     def folders(self) -> dict[Path, int]:
-        """Each results/<system>/<benchmark> and how many logs lie in it."""
-        found = sorted(path for path in self.directory.glob("results/*/*") if path.is_dir())
-        return {path: sum(map(_is_log, path.iterdir())) for path in found}
+        """Each folder results/<system>/<benchmark>, and the number of logs in it."""
+        folders = sorted(path for path in self.directory.glob("results/*/*") if path.is_dir())
+        return {folder: sum(map(_is_log, folder.iterdir())) for folder in folders}
 
 
 def _is_log(path: Path) -> bool:
@@ -75,12 +76,12 @@ rule = PACKAGE_RULES.rule
 
 
 def check_package(package: Package) -> tuple[Finding, ...]:
-    """Every finding about an organisation's tree as a whole; raises nothing."""
+    """Return every finding about an organisation's tree as a whole; raises nothing."""
     return PACKAGE_RULES.judge(package)
 
 
 def disqualifications(run: Run) -> list[str]:
-    """Why a run, by what its own log says, does not count; empty if the log says nothing like that."""
+    """Return the marks by which a log says that its run does not count, such as `simulated`; empty if it has none."""
     return sorted(run.log.not_a_run)
 
 
@@ -92,7 +93,7 @@ def real_runs(package: Package) -> Iterator[Breach]:
             marks = disqualifications(run)
             if marks:
                 yield Breach(
-                    message=f"{_place(package, run.log.path)} says that it is of no run that counts",
+                    message=f"{_place(package, run.log.path)} says that its run does not count",
                     expected="a run that trained",
                     actual=", ".join(marks),
                 )
@@ -104,7 +105,7 @@ def real_runs(package: Package) -> Iterator[Breach]:
     example='a folder REHEARSAL-Example, or `"submitter": "REHEARSAL-Example"` in a system',
 )
 def rehearsal(package: Package) -> Iterator[Breach]:
-    """Nothing that was packed as a rehearsal is submitted, whatever became of the marks in its logs."""
+    """A package that was made as a rehearsal is not submitted, even if the marks in its logs are gone."""
     folder = package.directory.resolve().name
     places = [f"the folder {show(folder)}"] if folder.startswith(REHEARSAL) else []
     for system in package.systems:
@@ -121,14 +122,14 @@ def rehearsal(package: Package) -> Iterator[Breach]:
     example="results/A/llama3_405b/, results/A/llama31_tiny/, results/A/notes/ without logs",
 )
 def benchmark(package: Package) -> Iterator[Breach]:
-    """A folder of a system has the name of a benchmark of MLPerf.
+    """Every folder of a system is named after an MLPerf benchmark.
 
-    The official package_checker passes over any other, but result_summarizer ends with an AssertionError over it.
+    The official package_checker skips any other, but result_summarizer ends with an AssertionError.
     """
     for folder in package.folders:
         if folder.name not in SUBMITTABLE and folder.name not in OTHER_BENCHMARKS:
             yield Breach(
-                message=f"{_place(package, folder)} is named after no benchmark, which would be refused officially",
+                message=f"{_place(package, folder)} is not named after a benchmark, which would be refused officially",
                 expected=f"one of {', '.join(SUBMITTABLE)}",
                 actual=show(folder.name),
             )
@@ -141,7 +142,7 @@ def file_count(package: Package) -> Iterator[Breach]:
     for folder, logs in package.folders.items():
         if logs != needed.get(folder.name, logs):
             yield Breach(
-                message=f"{_place(package, folder)} has another number of logs than a result",
+                message=f"{_place(package, folder)} does not have as many logs as a result",
                 expected=f"{needed[folder.name]} files result_*.txt",
                 actual=str(logs),
             )
@@ -151,9 +152,9 @@ def file_count(package: Package) -> Iterator[Breach]:
     "package.empty", source=HARNESS, example="a folder results/A without a folder of a benchmark; results/ without logs"
 )
 def empty(package: Package) -> Iterator[Breach]:
-    """A tree has results, and so has every system's folder in it; the official checker passes over what is empty."""
+    """A tree has results, and so does every folder of a system in it; the official checker skips empty folders."""
     if not package.results:
-        yield Breach(message="no log lies in results/", expected="results/<system>/<benchmark>/result_<n>.txt")
+        yield Breach(message="results/ has no logs", expected="results/<system>/<benchmark>/result_<n>.txt")
     with_results = {folder.parent for folder in package.folders}
     for folder in sorted(path for path in package.directory.glob("results/*") if path.is_dir()):
         if folder not in with_results:
@@ -163,16 +164,16 @@ def empty(package: Package) -> Iterator[Breach]:
 @rule(
     "package.distinct",
     source=BENCHMARK_RESULTS,
-    example="the logs of results/A/llama31_405b again in results/B/llama31_405b, also under other seeds",
+    example="the logs of results/A/llama31_405b again in results/B/llama31_405b, even with other seeds",
 )
 def distinct(package: Package) -> Iterator[Breach]:
-    """No run is submitted twice, for another system or as another benchmark."""
+    """No run is submitted again for another system or another benchmark."""
     for what, curve in CURVES.items():
         shared = alike((run for result in package.results for run in result.runs), curve)
         shared = [runs for runs in shared if len({run.log.path.parent for run in runs}) > 1]
         if shared:
             yield Breach(
-                message=f"{len(shared)} runs of several results have the same {what}, to the last digit",
+                message=f"several results hold {counted(len(shared), 'run')} with the same {what}, to the last digit",
                 expected="runs of its own in each result",
                 actual=f"equal in {', '.join(_place(package, run.log.path) for run in shared[0])}",
             )
@@ -183,10 +184,13 @@ def distinct(package: Package) -> Iterator[Breach]:
     "package.submitter",
     source=SUBMISSION_STRUCTURE,
     severity=Severity.WARNING,
-    example="systems of two submitters in one tree; A + B and B+A are the same",
+    example="systems of two submitters in one tree; A + B and B+A count as one",
 )
 def submitter(package: Package) -> Iterator[Breach]:
-    """The tree is of one submitter; as system.submitter, which compares with the logs, this is a WARNING."""
+    """All systems of a tree have one submitter.
+
+    This is a WARNING, as is system.submitter, which compares the submitter with the logs.
+    """
     named: dict[tuple[str, ...], str] = {}
     for system in package.systems:
         if isinstance(system.description, Mapping) and isinstance(name := system.description.get("submitter"), str):
@@ -197,7 +201,7 @@ def submitter(package: Package) -> Iterator[Breach]:
 
 @rule("package.spare", source=SUBMISSION_STRUCTURE, severity=Severity.INFO, example="systems/B.json without results/B/")
 def spare(package: Package) -> Iterator[Breach]:
-    """A system that is described has results."""
+    """Every system that is described has results."""
     for system in package.systems:
         if not (package.directory / "results" / system.path.stem).is_dir():
             yield Breach(message=f"{_place(package, system.path)} describes a system without results")
@@ -205,7 +209,7 @@ def spare(package: Package) -> Iterator[Breach]:
 
 @rule("package.links", source=HARNESS, example="results/A/llama31_405b as a link to another folder")
 def links(package: Package) -> Iterator[Breach]:
-    """The folders of results are no links: no log is looked for behind one."""
+    """No folder of results is a link: checks do not look for logs behind links."""
     for here, folders, _ in walk(package.directory / "results", unreadable=lambda _: None):
         for path in (Path(here, name) for name in folders):
             if path.is_symlink():
@@ -214,7 +218,7 @@ def links(package: Package) -> Iterator[Breach]:
 
 @rule("package.names", source=REPOSITORY_CHECKER, example="a folder `.git`, a file `my log.txt`")
 def names(package: Package) -> Iterator[Breach]:
-    """No name begins with a dot or holds a space, no link is broken, no file is above 50 MB."""
+    """No name starts with a dot or has a space in it, no link is broken, and no file is larger than 50 MiB."""
     for path in _files(package):
         fault = _name_fault(path)
         if fault:
@@ -228,20 +232,20 @@ def _files(package: Package) -> Iterator[Path]:
 
 def _name_fault(path: Path) -> str:
     if path.name.startswith(".") or " " in path.name:
-        return "a name with a space, or a dot at its beginning"
+        return "a name has a space in it or starts with a dot"
     if not path.exists():
-        return "a broken link"
-    return "a file above 50 MB" if path.is_file() and path.stat().st_size > LARGEST_FILE else ""
+        return "a link is broken"
+    return "a file is larger than 50 MiB" if path.is_file() and path.stat().st_size > LARGEST_FILE else ""
 
 
 @rule(
     "package.parameters",
     source=f"{CONVERGENCE_POINTS}; {PACKAGE_CHECKER}",
     severity=Severity.WARNING,
-    example="results/A/package_checker_params with `rcp-bypass`; the same with a line break at its end, or elsewhere",
+    example="`rcp-bypass` in results/A/package_checker_params; the same with a line break after it, or elsewhere",
 )
 def parameters(package: Package) -> Iterator[Breach]:
-    """A submission leaves out no check of the official package_checker, and does not only seem to."""
+    """No package_checker_params turns off an official check, or tries to without effect."""
     for path in _files(package):
         if _LIKE_PARAMETERS.fullmatch(path.name):
             yield from _parameters(_place(package, path), path)
@@ -250,18 +254,18 @@ def parameters(package: Package) -> Iterator[Breach]:
 def _parameters(place: str, path: Path) -> Iterator[Breach]:
     if not _PARAMETERS_PLACE.fullmatch(place):
         read = f"results/<system>/{bypass.PARAMETERS} or results/<system>/<benchmark>/{bypass.PARAMETERS}"
-        yield Breach(message=f"{place} has no effect: the official checker reads other files", expected=read)
+        yield Breach(message=f"{place} has no effect: the official checker does not read it here", expected=read)
         return
     try:
         *before, last = bypass.lines(path)
     except (OSError, ValueError) as error:
-        said = f"{place} would be refused officially: package_checker cannot read it"
-        yield Breach(message=said, actual=str(error), severity=Severity.ERROR)
+        message = f"{place} would be refused officially: package_checker cannot read it"
+        yield Breach(message=message, actual=str(error), severity=Severity.ERROR)
         return
     if last in bypass.SWITCHES:
         yield Breach(
-            message=f"{place} leaves out {bypass.SWITCHES[last]}",
-            expected="no such file; where there is one, a notice to the results chair, and an audit",
+            message=f"{place} turns off {bypass.SWITCHES[last]}",
+            expected="no such file; with one, the results chair is notified and the submission audited",
             actual=last,
         )
     idle = [line for line in before if line] or [last] * (last not in bypass.SWITCHES)
@@ -276,26 +280,28 @@ def _parameters(place: str, path: Path) -> Iterator[Breach]:
 @rule(
     "package.scaling",
     source=f'training_rules.adoc, "Score scaling"; {SUMMARIZER} and rcp_checker',
-    example="scaling.json with a factor of 1.0 beside runs that converged faster than the reference's mean",
+    example="a factor of 1.0 for runs that converged faster than the reference's mean",
 )
 def scaling_file(package: Package) -> Iterator[Breach]:
-    """The factor in a scaling.json is what the runs make it: the official summariser multiplies the score by it.
+    """The factor in a scaling.json follows from the runs: the official summariser multiplies the score by it.
 
-    A larger one is a WARNING: it gives no advantage, and the committee may have decided so, which no log tells.
+    A larger factor is a WARNING. It is not an advantage, and the committee may have set it, which no log tells.
     """
     for result in package.results:
-        found = scaling(result)
-        if found is None:
+        file = scaling(result)
+        if file is None:
             continue
-        place = _place(package, Path(found.path))
-        if found.fault:
-            yield Breach(message=f"{place} would be refused officially: no summariser reads it", actual=found.fault)
-        elif found.too_small or found.too_large:
+        place = _place(package, Path(file.path))
+        if file.fault:
             yield Breach(
-                message=f"{place} makes the score {'shorter' if found.too_small else 'longer'} than the runs do",
-                expected=f"a factor of {found.own}, or no file",
-                actual=f"{found.stated}",
-                severity=None if found.too_small else Severity.WARNING,
+                message=f"{place} would be refused officially: result_summarizer cannot read it", actual=file.fault
+            )
+        elif file.too_small or file.too_large:
+            yield Breach(
+                message=f"{place} makes the score {'shorter' if file.too_small else 'longer'} than the runs do",
+                expected=f"a factor of {file.own}, or no file",
+                actual=f"{file.stated}",
+                severity=None if file.too_small else Severity.WARNING,
             )
 
 
@@ -306,7 +312,7 @@ def scaling_file(package: Package) -> Iterator[Breach]:
     example="results of llama31_405b without benchmarks/llama31_405b/implementations/",
 )
 def implementation(package: Package) -> Iterator[Breach]:
-    """What ran is there, in benchmarks/<benchmark>/implementations/."""
+    """The code of every benchmark with results is in benchmarks/<benchmark>/implementations/."""
     for name in sorted({folder.name for folder, logs in package.folders.items() if logs}):
         folder = package.directory / "benchmarks" / name / "implementations"
         if not folder.is_dir() or not any(folder.iterdir()):

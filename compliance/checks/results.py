@@ -1,4 +1,4 @@
-"""The runs of one result together: whether and how fast they converged, their seeds, and whether they are alike."""
+"""Rules about the runs of a result together: convergence, seeds, and whether the runs are alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from benchmark.benchmarks import benchmark_named
 from compliance.bypass import RCP_BYPASS, bypassed
 
-# Importing a page of checks registers its rules.
+# Importing a module of checks registers its rules.
 from compliance.checks import power
 from compliance.checks.events import ANNOUNCED
 from compliance.checks.hyperparameters import as_seed
@@ -27,19 +27,19 @@ from compliance.run import Run
 __all__ = ["PAGES", "check_result", "missed", "with_one_excused"]
 
 PAGES = (power,)
-"""Where rules over results are written beside here."""
+"""The other modules with rules about results."""
 
-# The seed must differ; max_steps and the name of the config do in accepted results, and change nothing in a run.
+# The seed must differ. max_steps and config_filename differ in accepted results and change nothing in a run.
 _MAY_DIFFER = frozenset({"seed", "max_steps", "config_filename"})
 
 
 def check_result(result: Result) -> tuple[Finding, ...]:
-    """Every finding about the runs as a whole; raises nothing."""
+    """Return every finding about the runs as a whole; raises nothing."""
     return RESULT_RULES.judge(result)
 
 
 def missed(result: Result) -> list[Run]:
-    """The runs that did not reach the target; none where there are fewer runs than make a result."""
+    """Return the runs that did not reach the target; none if there are fewer runs than make a result."""
     row = result.row
     if row is None or len(result.runs) < row.runs:
         return []
@@ -47,7 +47,7 @@ def missed(result: Result) -> list[Run]:
 
 
 def with_one_excused(result: Result) -> Result:
-    """The result in which the run is marked that alone did not reach the target; where there are several, none is."""
+    """Return the result with its one run that missed the target marked as excused; unchanged if none or several did."""
     runs = missed(result)
     if len(runs) != 1:
         return result
@@ -57,37 +57,37 @@ def with_one_excused(result: Result) -> Result:
 @rule(
     "result.converged",
     source=BENCHMARK_RESULTS,
-    example="two runs of three that were aborted; one is a WARNING, and no finding about its own log",
+    example="two of three runs that were aborted; one (a WARNING, and no finding about its own log)",
 )
 def all_converged(result: Result) -> Iterator[Breach]:
-    """One run of a result at most did not reach the target; it counts as the slowest.
+    """At most one run of a result missed the target; it counts as the slowest.
 
-    However it ended: above the target, aborted, or killed before it could log its end. One alone is a WARNING, because
-    the rules drop the slowest run, and the official tools one that does not comply.
+    It may have ended above the target, been aborted, or been killed before it could log its end. One such run is a
+    WARNING: the rules drop the slowest run, and the official tools tolerate one log that does not comply.
     """
     runs = missed(result)
-    # What is only planned has no such runs.
+    # Runs that are only planned have missed nothing yet.
     if not any(run.has("run_start") for run in runs):
         return
     if len(runs) > 1:
         yield Breach(
             message=f"{len(runs)} runs did not reach the target, so there is no result",
-            expected="one such run at most",
+            expected="at most one such run",
             actual=_names(runs),
         )
     else:
         yield Breach(
             message=f"{_names(runs)} did not reach the target, and counts as the slowest run",
-            expected=f"{len(result.runs)} runs that did, or all but one",
+            expected=f"all {len(result.runs)} runs at the target, or all but one",
             actual=_ended(runs[0]),
             severity=Severity.WARNING,
         )
 
 
 def _ended(run: Run) -> str:
-    stop = f"run_stop is {show(run.status)}" if run.has("run_stop") else "no run_stop"
+    stop = f"run_stop has status {show(run.status)}" if run.has("run_stop") else "no run_stop"
     try:
-        return f"{stop}, the last log perplexity {run.last_log_perplexity}"
+        return f"{stop}, last log perplexity {run.last_log_perplexity}"
     except Absent:
         return f"{stop}, no evaluation"
 
@@ -95,44 +95,46 @@ def _ended(run: Run) -> str:
 @rule(
     "result.convergence",
     source=f"{CONVERGENCE_POINTS}; mlcommons/logging, rcp_checker",
-    example="a mean of 276480 sequences of llama31_405b at batch size 1152 since 5.1.0; a WARNING for logs of v5.0",
+    example="llama31_405b with a mean of 276480 samples at batch size 1152, since 5.1.0 (a WARNING for logs of v5.0)",
 )
 def convergence(result: Result) -> Iterator[Breach]:
     """In the closed division the runs converge no faster than the reference's seeds allow.
 
-    rcp_checker goes on giving 405B an evaluation of 46080 sequences that the policy gave to v5.0 only. What lies
-    between is an ERROR, except where all logs are of v5.0: Nebius's were accepted again in v5.1, 276480 sequences at
-    batch size 1152. That is no advantage, for the score is multiplied by the reference's mean over their own. With
-    rcp-bypass it remains an ERROR: such results are rejected by default until the working group approves.
+    The policy let 405B converge 46080 samples faster, one evaluation, in v5.0 only; rcp_checker still does. A result
+    that only rcp_checker accepts is an ERROR. It is a WARNING if all its logs are of v5.0: Nebius submitted such logs
+    again in v5.1, with 276480 samples at batch size 1152, and they were accepted. That is not an advantage, because the
+    score is multiplied by the reference's mean over the result's. With rcp-bypass it remains an ERROR: such results are
+    rejected by default until the working group approves.
     """
     row = result.row
     if row is None or not benchmark_named(row.benchmark).submittable or result.is_open:
         return
-    found = compare(result)
-    # Where there is nothing to compare with, hyperparameter.reference_batch, result.converged or result.count says so.
-    if found.policy is None or found.official is None or found.passed:
+    compared = compare(result)
+    # If nothing can be compared, hyperparameter.reference_batch, result.converged or result.count reports why.
+    if compared.policy is None or compared.official is None or compared.passed:
         return
-    refused = not found.official.passed and RCP_BYPASS not in bypassed(result.directory)
+    refused = not compared.official.passed and RCP_BYPASS not in bypassed(result.directory)
     of_v50 = all(run.own_round is not None and run.own_round.convergence_allowance for run in result.runs)
     yield Breach(
         message="the runs converge faster than the reference allows"
-        + ("; would be refused officially: rcp_checker" if refused else ""),
-        expected=f"a mean of at least {found.policy.minimum:.1f} sequences, officially {found.official.minimum:.1f}",
-        actual=f"{found.mean}",
-        severity=Severity.WARNING if found.official.passed and of_v50 else None,
+        + ("; rcp_checker would refuse the result" if refused else ""),
+        expected=f"a mean of at least {compared.policy.minimum:.1f} samples by the policy, "
+        f"{compared.official.minimum:.1f} by rcp_checker",
+        actual=f"{compared.mean}",
+        severity=Severity.WARNING if compared.official.passed and of_v50 else None,
     )
 
 
 @rule(
     "result.seeds",
     source=f"{RANDOM_NUMBERS}; mlcommons/logging, seed_checker",
-    example="`seed` 1 in result_0.txt and in result_1.txt, where 1 is the first or the second seed",
+    example="`seed` 1 in result_0.txt and in result_1.txt, even if it is the second seed of one",
 )
 def seeds(result: Result) -> Iterator[Breach]:
-    """Every run of the closed division has seeds of its own.
+    """In the closed division every run has seeds of its own.
 
-    The words of the policy, and the official seed_checker, compare seeds that one line of one file logs. Here the line
-    makes no difference: a seed gives a run, wherever it is logged.
+    The policy's text and the official seed_checker only compare seeds that the same line of code logged. Here the line
+    makes no difference, because the same seed gives the same run wherever it is logged.
     """
     if result.is_open:
         return
@@ -149,7 +151,7 @@ def seeds(result: Result) -> Iterator[Breach]:
 
 @rule("result.distinct", source=BENCHMARK_RESULTS, example="a copy of result_0.txt with another seed")
 def distinct(result: Result) -> Iterator[Breach]:
-    """Every log is of a run of its own, not of another run under another seed."""
+    """Every log is of a run of its own, not a copy of another one with its seed changed."""
     for what, curve in CURVES.items():
         for runs in alike(result.runs, curve):
             yield Breach(
@@ -169,15 +171,15 @@ def _losses(run: Run) -> Hashable:
 
 
 CURVES: dict[str, Callable[[Run], Hashable]] = {"evaluations": _evaluations, "training losses": _losses}
-"""What no two runs have in common: name -> what it is of a run, empty where its log has none."""
+"""What no two runs share: name -> a function that reads it from a run, and returns nothing if its log has none."""
 
 
 def alike(runs: Iterable[Run], curve: Callable[[Run], Hashable]) -> list[list[Run]]:
-    """The runs that share a curve with others; one without a curve is like none."""
+    """Return the groups of runs that share a curve; a run without a curve is in none."""
     groups: defaultdict[Hashable, list[Run]] = defaultdict(list)
     for run in runs:
         groups[curve(run)].append(run)
-    return [same for value, same in groups.items() if value and len(same) > 1]
+    return [group for value, group in groups.items() if value and len(group) > 1]
 
 
 @rule(
@@ -186,7 +188,7 @@ def alike(runs: Iterable[Run], curve: Callable[[Run], Hashable]) -> list[list[Ru
     example="`opt_gradient_clip_norm` 1.0 in one run and 0.5 in another",
 )
 def same_configuration(result: Result) -> Iterator[Breach]:
-    """The runs of a result announce the same hyperparameters, system and submission."""
+    """All runs of a result announce the same submission, system and hyperparameters."""
     for key in ANNOUNCED:
         runs = {json.dumps(run.value(key)): run for run in result.runs if run.has(key)}
         if len(runs) > 1 and key not in _MAY_DIFFER:
@@ -199,11 +201,11 @@ def same_configuration(result: Result) -> Iterator[Breach]:
 
 @rule("result.count", source=BENCHMARK_RESULTS, severity=Severity.INFO, example="two runs of llama31_405b")
 def count(result: Result) -> Iterator[Breach]:
-    """A result that can be submitted has as many runs as the rules ask for."""
+    """A result has as many runs as the rules ask for."""
     row = result.row
     if row is not None and benchmark_named(row.benchmark).submittable and len(result.runs) < row.runs:
         yield Breach(
-            message="too few runs for a result",
+            message="the folder has fewer runs than make a result",
             expected=f"{row.runs} runs of {row.benchmark}",
             actual=f"{len(result.runs)}",
         )
@@ -212,18 +214,18 @@ def count(result: Result) -> Iterator[Breach]:
 @rule(
     "result.layout",
     source=SUBMISSION_STRUCTURE,
-    example="results/A/llama31_405b/run_0/result_0.txt; a folder result_2.txt beside result_0.txt",
+    example="results/A/llama31_405b/run_0/result_0.txt; a folder named result_2.txt",
 )
 def layout(result: Result) -> Iterator[Breach]:
-    """Logs of a submission lie in results/<system>/<benchmark>/, where checkers look, and none is a folder."""
+    """The logs of a submission are files in results/<system>/<benchmark>/, where checkers look."""
     place = place_of(result.directory)
     if place is not None and place.system is None:
         yield Breach(
-            message="logs lie where no checker looks, so they are no part of the submission",
+            message="logs lie where no checker looks, so they are not part of the submission",
             expected="results/<system>/<benchmark>/result_<n>.txt",
             actual="/".join(("results", *place.below, result.runs[0].log.path.name)),
         )
-    # What a configuration would announce has no folder yet.
+    # A result that is only planned has no folder yet.
     names = os.listdir(result.directory) if result.directory.is_dir() else []
     for name in sorted(names):
         if LOG_NAME.fullmatch(name) and (result.directory / name).is_dir():
@@ -232,5 +234,5 @@ def layout(result: Result) -> Iterator[Breach]:
 
 def _names(runs: Sequence[Run]) -> str:
     names = [run.log.path.name for run in runs]
-    # Runs of several folders may be called the same.
+    # Runs of several folders may have the same name.
     return ", ".join(names if len({*names}) == len(names) else (run.file for run in runs))

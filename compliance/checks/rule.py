@@ -1,8 +1,8 @@
-"""How a rule is written and run: `@rule("<id>", source=..., since=..., until=...)` on a function of one view.
+"""Write and run rules: `@rule("<id>", source=..., since=..., until=...)` makes one of a function that takes a view.
 
-A check is a generator of `Breach`es over a view (a run, a result). It asks the view for what it needs; where that is
-not in the log the view raises `Absent` and the check ends, because the rule that requires the thing reports it. So one
-missing event is one finding. A check that crashes is an ERROR finding under its own id, never silence.
+That function, the check, yields a `Breach` for each fault of its view (a run, a result). It asks the view for what it
+needs. If that is not in the log, the view raises `Absent` and the check ends: the rule that requires the missing thing
+reports it, so that one missing event makes one finding. A check that crashes becomes an ERROR finding under its own id.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from inspect import cleandoc
 from typing import Generic, Protocol, TypeVar
 
 from benchmark.rules import Rules
-from compliance.findings import Finding, Severity
+from compliance.findings import Finding, Severity, counted
 
 MOST_BREACHES = 10
-"""Findings of one rule over one view that are listed; the rest are counted, so that no log floods its reader."""
+"""Findings of one rule about one view that are listed. The rest are counted, so that no log floods its reader."""
 
 
 class Absent(LookupError):
-    """A check asked its view for something that is not there; the rule that requires it reports that."""
+    """Raised by a view for something that it lacks; the rule that requires it reports that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breach:
-    """What a check found. Its rule adds the rest of a Finding."""
+    """One fault that a check found; its rule adds the rest of a Finding."""
 
     message: str
     line: int | None = None
@@ -36,7 +36,7 @@ class Breach:
 
 
 class View(Protocol):
-    """What rules look at."""
+    """What rules judge: a run, a result, a system or a tree."""
 
     @property
     def file(self) -> str: ...
@@ -66,21 +66,21 @@ class Rule(Generic[V]):
     benchmarks: frozenset[str] | None
     """Benchmarks that have it; all if None."""
     example: str
-    """What breaks it."""
+    """Something that breaks the rule, in words."""
     check: Check[V]
 
     @property
     def description(self) -> str:
-        """First line of the check's docstring: the rule in one sentence."""
+        """The rule in one sentence: the first line of the check's docstring."""
         return (self.check.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def explanation(self) -> str:
-        """The whole docstring: the rule, and where it is debatable why it is judged as it is."""
+        """The whole docstring: the rule and, if it is debatable, why it is judged as it is."""
         return cleandoc(self.check.__doc__ or "")
 
     def applies(self, row: Rules | None) -> bool:
-        """Whether the rule is one of `row`; a rule of every ruleset and benchmark applies without a row too."""
+        """Return whether the rule applies under `row`; without a row only one of all rulesets and benchmarks does."""
         if row is None:
             return self.since is None and self.until is None and self.benchmarks is None
         if self.benchmarks is not None and row.benchmark not in self.benchmarks:
@@ -88,7 +88,7 @@ class Rule(Generic[V]):
         return in_force(row, since=self.since, until=self.until)
 
     def findings(self, view: V) -> Iterator[Finding]:
-        """Yield what the check finds in `view`; raises nothing."""
+        """Yield the findings of the check about `view`; raises nothing."""
         listed, rest = 0, 0
         for breach in self._breaches(view):
             if listed < MOST_BREACHES:
@@ -97,17 +97,17 @@ class Rule(Generic[V]):
             else:
                 rest += 1
         if rest:
-            yield self._finding(view, Breach(message=f"{rest} more findings of this rule are not listed"))
+            yield self._finding(view, Breach(message=f"not listed: {counted(rest, 'more finding')} of this rule"))
 
     def _breaches(self, view: V) -> Iterator[Breach]:
         try:
             yield from self.check(view)
         except Absent:
             return
-        except Exception as error:  # noqa: BLE001 - the promise of this page: a crash is a finding
+        except Exception as error:  # noqa: BLE001 - a crash must become a finding
             name = type(error).__name__
             yield Breach(
-                message=f"the check {self.id} crashed, so the rule is not judged: {name}: {error}",
+                message=f"the check {self.id} crashed, so this rule was not judged: {name}: {error}",
                 severity=Severity.ERROR,
             )
 
@@ -125,7 +125,7 @@ class Rule(Generic[V]):
 
 
 class Rulebook(Generic[V]):
-    """The rules over one kind of view, in the order they were written."""
+    """The rules about one kind of view, in the order in which they were registered."""
 
     def __init__(self) -> None:
         self.rules: dict[str, Rule[V]] = {}
@@ -141,10 +141,10 @@ class Rulebook(Generic[V]):
         benchmarks: Iterable[str] | None = None,
         example: str = "",
     ) -> Callable[[Check[V]], Check[V]]:
-        """Register the decorated function as a rule.
+        """Register the decorated function as a rule; the arguments are the fields of Rule.
 
         Raises:
-            ValueError: the id is taken.
+            ValueError: another rule has the id.
         """
 
         def register(check: Check[V]) -> Check[V]:
@@ -165,14 +165,14 @@ class Rulebook(Generic[V]):
         return register
 
     def judge(self, view: V) -> tuple[Finding, ...]:
-        """Every finding of every rule that applies to `view`, by line."""
+        """Return the findings of every rule that applies to `view`, sorted by line."""
         applying = (rule for rule in self.rules.values() if rule.applies(view.row))
         findings = [finding for rule in applying for finding in rule.findings(view)]
         return tuple(sorted(findings, key=lambda finding: finding.line or 0))
 
 
 def in_force(row: Rules, *, since: str | None = None, until: str | None = None) -> bool:
-    """Whether the ruleset of `row` lies in since..until, both included."""
+    """Return whether the ruleset of `row` lies between `since` and `until`, both included."""
     here = _version(row.ruleset)
     return (since is None or _version(since) <= here) and (until is None or here <= _version(until))
 

@@ -1,11 +1,11 @@
-"""Where the rules are written, by the names that findings print."""
+"""The documents in which the rules are written, as findings name them."""
 
 RUN_RESULTS = 'training_rules.adoc, "Run Results"'
-"""Initialisation limit; when the clock starts and stops; it may not be paused."""
+"""The limit of initialisation; when the clock starts and stops; that it may not be paused."""
 BENCHMARK_RESULTS = 'training_rules.adoc, "Benchmark Results"'
 HYPERPARAMETERS = 'training_rules.adoc, "Hyperparameters and Optimizer"'
 QUALITY = 'training_rules.adoc, "Quality measure"'
-"""Target, cadence and thoroughness of evaluations."""
+"""The target, and when and on what a run is evaluated."""
 CONVERGENCE_POINTS = 'training_rules.adoc, "Reference Convergence Points"'
 RANDOM_NUMBERS = 'training_rules.adoc, "Random numbers"'
 DATA_STATE = 'training_rules.adoc, "Data State at Start of Run"'

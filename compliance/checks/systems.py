@@ -1,4 +1,4 @@
-"""A system of a submission: what its description in systems/ says, against its logs and the folders they lie in.
+"""Rules about a system of a submission: its description in systems/, compared with its logs and their folders.
 
 The tree of an organisation holds results/<system>/<benchmark>/result_*.txt and systems/<system>.json.
 """
@@ -29,7 +29,7 @@ SYSTEM_CHECKER = "mlcommons/logging, system_desc_checker"
 SUMMARIZER = "mlcommons/logging, result_summarizer"
 
 MAX_DESCRIPTION = 1 << 20
-"""Bytes of a description; published ones have 2000."""
+"""Bytes of a description that are read at most; published ones have about 2000."""
 
 FIELDS = (
     *("submitter", "division", "status", "system_name", "number_of_nodes", "host_processors_per_node"),
@@ -42,22 +42,22 @@ FIELDS = (
     *("accelerator_interconnect_topology", "cooling", "hw_notes", "framework", "other_software_stack"),
     *("operating_system", "sw_notes"),
 )
-"""What every description has. Source: system_desc_checker.py (compared in a test)."""
+"""The fields of every description. Source: system_desc_checker.py (compared in a test)."""
 
 TEXTS = (
     *("submitter", "system_name", "host_processor_model_name", "host_processor_core_count"),
     *("accelerator_model_name", "accelerators_per_node", "framework"),
 )
-"""Fields that the official checker joins as text: a number there ends it with a traceback."""
+"""Fields that the official checker concatenates as text: a number there ends it with a traceback."""
 
 NOTES = ("hw_notes", "sw_notes")
-"""Fields that the official summariser joins as text where they say anything."""
+"""Fields that the official summariser concatenates as text unless they are empty."""
 
 COUNTS = ("number_of_nodes", "host_processors_per_node", "accelerators_per_node")
-"""Fields that the official summariser multiplies as int() has them."""
+"""Fields that the official summariser converts with int() and multiplies."""
 
 REHEARSAL = "REHEARSAL-"
-"""What the submitter of a rehearsed package begins with."""
+"""The prefix of the submitter in a rehearsed package."""
 
 STATUSES = {
     "onprem": "Available on-premise",
@@ -68,10 +68,10 @@ STATUSES = {
 """submission_status of a log -> status of its system. Source: system_desc_checker.py (compared in a test)."""
 
 _MOST = 999_999_999
-"""Of nodes, processors or accelerators; what is computed from a number beyond it helps nobody."""
+"""The largest number of nodes, processors or accelerators that is taken for one."""
 _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z]+[0-9]+[A-Za-z]*")
-"""Such as H100, GB200, MI300X."""
+"""The names of accelerator models, such as H100, GB200, MI300X."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class System:
     """One system of an organisation: its description and its results."""
 
     path: Path
-    """systems/<system>.json, there or not."""
+    """systems/<system>.json, whether it exists or not."""
     results: tuple[Result, ...]
     given: Mapping[str, object] | None = None
-    """The description where it is no file yet."""
+    """The description, for a system whose file is not written yet."""
 
     @property
     def file(self) -> str:
@@ -98,7 +98,7 @@ class System:
 
     @cached_property
     def description(self) -> Mapping[str, object] | str:
-        """What the file says, or why it cannot be read."""
+        """The fields of the file or, as text, why it cannot be read."""
         if self.given is not None:
             return self.given
         try:
@@ -107,24 +107,32 @@ class System:
             return f"{type(error).__name__}: {error}"
 
     def field(self, name: str) -> object:
-        """A field of the description.
+        """Return a field of the description.
 
         Raises:
-            Absent: the description cannot be read, or lacks it.
+            Absent: the description cannot be read, or lacks the field.
         """
         if isinstance(self.description, str) or name not in self.description:
             raise Absent(name)
         return self.description[name]
 
     def text(self, name: str) -> str:
-        """A field that is text; raises Absent as `field` does, and for anything else."""
+        """Return a field that is text.
+
+        Raises:
+            Absent: as `field` does, or the field is not text.
+        """
         value = self.field(name)
         if not isinstance(value, str):
             raise Absent(name)
         return value
 
     def count(self, name: str) -> int:
-        """The whole number that a field holds, as text or as a number; raises Absent as `field` does."""
+        """Return the whole number that a field holds, as text or as a number.
+
+        Raises:
+            Absent: as `field` does, or the field is not a whole number.
+        """
         number = _whole(self.field(name))
         if number is None:
             raise Absent(name)
@@ -132,7 +140,7 @@ class System:
 
     @property
     def accelerators(self) -> int:
-        """In all nodes; raises Absent as `count` does, and for none."""
+        """Accelerators of all nodes together; raises Absent as `count` does, and if there are none."""
         accelerators = self.count("number_of_nodes") * self.count("accelerators_per_node")
         if not accelerators:
             raise Absent("accelerators")
@@ -140,10 +148,10 @@ class System:
 
 
 def read_description(path: Path) -> Mapping[str, object]:
-    """The one object of strict JSON in a small file.
+    """Read a small file that holds one object of strict JSON.
 
     Raises:
-        OSError, ValueError: it is none, or cannot be read.
+        OSError, ValueError: the file cannot be read, or holds anything else.
     """
     description = from_json(read_regular(path, MAX_DESCRIPTION), STRICT_JSON)
     if not isinstance(description, dict):
@@ -152,13 +160,13 @@ def read_description(path: Path) -> Mapping[str, object]:
 
 
 def _whole(value: object) -> int | None:
-    """The whole number from 0 to _MOST that a value is, as text or as a number; None for anything else."""
+    """Return the whole number from 0 to _MOST that a value is, as text or as a number; None for anything else."""
     number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else as_count(value)
     return number if number is not None and number <= _MOST else None
 
 
 def _is_refused(value: object) -> bool:
-    """Whether int() refuses it, and the official summariser with it."""
+    """Return whether int(), and so the official summariser, refuses a value."""
     try:
         int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
@@ -168,22 +176,22 @@ def _is_refused(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a folder lies in the tree of an organisation."""
+    """The place of a folder in the tree of an organisation."""
 
     tree: Path
     below: tuple[str, ...]
-    """The folders from results/ to it: of a result, its system and its benchmark."""
+    """The names of the folders below results/ that lead to it: for a result, its system and its benchmark."""
 
     @property
     def system(self) -> Path | None:
-        """Where the system is described whose result lies here; None for a folder that no checker looks into."""
+        """The description of the system whose result lies here; None for a folder where no checker looks."""
         return self.tree / "systems" / f"{self.below[0]}.json" if len(self.below) == 2 else None
 
 
 def place_of(directory: Path) -> Place | None:
-    """The place of a folder below the results/ of a tree, the nearest; None for a folder of no submission.
+    """Return the place of a folder below the nearest results/ of a submission; None for a folder outside one.
 
-    A tree is one by its folder systems, or by a benchmark's name in results/<system>/<benchmark>.
+    A tree is a submission if it has a folder systems/, or a benchmark's name in results/<system>/<benchmark>.
     """
     for here in (directory, Path(os.path.abspath(directory))):
         for depth, folder in enumerate((here, *here.parents)):
@@ -202,42 +210,42 @@ rule = SYSTEM_RULES.rule
 
 
 def check_system(path: Path, results: Sequence[Result]) -> tuple[Finding, ...]:
-    """Every finding about a system, described in `path`, with its results; raises nothing."""
+    """Return every finding about a system, described in `path`, and its results; raises nothing."""
     return SYSTEM_RULES.judge(System(path, tuple(results)))
 
 
-# The description by itself.
+# The description alone.
 
 
 @rule("system.missing", source=SUBMISSION_STRUCTURE, example="results/A/llama31_405b/ without systems/A.json")
 def missing(system: System) -> Iterator[Breach]:
-    """Every system with results has a description of its name."""
+    """Every system with results is described in systems/<system>.json."""
     if not system.path.exists():
         yield Breach(
-            message="the system of these results is not described, which would be refused officially",
+            message="these results have no description of their system, which would be refused officially",
             expected=f"a file {system.path.name}",
             actual=", ".join(_alike(system.path)),
         )
 
 
 def _alike(path: Path) -> list[str]:
-    """Files beside it whose names differ from its own by case alone."""
+    """Return the files of its folder whose names differ from its own in case only."""
     names = os.listdir(path.parent) if path.parent.is_dir() else []
     return sorted(name for name in names if name.casefold() == path.name.casefold())
 
 
-@rule("system.unreadable", source=SYSTEM_CHECKER, example="a name given twice, or JSON that is cut off")
+@rule("system.unreadable", source=SYSTEM_CHECKER, example="a field given twice; JSON that is cut off")
 def unreadable(system: System) -> Iterator[Breach]:
-    """A description is one object of strict JSON."""
+    """The description is one object of strict JSON."""
     if isinstance(system.description, str) and system.path.exists():
         yield Breach(
             message="the description cannot be read", expected="a JSON object", actual=show(system.description)
         )
 
 
-@rule("system.fields", source=SYSTEM_CHECKER, example="a description without `cooling`; it may be empty")
+@rule("system.fields", source=SYSTEM_CHECKER, example="a description without `cooling`")
 def fields(system: System) -> Iterator[Breach]:
-    """A description has every field, empty or not."""
+    """The description has every field; a field may be empty."""
     description = system.description
     absent = [] if isinstance(description, str) else [name for name in FIELDS if name not in description]
     if absent:
@@ -250,53 +258,51 @@ def fields(system: System) -> Iterator[Breach]:
     example='`"accelerators_per_node": 8`, not "8"; a list in `hw_notes`',
 )
 def text(system: System) -> Iterator[Breach]:
-    """What the official tools join as text is text; they end with a TypeError otherwise."""
+    """Fields that the official tools concatenate as text are text; otherwise those tools end with a TypeError."""
     for name in _present(system, (*TEXTS, *NOTES)):
         value = system.field(name)
         if not isinstance(value, str) and (value or name in TEXTS):
-            yield _wrong(system, name, "text", "is no text, which would be refused officially")
+            yield _wrong(system, name, "text", "is not text, which would be refused officially")
 
 
 @rule("system.counts", source=SUMMARIZER, example='`"number_of_nodes": "eight"`, `"host_processors_per_node": ""`')
 def counts(system: System) -> Iterator[Breach]:
-    """Nodes, processors and accelerators are whole numbers, as numbers or as text."""
+    """The numbers of nodes, processors and accelerators are whole numbers, written as numbers or as text."""
     for name in _present(system, COUNTS):
         value = system.field(name)
         if _whole(value) is None:
-            fault = "is no number, which would be refused officially" if _is_refused(value) else ""
+            fault = "is not a number, which would be refused officially" if _is_refused(value) else ""
             yield _wrong(system, name, "a whole number", fault)
 
 
 @rule("system.status", source=SYSTEM_CHECKER, example='`"status": "onprem"`')
 def status(system: System) -> Iterator[Breach]:
-    """The status is one that the rules know."""
+    """The status is one of those that the rules name."""
     if system.field("status") not in STATUSES.values():
         yield _wrong(system, "status", f"one of {'; '.join(STATUSES.values())}")
 
 
-@rule(
-    "system.division", source=DIVISIONS, example='`"division": "Closed"`, or an open system with logs that say closed'
-)
+@rule("system.division", source=DIVISIONS, example='`"division": "Closed"`; an open system whose logs say closed')
 def division(system: System) -> Iterator[Breach]:
-    """The division is closed or open, in lower case, and that of the logs."""
-    # The official checkers compare with "closed": "Closed" passes and silently switches off those of seeds and RCPs.
+    """The division is closed or open, in lower case, as in the logs."""
+    # The official checkers compare with "closed": "Closed" passes and silently turns off the checks of seeds and RCPs.
     stated = system.field("division")
     if stated not in DIVISIONS_WITH_LIMIT:
         yield _wrong(system, "division", f"{' or '.join(DIVISIONS_WITH_LIMIT)}, in lower case")
     yield from _other_in_logs(system, "submission_division", lambda value: value == stated, show(stated))
 
 
-# The description and the logs.
+# The description compared with the logs.
 
 
 @rule(
     "system.submitter",
     source=SUBMISSION_STRUCTURE,
     severity=Severity.WARNING,
-    example="logs of another organisation; A + B and B+A are the same",
+    example="logs of another organisation; A + B and B+A count as one",
 )
 def submitter(system: System) -> Iterator[Breach]:
-    """The submitter is the organisation of the logs."""
+    """The submitter is the organisation that the logs name."""
     stated = system.text("submitter")
     yield from _other_in_logs(
         system,
@@ -307,7 +313,7 @@ def submitter(system: System) -> Iterator[Breach]:
 
 
 def organisations(text: str) -> list[str]:
-    """Those that submit together, or rehearse it, in one order."""
+    """Return the organisations that submit together, sorted, without the prefix of a rehearsal."""
     return sorted(name.strip() for name in text.removeprefix(REHEARSAL).split("+"))
 
 
@@ -315,10 +321,10 @@ def organisations(text: str) -> list[str]:
     "system.availability",
     source=SUBMISSION_STRUCTURE,
     severity=Severity.WARNING,
-    example="submission_status onprem in the logs of a system that is available in the cloud, as in accepted results",
+    example="`submission_status` onprem in the logs of a system in the cloud, as in accepted results",
 )
 def availability(system: System) -> Iterator[Breach]:
-    """The status is that of the logs."""
+    """The status of the system is the one that the logs state."""
     stated = next((short for short, long in STATUSES.items() if long == system.field("status")), None)
     if stated is not None:
         yield from _other_in_logs(system, "submission_status", lambda value: value == stated, show(stated))
@@ -328,10 +334,10 @@ def availability(system: System) -> Iterator[Breach]:
     "system.platform",
     source=SUBMISSION_STRUCTURE,
     severity=Severity.WARNING,
-    example="submission_platform 128xNVIDIA GB200 for 128 nodes of GB300, as in accepted results",
+    example="`submission_platform` 128xNVIDIA GB200 for 128 nodes of GB300, as in accepted results",
 )
 def platform(system: System) -> Iterator[Breach]:
-    """Where submission_platform states nodes and accelerator, they are those of the system."""
+    """If submission_platform states nodes and an accelerator, they are those of the system."""
     nodes, models = system.count("number_of_nodes"), _MODEL.findall(system.text("accelerator_model_name"))
 
     def fits(value: object) -> bool:
@@ -344,14 +350,14 @@ def platform(system: System) -> Iterator[Breach]:
 
 
 def _other_in_logs(system: System, key: str, fits: Callable[[object], bool], expected: str) -> Iterator[Breach]:
-    """One breach for each value of a key that does not fit the description, however many logs have it."""
+    """Yield one breach for each value of a key that does not fit the description, however many logs have it."""
     first: dict[str, Run] = {}
     for run in system.runs:
         if run.has(key) and not fits(run.value(key)):
             first.setdefault(show(run.value(key)), run)
     for value, run in first.items():
         yield Breach(
-            message=f"{key} of the logs is not what the description says",
+            message=f"{key} in the logs contradicts the description",
             expected=expected,
             actual=f"{value} in {_place(run)}",
         )
@@ -362,7 +368,7 @@ def _other_in_logs(system: System, key: str, fits: Callable[[object], bool], exp
 
 @rule("system.benchmark", source=SUBMISSION_STRUCTURE, example="logs of llama31_8b in results/A/llama31_405b/")
 def benchmark(system: System) -> Iterator[Breach]:
-    """Logs lie in the folder of their benchmark; the official checkers judge by the name of the folder."""
+    """Logs lie in the folder of their benchmark, because the official checkers judge by the folder's name."""
     for run in system.runs:
         folder = run.log.path.absolute().parent.name
         if run.has("submission_benchmark") and run.value("submission_benchmark") != folder:
@@ -377,10 +383,12 @@ def benchmark(system: System) -> Iterator[Breach]:
 
 
 @rule(
-    "system.layout", source=HYPERPARAMETERS, example="tensor_parallelism 8, pipeline_parallelism 8 on 96 accelerators"
+    "system.layout",
+    source=HYPERPARAMETERS,
+    example="tensor_parallelism 8 and pipeline_parallelism 8 on 96 accelerators",
 )
 def layout(system: System) -> Iterator[Breach]:
-    """A model takes a whole number of times its tensor, pipeline and context parallelism in accelerators."""
+    """The number of accelerators is a multiple of tensor times pipeline times context parallelism."""
     accelerators = system.accelerators
     for run in system.runs:
         size = _model_parallel(run)
@@ -395,10 +403,10 @@ def layout(system: System) -> Iterator[Breach]:
 @rule(
     "system.batch",
     source=HYPERPARAMETERS,
-    example="global_batch_size 1152 of 8 replicas that take 72 micro batches of 1",
+    example="global_batch_size 1152 on 8 replicas that each accumulate 72 micro batches of 1 sample",
 )
 def batch(system: System) -> Iterator[Breach]:
-    """The global batch is what all replicas take: micro batch, times its number, times data parallelism."""
+    """The global batch size is micro batch size times accumulation steps times replicas."""
     accelerators = system.accelerators
     for run in system.runs:
         size, micro, steps = _model_parallel(run), *(_logged(run, key) for key in _BATCH)
@@ -407,8 +415,8 @@ def batch(system: System) -> Iterator[Breach]:
         product = micro * steps * (accelerators // size)
         if product != run.global_batch_size:
             yield Breach(
-                message=f"the global batch size of {_place(run)} is not what the system takes",
-                expected=f"{product} = {micro} x {steps} x {accelerators // size} (micro batch x number x replicas)",
+                message=f"the global batch size of {_place(run)} does not fit the system",
+                expected=f"{product} = {micro} x {steps} x {accelerators // size} (micro batch x steps x replicas)",
                 actual=f"global_batch_size {run.global_batch_size}",
             )
 
@@ -418,22 +426,22 @@ _BATCH = ("micro_batch_size", "gradient_accumulation_steps")
 
 
 def _model_parallel(run: Run) -> int:
-    """Accelerators of one replica; 0 where the log does not say."""
+    """Return the accelerators of one replica; 0 if the log does not say."""
     return prod(_logged(run, key) for key in _MODEL_PARALLEL)
 
 
 def _logged(run: Run, key: str) -> int:
-    """A whole number that a log has under a key, 0 where it has none."""
+    """Return the whole number that a log has under a key; 0 if it has none."""
     return (as_count(run.value(key)) or 0) if run.has(key) else 0
 
 
 def _present(system: System, names: Sequence[str]) -> Iterator[str]:
-    """The names that are in the description; that others are missing is a rule of its own."""
+    """Yield the names that the description has; system.fields reports the others."""
     return (name for name in names if not isinstance(system.description, str) and name in system.description)
 
 
 def _wrong(system: System, name: str, expected: str, fault: str = "") -> Breach:
-    message = f"{name} {fault or 'is not what it should be'}"
+    message = f"{name} {fault or 'has a wrong value'}"
     return Breach(message=message, expected=expected, actual=show(system.field(name)))
 
 

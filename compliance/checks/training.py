@@ -1,4 +1,4 @@
-"""Training: what blocks and steps say of themselves, and whether the first loss can be that of the benchmark."""
+"""Rules about training: blocks, steps, losses, and whether the first loss can be that of the benchmark."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from benchmark.benchmarks import benchmark_named
 from compliance.checks.evaluations import ended_by_max_steps
 from compliance.checks.rule import Breach, in_force
 from compliance.checks.sources import HARNESS, HYPERPARAMETERS, INITIALIZATION, LOGGING
-from compliance.findings import Severity
+from compliance.findings import Severity, counted
 from compliance.log import Located, TrainStep
 from compliance.run import BLOCK, Run, rule, samples_count
 
 FAR = 1.0
-"""Nats above the range of first losses that no seed or precision explains."""
+"""Nats above the range of first losses. A loss so far above it is not explained by seed or precision."""
 
 BlockCount = Callable[[int, int], tuple[int, int]]
+"""From the samples before and after a block to the samples_count of its block_start and of its block_stop."""
 
 BLOCK_COUNTS: tuple[BlockCount, ...] = (
     lambda before, after: (before, after),
     lambda before, after: (after - before, after - before),
     lambda before, after: (before, before),
 )
-"""What block_start and block_stop say of a block, by its ends: its place (the reference, AMD's v5.1), its length
-(NVIDIA's v5.1), its beginning (the v5.0 logs)."""
+"""The known ways to count: where the block starts and stops (the reference, AMD's v5.1 logs), how long it is (NVIDIA's
+v5.1 logs), only where it starts (the v5.0 logs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    """What a block_start or block_stop says, and where its block was."""
+class _BlockEvent:
+    """A block_start or block_stop, and where its block was."""
 
     event: Located
     samples: int
+    """Its samples_count."""
     before: int
-    """Sequences at the evaluation before the block, 0 at the start."""
+    """Samples at the evaluation before the block; 0 at the start of the run."""
     after: int
-    """At the evaluation after it."""
+    """Samples at the evaluation after the block."""
     scheduled: int | None
-    """How long a block was to be that max_steps ended."""
+    """Samples that the block should have had, if max_steps ended it; else None."""
 
     def fits(self, way: BlockCount) -> bool:
+        """Return whether the samples_count is what this way of counting gives."""
         expected = way(self.before, self.after)[self.event.event.key == "block_stop"]
         return self.samples == expected or (self.scheduled is not None and self.samples == self.scheduled)
 
@@ -53,36 +56,40 @@ class _Told:
 @rule(
     "train.blocks",
     source=LOGGING,
-    example="a `block_stop` that says 999 where its block ended after 276480 sequences; in 5.0.0 a WARNING",
+    example="`block_stop` with `samples_count` 999 where its block ended after 276480 samples (in 5.0.0 a WARNING)",
 )
 def blocks(run: Run) -> Iterator[Breach]:
-    """Blocks of training say where they start and stop, or how long they are, all of them in one of the known ways."""
-    told = list(_told_by_blocks(run))
-    if not told:
+    """All blocks of training count their samples in the same one of the known ways.
+
+    They state where they start and stop, how long they are, or only where they start. If most events fit none of these,
+    that is a WARNING: the log may count in a way that is not known here.
+    """
+    events = list(_block_events(run))
+    if not events:
         return
-    wrong = min(([one for one in told if not one.fits(way)] for way in BLOCK_COUNTS), key=len)
+    wrong = min(([event for event in events if not event.fits(way)] for way in BLOCK_COUNTS), key=len)
     if wrong:
-        # Where most of them say something else, that is a way of counting which is not known here.
-        counted_otherwise = 2 * len(wrong) > len(told)
+        first = wrong[0]
+        counted_otherwise = 2 * len(wrong) > len(events)
         lenient = counted_otherwise or in_force(run.rules, until="5.0.0")
         yield Breach(
-            message="blocks count their samples in no known way"
+            message="blocks count their samples in an unknown way"
             if counted_otherwise
             else "a block contradicts the others",
-            line=wrong[0].event.line,
-            expected=f"samples_count of a block that trains from {wrong[0].before} to {wrong[0].after} sequences",
-            actual=f"{wrong[0].event.event.key} {wrong[0].samples}; so in {len(wrong)} of {len(told)} events",
+            line=first.event.line,
+            expected=f"samples_count of a block that trains from {first.before} to {first.after} samples",
+            actual=f"{first.event.event.key} {first.samples}; wrong in {len(wrong)} of {counted(len(events), 'event')}",
             severity=Severity.WARNING if lenient else None,
         )
 
 
-def _told_by_blocks(run: Run) -> Iterator[_Told]:
-    """What each block says, of those after which the run was evaluated."""
+def _block_events(run: Run) -> Iterator[_BlockEvent]:
+    """Yield the events of the blocks after which the run was evaluated."""
     ends = [(event.index, evaluation.position) for evaluation in run.evaluations for event in evaluation.events[:1]]
     interval = run.schedule.eval_interval_steps * run.schedule.global_batch_size
     started = None
     for event in run.in_order(BLOCK):
-        # Some v5.0 logs stop a block behind its evaluation, so a stop is where its block started.
+        # Some v5.0 logs stop a block after its evaluation, so a stop is looked up where its block started.
         place = event.index if started is None else started
         started = event.index if event.event.key == "block_start" else None
         at = bisect_right(ends, (place if event.event.key == "block_stop" else event.index, math.inf))
@@ -90,7 +97,7 @@ def _told_by_blocks(run: Run) -> Iterator[_Told]:
         if samples is None or at == len(ends):
             continue
         evaluation = run.evaluations[at]
-        yield _Told(
+        yield _BlockEvent(
             event=event,
             samples=samples,
             before=ends[at - 1][1] if at else 0,
@@ -102,20 +109,20 @@ def _told_by_blocks(run: Run) -> Iterator[_Told]:
 @rule(
     "train.steps",
     source=HARNESS,
-    example="a log of 272 steps with 271 `tracked_stats`; where few are reported, one that ends with half of the run",
+    example="a log of 272 steps with 271 `tracked_stats`; one that reports few steps, and none in the second half",
 )
 def steps(run: Run) -> Iterator[Breach]:
-    """Training steps are reported to the end of the run, each once or evenly spaced, after the step or before it."""
+    """Training steps are reported to the end of the run: every step once, or some of them, evenly spaced."""
     if run.aborted:
         return  # Its last step may have failed before it could be reported.
     size, final = run.global_batch_size, run.samples
     expected = final // size  # len() overflows for the numbers that a hostile log may hold.
-    # Columns of numbers, and sets only where something is wrong: a log may hold a million steps.
+    # A log may hold a million steps: compare arrays, and build sets only if something is wrong.
     reported = array("d", (step.samples for step in run.log.steps))
     if len(reported) * 2 < expected:
         yield from _sparse(reported, size, expected)
         return
-    # NVIDIA's v6.0 logs count the sequences before a step, others those after it.
+    # NVIDIA's v6.0 logs count the samples before a step, others those after it.
     first = 0 if reported[:1] == array("d", [0]) else size
     due = range(first, final + first - size + 1, size)
     if reported == array("d", due):
@@ -125,33 +132,33 @@ def steps(run: Run) -> Iterator[Breach]:
         step = (missing[0] - first) // size + 1
         yield Breach(
             message=f"tracked_stats is missing for step {step} (samples_count {missing[0]})",
-            expected=f"one for each of {expected} steps of {size} sequences",
+            expected=f"one for each of {counted(expected, 'step')} of {size} samples",
             actual=f"{len(missing)} missing",
         )
     elif len(reported) != expected:
         yield Breach(
             message="tracked_stats reports another number of training steps than the run took",
-            expected=f"{expected} steps of {size} sequences make the {final} trained on",
-            actual=f"{len(reported)} steps",
+            expected=f"{counted(expected, 'step')} of {size} samples, {final} in all",
+            actual=counted(len(reported), "step"),
         )
 
 
 def _sparse(reported: array[float], size: int, expected: int) -> Iterator[Breach]:
-    """Where most steps are not reported: those that are, are evenly spaced and reach to the end."""
+    """Judge a log that reports less than half of its steps: they are evenly spaced and reach to the end of the run."""
     places = [0.0, *reported, float(expected * size)]
     gaps = [later - earlier for earlier, later in pairwise(places)]
     usual = median(gaps[:-1]) if len(reported) > 1 else math.inf
     longest = max(range(len(gaps)), key=gaps.__getitem__)
     if gaps[longest] > 2 * usual:
         yield Breach(
-            message="training steps are reported for a part of the run only",
+            message="training steps are reported for only a part of the run",
             expected=f"tracked_stats every {usual / size:g} steps, as elsewhere in the log",
             actual=f"none for {gaps[longest] / size:g} steps from samples_count {places[longest]:.0f}",
         )
     else:
         yield Breach(
             message="most training steps are not reported, so they are not judged",
-            expected=f"tracked_stats for {expected} steps",
+            expected=f"tracked_stats for {counted(expected, 'step')}",
             actual=f"{len(reported)}",
             severity=Severity.INFO,
         )
@@ -163,23 +170,24 @@ def loss(run: Run) -> Iterator[Breach]:
     wrong = [step.line for step in run.log.steps if not step.loss > 0]
     if wrong:
         yield Breach(
-            message="a training loss is no positive number",
+            message="a training loss is not a positive number",
             line=wrong[0],
             expected="reduced_train_loss > 0",
-            actual=f"{len(wrong)} steps with another value",
+            actual=f"{counted(len(wrong), 'step')} with another value",
         )
 
 
 @rule(
     "train.initial_loss",
     source=f"{INITIALIZATION}; {HYPERPARAMETERS}",
-    example="a first `reduced_train_loss` of 10.4 for llama31_405b: no checkpoint was loaded; 12.9 for 8B, a WARNING",
+    example="a first `reduced_train_loss` of 10.4 for llama31_405b: no checkpoint was loaded; 12.9 for 8B (a WARNING)",
 )
 def initial_loss(run: Run) -> Iterator[Breach]:
     """In the closed division the first training loss is what the benchmark's weights, tokenizer and model give.
 
-    A little beside it is a WARNING: seeds, precision and other code's initialisation move it. Nearer to the target than
-    to it is a model that was trained before; far above it, where training starts from a checkpoint, one that was not.
+    A loss outside the expected range is a WARNING: seed, precision and other code's initialisation move it. It is an
+    ERROR in two cases. A loss nearer to the target than to the range shows that the model was trained before. One that
+    is more than 1 nat above the range shows that the checkpoint was not loaded, if the benchmark starts from one.
     """
     benchmark = benchmark_named(run.closed_rules.benchmark)
     low, high = benchmark.initial_train_loss
@@ -199,7 +207,7 @@ def initial_loss(run: Run) -> Iterator[Breach]:
 
 
 def _is_of_one_step(run: Run, first: TrainStep) -> bool:
-    """Whether the first report is of the first step alone: most logs of 8B report the mean of some tens of steps."""
+    """Return whether the first report is of the first step alone: most logs of 8B report the mean of several tens."""
     second = next(islice(run.log.steps, 1, None), None)
     apart = second is None or second.samples - first.samples == run.global_batch_size
     every = sum(1 for _ in run.log.steps) * run.global_batch_size * 2 >= run.samples
