@@ -1,1 +1,1 @@
-"""Is it a valid result? Values out: checks return findings, and only `__main__` prints. Imports without torch."""
+"""Judge whether a result is valid. Checks return findings as values; only `__main__` prints. Imports without torch."""

@@ -1,4 +1,4 @@
-"""`python -m compliance check PATH...`: is it a valid result? The same verb as `llama31 check`, which has the others.
+"""`python -m compliance check PATH...`: the same command as `llama31 check`, without the other verbs of `llama31`.
 
 Exit status: 0 no ERROR finding, 1 ERROR findings, 2 wrong usage or a log that cannot be read.
 """
@@ -26,7 +26,7 @@ _SCORED = frozenset({"summary", "json"})
 
 @click.group(cls=Verbs, context_settings=SETTINGS)
 def main() -> None:
-    """Is it a valid MLPerf result?"""
+    """Judge MLPerf results."""
 
 
 @main.command()

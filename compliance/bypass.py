@@ -1,7 +1,8 @@
-"""package_checker_params: what a submission asks the official package_checker to leave out.
+"""Read package_checker_params, by which a submission turns off checks of the official package_checker.
 
-The checker compares whole lines, line break included, with the name of a switch. So only the last line of a file can be
-one, and only where nothing follows it, not even a line break. It reads the file of a result and that of its system.
+The checker compares each line, including its line break, with the name of a switch. So only the last line of a file can
+set one, and only without a line break at its end. The checker reads a file in the folder of a result and one in that of
+its system.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ PARAMETERS = "package_checker_params"
 
 RCP_BYPASS, SEED_BYPASS = "rcp-bypass", "seed-checker-bypass"
 SWITCHES = {
-    RCP_BYPASS: "the comparison of its convergence with the reference",
-    SEED_BYPASS: "the comparison of its seeds",
+    RCP_BYPASS: "the comparison of the convergence with the reference",
+    SEED_BYPASS: "the comparison of the seeds",
 }
-"""Name of a switch -> what it leaves out."""
+"""Name of a switch -> the check that it turns off."""
 
 _MOST = 1 << 20
-"""Bytes of a file; one that says something has 10."""
+"""Bytes of a file that are read at most; the longest switch has 19."""
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a file of parameters, the last of which alone can be a switch.
+    """Return the lines of a file of parameters; only the last one can be a switch.
 
     Raises:
-        OSError, ValueError: it cannot be read, by the official checker neither.
+        OSError, ValueError: the file cannot be read; the official checker cannot read it either.
     """
     return re.split("\r\n|\r|\n", read_regular(path, _MOST).decode())
 
 
 def switch(path: Path) -> str:
-    """The name of the switch that a file sets; empty where it sets none or there is no such file."""
+    """Return the name of the switch that a file sets; empty if it sets none or does not exist."""
     try:
         last = lines(path)[-1]
     except (OSError, ValueError):
@@ -43,5 +44,5 @@ def switch(path: Path) -> str:
 
 
 def bypassed(result: Path) -> frozenset[str]:
-    """The switches that are set for the result in a folder, by itself or by its system."""
+    """Return the switches that are set for the result in a folder, in that folder or in that of its system."""
     return frozenset(switch(folder / PARAMETERS) for folder in (result, result.absolute().parent)) - {""}

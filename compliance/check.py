@@ -1,4 +1,4 @@
-"""From paths to findings: a log, a directory of runs, or any tree that holds some."""
+"""Check paths and return findings: a path is a log, a folder of runs, or any tree that holds some."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from compliance.run import FREE_IN_OPEN, Run
 
 
 class NoLogs(Refused):
-    """A path that does not exist or cannot be searched, or a directory without logs."""
+    """A path does not exist, cannot be searched, or is a folder without logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogGroup:
-    """Logs that are looked at together."""
+    """Logs that are judged together."""
 
     paths: tuple[Path, ...]
     is_result: bool
-    """Whether they are all the runs of their directory, rather than one file that was asked for."""
+    """True for all the runs of a folder, False for one file that was asked for alone."""
 
     @property
     def path(self) -> Path:
@@ -41,52 +41,52 @@ class LogGroup:
 
     @property
     def place(self) -> Place | None:
-        """Where they lie in the tree of a submission; None where they are part of none."""
+        """Their place in the tree of a submission; None outside one."""
         return place_of(self.path) if self.is_result else None
 
     @property
     def system(self) -> Path | None:
-        """Where the system of the runs is described; None where they are no result of a submission."""
+        """The description of their system; None where they are not a result of a submission."""
         return None if self.place is None else self.place.system
 
     @property
     def organisation(self) -> Path | None:
-        """The tree of the submission that the runs are part of; None where they are part of none."""
+        """The tree of the submission that they are part of; None outside one."""
         return None if self.place is None else self.place.tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A result, or a log that was asked for by itself, and what it was judged by."""
+    """A result, or a log that was asked for alone, and the ruleset that judged it."""
 
     path: str
     logs: tuple[str, ...]
     benchmark: str | None
-    """None for one that the ruleset does not have."""
+    """None if the ruleset does not have the benchmark."""
     ruleset: str | None
     ruleset_from: str
-    """Why this one, in words."""
+    """Why this ruleset, in words."""
     is_open: bool = False
-    """Whether some log is of the open division."""
+    """Whether any log is of the open division."""
     minutes: float | None = None
-    """The score, where it was asked for and there is one: normalised, or raw without a reference."""
+    """The score in minutes: normalised, or raw without a reference; None if it was not asked for or there is none."""
     marks: tuple[str, ...] = ()
     """As in compliance.result.Result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a check of some paths found."""
+    """The outcome of checking some paths."""
 
     logs: tuple[str, ...]
     findings: tuple[Finding, ...]
     unreadable: bool
-    """Some log could not be read at all."""
+    """Whether any log could not be read at all."""
     results: tuple[Judged, ...] = ()
     not_run: tuple[str, ...] = ()
-    """Checks that did not run, and why; a sentence each."""
+    """Checks that did not run and why, one line each."""
     excused: tuple[str, ...] = ()
-    """Logs of runs that did not reach the target, one a result, which may have one."""
+    """Logs of runs that may miss the target: at most one for each result."""
 
     @property
     def passed(self) -> bool:
@@ -94,14 +94,14 @@ class Report:
 
 
 def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bool = False) -> Report:
-    """Check every log under the paths, the runs of each directory together, each system, and each whole organisation.
+    """Check every log under the paths, the runs of each folder together, each system, and each whole organisation.
 
     Args:
-        ruleset: as compliance.ruleset.choose.
-        scored: whether to give the scores, too, for which numpy is imported.
+        ruleset: as for compliance.ruleset.choose.
+        scored: whether to compute the scores too, which imports numpy.
 
     Raises:
-        NoLogs: a path does not exist, is a directory without logs, or holds one that cannot be searched.
+        NoLogs: a path does not exist, is a folder without logs, or holds a folder that cannot be searched.
     """
     groups = find_logs(paths)
     together = groupby(groups, key=lambda group: group.organisation or group.paths)
@@ -170,14 +170,14 @@ def _judged(group: LogGroup, result: Result, *, scored: bool) -> Judged:
 
 
 def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]:
-    """What was not looked at because of how the logs were asked for, or where they lie."""
+    """Yield the checks that did not run because of how the logs were asked for, or where they lie."""
     alone = [group for group in groups if not group.is_result]
     loose = [group for group in groups if group.is_result and group.place is None]
     astray = [group for group in groups if group.place is not None and group.system is None]
     if alone:
         yield f"result, system and package checks: {counted(len(alone), 'log')} asked for alone, not as a folder"
     if loose:
-        yield f"system and package checks: {counted(len(loose), 'folder')} of logs in no tree of a submission"
+        yield f"system and package checks: {counted(len(loose), 'folder')} of logs outside the tree of a submission"
     if astray:
         yield f"system checks: {counted(len(astray), 'folder')} of logs not in results/<system>/<benchmark>/"
     trees = dict.fromkeys(group.organisation for group in groups if group.organisation is not None)
@@ -187,24 +187,24 @@ def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]
 
 
 def _not_judged(results: Sequence[Judged]) -> Iterator[str]:
-    """What was not looked at because of the division."""
+    """Yield the checks that did not run because of the division."""
     if number := sum(result.is_open for result in results):
         yield f"the closed division's rules ({FREE_IN_OPEN}): {counted(number, 'result')} of the open division"
 
 
 def _names_of(others: Sequence[LogGroup]) -> str:
-    """The results that are of other benchmarks."""
+    """Name the results that are of other benchmarks."""
     names = sorted({group.path.name for group in others})
     return f"{counted(len(others), 'folder')} of logs of other benchmarks ({', '.join(names)})"
 
 
 def _is_below(folder: Path, paths: Sequence[Path]) -> bool:
-    """Whether all of a folder was asked for."""
+    """Return whether all of a folder was asked for."""
     return any(folder.resolve().is_relative_to(path.resolve()) for path in paths)
 
 
 def _trees_without(groups: Sequence[LogGroup], paths: Sequence[Path]) -> list[Path]:
-    """The trees of submissions below the paths that have no log in their results."""
+    """Return the trees of submissions below the paths that have no log in their results."""
     known = {group.organisation for group in groups}
     return [tree for tree in dict.fromkeys(tree for path in paths for tree in _trees(path)) if tree not in known]
 
@@ -217,9 +217,9 @@ def _trees(path: Path) -> Iterator[Path]:
 
 
 def find_logs(paths: Iterable[Path]) -> list[LogGroup]:
-    """The logs under the paths, each once: a file as itself, and of a directory every result_*.txt below it.
+    """Return the logs under the paths, each once: a file itself, and every result_*.txt below a folder.
 
-    Directories are walked in the order of their names; links to directories are not followed.
+    Folders are walked in the order of their names; links to folders are not followed.
 
     Raises:
         NoLogs: as check_paths.
@@ -245,33 +245,33 @@ def _groups(path: Path) -> list[LogGroup]:
 
 
 def _logs_below(directory: Path) -> Iterator[Path]:
-    # Raises for a folder that cannot be read: logs that cannot be seen are no logs that pass.
+    # Raises for a folder that cannot be read: a log that nobody has seen must not pass.
     for folder, _, names in walk(directory):
         yield from (Path(folder, name) for name in names if LOG_NAME.fullmatch(name))
 
 
 def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
-    """Orders by directory, then result_2 before result_10."""
+    """Return a key that sorts by folder, then result_2 before result_10."""
     parts = re.findall(r"\d+|\D+", path.name)
     return str(path.parent), [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def open_results(groups: Iterable[LogGroup], ruleset: str | None = None) -> list[tuple[LogGroup, Result]]:
-    """Read the logs of each group, as open_result does; without those of benchmarks that are not judged here."""
+    """Read the logs of each group as open_result does; results of benchmarks that are not judged here are left out."""
     opened = ((group, open_result(group, ruleset)) for group in groups)
     return [(group, result) for group, result in opened if not (group.place and result.is_of_another_benchmark)]
 
 
 def open_result(group: LogGroup, ruleset: str | None = None) -> Result:
-    """Read the logs of a group, to be judged as compliance.ruleset.choose says; raises nothing."""
+    """Read the logs of a group; `ruleset` is as for compliance.ruleset.choose. Raises nothing."""
     directory = group.paths[0].parent
     chosen = choose(directory, ruleset)
     return Result(directory, tuple(Run(load(path), chosen) for path in group.paths))
 
 
 def open_run(path: Path, ruleset: str | None = None, *, each: Callable[[int, Event], object] | None = None) -> Run:
-    """Read one log, to be judged as compliance.ruleset.choose says.
+    """Read one log; `ruleset` is as for compliance.ruleset.choose, `each` as for compliance.log.load.
 
-    Raises nothing but what `each` does, which is as for compliance.log.load.
+    Raises only what `each` raises.
     """
     return Run(load(path, each), choose(path.parent, ruleset))

@@ -1,4 +1,4 @@
-"""A report as text and for programs: JSON, JUnit XML, SARIF 2.1.0; any text made harmless to a terminal or a parser."""
+"""Write a report as text, JSON, JUnit XML or SARIF 2.1.0, with all text of others escaped for terminals and parsers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compliance.result import in_capitals
 from compliance.ruleset import judged_by
 
 JSON_FORMAT = 1
-"""Version of the machine formats; a field that goes or changes its meaning raises it."""
+"""Version of the JSON format; removing a field or changing its meaning raises it."""
 
 TOOL = "llama31 check"
 
@@ -30,7 +30,7 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: 
 
 
 def printable(text: str) -> str:
-    """The text with everything but characters that print and line breaks as escape sequences."""
+    """Return the text with every character escaped that neither prints nor is a line break."""
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
 
 
@@ -39,32 +39,33 @@ def _escaped(char: str) -> str:
 
 
 def details(finding: Finding) -> dict[str, str]:
-    """What a finding says beside its message, by name."""
+    """Return what a finding states besides its message, by name; empty fields are left out."""
     texts = {"expected": finding.expected, "actual": finding.actual, "source": finding.source}
     return {name: text for name, text in texts.items() if text}
 
 
 def text(report: Report, noun: str = "log") -> str:
-    """Every finding, then each result, and a line that says how many of them there are; `noun` is what was checked."""
+    """Write every finding, then each result, then a line with their numbers; `noun` names what was checked."""
     return "\n".join([*map(_finding_text, report.findings), *_ending(report, noun)])
 
 
 def grouped(report: Report) -> str:
-    """Each result with its findings below it, those of one rule in a line."""
+    """Write each result with its findings below it, those of one rule on one line."""
     lines = [line for subject in _subjects(report) for line in (_heading(subject), *_rule_lines(subject))]
-    hint = ["`llama31 rules RULE` says more of a rule; --all lists every finding"] if report.findings else []
+    hint = ["`llama31 rules RULE` explains a rule; --all lists every finding"] if report.findings else []
     return "\n".join([*lines, *hint, *_not_run(report), _verdict(report, "log")])
 
 
 def summary(report: Report) -> str:
-    """A line for each result."""
+    """Write one line for each result."""
     return "\n".join(_ending(report, "log"))
 
 
 def _ending(report: Report, noun: str) -> Iterator[str]:
     if report.results:
         subjects = _subjects(report)
-        yield from (_heading(one) for one in subjects if one.result is not None or count(one.findings, Severity.ERROR))
+        shown = (subject for subject in subjects if subject.result or count(subject.findings, Severity.ERROR))
+        yield from map(_heading, shown)
     yield from _not_run(report)
     yield _verdict(report, noun)
 
@@ -86,7 +87,7 @@ def _line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What findings are about: a result with its logs, a system, a tree."""
+    """What findings are about: a result with its logs, a system or a tree."""
 
     path: str
     findings: tuple[Finding, ...]
@@ -94,26 +95,26 @@ class _Subject:
 
 
 def _subjects(report: Report) -> list[_Subject]:
-    """Every result, and what else has findings."""
+    """Return every result, and everything else that has findings."""
     of_log = {log: result.path for result in report.results for log in result.logs}
-    found: dict[str, list[Finding]] = {result.path: [] for result in report.results}
+    by_path: dict[str, list[Finding]] = {result.path: [] for result in report.results}
     for finding in report.findings:
-        found.setdefault(of_log.get(finding.file, finding.file), []).append(finding)
+        by_path.setdefault(of_log.get(finding.file, finding.file), []).append(finding)
     results = {result.path: result for result in report.results}
-    return [_Subject(path, tuple(findings), results.get(path)) for path, findings in found.items()]
+    return [_Subject(path, tuple(findings), results.get(path)) for path, findings in by_path.items()]
 
 
 def _heading(subject: _Subject) -> str:
-    said = [_counts(subject.findings)]
+    facts = [_counts(subject.findings)]
     if subject.result is not None:
-        said = [counted(len(subject.result.logs), "log"), *said, f"ruleset {judged_by(subject.result)}"]
-        said += [] if subject.result.minutes is None else [f"{subject.result.minutes:.3f} min"]
-        said += [in_capitals(subject.result.marks)] if subject.result.marks else []
-    return f"{_word(subject.findings)}  {_line('  '.join([subject.path, ', '.join(said)]))}"
+        facts = [counted(len(subject.result.logs), "log"), *facts, f"ruleset {judged_by(subject.result)}"]
+        facts += [] if subject.result.minutes is None else [f"{subject.result.minutes:.3f} min"]
+        facts += [in_capitals(subject.result.marks)] if subject.result.marks else []
+    return f"{_word(subject.findings)}  {_line('  '.join([subject.path, ', '.join(facts)]))}"
 
 
 def _rule_lines(subject: _Subject) -> Iterator[str]:
-    """A line for each rule that logs break, and for each finding about more than a log; the worst first."""
+    """Yield a line for each rule that logs break and for each finding about more than one log, the worst first."""
     logs = subject.result.logs if subject.result is not None else ()
     lines: dict[tuple[Severity, str, Finding | None], list[Finding]] = {}
     for finding in sorted(subject.findings, key=lambda finding: list(Severity).index(finding.severity)):
@@ -122,17 +123,17 @@ def _rule_lines(subject: _Subject) -> Iterator[str]:
     for (severity, rule, alone), findings in lines.items():
         example = findings[0]
         texts = {"expected": example.expected, "actual": example.actual}
-        said = "; ".join([example.message, *(f"{name} {text}" for name, text in texts.items() if text)])
+        fault = "; ".join([example.message, *(f"{name} {text}" for name, text in texts.items() if text)])
         often = _how_often(findings, len(logs) if alone is None else 1)
-        yield f"  {_severity(severity)}  {_line(f'{rule}  {often}{said}{_place(example, subject)}')}"
+        yield f"  {_severity(severity)}  {_line(f'{rule}  {often}{fault}{_place(example, subject)}')}"
 
 
 def _how_often(findings: Sequence[Finding], logs: int) -> str:
-    """In how many of some logs, and how often where that is more; nothing where there is one finding and one log."""
+    """Return in how many of the logs a finding is, and how often if that is more; empty for one finding in one log."""
     files = len({finding.file for finding in findings})
-    said = [f"{len(findings)} times"] if len(findings) > files else []
-    said += [f"in {files} of {logs} logs"] if logs > 1 else []
-    return f"{' '.join(said)}: " if said else ""
+    parts = [f"{len(findings)} times"] if len(findings) > files else []
+    parts += [f"in {files} of {logs} logs"] if logs > 1 else []
+    return f"{' '.join(parts)}: " if parts else ""
 
 
 def _place(example: Finding, subject: _Subject) -> str:
@@ -142,7 +143,7 @@ def _place(example: Finding, subject: _Subject) -> str:
 
 
 def _not_run(report: Report) -> Iterator[str]:
-    return (f"not run  {_line(said)}" for said in report.not_run)
+    return (f"not run  {_line(checks)}" for checks in report.not_run)
 
 
 def _verdict(report: Report, noun: str) -> str:
@@ -159,7 +160,7 @@ def _counts(findings: Sequence[Finding]) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Everything that a report holds."""
+    """Write everything that a report holds as JSON."""
     document = {
         "format": JSON_FORMAT,
         "passed": report.passed,
@@ -173,10 +174,10 @@ def as_json(report: Report) -> str:
 
 
 def junit(report: Report) -> str:
-    """A suite for each file or directory, a case for each finding in it; only an ERROR is a failure."""
+    """Write JUnit XML: a suite for each file or folder, a case for each finding in it. Only an ERROR is a failure."""
     root = ElementTree.Element("testsuites", name=TOOL)
-    found = sorted(report.findings, key=lambda finding: finding.file)
-    by_file = {file: list(findings) for file, findings in groupby(found, key=lambda finding: finding.file)}
+    findings_by_name = sorted(report.findings, key=lambda finding: finding.file)
+    by_file = {file: list(findings) for file, findings in groupby(findings_by_name, key=lambda finding: finding.file)}
     for file in dict.fromkeys([*report.logs, *by_file]):
         _add_suite(root, file, by_file.get(file, []))
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
@@ -199,7 +200,7 @@ def _add_suite(root: ElementTree.Element, file: str, findings: list[Finding]) ->
 
 
 def sarif(report: Report) -> str:
-    """One run with a result for each finding."""
+    """Write SARIF: one run with a result for each finding."""
     sources = {finding.rule: finding.source for finding in report.findings}
     rules = [{"id": rule, "help": {"text": source or rule}} for rule, source in sources.items()]
     run = {
@@ -229,5 +230,5 @@ def _sentences(finding: Finding) -> Iterator[str]:
 
 
 def _uri(file: str) -> str:
-    """A relative path stays relative, so that a viewer can find it in its own checkout."""
+    """Return the URI of a file. A relative path stays relative, so that a viewer finds it in its own checkout."""
     return ("file://" if Path(file).is_absolute() else "") + quote(os.fsencode(file))

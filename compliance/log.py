@@ -1,8 +1,8 @@
-"""Reading one log file. Any bytes are accepted: what is no event is noise, what should be one and is not is a Defect.
+"""Read one log file. Any bytes are accepted: text without an event is noise, a broken event is a Defect.
 
-Linear time; memory for the events that rules look at, not for the file. The file is read by blocks, lines are of
-bounded length, the `:::MLLOG` token may stand anywhere in a line, and a line may hold several events (ranks writing
-into one pipe).
+Time is linear in the size of the file; memory is taken for the events that rules look at, not for the file. The file is
+read in blocks, and lines have a limited length. The `:::MLLOG` token may stand anywhere in a line, and a line may hold
+several events, because ranks write into one pipe.
 """
 
 from __future__ import annotations
@@ -29,55 +29,57 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_FILE = 1 << 30
-"""Bytes of a log; published ones have under 2 million."""
+"""Bytes of a log that are read at most; published ones have under 2 million."""
 
 MAX_LINE = 1 << 20
-"""Bytes of a line that are looked at; a longer one is a defect."""
+"""Bytes of the longest line that is decoded; a longer one with an event is a defect."""
 
 MAX_KEPT = 20_000
 """Events of a log that are kept whole, besides train steps and what ranks repeat; published logs have under 500."""
 
 MAX_KEPT_TEXT = 2 << 20
-"""Characters of them: in memory, an event may be 30 times as large as its text."""
+"""Characters of those events: in memory an event may take 30 times the size of its text."""
 
 MAX_DEFECTS = 1000
 """Defects of each kind that are kept; the rest are counted."""
 
 MAX_DEFECTS_OF_LINE = 16
-"""Malformed events after which the rest of a line is not looked at: each may cost time for the whole line."""
+"""Malformed events of a line after which its rest is skipped: each may cost time for the whole line."""
 
 MAX_KNOWN = 64
+"""Lines that are remembered, to be recognised when another rank writes them again."""
+
 MAX_KNOWN_LINE = 4096
-"""Lines, and their bytes, that are recognised when another rank writes them again."""
+"""Bytes of the longest such line."""
 
 PER_RANK = frozenset({"cache_clear", "init_start"})
-"""Keys that every rank may log, thousands of times; of those that say the same, the first and the last are kept."""
+"""Keys that every rank may log, thousands of times. Of equal events only the first and the last are kept."""
 
 SIMULATED = "simulated"
-"""The mark of a rehearsed run."""
+"""The mark of a simulated run."""
 
 NOT_A_RUN = frozenset({SIMULATED, "proxy", "mock_data", "forced_success"})
-"""Names in the value of a tracked_stats event by which a log says that it is not of a run that counts."""
+"""Marks: names in the value of a tracked_stats event by which a log says that its run does not count."""
 
 _TOKEN_BYTES = TOKEN.encode()
 _OFFICIAL_TOKEN = TOKEN + " "
 _SPACES = re.compile(r" [ \t]*\{")
 _NOTHING = re.compile(r"[ \t\n\v\f\x1c-\x1f]*(\r|\Z)")
 _BLOCK = 1 << 18
-"""Bytes that are read at a time: few enough to stay in a processor's cache."""
+"""Bytes that are read at a time, few enough to stay in a processor's cache."""
 _SHOWN_OF_LINE = 60
-"""Bytes of an overlong line that its defect is told."""
+"""Bytes of an overlong line that its defect shows."""
 _SHOWN = 100
-"""Characters of a malformed event that its defect is told."""
+"""Characters of a malformed event that its defect shows."""
 _HEAD = b':::MLLOG {"namespace": "", "time_ms": '
-"""How mllog begins a line; then come the milliseconds since the epoch, in 13 digits until the year 2286."""
+"""The start of a line of mllog. The milliseconds since the epoch follow, in 13 digits until the year 2286."""
 _TIME = slice(len(_HEAD), len(_HEAD) + 13)
 _EXACT = 1 << 53
-"""Whole numbers below it are floats too."""
+"""Below 2**53 every whole number is exact as a float."""
 
 
 class DefectKind(enum.Enum):
-    """What can be wrong with a file before any rule is asked."""
+    """Faults of a file that show before any rule is asked."""
 
     UNREADABLE = enum.auto()
     LONG_LINE = enum.auto()
@@ -96,12 +98,12 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """An event and where it stands."""
+    """An event and its place in the log."""
 
     index: int
-    """Ordinal among the events of the file, from 0; orders two events on one line."""
+    """Its number among the events of the file, from 0. It orders two events on one line."""
     line: int
-    """From 1."""
+    """Counted from 1."""
     event: Event
 
 
@@ -110,11 +112,11 @@ class TrainStep(NamedTuple):
 
     line: int
     samples: float
-    """Sequences trained on so far; NaN where the event does not say."""
+    """Samples trained on so far; NaN if the event does not state them."""
     seconds: float
-    """Duration; NaN where the event does not say."""
+    """Duration; NaN if the event does not state it."""
     loss: float
-    """NaN where it is no finite number."""
+    """Nats; NaN if it is not a finite number."""
 
 
 class Mark(NamedTuple):
@@ -126,13 +128,13 @@ class Mark(NamedTuple):
 
 
 class Log:
-    """One log file, read. Events by key in file order; every event's mark; train steps."""
+    """What was read of one log file: events by key in file order, the mark of every event, and the training steps."""
 
     def __init__(self, path: Path, each: Callable[[int, Event], object] | None = None) -> None:
         self.path = path
         self._each = each
         self.events: dict[str, list[Located]] = {}
-        """Kept events by key. Of PER_RANK keys few; of tracked_stats those of no step."""
+        """Kept events by key: few of PER_RANK keys, and of tracked_stats only those that report no training step."""
         self.counts: Counter[str] = Counter()
         """Events by key, kept or not."""
         self.defects: list[Defect] = []
@@ -140,25 +142,25 @@ class Log:
         self.defect_counts: Counter[DefectKind] = Counter()
         """Defects by kind, kept or not."""
         self.dropped = 0
-        """Events beyond MAX_KEPT or MAX_KEPT_TEXT that no rule sees; no tracked_stats, of which a run may have many."""
+        """Events beyond MAX_KEPT or MAX_KEPT_TEXT, which no rule sees; without tracked_stats, which may be many."""
         self.not_a_run: set[str] = set()
-        """Which of NOT_A_RUN some tracked_stats event says, kept or not."""
+        """The marks of NOT_A_RUN that some tracked_stats event has, kept or not."""
         self.crowded = array("q")
-        """Lines, one for each event that the official parser does not read where it stands."""
+        """The line of each event that the official parser does not read because it does not stand alone."""
         self.lost: Counter[str] = Counter()
-        """Those of them that it loses without a word, by key; it rejects a log for each of the others."""
+        """The events among them that it skips silently, by key; for each of the others it rejects the log."""
         self._kept = self._kept_text = 0
-        # Columns, because a log may hold a million of each.
+        # Columns of numbers: a log may hold a million events and steps.
         self._keys: list[str] = []
         self._lines = array("q")
         self._times = array("d")
         self._steps = (array("q"), array("d"), array("d"), array("d"))
 
-    # Made without a call of Python code for each: rules go over all of them again and again.
+    # Both are made without running Python code for each event, because rules walk them again and again.
 
     @property
     def marks(self) -> Iterator[Mark]:
-        """Every event's key, line and time, in file order."""
+        """The key, line and time of every event, in file order."""
         return map(tuple.__new__, repeat(Mark), zip(self._keys, self._lines, self._times, strict=True))
 
     @property
@@ -167,11 +169,11 @@ class Log:
         return map(tuple.__new__, repeat(TrainStep), zip(*self._steps, strict=True))
 
     def line(self, index: int) -> int | None:
-        """The line of an event, by its ordinal in the file from 0; None for one that there is not."""
+        """Return the line of an event by its number in the file, from 0; None if there is no such event."""
         return self._lines[index] if index < len(self._lines) else None
 
     def add(self, line: int, event: Event, length: int) -> None:
-        """Take in the next event of the file, written in `length` characters."""
+        """Add the next event of the file, which takes `length` characters."""
         if self._each is not None:
             self._each(line, event)
         index, key = len(self._keys), sys.intern(event.key)
@@ -196,14 +198,14 @@ class Log:
         return self.events[key][-1].event
 
     def add_defect(self, kind: DefectKind, message: object, *, line: int | None = None, actual: str = "") -> None:
-        """Take in the next defect of the file; its message is composed only if it is kept."""
+        """Add the next defect of the file; its message is composed only if it is kept."""
         count = self.defect_counts[kind] = self.defect_counts[kind] + 1
         if count <= MAX_DEFECTS:
             self.defects.append(Defect(kind=kind, line=line, message=str(message), actual=actual and show(actual)))
 
     def _add_step(self, line: int, event: Event) -> None:
         value, metadata = event.value, event.metadata
-        # v5.0 logs have the sequences trained on under "step", and no samples_count.
+        # v5.0 logs have no samples_count: their "step" is the number of samples trained on.
         samples = metadata["samples_count"] if "samples_count" in metadata else metadata.get("step")
         lines, places, times, losses = self._steps
         lines.append(line)
@@ -213,17 +215,17 @@ class Log:
 
 
 def _is_plain(event: Event) -> bool:
-    """Whether an event of a rank says no more than those of others: caches were cleared, initialisation has started."""
+    """Return whether an event of a rank says what others say: caches were cleared, or initialisation has started."""
     return event.value is True or event.key != "cache_clear"
 
 
 def _is_step(event: Event) -> bool:
-    """Whether a tracked_stats event reports a training step."""
+    """Return whether a tracked_stats event reports a training step."""
     return isinstance(event.value, dict) and "reduced_train_loss" in event.value
 
 
 def _number(value: object) -> float:
-    # What nearly all are; the decoder lets through finite numbers only.
+    # The fast path for nearly all values; the decoder has refused numbers that are not finite.
     if type(value) is float or (type(value) is int and -_EXACT < value < _EXACT):
         return value
     number = as_number(value)
@@ -231,7 +233,7 @@ def _number(value: object) -> float:
 
 
 class _Snapshot(io.RawIOBase):
-    """The bytes that a file has when it is opened, so that reading one that grows comes to an end."""
+    """Reads the bytes that a file has when it is opened, so that reading a growing file ends."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -247,17 +249,17 @@ class _Snapshot(io.RawIOBase):
 
 
 class _Ranks:
-    """What every rank logs: lines that differ in nothing but the time, of which the first is decoded.
+    """Recognises lines of ranks that differ in their time only, so that only the first is decoded.
 
-    mllog writes the time at a fixed place. A line that has other digits there, and is otherwise, byte for byte, one
-    that was an event, is the same event at another time.
+    mllog writes the time at a fixed place. A line that equals a decoded one byte for byte, except for the digits there,
+    is the same event at another time.
     """
 
     def __init__(self) -> None:
         self._known: dict[bytes, Event] = {}
 
     def recall(self, line: bytes) -> Event | None:
-        """The event of a line of which only the time is new; None for any other line."""
+        """Return the event of a line that differs from a known one in its time only; None for any other line."""
         event = self._known.get(line[_TIME.stop :])
         time = line[_TIME]
         # No number in JSON starts with a zero.
@@ -266,7 +268,7 @@ class _Ranks:
         return Event(event.key, event.value, event.event_type, int(time), event.namespace, event.metadata)
 
     def learn(self, line: bytes, event: Event) -> None:
-        """Remember a line that was decoded; few, and short ones, because a hostile log may hold any number."""
+        """Remember a decoded line; only a few short ones, because a hostile log may hold any number."""
         if event.key not in PER_RANK or len(self._known) >= MAX_KNOWN or len(line) > MAX_KNOWN_LINE:
             return
         if line.startswith(_HEAD) and line.startswith(b",", _TIME.stop) and line.count(_TOKEN_BYTES) == 1:
@@ -274,25 +276,25 @@ class _Ranks:
 
 
 class LineReader:
-    """Takes in a log as its bytes come: all of a file, or one that is still being written.
+    """Reads a log from blocks of bytes, whether the file is complete or still being written.
 
-    Only lines with a token are looked at; all others are counted, many at a time.
+    Only lines with a token are decoded; the others are counted, many at a time.
     """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._ranks = _Ranks()
         self._lines = 0
-        """That are complete."""
+        """Complete lines so far."""
         self._rest = b""
-        """Of a line whose end has not come: less than MAX_LINE; of a longer one, what may be the start of a token."""
+        """The incomplete last line, shorter than MAX_LINE; of a longer one, the bytes that may begin a token."""
         self._long: bytes | None = None
-        """How the line begins whose end has not come, where it is too long."""
-        self._found = False
-        """Whether there is a token in it."""
+        """The start of the incomplete last line if it is overlong; else None."""
+        self._has_token = False
+        """Whether that overlong line holds a token."""
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes, of any number."""
+        """Add the next bytes, any number of them."""
         block = self._rest + data
         start = 0 if self._long is None else self._skip(block)
         if self._long is not None:
@@ -301,16 +303,16 @@ class LineReader:
         self._take_lines(block, start, end)
         self._rest = block[end:]
         if len(self._rest) >= MAX_LINE:
-            self._long, self._found = self._rest[:_SHOWN_OF_LINE], False
+            self._long, self._has_token = self._rest[:_SHOWN_OF_LINE], False
             self._skip(self._rest)
 
     def finish(self) -> None:
-        """Take in the last line, which has no end."""
+        """Add the last line, if it does not end in a line break."""
         if self._long is None and self._rest:
             self._take_lines(self._rest, 0, len(self._rest))
 
     def _take_lines(self, block: bytes, start: int, end: int) -> None:
-        """Take in whole lines of a block."""
+        """Add the complete lines of a block."""
         number = self._lines + 1
         while (token := block.find(_TOKEN_BYTES, start, end)) >= 0:
             begin = block.rfind(b"\n", start, token) + 1 or start
@@ -330,10 +332,10 @@ class LineReader:
             _read_line(number, line, self._log, self._ranks)
 
     def _skip(self, block: bytes) -> int:
-        """Pass over an overlong line, which is a defect if it holds a token; returns where the next one starts."""
+        """Skip an overlong line, which is a defect if it holds a token; return where the next line starts."""
         end = block.find(b"\n") + 1
-        if not self._found and block.find(_TOKEN_BYTES, 0, end or len(block)) >= 0:
-            self._found = True
+        if not self._has_token and block.find(_TOKEN_BYTES, 0, end or len(block)) >= 0:
+            self._has_token = True
             self._add_long_line(self._lines + 1, self._long or b"")
         self._rest = block[1 - len(_TOKEN_BYTES) :]
         if end:
@@ -348,15 +350,15 @@ class LineReader:
 
 
 def load(path: Path, each: Callable[[int, Event], object] | None = None) -> Log:
-    """Read a whole log; raises nothing, what is wrong with the file is in the log's defects.
+    """Read a whole log. Raises nothing: the faults of the file are the log's defects.
 
     Args:
-        each: called with the line of every event and the event, kept or not, in file order. What it raises ends the
+        each: called with the line and the event for every event, kept or not, in file order. Its exceptions end the
             reading; an OSError or ValueError would be taken for a fault of the file.
     """
     log = Log(path, each)
     try:
-        # Opening a pipe would wait for a writer, and a device may never end.
+        # Opening a pipe would wait for a writer, and a device may have no end.
         if not stat.S_ISREG(path.stat().st_mode):
             log.add_defect(DefectKind.UNREADABLE, "not a regular file")
             return log
@@ -378,7 +380,7 @@ def _read(file: _Snapshot, log: Log) -> None:
 
 
 def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
-    """Take in the event after each token of a line; what stands between events is noise."""
+    """Add the event after each token of a line; text between events is noise."""
     text, end, left = line.decode(errors="replace"), 0, MAX_DEFECTS_OF_LINE
     while left and (start := text.find(TOKEN, end)) >= 0:
         start += len(TOKEN)
@@ -397,11 +399,11 @@ def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether the official parser reads an event where it stands in a line.
+    """Return whether the official parser reads an event at its place in a line.
 
-    It takes what follows the last token of a line, and one space, for the event, and ends a line at a carriage return.
+    That parser takes all text after the last token of a line, and one space, for it. A carriage return ends a line.
     """
-    # Without a copy of the event: this is called a million times.
+    # Called a million times, so it makes no copy of the event.
     begins = text.startswith(" {", start) or _SPACES.match(text, start)
     if not begins or text.find("\r", start, end) >= 0 or text.find(_OFFICIAL_TOKEN, start, end) >= 0:
         return False
@@ -409,9 +411,10 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
 
 
 def _is_lost(text: str, start: int, end: int) -> bool:
-    """Whether the official parser passes over an event that does not stand alone, rather than reject its line.
+    """Return whether the official parser skips an event that does not stand alone, instead of rejecting its line.
 
-    It does where its own token, with a space, is not what the event stands behind, or comes again behind the event.
+    It does so if the event does not follow the parser's own token, which includes a space, or if that token comes again
+    after the event.
     """
     if text.find("\r", start, end) >= 0 or text.find(_OFFICIAL_TOKEN, start, end) >= 0:
         return False

@@ -1,6 +1,7 @@
-"""The official mlperf_logging tools, in a process of their own; their text is read, their exit status says too little.
+"""Run the official mlperf_logging tools in a process of their own and read their verdicts.
 
-They read nothing but what compliance.rewritten has written, in a folder of ours, and know nothing of the caller.
+Their exit status says too little, so their text is read. They only read files that compliance.rewritten has written
+into a folder of ours, and see nothing of the caller's environment.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from compliance.official_worker import NoAnswer, Worker
 from compliance.rewritten import Copy, rewrite
 
 TIMEOUT_S = 600.0
-"""Seconds one tool may take; the slowest needs 30 for an organisation's tree, or 40 for a log of 100 MB."""
+"""Seconds that one tool may take; the slowest needs 30 for an organisation's tree and 40 for a log of 100 MB."""
 
 MOST_MEMORY = 16 << 30
 """Bytes of address space that one tool may have; a log of 1 GiB takes half of it."""
 
 _OUTPUT_LIMIT = 1 << 20
+"""Bytes of a tool's output that are read, from its end."""
 _LOG_OUTPUT = ("--log_output", "official.log")
 _SUMMARY = "summary.csv"
 _SEED_CHECK = """
@@ -41,7 +43,7 @@ logging.info("seeds %s", "accepted" if SeedChecker(sys.argv[1]).check_seeds(sys.
 
 
 class Tool(enum.StrEnum):
-    """The tools, by the names of their modules."""
+    """The official tools, by the names of their modules."""
 
     COMPLIANCE = "compliance_checker"
     RCP = "rcp_checker"
@@ -52,14 +54,14 @@ class Tool(enum.StrEnum):
     SUMMARY = "result_summarizer"
 
 
-# What a tool needs that takes long to import.
+# Tool -> the module that takes long to import, which the worker imports once.
 _MODULES = {tool: f"mlperf_logging.{tool}.{tool}" for tool in Tool} | {
     Tool.COMPLIANCE: "mlperf_logging.compliance_checker.mlp_compliance",
     Tool.SEEDS: "mlperf_logging.package_checker.seed_checker",
 }
 
-# Tool -> (a line that it prints where it accepts, a line that it prints where it does not). A log can make a tool print
-# the first one, but not keep it from printing the second.
+# Tool -> (a line that it prints if it accepts, a line that it prints if it does not). A log can make a tool print the
+# first line, but cannot keep it from printing the second.
 _VERDICTS = {
     Tool.COMPLIANCE: (r"INFO - SUCCESS", r"ERROR - FAILED"),
     Tool.RCP: (r"INFO - .*, RCP test PASSED", r"ERROR - .*RCP test FAILED.*"),
@@ -73,19 +75,19 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one official tool says about one file or folder."""
+    """The verdict of one official tool on one file or folder."""
 
     tool: Tool
     path: str
     ruleset: str
     passed: bool
     messages: tuple[str, ...]
-    """Its errors and warnings, or how it ended without a verdict; of the summariser, the scores in minutes."""
+    """Its errors and warnings, or how it ended without a verdict; for the summariser, the scores in minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Official:
-    """What the official tools say about a path."""
+    """The verdicts of the official tools on a path."""
 
     verdicts: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
@@ -103,24 +105,24 @@ class _Call:
     subject: Path
     ruleset: str
     arguments: tuple[str | Path, ...]
-    """Of the interpreter."""
+    """The arguments of the Python interpreter."""
 
 
 Advance = Callable[[int, int], object]
-"""Told after each verdict how many there are, and how many there will be."""
+"""Called after each verdict with the number of verdicts so far and the number of all."""
 
 
 def judge(
     path: Path, ruleset: str | None = None, *, timeout_s: float = TIMEOUT_S, advance: Advance = lambda *_: None
 ) -> Official:
-    """Ask every official tool that applies to a log, a directory of runs, or a tree of results.
+    """Ask every official tool that applies to a log, a folder of runs, or a tree of results.
 
     Args:
-        ruleset: as compliance.check.check_paths.
+        ruleset: as for compliance.check.check_paths.
         timeout_s: seconds that one call of a tool may take.
 
     Raises:
-        NoLogs: the path does not exist, or is a directory without logs.
+        NoLogs: the path does not exist, or is a folder without logs.
     """
     with tempfile.TemporaryDirectory(prefix="official-") as scratch:
         work = Path(scratch, "work")
@@ -133,7 +135,7 @@ def judge(
 
 
 def rulesets() -> tuple[str, ...]:
-    """Those that the installed tools have; ours may have a new one first.
+    """Return the rulesets that the installed tools have; this harness may have a new one earlier.
 
     Raises:
         FileNotFoundError: the tools are not installed.
@@ -146,7 +148,7 @@ def rulesets() -> tuple[str, ...]:
 
 
 def _unknown_rulesets(copy: Copy) -> Iterator[Finding]:
-    """A finding for each result whose ruleset no tool could read: some would crash, others succeed."""
+    """Yield a finding for each result whose ruleset the tools lack: some would crash, others would accept anything."""
     known = rulesets()
     for result in copy.results:
         assert result.row is not None
@@ -155,19 +157,17 @@ def _unknown_rulesets(copy: Copy) -> Iterator[Finding]:
                 rule="official.ruleset",
                 severity=Severity.ERROR,
                 file=result.file,
-                message="the installed mlperf_logging does not have this ruleset, so no tool was asked",
+                message="the installed mlperf_logging lacks this ruleset, so no official tool was asked",
                 expected=f"one of {', '.join(known)}",
                 actual=result.row.ruleset,
             )
 
 
 def _read_otherwise(copy: Copy) -> Iterator[Finding]:
-    """Logs of which the official parser would read other events than were written for it, as bad as `check` says."""
+    """Yield a finding for each log of which the official parser would read other events than the copy has."""
     for run in (run for result in copy.results for run in result.runs):
         for finding in OFFICIAL_LINE.findings(run):
-            yield replace(
-                finding, rule="official.line", message=f"{finding.message}; the verdicts are as if it read it"
-            )
+            yield replace(finding, rule="official.line", message=f"{finding.message}; the verdicts assume that it does")
 
 
 def _finding(verdict: Verdict) -> Finding:
@@ -181,7 +181,7 @@ def _finding(verdict: Verdict) -> Finding:
     )
 
 
-# The tools and their arguments.
+# The calls of the tools.
 
 
 def _calls(copy: Copy) -> Iterator[_Call]:
@@ -190,7 +190,7 @@ def _calls(copy: Copy) -> Iterator[_Call]:
         ruleset, logs = result.row.ruleset, [copy.of(run.log.path) for run in result.runs]
         for log in logs:
             yield _module(Tool.COMPLIANCE, log, ruleset, "--ruleset", ruleset, *_LOG_OUTPUT, log)
-        # As package_checker: neither convergence nor seeds of the open division.
+        # As in package_checker, convergence and seeds are not checked in the open division.
         if copy.original.is_dir() and not result.is_open:
             folder = copy.of(result.directory)
             yield _module(Tool.RCP, folder, ruleset, "--rcp_version", ruleset, *_LOG_OUTPUT, folder)
@@ -204,7 +204,7 @@ def _package_calls(folder: Path, ruleset: str) -> Iterator[_Call]:
         yield _module(Tool.SYSTEM, system, ruleset, *_LOG_OUTPUT, system, "training", ruleset)
     for tool in (Tool.PACKAGE, Tool.REPOSITORY):
         yield _module(tool, folder, ruleset, *_LOG_OUTPUT, folder, "training", ruleset)
-    # After the package checker: the scores are multiplied by the scaling.json that it writes.
+    # Comes after the package checker, because it multiplies the scores by the scaling.json that that one writes.
     yield _module(Tool.SUMMARY, folder, ruleset, "--csv", _SUMMARY, folder, "training", ruleset)
 
 
@@ -213,14 +213,14 @@ def _module(tool: Tool, subject: Path, ruleset: str, *arguments: str | Path) -> 
     return _Call(tool=tool, subject=subject, ruleset=ruleset, arguments=(*module, *arguments))
 
 
-# One call and its text.
+# One call and its output.
 
 
 def _verdicts(copy: Copy, work: Path, timeout_s: float, advance: Advance) -> Iterator[Verdict]:
     calls = list(_calls(copy))
     with Worker(work, _environment(), MOST_MEMORY) as worker:
         for done, call in enumerate(calls, start=1):
-            # A folder for each: what a tool leaves there is seen by no other.
+            # Each call has a folder of its own, so that no tool sees what another left behind.
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 yield _ask(copy, call, worker, Path(folder), timeout_s)
             advance(done, len(calls))
@@ -230,16 +230,16 @@ def _ask(copy: Copy, call: _Call, worker: Worker, folder: Path, timeout_s: float
     lines, ended = _output(call, worker, folder, timeout_s)
     accepting, refusing = _VERDICTS[call.tool]
     accepted = not ended and _any(accepting, lines) and not _any(refusing, lines)
-    said: Sequence[str] = [ended] if ended else messages(lines, copy.logs)
+    texts: Sequence[str] = [ended] if ended else messages(lines, copy.logs)
     if call.tool is Tool.SUMMARY and accepted:
-        said = _scores(folder / _SUMMARY)
-        accepted = bool(said)
+        texts = _scores(folder / _SUMMARY)
+        accepted = bool(texts)
     return Verdict(
         tool=call.tool,
         path=copy.restore(str(call.subject)),
         ruleset=call.ruleset,
         passed=accepted,
-        messages=shortened(copy.restore(message) for message in said),
+        messages=shortened(copy.restore(message) for message in texts),
     )
 
 
@@ -248,7 +248,7 @@ def _any(pattern: str, lines: Sequence[str]) -> bool:
 
 
 def _output(call: _Call, worker: Worker, folder: Path, timeout_s: float) -> tuple[list[str], str]:
-    """The lines that a tool printed, and how it ended where that is no verdict."""
+    """Return the lines that a tool printed, and how it ended without a verdict; empty if it gave one."""
     arguments = [str(argument) for argument in call.arguments]
     with tempfile.NamedTemporaryFile(dir=folder.parent) as output:
         try:
@@ -267,16 +267,16 @@ def _last_lines(output: IO[bytes]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """What a tool needs, and nothing else of the caller's, such as a token."""
+    """Return the environment of a tool: what it needs, and nothing else of the caller's, such as a token."""
     inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    # ".": the folder of the call.
+    # "." is the folder of the call.
     ours = dict.fromkeys(("HOME", "TMPDIR"), ".") | dict.fromkeys(("LANG", "LC_ALL"), "C.UTF-8")
-    # A thread for each processor would take address space, and nothing is computed that needs one.
+    # A thread for each processor would take address space, and no tool computes enough to need one.
     return inherited | ours | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def _scores(table: Path) -> tuple[str, ...]:
-    """The scores that the summariser wrote, in minutes."""
+    """Read the scores that the summariser wrote, in minutes."""
     with table.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     return tuple(

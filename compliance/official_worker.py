@@ -1,8 +1,8 @@
-"""Both ends of a pipe to one process that runs the official tools, call after call.
+"""Run the official tools, call after call, in one process at the other end of a pipe.
 
-Importing the tools takes a second, and the checker needs a tenth of one for a log. So the process imports a tool once
-and forks for every call: whatever a tool leaves behind (module state, log handlers, memory) ends with its own fork. The
-file is also the script that the process runs, in Python's isolated mode; it imports nothing of ours.
+Importing the tools takes 1 s, and checking a log takes 0.1 s. So the process imports a tool once and forks for every
+call: whatever a tool leaves behind (module state, log handlers, memory) ends with its fork. This file is also the
+script that the process runs, in Python's isolated mode, so it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from typing import IO, Any
 
 
 class NoAnswer(Exception):
-    """A call that ended without an exit status; says why."""
+    """A call ended without an exit status; the message says why."""
 
 
 class Worker:
-    """The process that runs the tools: started by the first call, and again by the next one after it has died.
+    """The process that runs the tools. The first call starts it, and the next call starts it again if it has died.
 
-    A context manager: nothing that it started outlives its block, nor the process that opened the block.
+    A context manager: no process that it started outlives its block, or the process that opened the block.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], most_memory: int) -> None:
-        """Keep what the process will be started with.
+        """Keep the settings of the process.
 
         Args:
-            folder: where it is started.
-            environment: all that it gets to see of one.
-            most_memory: bytes of address space that it, and each call, may have.
+            folder: the folder in which it starts.
+            environment: its whole environment.
+            most_memory: bytes of address space that it and each call may have.
         """
         self._folder, self._environment, self._most_memory = folder, environment, most_memory
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,15 +55,16 @@ class Worker:
         self.stop()
 
     def run(self, arguments: Sequence[str], module: str, folder: Path, output: Path, timeout_s: float) -> int:
-        """Run Python with `arguments` (-m MODULE ... or -c CODE ...); returns the exit status, negative for a signal.
+        """Run Python with `arguments` (-m MODULE ... or -c CODE ...) and return the exit status, negative for a signal.
 
         Args:
-            module: what it needs that takes long to import.
-            folder: its current directory.
-            output: the file that takes all that it prints.
+            module: a module that the call needs and that takes long to import.
+            folder: the current folder of the call.
+            output: the file that takes all that the call prints.
+            timeout_s: seconds that the call may take.
 
         Raises:
-            NoAnswer: it was not done in time, or took the whole process with it.
+            NoAnswer: the call was not done in time, or ended the whole process.
         """
         process = self._started()
         assert process.stdin is not None
@@ -81,10 +82,10 @@ class Worker:
         return int(answer)
 
     def stop(self) -> None:
-        """Kill the process and the call that it is at; the next call starts another."""
+        """Kill the process and its current call; the next call starts another process."""
         if self._process is None:
             return
-        # Not reaped yet, so the number of its group is still its own.
+        # It is not reaped yet, so the id of its process group cannot be another's.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for stream in (self._process.stdin, self._process.stdout):
@@ -98,7 +99,7 @@ class Worker:
         if self._process is not None and self._process.poll() is not None:
             self.stop()
         if self._process is None:
-            # -I: nothing is imported from the current directory, the user's, or what the environment names.
+            # -I: imports nothing from the current folder, the user's folder, or folders that the environment names.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", __file__, str(self._most_memory)],
                 cwd=self._folder,
@@ -111,14 +112,14 @@ class Worker:
         return self._process
 
 
-# The other end.
+# The other end of the pipe.
 
 
 def _main(most_memory: int) -> None:
     _limit(most_memory)
     call = _serve(sys.stdin.buffer, sys.stdout.buffer)
     if call is not None:
-        # Taking down an interpreter with all that the tools import takes as long as checking a log.
+        # Shutting down an interpreter with the imported tools takes as long as checking a log, so it is skipped.
         os._exit(_status(call))
 
 
@@ -129,13 +130,13 @@ def _limit(most_memory: int) -> None:
 
 
 def _serve(calls: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None:
-    """Answer every call; returns one in each fork that is to run it, and None where there are no more."""
+    """Answer every call. Return a call in the fork that is to run it, and None in the parent after the last one."""
     for line in calls:
         call: dict[str, Any] = json.loads(line)
-        # A tool that cannot be imported says so in its own output.
+        # If the import fails, the call fails in the same way and prints why.
         with suppress(Exception):
             importlib.import_module(call["module"])
-        # What is there already is not touched by a fork's collector, so that it need not be copied.
+        # Keeps the garbage collector of a fork off the shared pages, so that they are not copied.
         gc.freeze()
         pid = os.fork()
         if pid == 0:
@@ -146,18 +147,18 @@ def _serve(calls: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None:
 
 
 def _ended(pid: int, calls: IO[bytes]) -> int:
-    """The exit status of a fork; if the caller is gone first, everything ends here."""
+    """Return the exit status of a fork; kill the whole process group if the caller is gone first."""
     done = os.pidfd_open(pid)
     ready, _, _ = select.select([done, calls.fileno()], [], [])
     os.close(done)
     if calls.fileno() in ready:
-        # No call comes before the last one is answered, so this is the end of the pipe.
+        # The caller sends no call before the last one is answered, so this is the end of the pipe.
         os.killpg(0, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _status(call: dict[str, Any]) -> int:
-    """Run a call in this fork as Python would; returns the exit status."""
+    """Run a call in this fork as Python would, and return the exit status."""
     try:
         _run(call)
         return 0
@@ -166,7 +167,7 @@ def _status(call: dict[str, Any]) -> int:
             return end.code or 0
         sys.stderr.write(f"{end.code}\n")
         return 1
-    except BaseException:  # noqa: BLE001 - whatever it is, it is said where the tool's own words are
+    except BaseException:  # noqa: BLE001 - any error goes into the tool's output
         traceback.print_exc()
         return 1
     finally:

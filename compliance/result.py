@@ -1,4 +1,4 @@
-"""The runs of one result, as the rules look at them together; compliance.checks.results has the rules."""
+"""The runs of one result, as the rules in compliance.checks.results see them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from compliance.checks.rule import Rulebook
 from compliance.run import Run
 
 LOG_NAME = re.compile(r"result_.*\.txt", re.DOTALL)
-"""What the file of a run is called. A name may hold a line break."""
+"""Matches the name of a run's log. A name may hold a line break."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The runs in one directory."""
+    """The runs in one folder."""
 
     directory: Path
     runs: tuple[Run, ...]
@@ -33,12 +33,12 @@ class Result:
 
     @property
     def is_open(self) -> bool:
-        """Whether some run is of the open division, of which nobody judges how fast it converges."""
+        """Whether any run is of the open division, where nobody judges how fast a run converges."""
         return any(run.is_open for run in self.runs)
 
     @property
     def is_of_another_benchmark(self) -> bool:
-        """Whether it is of a benchmark of MLPerf that is not judged here, as its folder and all its logs say."""
+        """Whether its folder and all its logs name an MLPerf benchmark that is not judged here."""
         name = self.directory.name
         return name in OTHER_BENCHMARKS and all(
             run.has("submission_benchmark") and run.value("submission_benchmark") == name for run in self.runs
@@ -46,22 +46,22 @@ class Result:
 
     @property
     def ruleset(self) -> str | None:
-        """What it is judged by; None where no ruleset that could be meant has the benchmark."""
+        """The ruleset that judges it; None if none was chosen and none has the benchmark."""
         return self.row.ruleset if self.row is not None else self.runs[0].chosen.ruleset
 
     @property
     def ruleset_from(self) -> str:
-        """Why by this one, in words."""
+        """Why this ruleset was chosen, in words."""
         return self.runs[0].chosen.origin
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Why its runs do not count, as their logs say (`simulated`); empty for runs that do."""
+        """The marks by which logs say that their runs do not count, such as `simulated`; empty if all runs count."""
         return tuple(sorted({mark for run in self.runs for mark in run.log.not_a_run}))
 
 
 def in_capitals(marks: Sequence[str]) -> str:
-    """Marks as every screen and page has them."""
+    """Return marks as every screen and page shows them."""
     return ", ".join(mark.upper() for mark in marks)
 
 

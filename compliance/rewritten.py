@@ -1,9 +1,9 @@
-"""What the official tools get to see: files that we have written, from what our own reader accepted.
+"""Write the files that the official tools read anew, from what our own reader accepted.
 
-Their checkers format what a log says into the path of a rule file and execute that file, and their parser takes other
-bytes for an event than ours. So no byte of a stranger reaches them: a log is written anew event by event, any other
-file that a tool reads from what it means, and of all the rest there are only the names and the sizes. What cannot be
-written anew is refused.
+Their checkers format values of a log into the path of a rule file and execute that file, and their parser takes other
+bytes for an event than ours does. So no byte of a stranger reaches them. A log is written anew event by event, any
+other file that a tool reads from its decoded content, and all other files as names and sizes only. A file that cannot
+be written anew is refused.
 """
 
 from __future__ import annotations
@@ -30,67 +30,68 @@ from compliance.result import Result
 from compliance.run import Run
 
 KNOWN = {"submission_division": DIVISIONS_WITH_LIMIT, "submission_benchmark": SUBMITTABLE}
-"""Names that a tool looks for in an event, and the only values that it may have: the tool makes a path of them."""
+"""Key that a tool looks for -> the only values that it may have, because the tool makes a path of them."""
 
-# Braces are several folders to the summariser, the others patterns to all tools.
+# The summariser expands braces to several folders; all tools take the other characters for patterns.
 _PATTERNS = frozenset("{}[]*?")
 _ESCAPED_TOKEN = "\\u003a" + TOKEN[1:]
-"""The same text in JSON."""
+"""The token as JSON may also write it."""
 _PARAMETERS = re.compile(rb"(?:(?:rcp-bypass|seed-checker-bypass)?\n){0,9}(?:rcp-bypass|seed-checker-bypass)?")
 _MAX_PARAMETERS = 1000
+"""Bytes of a package_checker_params that are read."""
 
 
 _T = TypeVar("_T")
 
 
 class _Refused(Exception):
-    """What cannot be written anew, and why."""
+    """A file or an event cannot be written anew; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A log or a tree that the tools may see, and what it was made of."""
+    """A log or a tree that the tools may read, and its original."""
 
     original: Path
     path: Path
-    """In place of the original; the tools may write below it."""
+    """The log or tree that the tools read; they may write below it."""
     results: tuple[Result, ...] = ()
-    """The original's; none where something is refused."""
+    """The results of the original; none if anything is refused."""
     findings: tuple[Finding, ...] = ()
-    """Why there is nothing that a tool may see; empty if there is."""
+    """Why the tools may not read it; empty if they may."""
 
     @property
     def logs(self) -> Mapping[str, Log]:
-        """What was read of each log, by the path of the file that was written."""
+        """Path of a written log -> what was read of its original."""
         return {str(self.of(run.log.path)): run.log for result in self.results for run in result.runs}
 
     @property
     def organisations(self) -> dict[Path, str]:
         """The folders of the original that look like an organisation's, each with the ruleset of its first result."""
-        found: dict[Path, str] = {}
+        rulesets: dict[Path, str] = {}
         for result in self.results:
             assert result.row is not None
             for folder in _organisations(self.original, result.directory):
-                found.setdefault(folder, result.row.ruleset)
-        return found
+                rulesets.setdefault(folder, result.row.ruleset)
+        return rulesets
 
     def of(self, path: Path) -> Path:
-        """Where the copy has a file or a folder of the original."""
+        """Return the path in the copy of a file or folder of the original."""
         return self.path / path.relative_to(self.original)
 
     def restore(self, text: str) -> str:
-        """A text of a tool with the names that the reader knows."""
+        """Return a text of a tool with the original's path in place of the copy's."""
         return text.replace(str(self.path), str(self.original))
 
 
 def rewrite(original: Path, folder: Path, ruleset: str | None = None) -> Copy:
-    """Write a log or a tree anew in `folder`, which is empty; time and room are linear in the size of the original.
+    """Write a log or a tree anew in an empty folder, in time and space linear in its size.
 
     Args:
-        ruleset: as compliance.check.check_paths.
+        ruleset: as for compliance.check.check_paths.
 
     Raises:
-        NoLogs: the path does not exist, or is a directory without logs.
+        NoLogs: the path does not exist, or is a folder without logs.
     """
     groups = find_logs([original])
     if original.is_dir():
@@ -103,7 +104,7 @@ def rewrite(original: Path, folder: Path, ruleset: str | None = None) -> Copy:
 
 
 def _with_logs(copy: Copy, groups: Iterable[LogGroup], ruleset: str | None) -> Copy:
-    """The copy once its logs are written too."""
+    """Write the logs of a copy, and return it with their results."""
     results, findings = [], []
     for group in groups:
         runs = []
@@ -121,14 +122,14 @@ def _refusal(path: Path, why: object) -> Finding:
         rule="official.refused",
         severity=Severity.ERROR,
         file=str(path),
-        message="not shown to the official tools, which may execute what it names",
-        expected="plain names, no links, and in every file that a tool reads only what is known",
+        message="the official tools were not run on it, because they may execute what it names",
+        expected="plain names, no links, and known content in every file that a tool reads",
         actual=str(why),
     )
 
 
 def _organisations(root: Path, directory: Path) -> Iterator[Path]:
-    """The folders above a result, up to the root, that hold systems and results."""
+    """Yield the folders above a result, up to the root, that hold systems/ and results/."""
     for folder in directory.parents:
         is_within = folder == root or root in folder.parents
         if is_within and (folder / "systems").is_dir() and (folder / "results").is_dir():
@@ -139,7 +140,7 @@ def _organisations(root: Path, directory: Path) -> Iterator[Path]:
 
 
 def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterator[Finding]:
-    """Write everything but the logs; yields what is refused."""
+    """Write everything but the logs; yield a finding for each refusal."""
     organisations = {above for log in logs for above in _organisations(original, log.parent)}
     target.mkdir()
     for here, folders, names in walk(original):
@@ -157,21 +158,21 @@ def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterato
 def _write_entry(path: Path, target: Path, organisations: Collection[Path], *, is_log: bool) -> None:
     status = path.lstat()
     if not path.name.isprintable() or not _PATTERNS.isdisjoint(path.name):
-        raise _Refused("a name with control characters, or one of {}[]*?")
+        raise _Refused("the name has a control character, or one of {}[]*?")
     if stat.S_ISDIR(status.st_mode):
         target.mkdir()
     elif not stat.S_ISREG(status.st_mode):
-        raise _Refused("neither a file nor a folder")
+        raise _Refused("it is neither a file nor a folder")
     elif write := _writer(path, organisations):
         write(path, target)
     elif not is_log:
-        # Nothing of it is read but whether it is too large.
+        # The tools only look at its name, and whether it is too large.
         target.touch()
         os.truncate(target, min(status.st_size, LARGEST_FILE + 1))
 
 
 def _writer(path: Path, organisations: Collection[Path]) -> Callable[[Path, Path], object] | None:
-    """What writes a file anew that a tool reads in an organisation's tree; None for a log, and for what none reads."""
+    """Return the function that writes a file anew; None for a log, and for a file that no tool reads."""
     places = [path.relative_to(folder).as_posix() for folder in path.parents if folder in organisations]
     return next((write for place in places for pattern, write in _READ if pattern.fullmatch(place)), None)
 
@@ -187,14 +188,14 @@ def _write_scaling(path: Path, target: Path) -> None:
 def _write_id(path: Path, target: Path) -> None:
     text = _only(path, "private_id")
     if not isinstance(text, str):
-        raise _Refused("private_id is no text")
+        raise _Refused("private_id is not text")
     target.write_text(json.dumps({"private_id": text}), encoding="ascii")
 
 
 def _only(path: Path, name: str) -> object:
     fields = read_description(path)
     if list(fields) != [name]:
-        raise _Refused(f"expected one field, {name}")
+        raise _Refused(f"expected the one field {name}, read {show(list(fields))}")
     return fields[name]
 
 
@@ -202,7 +203,7 @@ def _write_parameters(path: Path, target: Path) -> None:
     with path.open("rb") as stream:
         content = stream.read(_MAX_PARAMETERS)
     if not _PARAMETERS.fullmatch(content):
-        raise _Refused("expected lines rcp-bypass and seed-checker-bypass")
+        raise _Refused("expected only lines rcp-bypass and seed-checker-bypass")
     target.write_bytes(content)
 
 
@@ -210,10 +211,11 @@ def _write_power(path: Path, target: Path) -> None:
     log = _written(target, lambda each: load(path, each))
     _refuse_defects(log)
     for line in log.crowded:
-        raise _Refused(f"line {line}: an event that does not stand alone")
+        raise _Refused(f"line {line}: an event does not stand alone on its line")
 
 
-# Sources: package_checker.py, system_desc_checker.py, result_summarizer.py.
+# The files that a tool reads, by their path in the tree. Sources: package_checker.py, system_desc_checker.py,
+# result_summarizer.py.
 _READ: tuple[tuple[re.Pattern[str], Callable[[Path, Path], object]], ...] = (
     (re.compile(r"systems/[^/]+\.json"), _write_description),
     (re.compile(r"results/[^/]+/privateid\.json"), _write_id),
@@ -230,13 +232,13 @@ def _write_run(path: Path, target: Path, ruleset: str | None) -> Run:
     run = _written(target, lambda each: open_run(path, ruleset, each=each))
     _refuse_defects(run.log)
     if run.row is None:
-        named = ", ".join(show(event.event.value) for event in run.all("submission_benchmark")[:1])
-        raise _Refused(f"submission_benchmark {named or 'missing'} in ruleset {run.chosen.ruleset or 'latest'}")
+        benchmark = ", ".join(show(event.event.value) for event in run.all("submission_benchmark")[:1])
+        raise _Refused(f"submission_benchmark {benchmark or 'missing'} in ruleset {run.chosen.ruleset or 'latest'}")
     return run
 
 
 def _written(target: Path, read: Callable[[Callable[[int, Event], None]], _T]) -> _T:
-    """What `read` returns; every event that it comes upon is written, one a line, as any parser reads it."""
+    """Return what `read` returns; every event that it reads is written on a line of its own, as any parser reads it."""
     with target.open("wb") as file:
 
         def write(line: int, event: Event) -> None:
@@ -249,10 +251,10 @@ def _written(target: Path, read: Callable[[Callable[[int, Event], None]], _T]) -
 
 
 def line_of(event: Event) -> bytes:
-    """The line of an event as mllog writes it: ASCII without control characters, and one token.
+    """Return the line of an event as mllog writes it: ASCII without control characters, and one token.
 
     Raises:
-        ValueError, RecursionError: a tool could make a path of its value, or it cannot be written.
+        ValueError, RecursionError: a tool could make a path of its value, or it cannot be written as JSON.
     """
     fields = {
         "namespace": event.namespace,
@@ -264,7 +266,7 @@ def line_of(event: Event) -> bytes:
     }
     text = json.dumps(fields)
     for name, values in KNOWN.items():
-        # The convergence checker takes the value of any line that has the name anywhere in it.
+        # The convergence checker takes the value of any line in which the key appears anywhere.
         if name in text and event.value not in values:
             raise ValueError(f"{name} {show(event.value)}")
     return f"{TOKEN} {text.replace(TOKEN, _ESCAPED_TOKEN)}\n".encode("ascii")

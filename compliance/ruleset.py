@@ -1,4 +1,4 @@
-"""Which ruleset a log is judged by, and who says so: asked here by every command that judges."""
+"""Choose the ruleset that judges a log, and say why. Every command that judges asks here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.benchmarks import every_rules
 from benchmark.files import RUN_JSON
 from benchmark.refusal import Refused
 
-# Names of others' folders end in a version too, so that an unknown one is a round only in the name of its repository.
+# Other folders have names that end in a version too, so an unknown version counts only in the name of a repository.
 _REPOSITORY = re.compile(r"training_results_v(\d+\.\d+)")
 _ROUND = re.compile(r"(?:.*[^A-Za-z])?v(\d+\.\d+)(?:\.0)?", re.DOTALL)
 _VERSION = re.compile(r"v?(\d+\.\d+)(?:\.0)?")
@@ -25,27 +25,30 @@ PUBLISHED = {
     "5.1.0": date(2025, 11, 12),
     "6.0.0": date(2026, 6, 16),
 }
-"""The day on which MLCommons published the results of a round, the oldest first. A run is of the first round that was
-published after it: all 109 logs of v5.0, v5.1 and v6.0 that we have are."""
+"""Ruleset -> the day on which MLCommons published the results of its round, the oldest first.
+
+A run belongs to the first round that was published after it. That holds for all 109 published logs of v5.0, v5.1 and
+v6.0 that this was tried on.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A ruleset, and why it is the one."""
+    """A ruleset, and why it was chosen."""
 
     ruleset: str | None = None
-    """The latest that has the benchmark if None."""
+    """None for the latest that has the benchmark."""
     origin: str = "the latest that has the benchmark"
-    """In words."""
+    """Why it was chosen, in words."""
     fault: str = ""
-    """Why the run.json beside the log cannot be read, if it cannot."""
+    """Why the run.json in the folder of the log cannot be read; empty if it can, or if there is none."""
 
 
 LATEST = Chosen()
 
 
 class WithRuleset(Protocol):
-    """What was judged by a ruleset."""
+    """Anything that a ruleset has judged."""
 
     @property
     def ruleset(self) -> str | None: ...
@@ -55,20 +58,20 @@ class WithRuleset(Protocol):
 
 
 def judged_by(what: WithRuleset) -> str:
-    """The ruleset and why it is that one: 5.0.0 (from the folder v5.0)."""
+    """Return the ruleset and why it was chosen: 5.0.0 (from the folder v5.0)."""
     return f"{what.ruleset or 'unknown'} ({what.ruleset_from})"
 
 
 def asked_for(ruleset: str) -> Chosen:
-    """One that the caller names."""
+    """Return the choice of a ruleset that the caller names."""
     return Chosen(ruleset=ruleset, origin="as asked for")
 
 
 def choose(folder: Path, ruleset: str | None = None) -> Chosen:
-    """The ruleset for the logs in a folder; raises nothing.
+    """Choose the ruleset for the logs in a folder; raises nothing.
 
-    It is `ruleset` if given, else what the run.json beside the logs says, else that of the round that a folder of the
-    path is named after, the nearest one: training_results_v5.1, v5.1. Else it is the latest that has the benchmark.
+    It is `ruleset` if given; else the one in the folder's run.json; else that of the nearest folder in the path that is
+    named after a round, such as training_results_v5.1 or v5.1; else the latest that has the benchmark.
     """
     if ruleset is not None:
         return asked_for(ruleset)
@@ -78,41 +81,47 @@ def choose(folder: Path, ruleset: str | None = None) -> Chosen:
         recorded, fault = None, str(error)
     if recorded is not None:
         return Chosen(ruleset=recorded, origin=f"from {RUN_JSON}")
-    # As it was typed, and then where its links lead.
+    # Ask the path as it was typed, then the one to which its links lead.
     named = _named(Path(os.path.abspath(folder))) or _named(Path(os.path.realpath(folder)))
     if named is None:
         return replace(LATEST, fault=fault)
-    name, found = named
-    return Chosen(ruleset=found, origin=f"from the folder {name}", fault=fault)
+    name, of_round = named
+    return Chosen(ruleset=of_round, origin=f"from the folder {name}", fault=fault)
 
 
 def _recorded(path: Path) -> str | None:
     if not path.is_file():
         return None
-    # pydantic takes a tenth of a second, which logs of others, without a run.json, need not.
+    # Importing pydantic takes 0.1 s, which logs without a run.json need not pay.
     from benchmark.run_record import read
 
     return read(path).ruleset or None
 
 
 def _named(folder: Path) -> tuple[str, str] | None:
-    """The nearest folder that is named after a round, and the ruleset of that."""
+    """Return the name of the nearest folder that is named after a round, and the ruleset of that round."""
     known = {row.ruleset for row in every_rules()}
     for above, name in reversed(list(pairwise(folder.parts))):
-        # Systems are called as they like, so that below results/ a version has to be the whole name.
-        found = (_VERSION if above == "results" else _ROUND).fullmatch(name)
-        if found and (f"{found[1]}.0" in known or _REPOSITORY.fullmatch(name)):
-            return name, f"{found[1]}.0"
+        # A system may have any name, so below results/ the whole name has to be a version.
+        version = (_VERSION if above == "results" else _ROUND).fullmatch(name)
+        if version and (f"{version[1]}.0" in known or _REPOSITORY.fullmatch(name)):
+            return name, f"{version[1]}.0"
     return None
 
 
 def round_at(time_ms: float) -> str | None:
-    """The ruleset of the round that a time in milliseconds since 1970 falls into; None before the first and after the
-    last that are known here, and for no time at all."""
+    """Return the ruleset of the round that a run at a time belongs to.
+
+    Args:
+        time_ms: milliseconds since 1970.
+
+    Returns:
+        None for a time before the first round or after the last one that is known here, and for an impossible time.
+    """
     try:
         day = datetime.fromtimestamp(time_ms / 1000, UTC).date()
     except (OverflowError, OSError, ValueError):
         return None
     rounds = [ruleset for ruleset, published in PUBLISHED.items() if day < published]
-    # What was run before the first day was run for a round that has none of these benchmarks.
+    # A run before the first day was made for a round that has none of these benchmarks.
     return rounds[0] if 0 < len(rounds) < len(PUBLISHED) else None

@@ -1,6 +1,6 @@
-"""One log as the rules look at it: its events by key, the rules that apply, its evaluations and training steps.
+"""One log as the rules see it: its events by key, the rules that apply, its evaluations and training steps.
 
-A property raises Absent where the log does not hold what it is made of; see compliance.checks.rule.
+A property raises Absent if the log lacks an event that it needs; see compliance.checks.rule.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from compliance.ruleset import LATEST, Chosen, round_at
 
 EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
 BLOCK = ("block_start", "block_stop")
-FREE_IN_OPEN = "hyperparameters, batch size, first loss, when it is evaluated, seeds and convergence"
-"""What the rules fix in the closed division alone, so that nothing of it is judged in the open one."""
+FREE_IN_OPEN = "hyperparameters, batch size, first loss, cadence of evaluations, seeds and convergence"
+"""What the rules fix only in the closed division, so that it is not judged in the open one."""
 
 CYCLE = (*BLOCK, *EVALUATION)
-"""What a run repeats between run_start and run_stop, in this order."""
+"""The keys that a run repeats between run_start and run_stop, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,22 +35,23 @@ class Evaluation:
 
     @property
     def events(self) -> tuple[Located, ...]:
-        """Those that there are, at least one: where it starts, then where it stops, then its value."""
+        """The events that the log has, at least one: the start, the stop, then the value."""
         return tuple(event for event in (self.start, self.stop, self.accuracy) if event is not None)
 
     @property
     def position(self) -> int:
-        """Sequences trained on before it."""
-        # Some published logs count one batch less at eval_accuracy, so that is asked last; see eval.position.
+        """Samples trained on before the evaluation."""
+        # Some published logs count one batch less at eval_accuracy, so it comes last; see eval.position.
         return next(filter(None, map(samples_count, self.events)))
 
     @property
     def log_perplexity(self) -> float | None:
-        """None where eval_accuracy is missing or no number."""
+        """The value of eval_accuracy; None if it is missing or not a number."""
         return None if self.accuracy is None else as_number(self.accuracy.event.value)
 
     @property
     def line(self) -> int | None:
+        """The line of eval_accuracy, else that of another of its events."""
         return next((event.line for event in (self.accuracy, self.start, self.stop) if event is not None), None)
 
 
@@ -60,9 +61,9 @@ class Run:
 
     log: Log
     chosen: Chosen = LATEST
-    """What to judge by."""
+    """The ruleset to judge by."""
     excused: bool = False
-    """It is the one run of its result that did not reach the target, and counts as the slowest."""
+    """Whether it is the one run of its result that may miss the target and counts as the slowest."""
 
     @property
     def file(self) -> str:
@@ -71,13 +72,15 @@ class Run:
     # Events.
 
     def all(self, key: str) -> Sequence[Located]:
+        """Return the kept events of a key, in file order."""
         return self.log.events.get(key, ())
 
     def has(self, key: str) -> bool:
+        """Return whether the log has an event of a key."""
         return self.log.counts[key] > 0
 
     def first(self, key: str) -> Located:
-        """The first event of a key.
+        """Return the first event of a key.
 
         Raises:
             Absent: there is none.
@@ -87,19 +90,19 @@ class Run:
         return self.all(key)[0]
 
     def last(self, key: str) -> Located:
-        """The last event of a key; raises Absent as `first` does."""
+        """Return the last event of a key; raises Absent as `first` does."""
         self.first(key)
         return self.all(key)[-1]
 
     def value(self, key: str) -> object:
-        """The value of the first event of a key; raises Absent as `first` does."""
+        """Return the value of the first event of a key; raises Absent as `first` does."""
         return self.first(key).event.value
 
     def number(self, key: str) -> float:
-        """The number that a key's first event holds.
+        """Return the number that is the value of a key's first event.
 
         Raises:
-            Absent: there is no such event, or its value is no finite number.
+            Absent: there is no such event, or its value is not a finite number.
         """
         number = as_number(self.value(key))
         if number is None:
@@ -107,14 +110,14 @@ class Run:
         return number
 
     def in_order(self, keys: Sequence[str]) -> list[Located]:
-        """Every event of the keys, in file order."""
+        """Return every event of the keys, in file order."""
         return sorted((event for key in keys for event in self.all(key)), key=lambda event: event.index)
 
     # The rules that apply.
 
     @cached_property
     def row(self) -> Rules | None:
-        """Those of the chosen ruleset; where the run is of an earlier round, with the evaluations of that."""
+        """The rules of the chosen ruleset; for a run of an earlier round, with the evaluations of that round."""
         row, own = self._row_of(self.chosen.ruleset), self.own_round
         return row if row is None or own is None else row.evaluated_as(own)
 
@@ -122,9 +125,9 @@ class Run:
     def own_round(self) -> Rules | None:
         """The rules of the round that the run was made for, by its time, if that is an earlier one; else None.
 
-        None, too, for a run that was made early and evaluates as the new round says. Logs of an earlier round may be
-        submitted again, and then have to pass the checkers of the new round. Those judge everything in a log but when
-        it evaluates.
+        Also None for a run that was made early for the new round: it evaluates when that round says. Logs of an earlier
+        round may be submitted again and then have to pass the checkers of the new round, which judge everything in a
+        log except when it evaluates.
         Source: training_rules.adoc, "Results Resubmission".
         """
         row, starts = self._row_of(self.chosen.ruleset), self.all("run_start")
@@ -136,7 +139,7 @@ class Run:
         return None if made_early else own
 
     def _evaluates_first_as(self, row: Rules) -> bool:
-        """Whether the first evaluation is where a row has it, which depends on the batch size alone."""
+        """Return whether the first evaluation is where a row has it, which depends on the batch size only."""
         try:
             size = self.global_batch_size
         except Absent:
@@ -153,26 +156,26 @@ class Run:
 
     @property
     def rules(self) -> Rules:
-        """The row of the benchmark; raises Absent where there is none."""
+        """The rules that apply; raises Absent if there are none."""
         if self.row is None:
             raise Absent("submission_benchmark")
         return self.row
 
     @property
     def is_open(self) -> bool:
-        """Whether the log says that it is of the open division."""
+        """Whether the log states the open division."""
         return self.has("submission_division") and self.value("submission_division") == "open"
 
     @property
     def closed_rules(self) -> Rules:
-        """The row, for what it fixes in the closed division only; raises Absent in the open one."""
+        """The rules, for values that they fix only in the closed division; raises Absent in the open one."""
         if self.is_open:
             raise Absent("closed division")
         return self.rules
 
     @property
     def global_batch_size(self) -> int:
-        """Raises Absent where the log has no whole number >= 1 under that key."""
+        """Samples of a step; raises Absent if the log has no whole number >= 1 under that key."""
         size = as_count(self.value("global_batch_size"))
         if not size:
             raise Absent("global_batch_size")
@@ -194,33 +197,33 @@ class Run:
         except RuleViolation as error:
             raise Absent("schedule") from error
 
-    # What happened.
+    # What happened in the run.
 
     @property
     def status(self) -> object:
-        """What run_stop says; raises Absent without a run_stop."""
+        """The status at run_stop; raises Absent without a run_stop."""
         return self.first("run_stop").event.metadata.get("status")
 
     @property
     def aborted(self) -> bool:
-        """Whether it ended on its way; where it may have, it need not have come to say so."""
+        """Whether it stopped before its target. An excused run without run_stop counts: it may have been killed."""
         return self.status == "aborted" if self.has("run_stop") else self.excused
 
     @cached_property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """The evaluations in file order; events without a usable samples_count belong to none."""
+        """The evaluations, in file order. Events without a usable samples_count belong to none of them."""
         return tuple(_evaluations(self.in_order(EVALUATION)))
 
     @property
     def last_evaluation(self) -> Evaluation:
-        """Raises Absent where there is none."""
+        """The last evaluation; raises Absent if there is none."""
         if not self.evaluations:
             raise Absent("eval_accuracy")
         return self.evaluations[-1]
 
     @property
     def last_log_perplexity(self) -> float:
-        """Raises Absent where the last evaluation has no usable value."""
+        """The log perplexity of the last evaluation; raises Absent if it has no usable value."""
         value = self.last_evaluation.log_perplexity
         if value is None:
             raise Absent("eval_accuracy")
@@ -228,37 +231,37 @@ class Run:
 
     @property
     def samples(self) -> int:
-        """Sequences trained on: what run_stop says, else the last evaluation; raises Absent without either."""
+        """Samples trained on, by run_stop or else by the last evaluation; raises Absent without either."""
         stated = samples_count(self.first("run_stop"))
         return self.last_evaluation.position if stated is None else stated
 
 
 def samples_count(event: Located) -> int | None:
-    """Metadata samples_count as a whole number, None where it is missing or none."""
+    """Return the samples_count in an event's metadata; None if it is missing or not a whole number."""
     return as_count(event.event.metadata.get("samples_count"))
 
 
 def _evaluations(events: Iterable[Located]) -> Iterator[Evaluation]:
-    """What lies between a start and its stop; where one is missing, what has a position of its own."""
-    found: dict[str, Located] = {}
+    """Group events into evaluations: from a start to its stop or, if one is missing, those with one samples_count."""
+    current: dict[str, Located] = {}
     for event in filter(samples_count, events):
-        if found and _begins_another(event, found):
-            yield _evaluation(found)
-            found = {}
-        found[event.event.key] = event
-    if found:
-        yield _evaluation(found)
+        if current and _begins_another(event, current):
+            yield _evaluation(current)
+            current = {}
+        current[event.event.key] = event
+    if current:
+        yield _evaluation(current)
 
 
-def _begins_another(event: Located, found: Mapping[str, Located]) -> bool:
-    """Whether an event is of another evaluation than those found before it."""
+def _begins_another(event: Located, current: Mapping[str, Located]) -> bool:
+    """Return whether an event belongs to another evaluation than the current events."""
     key = event.event.key
-    is_apart = key == "eval_start" or "eval_stop" in found
-    return key in found or (is_apart and samples_count(event) not in map(samples_count, found.values()))
+    is_apart = key == "eval_start" or "eval_stop" in current
+    return key in current or (is_apart and samples_count(event) not in map(samples_count, current.values()))
 
 
-def _evaluation(found: Mapping[str, Located]) -> Evaluation:
-    start, accuracy, stop = map(found.get, EVALUATION)
+def _evaluation(events: Mapping[str, Located]) -> Evaluation:
+    start, accuracy, stop = map(events.get, EVALUATION)
     return Evaluation(start=start, accuracy=accuracy, stop=stop)
 
 

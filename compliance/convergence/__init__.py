@@ -1,1 +1,1 @@
-"""A result against the reference: how far it came, and what its score is."""
+"""Compare the convergence of a result with the reference, and compute its score."""

@@ -1,7 +1,7 @@
-"""Launches of one system, looked at as one result.
+"""Join the launches of a system into one result.
 
-The official rcp_checker takes the logs of one folder together, however many there are. So are launches here that it
-would have to be shown in one folder: those of one system, benchmark, ruleset and global batch size.
+The official rcp_checker judges all logs of a folder together. Launches of one system, benchmark, ruleset and global
+batch size would have to share a folder there, so they are joined here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from compliance.run import Run
 
 
 def pooled(results: Iterable[Result]) -> list[Result]:
-    """The results with all launches of a system as one, in the order of the first; each log counts once.
+    """Return the results with all launches of a system joined, in the order of the first; each log counts once.
 
-    A folder whose system nobody names, or whose logs differ in their batch size, stays by itself.
+    A folder whose system is unknown, or whose logs differ in batch size, stays a result of its own.
     """
     groups: defaultdict[Hashable, list[Result]] = defaultdict(list)
     for result in results:
@@ -31,7 +31,7 @@ def pooled(results: Iterable[Result]) -> list[Result]:
 
 
 def joined(results: Sequence[Result]) -> Result:
-    """The runs of all the results as one, in the folder that they have in common; each log counts once."""
+    """Return the runs of several results as one, in the folder that holds them all; each log counts once."""
     runs: dict[Path, Run] = {}
     for result in results:
         for run in result.runs:
@@ -40,14 +40,14 @@ def joined(results: Sequence[Result]) -> Result:
 
 
 def common_folder(folders: Sequence[Path]) -> Path:
-    """The lowest folder that holds all of them."""
+    """Return the lowest folder that holds all the folders."""
     if len({folder.is_absolute() for folder in folders}) > 1:
         folders = [folder.absolute() for folder in folders]
     return Path(os.path.commonpath(folders) or ".")
 
 
 def _kind(result: Result) -> Hashable | None:
-    """What results have in common that are judged together; None for one that is judged alone."""
+    """Return what results that are judged together share; None for one that is judged alone."""
     row, system, sizes = result.row, _system(result.directory), {batch_size(run) for run in result.runs}
     if row is None or system is None or len(sizes) > 1:
         return None
@@ -55,14 +55,14 @@ def _kind(result: Result) -> Hashable | None:
 
 
 def _system(folder: Path) -> Hashable | None:
-    """What names the system of a folder of runs: its place in a submission, or the run.json beside the logs."""
+    """Return what identifies the system of a folder of runs: its place in a submission, or its run.json."""
     place = place_of(folder)
     if place is not None and len(place.below) > 1:
         return os.path.abspath(place.tree), place.below[:2]
     try:
         if not (folder / RUN_JSON).is_file():
             return None
-        # pydantic takes a tenth of a second, which logs of others, without a run.json, need not.
+        # Importing pydantic takes 0.1 s, which logs without a run.json need not pay.
         from benchmark.run_record import read
 
         recorded = read(folder / RUN_JSON)

@@ -1,4 +1,4 @@
-"""A result's convergence against the reference: was it too fast, and by what is its score multiplied?
+"""Compare the convergence of a result with the reference: whether it was too fast, and the factor of its score.
 
 The reference's numbers are those of benchmark.convergence. All lengths are in samples.
 """
@@ -18,42 +18,43 @@ from compliance.run import Run, samples_count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The fastest mean that is accepted, and a result against it."""
+    """The smallest mean that is accepted, and a result compared with it."""
 
     minimum: float
     margin: float
-    """Mean of the result less the minimum."""
+    """Mean of the result minus the minimum."""
     passed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convergence:
-    """The runs of one result against the reference."""
+    """The runs of one result compared with the reference."""
 
     directory: str
     logs: tuple[str, ...]
     benchmark: str | None
     ruleset: str | None
     ruleset_from: str
-    """Why it is judged by this one."""
+    """Why this ruleset was chosen."""
     global_batch_size: int | None
     samples: tuple[int | None, ...]
-    """To the target, a run each; None for one that did not reach it."""
+    """Samples to the target, one entry for each run; None for a run that did not reach it."""
     mean: float | None = None
-    """Olympic; None with too few runs."""
+    """The olympic mean; None with too few runs."""
     is_open: bool = False
-    """Whether it is of the open division: then the numbers are for comparison, and it passes whatever they are."""
+    """Whether it is of the open division: then the numbers only inform, and the result passes."""
     fault: str = ""
-    """Why the result cannot be compared, if it cannot."""
+    """Why the result cannot be compared; empty if it can."""
     match: Match | None = None
+    """How the record was found."""
     record: Record | None = None
+    """What the reference needs at this batch size."""
     policy: Limit | None = None
-    """By the policy: the t-test, with an allowance only in the rounds that gave one."""
+    """The limit of the policy: the t-test, with an allowance only in the rounds that gave one."""
     official: Limit | None = None
-    """By the official rcp_checker, which goes on giving it."""
+    """The limit of the official rcp_checker, which still gives that allowance."""
     factor: float = 1.0
-    """What the score is multiplied by: a result is never scored as converging faster than the reference's mean."""
-
+    """The score is multiplied by it: no result is scored as converging faster than the reference's mean."""
     marks: tuple[str, ...] = ()
     """As in compliance.result.Result."""
 
@@ -65,7 +66,7 @@ class Convergence:
 
 
 def compare(result: Result) -> Convergence:
-    """A result against the reference of its ruleset; raises nothing."""
+    """Compare a result with the reference of its ruleset; raises nothing."""
     row = result.row
     sizes = {batch_size(run) for run in result.runs}
     (size,) = sizes if len(sizes) == 1 else (None,)
@@ -91,18 +92,18 @@ def _fault(row: Rules | None, size: int | None, samples: Sequence[int | None]) -
     if row is None:
         return "the ruleset does not have this benchmark"
     if size is None:
-        return "the logs do not have one global batch size"
+        return "the logs do not all have the same global batch size"
     if len(samples) < row.runs:
         return f"{len(samples)} of the {row.runs} runs that make a result"
     missed = samples.count(None)
-    return f"{missed} runs did not reach the target; one may" if missed > 1 else ""
+    return f"{missed} runs missed the target; one may" if missed > 1 else ""
 
 
 def _judged(facts: Convergence, row: Rules, size: int, mean: float) -> Convergence:
     match, record = find_record(row, size)
     if record is None:
         sizes = ", ".join(str(point.global_batch_size) for point in row.reference_points)
-        fault = f"no reference point at or above global batch size {size} (there are: {sizes}); provide one"
+        fault = f"no reference point at or above global batch size {size} (existing ones: {sizes}); provide one"
         return replace(facts, match=match, fault=fault)
     return replace(
         facts,
@@ -120,17 +121,17 @@ def _limit(record: Record, runs: int, allowance: int, mean: float) -> Limit:
 
 
 def samples_to_target(run: Run) -> int | None:
-    """Samples of the last evaluation before run_stop; None where the run did not reach the target."""
+    """Return the samples of the last evaluation before run_stop; None if the run did not reach the target."""
     if not converged(run):
         return None
     stop = run.first("run_stop").index
     before = [event for event in run.all("eval_accuracy") if event.index < stop]
-    # None of them is zero: it could be no mean that another is divided by.
+    # Zero counts as missing: a mean of zero cannot be divided by.
     return (samples_count(before[-1]) or None) if before else None
 
 
 def batch_size(run: Run) -> int | None:
-    """Sequences a step; None where the log does not say."""
+    """Return the global batch size, in samples; None if the log does not state it."""
     try:
         return run.global_batch_size
     except Absent:

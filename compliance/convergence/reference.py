@@ -1,7 +1,7 @@
-"""Reference convergence points (RCPs) made of runs, in the format of mlperf_logging's own files.
+"""Make reference convergence points (RCPs) of runs, in the format of mlperf_logging's own files.
 
-What the file could not say, or what would make its numbers false, is refused. What the policy asks of a reference
-besides, and what a reader should know of these runs, is told beside them: the official checker reads the file anyway.
+Runs are refused if the file could not describe them, or if they would make its numbers false. Whatever else the policy
+asks of a reference, or a reader should know, is listed in Reference.lacks: the official checker reads the file anyway.
 Source: training_rules.adoc, "Reference Convergence Points"; mlcommons/logging, rcp_checker and its
 training_6.0.0/rcps_llama31_405b.json.
 """
@@ -24,23 +24,23 @@ from compliance.checks.results import check_result
 from compliance.checks.runs import check_run
 from compliance.convergence.pool import joined
 from compliance.convergence.rcp import batch_size, samples_to_target
-from compliance.findings import Severity, as_count, count, show
+from compliance.findings import Severity, as_count, count, counted, show
 from compliance.result import Result
 from compliance.run import Run
 
 FEWEST = 3
-"""Runs of which there is an olympic mean."""
+"""The least number of runs that has an olympic mean."""
 
 _RUNS_OF_THEIR_OWN = frozenset({"result.seeds", "result.distinct"})
-"""Rules of a result without which its runs are not so many."""
+"""Rules that tell whether the runs are as many as their logs."""
 _WARMUP = "opt_learning_rate_warmup_steps"
 _ACCUMULATION = "gradient_accumulation_steps"
 _NAMES = {"bfloat16": "BF16", "fp32": "FP32", "fp8": "FP8"}
-"""What the logs call otherwise than the files."""
+"""Name of a precision in logs -> its name in the files."""
 
 
 class NoReference(Refused):
-    """Runs that make no reference convergence points."""
+    """The runs cannot make reference convergence points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,23 +48,23 @@ class Reference:
     """The runs at one global batch size, as a reference convergence point."""
 
     name: str
-    """In the file."""
+    """Its name in the file."""
     logs: tuple[str, ...]
     fields: Mapping[str, object]
-    """What the file says of it."""
+    """Its fields in the file."""
     record: Record
-    """What the official checker makes of it."""
+    """The record that the official checker derives from it."""
     accepted_from: float
-    """The fastest mean of a result, by the t-test alone."""
+    """The smallest mean of a result, in samples, that the t-test accepts, without an allowance."""
     lacks: tuple[str, ...]
-    """What the policy asks of a reference and these runs are not."""
+    """What the policy asks of a reference that these runs lack, and what else a reader should know."""
 
 
 def references(results: Iterable[Result]) -> list[Reference]:
-    """A point for each global batch size of the runs, by size.
+    """Return one point for each global batch size of the runs, sorted by size.
 
     Raises:
-        NoReference: with everything that keeps the runs from being one.
+        NoReference: the runs cannot make points; it lists every reason.
     """
     runs = joined(list(results)).runs
     faults = [f"{run.file}: {fault}" for run in runs if (fault := _fault(run))]
@@ -83,7 +83,7 @@ def references(results: Iterable[Result]) -> list[Reference]:
 
 
 def document(points: Iterable[Reference]) -> str:
-    """The file that the official rcp_checker reads under --custom_rcps."""
+    """Return the text of the file that the official rcp_checker reads with --custom_rcps."""
     return json.dumps({point.name: point.fields for point in points}, indent=2) + "\n"
 
 
@@ -92,24 +92,24 @@ def _fault(run: Run) -> str:
         return "the ruleset does not have this benchmark"
     if batch_size(run) is None:
         return "no global_batch_size"
-    return "did not reach the target; a reference is made of runs that did" if samples_to_target(run) is None else ""
+    return "the run did not reach the target, as those of a reference must" if samples_to_target(run) is None else ""
 
 
 def _differences(runs: Sequence[Run]) -> Iterator[str]:
-    """Why runs of one batch size are not so many runs of the same thing."""
+    """Yield why runs of one batch size are not independent runs of the same configuration."""
     if len(runs) < FEWEST:
-        yield f"{len(runs)} runs; without the fastest and the slowest, {FEWEST} have a mean"
+        yield f"{counted(len(runs), 'run')}; the mean without the fastest and the slowest needs at least {FEWEST}"
     for key in HYPERPARAMETERS:
-        # How a batch is cut changes no sum, so that one reference may be of several systems.
-        if key != _ACCUMULATION and (said := _differing(runs, key)):
-            yield f"the runs differ in {key}: {said}"
+        # How a batch is split over micro batches does not change it, so one reference may be of several systems.
+        if key != _ACCUMULATION and (values := _differing(runs, key)):
+            yield f"the runs differ in {key}: {values}"
     for finding in check_result(joined([Result(run.log.path.parent, (run,)) for run in runs])):
         if finding.rule in _RUNS_OF_THEIR_OWN:
             yield f"{finding.message}: {finding.actual}"
 
 
 def _differing(runs: Sequence[Run], key: str) -> str:
-    """The values of a key, each with a run that has it; empty where there is but one."""
+    """Return the values of a key, each with a run that has it; empty if all runs have the same."""
     values: dict[str, Run] = {}
     for run in filter(lambda run: run.has(key), runs):
         values.setdefault(json.dumps(run.value(key)), run)
@@ -124,10 +124,10 @@ def _reference(rules: Rules, size: int, runs: Sequence[Run]) -> Reference:
         logs=tuple(run.file for run in runs),
         fields={
             "Benchmark": rules.benchmark,
-            "Creator": _told(runs, "submission_org"),
+            "Creator": _logged(runs, "submission_org"),
             "When": _when(rules, runs),
-            "Platform": _told(runs, "submission_platform"),
-            "Precision": _told(runs, "lowest_numerical_precision_in_linear"),
+            "Platform": _logged(runs, "submission_platform"),
+            "Precision": _logged(runs, "lowest_numerical_precision_in_linear"),
             "BS": size,
             "Hyperparams": _hyperparameters(rules, size, runs[0]),
             "Epochs to converge": list(samples),
@@ -138,8 +138,8 @@ def _reference(rules: Rules, size: int, runs: Sequence[Run]) -> Reference:
     )
 
 
-def _told(runs: Sequence[Run], key: str) -> str:
-    """What the runs say under a key; several texts where they differ, none where none says it."""
+def _logged(runs: Sequence[Run], key: str) -> str:
+    """Return the values that the runs log under a key, joined if they differ; empty if none logs it."""
     values = dict.fromkeys(str(run.value(key)) for run in runs if run.has(key))
     return ", ".join(_NAMES.get(value, value) for value in values)
 
@@ -152,22 +152,22 @@ def _when(rules: Rules, runs: Sequence[Run]) -> str:
 def _day(time_ms: float) -> str:
     with suppress(OverflowError, ValueError, OSError):
         return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()
-    return "of no date"
+    return "of an impossible date"
 
 
 def _hyperparameters(rules: Rules, size: int, run: Run) -> dict[str, object]:
-    """Those that the files name; of a warm-up that the submitter chooses, they give the samples."""
+    """Return the hyperparameters that the files name; a warm-up that the submitter chooses is in samples there."""
     keys = filter(run.has, ("opt_base_learning_rate", _WARMUP, _ACCUMULATION))
-    found: dict[str, object] = {key: _whole(run.value(key)) for key in keys}
-    steps = as_count(found.get(_WARMUP))
+    values: dict[str, object] = {key: _whole(run.value(key)) for key in keys}
+    steps = as_count(values.get(_WARMUP))
     if isinstance(rules.learning_rate, FreeLearningRate) and steps is not None:
-        del found[_WARMUP]
-        found["opt_learning_rate_warmup_samples"] = steps * size
-    return found
+        del values[_WARMUP]
+        values["opt_learning_rate_warmup_samples"] = steps * size
+    return values
 
 
 def _whole(value: object) -> object:
-    """8000.0, as some logs have it, as 8000."""
+    """Return 8000 for 8000.0, which some logs have; any other value unchanged."""
     number = as_count(value)
     return value if number is None else number
 
@@ -175,14 +175,14 @@ def _whole(value: object) -> object:
 def _lacks(rules: Rules, runs: Sequence[Run]) -> Iterator[str]:
     needed = 2 * rules.runs
     if len(runs) < needed:
-        yield f"{len(runs)} runs; the policy asks a reference for {needed}, twice those of a result"
+        yield f"{counted(len(runs), 'run')}; the policy asks for {needed}, twice those of a result"
     if marks := sorted({mark for run in runs for mark in run.log.not_a_run}):
-        yield f"logs say that they are of no run that counts: {', '.join(marks)}"
+        yield f"logs say that their runs do not count: {', '.join(marks)}"
     broken = [run.file for run in runs if count(check_run(run), Severity.ERROR)]
     if broken:
         yield f"{len(broken)} of {len(runs)} logs break a rule; `llama31 check {broken[0]}` says which"
-    if said := _differing(runs, _ACCUMULATION):
-        yield f"the runs differ in {_ACCUMULATION}, of which the file holds the first: {said}"
+    if values := _differing(runs, _ACCUMULATION):
+        yield f"the runs differ in {_ACCUMULATION}, and the file holds only the first value: {values}"
     if not any(run.has("lowest_numerical_precision_in_linear") for run in runs):
         yield "no log names its numerical precision"
     if not benchmark_named(rules.benchmark).submittable:

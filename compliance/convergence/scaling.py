@@ -1,10 +1,10 @@
-"""scaling.json beside the logs of a result: by what the official result_summarizer multiplies its score.
+"""Read scaling.json in the folder of a result, the factor by which result_summarizer multiplies its score.
 
-Who writes it, by mlcommons/logging: result_summarizer multiplies the olympic mean by the file as it finds it, by 1
-without one. By the rules, the training committee decides on the file. But the convergence check of package_checker, and
-the summariser's own, which comes after the score, delete the file of a closed result whose runs can be compared with
-the reference, and write it anew where the runs were faster than the reference's mean. So what is published is our own
-factor there, and what the file says elsewhere: in the open division, and where there is no reference.
+By the rules, the training committee decides on the file. In mlcommons/logging, result_summarizer multiplies the olympic
+mean by the factor of the file as it finds it, or by 1 without a file. But package_checker, and the summariser itself
+after it has computed the score, delete the file of a closed result whose runs can be compared with the reference, and
+write it anew if the runs were faster than the reference's mean. So the published score has the factor that we compute,
+except in the open division and without a reference: there it has the factor of the file.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from compliance.result import Result
 
 FILE = "scaling.json"
 TOLERANCE = 1e-9
-"""Relative; a factor may have been written with fewer digits than a double has."""
+"""Relative difference of equal factors: one may be written with fewer digits than a double has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """What a scaling.json says, and what the runs beside it say."""
+    """The factor in a scaling.json, and the factor that the runs give."""
 
     path: str
     stated: float | None
-    """None where the file cannot be read: the official summariser would crash."""
+    """The factor in the file; None if it cannot be read, on which the official summariser would crash."""
     fault: str
-    """Why not."""
+    """Why the file cannot be read; empty if it can."""
     own: float
-    """1 where the runs are not compared with a reference: no factor is below that."""
+    """The factor that the runs give; 1, the smallest factor, if they are not compared with a reference."""
     is_rewritten: bool
     """Whether the official tools write the file anew."""
 
     @property
     def too_small(self) -> bool:
-        """Whether the file makes a score shorter than the runs do."""
+        """Whether the file makes the score shorter than the runs do."""
         return self.stated is not None and self.stated < self.own * (1 - TOLERANCE)
 
     @property
     def too_large(self) -> bool:
-        """Whether it makes one longer that the runs decide."""
+        """Whether the file makes a score longer that the runs decide."""
         return self.is_rewritten and self.stated is not None and self.stated > self.own * (1 + TOLERANCE)
 
 
 def scaling(result: Result, convergence: Convergence | None = None) -> Scaling | None:
-    """Read the file beside the logs of a result; None where there is none.
+    """Read the scaling.json of a result; None if there is none.
 
     Args:
-        convergence: what compare(result) gives, for a caller that has it.
+        convergence: compare(result), if the caller has it.
     """
     path = result.directory / FILE
     if not path.exists() and not path.is_symlink():
@@ -68,10 +68,10 @@ def scaling(result: Result, convergence: Convergence | None = None) -> Scaling |
 
 
 def stated_factor(path: Path) -> float:
-    """What a scaling.json says.
+    """Return the factor in a scaling.json.
 
     Raises:
-        OSError, ValueError: it says nothing.
+        OSError, ValueError: the file cannot be read, or has no factor.
     """
     value = read_description(path).get("scaling_factor")
     factor = as_number(value)
@@ -81,5 +81,5 @@ def stated_factor(path: Path) -> float:
 
 
 def is_compared(result: Result, convergence: Convergence) -> bool:
-    """Whether the official tools make a factor of their own for a result."""
+    """Return whether the official tools compute the factor of a result themselves."""
     return not convergence.fault and not result.is_open

@@ -1,4 +1,4 @@
-"""Time to target: minutes of each run, and the score of a result, raw and normalised by its convergence."""
+"""Compute the time to target: minutes of each run, and the score of a result, raw and normalised by convergence."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from compliance.run import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """The times of the runs of one result."""
+    """The score of one result and the times of its runs."""
 
     directory: str
     ruleset: str | None
     ruleset_from: str
-    """Why it is judged by this one."""
+    """Why this ruleset was chosen."""
     logs: tuple[str, ...]
     minutes: tuple[float | None, ...]
-    """From run_start to run_stop, a run each; None for one that did not reach the target."""
+    """Minutes from run_start to run_stop, one entry for each run; None for a run that did not reach the target."""
     olympic_minutes: float | None
-    """Mean without the fastest and the slowest run; None with too few runs, or too few that reached the target."""
+    """The mean without the fastest and the slowest run; None if too few runs reached the target."""
     factor: float | None
-    """By which the mean is multiplied: more than 1 where the runs converged faster than the reference.
+    """The mean is multiplied by it: more than 1 if the runs converged faster than the reference.
 
-    Where the official tools make none of their own, it is what scaling.json says; else 1 in the open division, and None
-    without a reference.
+    If the official tools do not compute it, it is the factor in scaling.json. Without that file it is 1 in the open
+    division and None without a reference.
     """
     normalised_minutes: float | None
-    """The score that is published."""
+    """The score as it is published."""
     is_open: bool
-    """Whether it is of the open division: then the score is not normalised."""
+    """Whether it is of the open division, where the score is not normalised."""
     scaling: Scaling | None
-    """The scaling.json beside the logs; None where there is none."""
+    """The scaling.json in the folder of the logs; None if there is none."""
     marks: tuple[str, ...] = ()
     """As in compliance.result.Result."""
 
     @property
     def summarised_minutes(self) -> float | None:
-        """What the official result_summarizer gives of the files as they are, before any tool writes scaling.json anew.
+        """The score that the official result_summarizer computes before any tool overwrites scaling.json.
 
-        None without a usable file: it multiplies by 1 then, whatever the runs needed.
+        None without a usable file: then the summariser multiplies by 1, whatever the runs needed.
         """
         if self.olympic_minutes is None or self.scaling is None or self.scaling.stated is None:
             return None
@@ -52,13 +52,13 @@ class Score:
 
 
 def score(result: Result) -> Score:
-    """The times of a result's runs; raises nothing."""
+    """Compute the score of a result; raises nothing."""
     minutes = tuple(minutes_to_target(run) for run in result.runs)
     convergence = compare(result)
     enough = result.row is not None and len(minutes) >= result.row.runs
     mean = olympic_mean(minutes) if enough else None
-    beside = scaling(result, convergence)
-    factor = _factor(result, convergence, beside)
+    file = scaling(result, convergence)
+    factor = _factor(result, convergence, file)
     return Score(
         directory=result.file,
         ruleset=result.ruleset,
@@ -69,24 +69,24 @@ def score(result: Result) -> Score:
         factor=factor,
         normalised_minutes=None if mean is None or factor is None else mean * factor,
         is_open=result.is_open,
-        scaling=beside,
+        scaling=file,
         marks=result.marks,
     )
 
 
-def _factor(result: Result, convergence: Convergence, beside: Scaling | None) -> float | None:
+def _factor(result: Result, convergence: Convergence, file: Scaling | None) -> float | None:
     if is_compared(result, convergence):
         return convergence.factor
-    if beside is not None:
-        return beside.stated
+    if file is not None:
+        return file.stated
     return 1.0 if result.is_open else None
 
 
 def minutes_to_target(run: Run) -> float | None:
-    """Minutes from run_start to run_stop; None where the run did not reach the target or lacks either event."""
+    """Return the minutes from run_start to run_stop; None if the run missed the target or lacks either event."""
     try:
         elapsed = run.first("run_stop").event.time_ms - run.first("run_start").event.time_ms
     except Absent:
         return None
-    # In this order: the last digit is to be that of the official result_summarizer.
+    # Divided in this order, so that the last digit is that of the official result_summarizer.
     return elapsed / 60 / 1000 if converged(run) else None
