@@ -1,1 +1,1 @@
-"""From runs to a submission: which runs count, what system they ran on, and the tree that holds them."""
+"""Make a submission of runs: choose the runs, describe their system, and write the tree that holds them."""

@@ -1,4 +1,4 @@
-"""The tree of a submission, whole and accepted by every check, or not there at all."""
+"""Build the tree of a submission: complete and accepted by every check, or not written at all."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ IMPLEMENTATION = (
     *("requirements-null.lock", "config_common.sh", "config_tiny.sh"),
     *("benchmark", "compliance", "reference_impl", "report", "harness", "nullcuda", "docs"),
 )
-"""What of the checkout runs a benchmark, besides the config file, and what is written about it; what is not there is
-left out. README.md is the runs' own."""
+"""Files and folders of the checkout that are packaged besides the config file; those that do not exist are skipped.
 
+README.md is not among them: each package has its own.
+"""
 
 OF_A_REHEARSAL = ("package.real_runs", "package.rehearsal")
-"""Rules that a rehearsal breaks, by being one, so that nobody takes its tree for a submission."""
+"""Rules that every rehearsal breaks, so that nobody takes its tree for a submission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A tree that was built, and what the checks say about it."""
+    """A tree that was built, and the findings about it."""
 
     path: Path
-    """The folder of the submitter; it exists only if the submission passed."""
+    """The folder of the submitter. It exists only if the submission passed."""
     chosen: tuple[Chosen, ...]
     findings: tuple[Finding, ...]
-    """Of this harness's own checks and of the official tools; files are named as if the tree were in place."""
+    """Findings of this harness's checks and of the official tools, with the paths that the tree has once in place."""
     rehearsal: bool = False
-    """Whether it is of simulated runs, and so none; that it is one is no finding here."""
+    """Whether it is a rehearsal with simulated runs. The findings do not repeat that."""
     not_run: tuple[str, ...] = ()
     """As in compliance.check.Report."""
     checklist: tuple[Item, ...] = ()
-    """What the policies ask for besides."""
+    """What the policies also ask for."""
     doubts: tuple[str, ...] = ()
-    """What the description says otherwise than this machine, which has the processor of the runs."""
+    """Fields that differ from this machine, if this machine has the processor of the runs."""
 
     @property
     def passed(self) -> bool:
@@ -70,15 +71,18 @@ def build(
     checkout: Path = ROOT,
     rehearsal: bool = False,
 ) -> Submission:
-    """Write the submission of the runs in or below the folders to `out`/<submitter>, if it passes every check.
+    """Write the submission of the runs in or below some folders to `out`/<submitter>, if it passes every check.
 
     Args:
-        submitter: the submission_org of the runs if None.
-        checkout: where the implementation is copied from.
-        rehearsal: take simulated runs, in place of others, and write their tree to `out`/REHEARSAL-<submitter>.
+        folders: the folders of the runs, or folders above them.
+        out: the folder that holds submissions.
+        facts_file: the system.yaml.
+        submitter: the name of the submitter; the submission_org of the runs if None.
+        checkout: the folder from which the implementation is copied.
+        rehearsal: take simulated runs only, and write their tree to `out`/REHEARSAL-<submitter>.
 
     Raises:
-        NotPackageable: with everything that keeps the runs from being submitted, before anything is written.
+        NotPackageable: the runs cannot be submitted; it lists every reason. Nothing has been written then.
     """
     facts, chosen = read_facts(facts_file), choose(folders, rehearsal=rehearsal)
     submitter = submitter or str(chosen[0].batch.config.submission.org)
@@ -86,13 +90,13 @@ def build(
     submitter = f"{REHEARSAL}{submitter}" if rehearsal else submitter
     target = out / submitter
     if target.exists() or target.is_symlink():
-        faults.append(f"{target} exists; a submission is never changed, move it away")
+        faults.append(f"{target} exists; a submission is never changed: move it away")
     if faults:
         raise NotPackageable(faults)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
         tree = Path(folder, submitter)
-        described = {one.batch.record.system: _write(tree, one, submitter, facts, checkout) for one in chosen}
+        described = {choice.batch.record.system: _write(tree, choice, submitter, facts, checkout) for choice in chosen}
         doubts = dict.fromkeys(doubt for facts in described.values() for doubt in machine.differences(facts))
         submission = replace(
             _judged(tree, target, chosen, rehearsal=rehearsal),
@@ -105,44 +109,44 @@ def build(
 
 
 def _bad_names(submitter: str, chosen: Sequence[Chosen]) -> Iterator[str]:
-    for name in dict.fromkeys([submitter, *(one.batch.record.system for one in chosen)]):
+    for name in dict.fromkeys([submitter, *(choice.batch.record.system for choice in chosen)]):
         if not NAME.fullmatch(name):
-            yield f"{name!r} cannot name a folder of a submission: letters, digits and _ . + - @ = , only, no dot first"
+            yield f"{name!r} cannot name a folder of a submission; use letters, digits and _ . + - @ = , no dot first"
     if submitter.startswith(REHEARSAL):
-        yield f"{submitter!r} would be the name of a rehearsal, which --rehearse makes"
+        yield f"{submitter!r} is reserved for rehearsals, which --rehearse makes"
 
 
 def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
-    for one in chosen:
-        config = one.batch.config.process.config_filename
+    for choice in chosen:
+        config = choice.batch.config.process.config_filename
         if not config:
-            yield f"{one.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
+            yield f"{choice.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
         elif not _configs(checkout, config):
-            yield f"{one.batch.folder}: the runs used {config}, which is not in {checkout}"
+            yield f"{choice.batch.folder}: the runs used {config}, which is not in {checkout}"
 
 
 def _configs(checkout: Path, name: str) -> list[str]:
-    """Where the config of that name is, below the checkout; empty where it is not."""
+    """Return the paths of a config in the checkout, relative to it; empty if there is none of that name."""
     return [str(path.relative_to(checkout)) for path in config_files(checkout) if path.name == name]
 
 
 # Writing.
 
 
-def _write(tree: Path, one: Chosen, submitter: str, facts: Facts, checkout: Path) -> Facts:
-    """One system with its runs; returns its description."""
-    system, benchmark = one.batch.record.system, one.batch.record.benchmark
-    description = describe(one.batch.record, one.batch.config, submitter, facts)
+def _write(tree: Path, chosen: Chosen, submitter: str, facts: Facts, checkout: Path) -> Facts:
+    """Write one system with its runs and return its description."""
+    system, benchmark = chosen.batch.record.system, chosen.batch.record.benchmark
+    description = describe(chosen.batch.record, chosen.batch.config, submitter, facts)
     systems, results = tree / "systems", tree / "results" / system / benchmark
     systems.mkdir(parents=True, exist_ok=True)
     (systems / f"{system}.json").write_text(json.dumps(description, indent=4) + "\n", encoding="utf-8")
     results.mkdir(parents=True)
-    for index, run in enumerate(one.runs):
+    for index, run in enumerate(chosen.runs):
         shutil.copyfile(run.log.path, results / f"result_{index}.txt")
     implementation = tree / "benchmarks" / benchmark / "implementations" / system
-    config = one.batch.config.process.config_filename
+    config = chosen.batch.config.process.config_filename
     _copy_implementation(checkout, implementation, config)
-    text = readme(one, checkout, _configs(checkout, config)[0])
+    text = readme(chosen, checkout, _configs(checkout, config)[0])
     (implementation / "README.md").write_text(text, encoding="utf-8")
     return description
 

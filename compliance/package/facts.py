@@ -1,6 +1,6 @@
-"""system.yaml: what a person says of a system, as text exactly as it is written.
+"""Read system.yaml, in which a person describes a system; every value is the text as it is written.
 
-YAML makes 22.1 of 22.10, False of `no` and 29042 of 8:4:2. Here a value is what stands in the file.
+YAML would read 22.10 as 22.1, `no` as False and 8:4:2 as 29042.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from compliance.checks.systems import FIELDS
 from compliance.package.runs import NotPackageable
 
 MAX_BYTES = 1 << 15
-"""Bytes of a system.yaml; a full one has 3000."""
+"""Bytes of a system.yaml that are read at most; a full one has 3000."""
 
 STACK = "other_software_stack"
-"""The one field that may hold names and values of its own."""
+"""The one field that may hold a mapping."""
 
 Facts = dict[str, str | dict[str, str]]
-"""Field -> what is said; a field that is not there is not known."""
+"""Field -> its value. A field that is missing is unknown."""
 
 
 class _Alias(yaml.MarkedYAMLError):
-    """An alias, by which a small file can stand for gigabytes."""
+    """The file has an alias, by which a small file can expand to gigabytes."""
 
 
 class _Loader(yaml.BaseLoader):
-    """Finds nothing but text in values, and refuses aliases."""
+    """Reads every value as text, and refuses aliases."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise _Alias(problem="an alias; write the value out", problem_mark=self.peek_event().start_mark)
+            raise _Alias(problem="it has an alias; write the value out", problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
 def read_facts(path: Path) -> Facts:
-    """The fields of a YAML file that say something.
+    """Read the fields of a YAML file that are not empty.
 
     Raises:
-        NotPackageable: it cannot be read, says something twice, or holds what is no field of a description.
+        NotPackageable: the file cannot be read, or has a field twice or an unknown one; it lists every fault.
     """
     node = _parse(path)
     if not isinstance(node, yaml.MappingNode):
@@ -50,8 +50,8 @@ def read_facts(path: Path) -> Facts:
         raise NotPackageable([f"{path}: expected lines such as `system_name: DGX H100`, read {read}"])
     if faults := [f"{path}, {fault}" for fault in _faults(node)]:
         raise NotPackageable(faults)
-    facts = {name.value: _said(value) for name, value in node.value}
-    return {name: value for name, value in facts.items() if _says_something(value)}
+    facts = {name.value: _value(value) for name, value in node.value}
+    return {name: value for name, value in facts.items() if _is_filled(value)}
 
 
 def _parse(path: Path) -> yaml.Node | None:
@@ -59,7 +59,7 @@ def _parse(path: Path) -> yaml.Node | None:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes; expected a list of fields, 3,000 bytes")
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes; expected a list of fields, about 3,000 bytes")
         return yaml.compose(content.decode("utf-8-sig"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         raise NotPackageable([f"{path}, {_line(error.problem_mark)}: {error.problem or error.context}"]) from None
@@ -88,7 +88,7 @@ def _faults(node: yaml.MappingNode) -> Iterator[str]:
 
 
 def _repeated(node: yaml.MappingNode) -> Iterator[str]:
-    """The names that are given twice, of which YAML would take the last one."""
+    """Yield a fault for each name that is given again; YAML would take its last value."""
     first: dict[str, yaml.Mark] = {}
     for name, _ in node.value:
         if not _is_text(name):
@@ -112,14 +112,14 @@ def _kind(node: yaml.Node) -> str:
 
 def _misspelt(name: str) -> str:
     near = difflib.get_close_matches(name, FIELDS, n=1)
-    return f"{name} is no field of a system" + (f"; did you mean {near[0]}?" if near else f"; {', '.join(FIELDS)}")
+    return f"{name} is not a field of a system" + (f"; did you mean {near[0]}?" if near else f"; {', '.join(FIELDS)}")
 
 
-def _said(node: yaml.Node) -> str | dict[str, str]:
+def _value(node: yaml.Node) -> str | dict[str, str]:
     if isinstance(node, yaml.MappingNode):
         return {name.value: value.value for name, value in node.value if value.value.strip()}
     return str(node.value)
 
 
-def _says_something(value: str | dict[str, str]) -> bool:
+def _is_filled(value: str | dict[str, str]) -> bool:
     return bool(value.strip() if isinstance(value, str) else value)

@@ -1,6 +1,6 @@
-"""What each field of a system's description means, and how accepted submissions have filled it.
+"""Explain each field of a system's description, with an example.
 
-Most examples are of published v5.0 and v5.1 results. No document of MLCommons says more than the names.
+Most examples are from published v5.0 and v5.1 results. No document of MLCommons gives more than the names.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What belongs into a field."""
+    """What belongs in a field."""
 
     text: str
     example: str
 
 
 MEANINGS: dict[str, Meaning] = {
-    "system_name": Meaning("the system, as the tables of results call it", "Eos-dfw (64x NVIDIA HGX H100)"),
+    "system_name": Meaning("the system's name in the tables of results", "Eos-dfw (64x NVIDIA HGX H100)"),
     "host_processors_per_node": Meaning("processors (sockets) of a node, a whole number", "2"),
     "host_processor_model_name": Meaning("the processor's model", "Intel(R) Xeon(R) Platinum 8462Y+"),
     "host_processor_core_count": Meaning("cores of one processor", "32"),
@@ -40,13 +40,13 @@ MEANINGS: dict[str, Meaning] = {
     "accelerator_interconnect": Meaning("what links accelerators", "NVLINK Gen4 900 GB/s + NVSWITCH Gen3"),
     "accelerator_interconnect_topology": Meaning("how accelerators are connected", "all to all, through switches"),
     "cooling": Meaning("how the system is cooled", "Liquid"),
-    "hw_notes": Meaning("anything else of the hardware", "nodes of two racks"),
+    "hw_notes": Meaning("anything else about the hardware", "nodes of two racks"),
     "framework": Meaning("the framework and its release", "NVIDIA NeMo Framework Release 25.09"),
     "other_software_stack": Meaning("libraries and drivers, a name and a version each", "cuda_version: 13.0.1.012"),
     "operating_system": Meaning("the operating system", "Ubuntu 24.04.3 LTS"),
-    "sw_notes": Meaning("anything else of the software", "container of October 2025"),
+    "sw_notes": Meaning("anything else about the software", "container of October 2025"),
 }
-"""Every field that a person may fill; what the configuration decides (system.FROM_THE_RUNS) is not among them."""
+"""Every field that a person may fill; those that the configuration decides (system.FROM_THE_RUNS) are left out."""
 
 RECORDED = ("host_processor_model_name", "host_memory_capacity", "framework", "other_software_stack")
-"""Fields that run.json fills where a person has not."""
+"""Fields that run.json fills if a person has not."""

@@ -1,4 +1,4 @@
-"""What this machine says of itself, in the fields of a system's description. Asked of a compute node; no torch."""
+"""Ask this machine, a compute node, for the fields of a system's description. Works without torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from benchmark.run_record import distribution, machine
 from compliance.package.facts import STACK, Facts
 
 _TIMEOUT_S = 10
+"""Seconds that lscpu or nvidia-smi may take."""
 _SYS = Path("/sys")
 _SECTOR_BYTES = 512
-"""Of /sys/block/*/size, whatever the disk's own are."""
+"""Bytes of the unit of /sys/block/*/size, which is independent of the disk's own sectors."""
 
-# Field -> the name that lscpu gives it, and its unit.
+# Field -> (its name in lscpu, its unit).
 _LSCPU = {
     "host_processors_per_node": ("Socket(s)", ""),
     "host_processor_core_count": ("Core(s) per socket", ""),
@@ -28,12 +29,12 @@ _CACHES = ("L1d", "L1i", "L2", "L3")
 _QUERY = "name,memory.total,clocks.max.sm,driver_version"
 
 COUNTED = ("host_processors_per_node", "host_processor_core_count")
-"""Fields of one whole number that lscpu knows of the processor's model."""
+"""Fields that are one whole number, which lscpu knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """A GPU as nvidia-smi lists it; a value that it does not know is empty."""
+    """A GPU as nvidia-smi lists it; a value that nvidia-smi does not know is empty."""
 
     name: str
     memory: str
@@ -42,13 +43,13 @@ class Accelerator:
 
 
 def processor() -> Facts:
-    """Of the processors and the operating system: what all nodes of one kind have in common."""
+    """Return the fields of the processors and the operating system, which nodes of one kind share."""
     model = machine()["processor"]
     return _known({"host_processor_model_name": str(model), **_of_lscpu(_lscpu()), "operating_system": distribution()})
 
 
 def node() -> Facts:
-    """Everything, of a machine that the runs are made on."""
+    """Return every field that a machine on which runs are made can tell."""
     gpus = accelerators()
     return _known(
         {
@@ -62,22 +63,20 @@ def node() -> Facts:
 
 
 def accelerators() -> tuple[Accelerator, ...]:
-    """The GPUs of this machine; none where nvidia-smi is not there or finds none."""
-    return _parse_smi(
-        _said("nvidia-smi", "--query-gpu=name,memory.total,clocks.max.sm,driver_version", "--format=csv,noheader")
-    )
+    """Return the GPUs of this machine; none if nvidia-smi is missing or finds none."""
+    return _parse_smi(_output_of("nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"))
 
 
 def differences(facts: Facts) -> Iterator[str]:
-    """Where a description says other numbers than this machine, if that has the processor which it names."""
+    """Yield where a description differs from this machine; nothing if it names another processor."""
     here = processor()
     if facts.get("host_processor_model_name") != here.get("host_processor_model_name"):
         return
     for name in COUNTED:
         if name in facts and name in here and facts[name] != here[name]:
             yield (
-                f"{name} is {facts[name]}; this machine, which has the processor that is named "
-                f"({here['host_processor_model_name']}), says {here[name]}"
+                f"{name} is {facts[name]} in the description; this machine, which has the same processor "
+                f"({here['host_processor_model_name']}), reports {here[name]}"
             )
 
 
@@ -88,19 +87,19 @@ def _known(facts: Mapping[str, str | dict[str, str]]) -> Facts:
 # Processors.
 
 
-def _of_lscpu(said: Mapping[str, str]) -> dict[str, str]:
-    found = {
-        field: said[name].removesuffix(".0000") + unit
+def _of_lscpu(printed: Mapping[str, str]) -> dict[str, str]:
+    fields = {
+        field: printed[name].removesuffix(".0000") + unit
         for field, (name, unit) in _LSCPU.items()
-        if said.get(name, "-") != "-"
+        if printed.get(name, "-") != "-"
     }
-    caches = [f"{cache}: {said[name]}" for cache in _CACHES if (name := f"{cache} cache") in said]
-    return found | ({"host_processor_caches": ", ".join(caches)} if caches else {})
+    caches = [f"{cache}: {printed[name]}" for cache in _CACHES if (name := f"{cache} cache") in printed]
+    return fields | ({"host_processor_caches": ", ".join(caches)} if caches else {})
 
 
 def _lscpu() -> dict[str, str]:
-    """What lscpu prints, by name; empty where there is none."""
-    lines = (line.partition(":") for line in _said("lscpu").splitlines())
+    """Return what lscpu prints, name -> value; empty if it is missing."""
+    lines = (line.partition(":") for line in _output_of("lscpu").splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
@@ -108,7 +107,7 @@ def _lscpu() -> dict[str, str]:
 
 
 def _parse_smi(listed: str) -> tuple[Accelerator, ...]:
-    """From a table with a GPU a line; `[N/A]` is what it does not know."""
+    """Parse a table with one GPU a line, in which unknown values are `[N/A]`."""
     rows = ([cell.strip() for cell in line.split(",")] for line in listed.splitlines())
     return tuple(Accelerator(*("" if cell.startswith("[") else cell for cell in row)) for row in rows if len(row) == 4)
 
@@ -139,7 +138,7 @@ def _storage(root: Path) -> dict[str, str]:
 
 
 def _disks(root: Path) -> Iterator[tuple[str, str]]:
-    """Kind and size of each NVMe and SCSI disk; what a virtual disk says of its kind is not to be trusted."""
+    """Yield the kind and size of each NVMe and SCSI disk. Other disks are virtual, and misreport their kind."""
     for disk in sorted((root / "block").glob("*")):
         sectors = _read(disk / "size")
         if not disk.name.startswith(("nvme", "sd")) or not sectors.isdecimal() or int(sectors) == 0:
@@ -150,7 +149,7 @@ def _disks(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _links(root: Path) -> Iterator[str]:
-    """Each active port of an adapter, first those of InfiniBand's verbs (RoCE's, too), then other Ethernet."""
+    """Yield each active port of an adapter: first those of InfiniBand and RoCE, then those of other Ethernet."""
     for port in sorted((root / "class" / "infiniband").glob("*/ports/*")):
         if "ACTIVE" in _read(port / "state"):
             yield f"{_read(port / 'link_layer')} {_read(port / 'rate')}"
@@ -165,15 +164,15 @@ def _counted(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _read(path: Path) -> str:
-    """A small file of the kernel; empty where there is none, or it answers nothing."""
+    """Read a small file of the kernel; empty if it does not exist or cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-def _said(*command: str) -> str:
-    """What a program prints, in English; nothing where there is none, or it fails."""
+def _output_of(*command: str) -> str:
+    """Return what a program prints, in English; empty if it is missing or fails."""
     try:
         done = subprocess.run(
             ("env", "LC_ALL=C", *command),

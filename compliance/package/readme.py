@@ -1,7 +1,7 @@
-"""README.md of a packaged implementation: how to repeat its runs, and where each part of them is written.
+"""Write the README.md of a packaged implementation: how to repeat its runs, and which files decide each part of them.
 
-Everything in it is what run.json recorded, what the rules say, or a file beside it. Source: submission_rules.adoc,
-"Source code requirements for replication" and "... for training inspection".
+Everything in it comes from run.json, from the rules or from a packaged file. Source: submission_rules.adoc, "Source
+code requirements for replication" and "... for training inspection".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compliance.convergence.score import minutes_to_target
 from compliance.package.runs import Chosen
 
 DATA, WEIGHTS = "/data/dataset", "/data/weights"
-"""Where the steps have the two; anywhere else will do."""
+"""The folders that the steps use for data and weights; any others will do."""
 
 WHERE = (
     ("data preprocessing", ("reference_impl/data/prepare/", "docs/data.md")),
@@ -36,21 +36,21 @@ WHERE = (
     ("how it is evaluated", ("reference_impl/step.py", "reference_impl/head.py")),
     ("what is timed", ("benchmark/loop.py",)),
 )
-"""What a reviewer has to be able to verify, and the files that decide it."""
+"""Parts of a run that a reviewer must be able to verify, and the files that decide each."""
 
 _REPEATED = (Layout, Kernels, Hyperparameters, Submission)
-"""Groups of variables whose values make a run what it is. Others hold paths of the machine that it ran on."""
+"""Groups of variables that define a run. The others hold paths of the machine that it ran on."""
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """The runs of a system, as the README speaks of them."""
+    """The runs of a system, as the README describes them."""
 
     chosen: Chosen
     file: str
-    """The config file, below the folder of the README."""
+    """The path of the config file, relative to the README."""
     exports: Mapping[str, str]
-    """What they had beyond that file."""
+    """Variables of the runs that the config file does not set: name -> value."""
 
     @property
     def config(self) -> RunConfig:
@@ -62,11 +62,12 @@ class _Runs:
 
 
 def readme(chosen: Chosen, checkout: Path, file: str) -> str:
-    """The text.
+    """Return the text of the README.
 
     Args:
-        checkout: what the implementation is copied from.
-        file: the config file of the runs, below the checkout.
+        chosen: the runs of one system and benchmark.
+        checkout: the folder from which the implementation is copied.
+        file: the path of the runs' config file, relative to the checkout.
     """
     runs = _Runs(chosen, file, beyond(chosen.batch.config, checkout / file))
     parts = (_head, _steps, _results, _data, _hyperparameters, _software, _where)
@@ -74,9 +75,9 @@ def readme(chosen: Chosen, checkout: Path, file: str) -> str:
 
 
 def beyond(config: RunConfig, file: Path) -> dict[str, str]:
-    """The variables of a run that its config file, sourced in a bare shell, does not give it."""
+    """Return the variables of a run that its config file, sourced in a bare shell, does not set to the same value."""
     try:
-        # What is exported where the package is built must not look like the file's own.
+        # Variables of the shell that builds the package must not look like those of the file.
         given = RunConfig.from_environment(source_config(file, {"PATH": os.defpath}), made=True).to_environment()
     except ConfigError:
         given = {}
@@ -94,33 +95,33 @@ def _head(runs: _Runs) -> Iterator[str]:
     yield f"{config.submission.division} division, on {layout.nodes} nodes of {layout.gpus_per_node} accelerators."
     if any(run.log.not_a_run for run in runs.chosen.runs):
         yield ""
-        yield "**A rehearsal: these runs were simulated, nothing was trained.**"
+        yield "**A rehearsal: these runs were simulated, and nothing was trained.**"
 
 
 def _steps(runs: _Runs) -> Iterator[str]:
     config, row = runs.config, runs.benchmark
     loads = row.initial_weights is not None
     yield from _section("Steps to reproduce")
-    yield "In this folder. A full account of each step is in [docs/](docs/)."
+    yield "Run these commands in this folder. [docs/](docs/) explains each step in full."
     yield ""
-    yield "1. The environment: on a bare machine"
+    yield "1. Install the environment, on a bare machine:"
     yield ""
-    yield "        bash setup.sh                # in .venv; the command below is .venv/bin/llama31"
+    yield "        bash setup.sh                # into .venv; `llama31` below is .venv/bin/llama31"
     yield ""
     image = _code(_image(config)) or "no container"
-    yield f"   or the image of the [Dockerfile](Dockerfile), as `CONT`. These runs used {image}."
-    yield f"2. The data, {row.dataset.corpus} ([docs/data.md](docs/data.md)):"
+    yield f"   or build the image of the [Dockerfile](Dockerfile) and name it in `CONT`. These runs used {image}."
+    yield f"2. Get the data, {row.dataset.corpus} ([docs/data.md](docs/data.md)):"
     yield ""
     yield f"        llama31 data download {row.name} {DATA}"
     yield f"        llama31 data verify --expect {row.name} {DATA}"
     yield ""
     yield from _tokenizer(row)
-    yield f"3. The initial weights: {_weights(row)} ([docs/checkpoints.md](docs/checkpoints.md))."
+    yield f"3. Get the initial weights: {_weights(row)} ([docs/checkpoints.md](docs/checkpoints.md))."
     if loads:
         yield ""
         yield f"        llama31 checkpoint inspect {WEIGHTS}"
         yield ""
-    yield "4. The runs, with Slurm ([docs/slurm.md](docs/slurm.md)) or, of one node, by `bash run_and_time.sh`:"
+    yield "4. Start the runs with Slurm ([docs/slurm.md](docs/slurm.md)) or, on one node, with `bash run_and_time.sh`:"
     yield ""
     yield f"        source {quote(runs.file)}"
     yield from (f"        export {name}={quote(value)}" for name, value in runs.exports.items())
@@ -128,14 +129,14 @@ def _steps(runs: _Runs) -> Iterator[str]:
     yield f"        export {' '.join([*_job(config), *folders])}"
     yield '        sbatch -N "$DGXNNODES" -t "$WALLTIME" run.sub'
     yield ""
-    yield "   With `NEXP=1 SEED=<seed>` it is one of the runs below: each draws its own otherwise."
-    yield "5. The check of their logs:"
+    yield "   `NEXP=1 SEED=<seed>` repeats one of the runs below; without SEED each run draws its own seed."
+    yield "5. Check their logs:"
     yield ""
     yield f"        llama31 check results/logs/{runs.chosen.batch.record.system}"
 
 
 def _job(config: RunConfig) -> Iterator[str]:
-    """A job that makes a whole result, as long as the jobs of the runs had for theirs."""
+    """Yield the settings of a job that makes a whole result, with as much time a run as the original jobs had."""
     runs, minutes = config.rules.runs, config.job.walltime
     yield f"NEXP={runs}"
     if minutes is not None:
@@ -144,12 +145,12 @@ def _job(config: RunConfig) -> Iterator[str]:
 
 def _tokenizer(row: Benchmark) -> Iterator[str]:
     if not row.tokenizer.installed:
-        yield f"   The tokenizer is {row.tokenizer.about}, to be had from its publisher: `export TOKENIZER=<its file>`."
+        yield f"   The tokenizer is {row.tokenizer.about}. Get it from its publisher and `export TOKENIZER=<its file>`."
 
 
 def _weights(row: Benchmark) -> str:
     if row.initial_weights is None:
-        return "none, they are drawn at random with the seed of the run"
+        return "none to get, they are drawn at random with the seed of the run"
     return f"{row.initial_weights.about}, as MLCommons or Hugging Face publish it"
 
 
@@ -157,10 +158,10 @@ def _results(runs: _Runs) -> Iterator[str]:
     chosen = runs.chosen
     yield from _section("Runs")
     if len(chosen.runs) == chosen.launched:
-        yield f"All {chosen.launched} that were launched."
+        yield f"All {chosen.launched} runs that were launched."
     else:
-        yield f"{len(chosen.runs)} consecutive ones of the {chosen.launched} that were launched: of all such sets the"
-        yield 'one whose score is the median (training_rules.adoc, "Scoring").'
+        yield f"{len(chosen.runs)} consecutive runs of the {chosen.launched} that were launched: of all such sets,"
+        yield 'the one whose score is the median (training_rules.adoc, "Scoring").'
     yield ""
     yield from _table("log", "seed", "minutes to the target")
     for index, run in enumerate(chosen.runs):
@@ -176,7 +177,7 @@ def _data(runs: _Runs) -> Iterator[str]:
     if not isinstance(files, Mapping):
         yield "The runs recorded no files."
         return
-    yield f"Before the runs, {recorded.get('compared', 'nothing')} of these files were compared."
+    yield f"Compared before the runs: {recorded.get('compared', 'nothing')} of these files."
     yield ""
     yield from _table("file", "bytes", "checksum")
     for name, entry in files.items():
@@ -191,12 +192,12 @@ def _entry(entry: Any) -> tuple[str, str]:
 
 
 def _hyperparameters(runs: _Runs) -> Iterator[str]:
-    """What the runs announced; of the open division, what it was used for, too."""
+    """Yield the hyperparameters of the runs and, in the open division, the closed division's where they differ."""
     config = runs.config
     yield from _section("Hyperparameters")
     closed = {"model_size": runs.benchmark.size.name, **_announced(_as_if_closed(config))}
     if config.is_open:
-        yield "The closed division's value is given where it is another."
+        yield "The closed division's value is given where it differs."
         yield ""
     yield from _table("key", "value", *(["closed division"] if config.is_open else []))
     for key, value in _announced(config).items():
@@ -210,7 +211,7 @@ def _announced(config: RunConfig) -> dict[str, object]:
 
 
 def _as_if_closed(config: RunConfig) -> RunConfig:
-    """The run with what the closed division would have it choose."""
+    """Return the run with the hyperparameters that the closed division fixes."""
     fixed = list(config.hyperparameters.of_the_open_division)
     if isinstance(config.rules.learning_rate, ScaledLearningRate):
         fixed += ["LEARNING_RATE", "WARMUP_STEPS"]
@@ -219,7 +220,7 @@ def _as_if_closed(config: RunConfig) -> RunConfig:
 
 def _software(runs: _Runs) -> Iterator[str]:
     record = runs.chosen.batch.record
-    code, state = record.code, {True: ", with changes", False: "", None: ", maybe with changes"}
+    code, state = record.code, {True: ", with changes", False: "", None: ", possibly with changes"}
     versions = {
         "this code": f"revision {code.get('revision') or 'unknown'}{state.get(_flag(code.get('modified')), '')}",
         **record.versions,
@@ -233,7 +234,7 @@ def _software(runs: _Runs) -> Iterator[str]:
 
 
 def _image(config: RunConfig) -> str:
-    """The container image; of a file its name, for where it lay is nobody's business."""
+    """Return the container image; for a file only its name, because its folder is private."""
     image = config.job.container_image
     return Path(image).name if image.startswith("/") else image
 
@@ -243,7 +244,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _where(_runs: _Runs) -> Iterator[str]:
-    yield from _section("Where it is written")
+    yield from _section("Where each part is written")
     yield from _table("what", "where")
     for what, files in WHERE:
         yield f"| {what} | {', '.join(f'[{file}]({file})' for file in files)} |"
@@ -271,5 +272,5 @@ def _code(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Of a table's cell: what would end it, or the line, is another character."""
+    """Return text for a cell of a table, with every character replaced that would end the cell or the line."""
     return value.replace("|", "/").replace("`", "'").replace("\n", " ")

@@ -1,9 +1,10 @@
-"""The runs that were made, and the ones among them that the policy submits.
+"""Choose the runs that the policy lets a submitter submit, of all that were made.
 
-Source: training_rules.adoc, "Scoring". Of M > N runs made as a group, the N consecutive ones whose olympic mean is the
-median of all such windows are submitted; a window with more than one run that did not converge counts as infinite, and
-if that is the median there is no result. Consecutive is by an objective order; here by the time of the launch. Where
-the number of windows is even the policy names no median: the slower of the two in the middle is taken.
+Source: training_rules.adoc, "Scoring". Of M > N runs made as a group, the N consecutive ones are submitted whose
+olympic mean is the median of all such windows. A window with more than one run that did not converge counts as
+infinite; if it is the median, there is no result. Runs are consecutive in an objective order, here that of their
+launch. For an even number of windows the policy does not define the median; the slower of the two middle ones is taken
+here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from compliance.run import Run
 
 
 class NotPackageable(ValueError):
-    """Runs that cannot be submitted; `faults` lists everything that is wrong with them."""
+    """The runs cannot be submitted; `faults` lists every reason."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
@@ -41,6 +42,7 @@ class NotPackageable(ValueError):
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+"""Sorts a launch without a time first."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,22 @@ class Batch:
 
     @property
     def started(self) -> datetime:
+        """When the runs were launched."""
         return self.record.started or _NEVER
 
     @property
     def rules(self) -> Rules:
-        """Raises UnknownRules."""
+        """The rules of its benchmark and ruleset; raises UnknownRules if there are none."""
         return find(self.record.benchmark, self.record.ruleset)
 
     @cached_property
     def config(self) -> RunConfig:
-        """The configuration as it was; raises ConfigError where it is none."""
+        """The configuration at its launch; raises ConfigError if it is not valid."""
         return self.record.config()
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """Every run that was started, in that order; one without a log is an unreadable one."""
+        """Every run that was started, in order; one without a log is an unreadable run."""
         names = [experiment.result for experiment in self.record.experiments]
         return tuple(open_run(self.folder / Path(name).name, self.record.ruleset) for name in names)
 
@@ -79,35 +82,36 @@ class Chosen:
     """The launch of the first of them."""
     runs: tuple[Run, ...]
     launched: int
-    """Of how many they were chosen."""
+    """How many runs they were chosen from."""
 
 
 def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[Chosen]:
-    """The runs to submit from the launches in or below the folders, for each system and benchmark.
+    """Choose the runs to submit from the launches in or below some folders, for each system and benchmark.
 
     Args:
-        rehearsal: choose among simulated runs, and refuse all others.
+        folders: the folders of the launches, or folders above them.
+        rehearsal: whether to choose among simulated runs and refuse all others.
 
     Raises:
-        NotPackageable: with everything that keeps them from being submitted.
+        NotPackageable: the runs cannot be submitted; it lists every reason.
     """
     batches = sorted(_batches(folders), key=lambda batch: batch.started)
     faults = [fault for batch in batches for fault in _faults(batch, rehearsal=rehearsal)]
     if len(rulesets := {batch.record.ruleset for batch in batches}) > 1:
-        faults.append(f"runs of several rulesets ({', '.join(sorted(rulesets))}); a submission is for one")
+        faults.append(f"the runs have several rulesets ({', '.join(sorted(rulesets))}); a submission has one")
     if faults:
         raise NotPackageable(faults)
     groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
     for batch in batches:
         groups[batch.record.system, batch.record.benchmark].append(batch)
-    chosen = [_chosen(group) for group in groups.values()]
-    if faults := [one for one in chosen if isinstance(one, str)]:
+    choices = [_chosen(group) for group in groups.values()]
+    if faults := [choice for choice in choices if isinstance(choice, str)]:
         raise NotPackageable(faults)
-    return [one for one in chosen if isinstance(one, Chosen)]
+    return [choice for choice in choices if isinstance(choice, Chosen)]
 
 
 def _chosen(batches: Sequence[Batch]) -> Chosen | str:
-    """The choice among the runs of some launches, or why there is none."""
+    """Return the choice among the runs of some launches, or the reason why there is none."""
     rules = batches[0].rules
     runs = [run for batch in batches for run in batch.runs]
     window = median_window(runs, rules.runs)
@@ -121,11 +125,11 @@ def _why_none(runs: Sequence[Run], needed: int) -> str:
     if len(runs) < needed:
         return f"{len(runs)} of the {needed} runs that make a result"
     missed = sum(minutes_to_target(run) is None for run in runs)
-    return f"{missed} of {len(runs)} runs did not converge, so the median set of {needed} runs is no result"
+    return f"{missed} of {len(runs)} runs did not converge, so the median set of {needed} runs is not a result"
 
 
 def median_window(runs: Sequence[Run], size: int) -> tuple[Run, ...] | None:
-    """The `size` consecutive runs whose score is the median of all such windows; None where that is no result."""
+    """Return the `size` consecutive runs whose score is the median of all such windows; None if it is not a result."""
     windows = [tuple(runs[first : first + size]) for first in range(len(runs) - size + 1)]
     if not windows:
         return None
@@ -134,7 +138,7 @@ def median_window(runs: Sequence[Run], size: int) -> tuple[Run, ...] | None:
 
 
 def _window_minutes(runs: Sequence[Run]) -> float:
-    # A result has as many logs as runs, so a run that left none makes no result.
+    # A result needs a log of every run, so a window with an unreadable one is not a result.
     if any(defect.kind is DefectKind.UNREADABLE for run in runs for defect in run.log.defects):
         return math.inf
     mean = olympic_mean([minutes_to_target(run) for run in runs])
@@ -145,19 +149,19 @@ def _window_minutes(runs: Sequence[Run]) -> float:
 
 
 def _batches(folders: Iterable[Path]) -> list[Batch]:
-    """Each launch once, even where folders overlap."""
-    found = {here.resolve(): here for folder in folders for here in _launches(folder)}
-    return [Batch(here, _record(here / RUN_JSON)) for here in found.values()]
+    """Read each launch once, even if folders overlap."""
+    launches = {here.resolve(): here for folder in folders for here in _launches(folder)}
+    return [Batch(here, _record(here / RUN_JSON)) for here in launches.values()]
 
 
 def _launches(folder: Path) -> list[Path]:
     try:
-        found = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
+        launches = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
     except OSError as error:
         raise NotPackageable([f"{folder} cannot be searched for runs: {error}"]) from None
-    if not found:
-        raise NotPackageable([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run made"])
-    return found
+    if not launches:
+        raise NotPackageable([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run wrote"])
+    return launches
 
 
 def _record(path: Path) -> RunRecord:
@@ -174,13 +178,13 @@ def _faults(batch: Batch, *, rehearsal: bool) -> Iterator[str]:
         yield f"{batch.folder}: {error}"
         return
     if batch.record.started is None:
-        yield f"{batch.folder}: {RUN_JSON} does not say when the runs were launched"
+        yield f"{batch.folder}: {RUN_JSON} does not state when the runs were launched"
     if not benchmark_named(rules.benchmark).submittable:
-        yield f"{batch.folder}: {rules.benchmark} is a benchmark of this harness alone; nothing of it is submitted"
+        yield f"{batch.folder}: {rules.benchmark} exists only in this harness and cannot be submitted"
     elif unset := config.submission.unset:
         yield (
-            f"{batch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not say who submits "
-            "what, and a log is not changed; `llama31 submission init` asks for them before the next runs"
+            f"{batch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not state who "
+            "submits what, and a log must not be changed; run `llama31 submission init` before the next runs"
         )
     for run in batch.runs:
         yield from (f"{run.file}: {fault}" for fault in _disowned(run, rehearsal=rehearsal))
@@ -188,26 +192,26 @@ def _faults(batch: Batch, *, rehearsal: bool) -> Iterator[str]:
 
 
 def _disowned(run: Run, *, rehearsal: bool) -> Iterator[str]:
-    """Why a run is neither one that counts nor, in a rehearsal, one that was simulated."""
+    """Yield why a run does not count or, in a rehearsal, was not simulated."""
     marks = set(disqualifications(run))
-    # A run that left no log says nothing; it is the choice that minds.
+    # A run without a log has no marks; choosing the runs deals with it.
     if rehearsal and run.log.counts and SIMULATED not in marks:
-        yield "the log does not say that it is simulated; a rehearsal is of simulated runs alone: leave --rehearse out"
+        yield "the log does not have the mark of a simulated run; a rehearsal takes no other: leave out --rehearse"
     for mark in sorted(marks - ({SIMULATED} if rehearsal else set())):
-        hint = "; --rehearse packs such runs as a rehearsal" if mark == SIMULATED else ""
-        yield f"the log says that it is {mark}{hint}"
+        hint = "; --rehearse packages such runs as a rehearsal" if mark == SIMULATED else ""
+        yield f"the log has the mark {mark}{hint}"
 
 
 def _differences(config: RunConfig, run: Run) -> Iterator[str]:
-    """What the log of a run announced otherwise than its configuration says."""
+    """Yield where the log of a run differs from its configuration."""
     try:
         seed = run.value("seed")
     except Absent:
-        # It did not come to announce anything.
+        # The run ended before it announced anything.
         return
     if isinstance(seed, bool) or not isinstance(seed, int):
-        yield f"seed is {show(seed)}"
+        yield f"seed is {show(seed)} in the log; expected a whole number"
         return
     for key, value in announce(config.for_experiment(seed=seed, result_file=run.log.path)):
         if run.has(key) and run.value(key) != value:
-            yield f"{key} is {show(run.value(key))} in the log, {show(value)} by {RUN_JSON} beside it"
+            yield f"{key} is {show(run.value(key))} in the log, but {show(value)} by its {RUN_JSON}"

@@ -1,4 +1,4 @@
-"""systems/<system>.json: what the runs recorded, what this machine says, and what only a person knows."""
+"""Describe a system for systems/<system>.json, from the runs, from this machine, and from what only a person knows."""
 
 from __future__ import annotations
 
@@ -12,63 +12,65 @@ from compliance.package.facts import STACK, Facts
 from compliance.package.runs import NotPackageable
 
 FROM_THE_RUNS = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node")
-"""Fields that the configuration decides; a file of facts may repeat them, not change them."""
+"""Fields that the configuration decides; system.yaml may repeat them, but not change them."""
 
 NEEDED = (
     *("system_name", "host_processor_model_name", "host_processors_per_node", "accelerator_model_name"),
     "framework",
 )
-"""Fields that describe nothing, or are refused officially, when empty; the others may be."""
+"""Fields that must not be empty, because the official tools refuse them or nobody could know the system."""
 
 
 def describe(record: RunRecord, config: RunConfig, submitter: str, facts: Facts) -> Facts:
-    """The description of the system that the runs of `config` were made on.
+    """Describe the system on which the runs of `config` were made.
 
-    What a person says comes before what a machine says. This machine is asked only if its processor is that of the
-    runs: a package may be built on another one.
+    A person's facts come before those of a machine. This machine is asked only if it has the processor of the runs,
+    because a package may be built on another one.
 
     Raises:
-        NotPackageable: the facts contradict the runs, or a field that is needed is empty.
+        NotPackageable: the facts contradict the runs, or a needed field is empty.
     """
     decided = decided_by(config, submitter)
     here = machine.processor()
     if here.get("host_processor_model_name") != record.machine.get("processor"):
         here = {}
-    found = merged(decided, facts, _recorded(record), here)
-    faults = [*contradictions(decided, facts), *lacking(found)]
+    description = merged(decided, facts, _recorded(record), here)
+    faults = [*contradictions(decided, facts), *lacking(description)]
     if faults:
         raise NotPackageable(faults)
-    return found
+    return description
 
 
 def merged(decided: Facts, facts: Facts, *sources: Facts) -> Facts:
-    """Every field: what the configuration decides, else what a person says, else what the first source does."""
-    found: Facts = dict.fromkeys(FIELDS, "")
+    """Return every field: by the configuration, else by a person, else by the first source that has it."""
+    description: Facts = dict.fromkeys(FIELDS, "")
     for source in (*reversed(sources), facts, decided):
-        found |= source
+        description |= source
     stacks = [source[STACK] for source in (*reversed(sources), facts) if STACK in source]
     if stacks and isinstance(stacks[-1], dict):
-        # A person names what the runs do not know (the driver), and need not repeat what they do.
-        found[STACK] = {name: value for stack in stacks if isinstance(stack, dict) for name, value in stack.items()}
-    return found
+        # A person adds what the runs do not know (the driver), and need not repeat what they do.
+        description[STACK] = {
+            name: value for stack in stacks if isinstance(stack, dict) for name, value in stack.items()
+        }
+    return description
 
 
 def contradictions(decided: Facts, facts: Facts) -> Iterator[str]:
-    """What a person says otherwise than the configuration decides."""
+    """Yield where a person contradicts the configuration."""
     for name in FROM_THE_RUNS:
         if facts.get(name, decided[name]) != decided[name]:
-            yield f"{name}: the facts say {facts[name]!r}, the runs {decided[name]!r}"
+            yield f"{name}: system.yaml states {facts[name]!r}, but the runs have {decided[name]!r}"
 
 
-def lacking(found: Facts, *, without: Collection[str] = ()) -> Iterator[str]:
-    """The needed fields that nobody has filled, `without` those that somebody will."""
+def lacking(description: Facts, *, without: Collection[str] = ()) -> Iterator[str]:
+    """Yield a fault for each needed field that is empty, except those in `without`, which are filled later."""
     for name in NEEDED:
-        if not found[name] and name not in without:
+        if not description[name] and name not in without:
             yield f"{name} is empty; state it in system.yaml"
 
 
 def decided_by(config: RunConfig, submitter: str) -> Facts:
-    """The fields of FROM_THE_RUNS; a status that is not set yet is empty."""
+    """Return the fields of FROM_THE_RUNS; a status that is not set yet is empty."""
     status = config.submission.status
     return {
         "submitter": submitter,
@@ -80,7 +82,7 @@ def decided_by(config: RunConfig, submitter: str) -> Facts:
 
 
 def _recorded(record: RunRecord) -> Facts:
-    """What run.json holds of the machine and the software of the runs."""
+    """Return the fields of the machine and the software of the runs that run.json holds."""
     seen, versions = record.machine, record.versions
     memory, engine = seen.get("memory_gib"), versions.get("megatron-core")
     kernel = seen.get("kernel")

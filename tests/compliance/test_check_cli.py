@@ -78,7 +78,7 @@ def test_unknown_ruleset_is_wrong_usage(log: LogFile, verb: str) -> None:
     """A ruleset that there is not is refused once, before a log is read, with those that there are."""
     result = run(verb, "--ruleset", "9.9", log.path)
     assert result.exit_code == 2
-    assert "there is no ruleset '9.9'; there are: 5.0.0, 5.1.0, 6.0.0, 6.1.0" in result.output
+    assert "there is no ruleset '9.9'; valid are: 5.0.0, 5.1.0, 6.0.0, 6.1.0" in result.output
 
 
 @pytest.mark.parametrize("command", ["check", "score"])

@@ -347,7 +347,7 @@ def test_folders_too_deep_are_one_error(log: LogFile, deep: Path, verb: str) -> 
     more = ["--out", str(deep / "out"), "--system-yaml", str(facts)] if verb == "package" else []
     result = CliRunner().invoke(main, [verb, str(deep), *more])
     assert isinstance(result.exception, SystemExit)
-    assert re.fullmatch(r"error: .*more than 64 folders one in another.*\n", result.output), result.output
+    assert re.fullmatch(r"error: .*folders are nested more than 64 deep.*\n", result.output), result.output
 
 
 @pytest.mark.parametrize("name", ["result_\n.txt", "result_\x1b[31m.txt", "result_\udcff.txt", "result_ .txt"])

@@ -347,12 +347,12 @@ def _bad_submitter(attempt: Attempt) -> None:
 
 
 REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
-    ("the log says that it is simulated; --rehearse packs such runs", _simulated),
+    ("the log has the mark simulated; --rehearse packages such runs", _simulated),
     ("a rehearsal is of simulated runs alone: leave --rehearse out", _trained),
     ("'REHEARSAL-Example' would be the name of a rehearsal", _named_a_rehearsal),
     ("llama31_tiny is a benchmark of this harness alone", _tiny),
     ("MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_STATUS, MLPERF_SUBMISSION_PLATFORM not set", _nobody),
-    ("runs of several rulesets (5.1.0, 6.0.0)", _two_rulesets),
+    ("the runs have several rulesets (5.1.0, 6.0.0)", _two_rulesets),
     (f"no {RUN_JSON} in", _no_record),
     ("is no record of runs", _broken_record),
     ("2 of the 3 runs", _too_few),
@@ -365,7 +365,10 @@ REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
     ("not in ruleset '6.1.0'", lambda attempt: _record(attempt, ruleset="6.1.0")),
     ("line 1: expected the node content", lambda attempt: attempt.say("a: [")),
     ("system_name is empty", lambda attempt: attempt.say("accelerator_model_name: B")),
-    ("number_of_nodes: the facts say '2', the runs '1'", lambda attempt: attempt.say(FACTS + "number_of_nodes: 2")),
+    (
+        "number_of_nodes: system.yaml states '2', but the runs have '1'",
+        lambda attempt: attempt.say(FACTS + "number_of_nodes: 2"),
+    ),
 ]
 
 
@@ -387,7 +390,7 @@ def test_log_that_disowns_itself_is_refused(attempt: Attempt, mark: str) -> None
         log.set("tracked_stats", {mark: index == 1})
         log.save()
     (fault,) = attempt.faults()
-    assert f"result_1.txt: the log says that it is {mark}" in fault
+    assert f"result_1.txt: the log has the mark {mark}" in fault
 
 
 @pytest.mark.parametrize("mark", sorted(NOT_A_RUN - {SIMULATED}))
@@ -397,7 +400,7 @@ def test_rehearsal_takes_no_other_mark(attempt: Attempt, mark: str) -> None:
     log.set("tracked_stats", {mark: True, SIMULATED: True})
     log.save()
     (fault,) = attempt.faults()
-    assert f"result_1.txt: the log says that it is {mark}" in fault
+    assert f"result_1.txt: the log has the mark {mark}" in fault
 
 
 def test_what_is_left_to_do_is_said_of_a_tree_that_is_there(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:

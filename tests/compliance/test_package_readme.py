@@ -115,7 +115,7 @@ def test_every_command_of_the_steps_exists(text: str) -> None:
     "line",
     [
         "open division, on 64 nodes of 8 accelerators.",
-        "**A rehearsal: these runs were simulated, nothing was trained.**",
+        "**A rehearsal: these runs were simulated, and nothing was trained.**",
         "| result_1.txt | `42` | ",
         "| train/1.bin | `7` | `sha256 " + "ab" * 32 + "` |",
         "| x.idx | `9` |  |",
@@ -190,7 +190,7 @@ def test_code_that_is_not_that_of_the_runs_is_to_do(runs: Chosen, code: dict[str
         ({"MINIBS": 72, "MLPERF_SUBMISSION_DIVISION": "open"}, "batch size", State.NOT_APPLICABLE, ""),
         ({"CONT": "example/image:1"}, "software", State.TO_DO, "example/image:1"),
         ({"MLPERF_SUBMISSION_STATUS": "preview"}, "category", State.TO_DO, "in the next round after 140 days"),
-        ({}, "round", State.TO_DO, "llama31_405b 6.0.0: the latest rules are 6.1.0"),
+        ({}, "round", State.TO_DO, "llama31_405b 6.0.0; the latest is 6.1.0"),
         ({"MLPERF_SUBMISSION_DIVISION": "open"}, "publication", State.TO_DO, "llama31_405b open"),
     ],
 )

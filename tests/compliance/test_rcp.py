@@ -338,8 +338,8 @@ def test_reference_says_what_it_is_made_of(two: Path) -> None:
     when = "Ruleset 6.0.0, 2023-11-14 to 2023-11-15"
     assert told == {"Creator": "Example", "Platform": "1xTEST", "Precision": "BF16", "When": when}
     assert point.lacks == (
-        "3 runs; the policy asks a reference for 6, twice those of a result",
-        "logs say that they are of no run that counts: simulated",
+        "3 runs; the policy asks for 6, twice those of a result",
+        "logs say that their runs do not count: simulated",
         f"2 of 3 logs break a rule; `llama31 check {two / '0' / 'result_0.txt'}` says which",
     )
 

@@ -229,7 +229,9 @@ def test_logs_where_no_checker_looks_are_an_error(result: Path, tmp_path: Path, 
 
 def test_what_did_not_run_is_said(result: Path, tmp_path: Path) -> None:
     """Of a folder of runs, of one log, and of a part of a tree it is said which checks did not look at it."""
-    assert check_paths([result]).not_run == ("system and package checks: 1 folder of logs in no tree of a submission",)
+    assert check_paths([result]).not_run == (
+        "system and package checks: 1 folder of logs outside the tree of a submission",
+    )
     assert len(check_paths([result / "result_0.txt", result / "result_1.txt"]).not_run) == 1
     (tmp_path / "systems").mkdir()
     (tmp_path / "results/A").mkdir(parents=True)

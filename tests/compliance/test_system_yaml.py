@@ -60,7 +60,7 @@ def test_blank_fields_say_nothing(file: Path) -> None:
             "line 1: other_software_stack is names with values; expected text",
         ),
         ("? [a]\n: b\n", "line 1: expected the name of a field, read a list"),
-        ("coolling: air\n", "line 1: coolling is no field of a system; did you mean cooling?"),
+        ("coolling: air\n", "line 1: coolling is not a field of a system; did you mean cooling?"),
         ("cooling: 8x: air\n", "line 1: mapping values are not allowed here"),
         ("--- {cooling: a}\n--- {cooling: b}\n", "line 2: but found another document"),
         ("", "expected lines such as `system_name: DGX H100`, read an empty file"),

@@ -86,9 +86,10 @@ def markdown(table: Sequence[Row]) -> str:
     parts = [
         "# Mutations",
         "",
-        "Valid logs and submissions, each changed in one way: what the rules ask for, what `llama31 check` says, and "
-        "what the official tools say. Made by `python -m tests.compliance.mutations`. The labels were committed before "
-        "this project's checker was run on any of them. Why some are debatable stands in [rules.md](rules.md).",
+        "Each row is a valid log or submission with one change. It shows whether the rules allow the change, and what "
+        "`llama31 check` and the official tools find. The labels were committed before this project's checker was run "
+        "on any of the rows; [rules.md](rules.md#what-is-debatable) explains the debatable ones. "
+        "`python -m tests.compliance.mutations` writes this page.",
         "",
         _table(("label", "meaning", "mutations"), [(label.name, label.value, str(counts[label])) for label in Label]),
         "",
