@@ -1,4 +1,4 @@
-"""What every run logs before its clock starts. The trainer emits it, preflight and the checker judge it."""
+"""List what every run logs before its clock starts. The trainer logs it; preflight and the checker judge it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from benchmark.config import RunConfig
 
 
-# What the official checker calls them (common.yaml since 6.0.0); a short name is rejected.
+# Our name of a precision -> that of the official checker (common.yaml since 6.0.0), which rejects other names.
 _NUMBER_FORMATS = {"fp32": "fp32", "bf16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4"}
 
 
 def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
-    """The (key, value) pairs of a run's submission information, seed and hyperparameters, in the order they are logged.
+    """Return (key, value) pairs: submission information, seed and hyperparameters, in the order of logging.
 
-    The order matters to the official checker: global_batch_size before the learning rate, warm-up before decay.
+    The official checker needs that order: global_batch_size before the learning rate, warm-up before decay.
 
     Raises:
         ValueError: the run has no seed yet.
@@ -26,11 +26,11 @@ def announce(config: RunConfig) -> tuple[tuple[str, Any], ...]:
         raise ValueError("a run is announced with its seed; draw one first (benchmark.seeds)")
     rules, schedule, adamw = config.rules, config.schedule, config.optimizer
     linear = _NUMBER_FORMATS[config.kernels.precision]
-    # Attention and collectives stay in bf16 where the matrix products go below it.
+    # Attention and collectives stay in bf16 if the linear layers have a lower precision.
     others = linear if config.kernels.precision in ("fp32", "bf16") else "bfloat16"
     pairs: list[tuple[str, Any]] = [
         ("submission_benchmark", config.benchmark),
-        # A log says something under each; what nobody has said keeps its run out of a package.
+        # Each needs a value in a log. These defaults keep a run out of a package until its submitter sets them.
         ("submission_org", submission.org or "reference"),
         ("submission_division", submission.division),
         ("submission_status", submission.status or "research"),

@@ -1,4 +1,4 @@
-"""What all command lines share: how they take paths, and how they report a refusal."""
+"""Parts that all command lines share: types of arguments, and the report of a refusal."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import click
 from benchmark.refusal import Refused
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
-"""Every group and every command has these settings."""
+"""The settings of every group and command."""
 
 
 class PathArgument(click.Path):
-    """A path that is not empty: `check "$LOGS"` with LOGS unset must not mean the folder one stands in."""
+    """A path that is not empty: `check "$LOGS"` with LOGS unset must not check the current folder."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
-            self.fail("the path is empty (an unset variable?); write . for this folder", param, ctx)
+            self.fail("the path is empty (an unset variable?); write . for the current folder", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class RulesetArgument(click.ParamType[str]):
-    """The version of a ruleset: 5.1.0, or 5.1, or v5.1 as rounds and their folders are called."""
+    """The version of a ruleset: 5.1.0, 5.1, or v5.1 as rounds and their folders are named."""
 
     name = "ruleset"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        # The front door, which judges nothing, imports this page.
+        # Imported here, because commands that judge nothing import this module too.
         from benchmark.benchmarks import every_rules
 
         known = sorted({row.ruleset for row in every_rules()})
         version = value.removeprefix("v")
-        found = next((ruleset for ruleset in known if version in (ruleset, ruleset.removesuffix(".0"))), None)
-        if found is None:
-            self.fail(f"there is no ruleset {value!r}; there are: {', '.join(known)}", param, ctx)
-        return found
+        ruleset = next((name for name in known if version in (name, name.removesuffix(".0"))), None)
+        if ruleset is None:
+            self.fail(f"there is no ruleset {value!r}; valid are: {', '.join(known)}", param, ctx)
+        return ruleset
 
 
 RULESET = click.option(
     "--ruleset",
     type=RulesetArgument(),
     metavar="V",
-    help="Judge by this one, such as 6.0; else by run.json's, else the folder's (v5.1), else the latest.",
+    help="Ruleset to judge by, such as 6.0; else that of run.json, else of the folder (v5.1), else the latest.",
 )
 
 
-class Said(click.ClickException):
-    """Prints one line for each fault of a refusal, without the usage, and ends with status 2."""
+class RefusalError(click.ClickException):
+    """Prints each fault of a refusal on a line of its own, without the usage, and ends with status 2."""
 
     exit_code = 2
 
@@ -67,7 +67,7 @@ class Said(click.ClickException):
 
 @contextmanager
 def refusing_files() -> Iterator[None]:
-    """Turns the error of a file that cannot be read or written into a refusal. A broken pipe stays what it is."""
+    """Turn the OSError of a file into a refusal, except a broken pipe."""
     try:
         yield
     except BrokenPipeError:
@@ -80,11 +80,11 @@ class Verbs(click.Group):
     """A group whose commands may raise Refused."""
 
     of_files: ClassVar[bool] = False
-    """Whether its commands may also raise the OSError of a file."""
+    """Whether its commands may also raise an OSError for a file."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with refusing_files() if self.of_files else nullcontext():
                 return super().invoke(ctx)
         except Refused as error:
-            raise Said(error.faults) from None
+            raise RefusalError(error.faults) from None

@@ -1,11 +1,11 @@
-"""What each benchmark is, one frozen row: its model, vocabulary, tokenizer, dataset, initial weights and rules.
+"""The benchmarks, one frozen row each: model, vocabulary, tokenizer, dataset, initial weights and rules.
 
-Everything that differs between benchmarks is asked here: the trainer builds the row's model, a run refuses data and
-tokenizers that are not the row's, the planner counts with its vocabulary and the checker judges by its rules. To add a
-benchmark, add a row; its rules may stand in the row or, as those of MLCommons do, in benchmark.rules.
+Everything that differs between benchmarks is here. The trainer builds the row's model, a run refuses data and
+tokenizers that are not the row's, the planner computes with its vocabulary, and the checker judges by its rules. To add
+a benchmark, add a row; its rules may stand in the row or, as those of MLCommons do, in benchmark.rules.
 
-Sizes of published files are those of the `expected-mounts` lists of NVIDIA's accepted v5.1 submission. Their checksums
-are in no public text: the downloader reads them from the MD5 list beside each `.uri` file.
+Sizes of published files come from the `expected-mounts` lists of NVIDIA's accepted v5.1 submission. Their checksums are
+not published with them: the downloader reads them from the MD5 list next to each `.uri` file.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from benchmark.sizes import SIZES, ModelSize
 _METADATA = "https://training.mlcommons-storage.org/metadata"
 
 FIRST_LOSS_TOLERANCE = 0.3
-"""Nats by which the first loss of random weights may be off: batch, seed and bf16 change it by less than 0.05, a
-vocabulary of 32,000 in place of 128,256 by 1.4."""
+"""Nats by which the first loss of random weights may differ from its expectation.
+
+Batch, seed and bf16 change it by less than 0.05; a vocabulary of 32,000 in place of 128,256 changes it by 1.4.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet:
-    """A folder as MLCommons publishes it."""
+    """A folder of files as MLCommons publishes it."""
 
     about: str
+    """What it is, in words."""
     sizes: Mapping[str, int | None]
-    """Bytes of each file; None where the file belongs there and its size is not published."""
+    """Path of each file -> its bytes; None if the file is needed but its size is not published."""
     uri: str | None = None
-    """The text file that names the base address; None where it is not public."""
+    """The address of the text file that names the base address; None if it is not public."""
 
 
 class TokenizerKind(enum.StrEnum):
-    """The formats of tokenizer files, told apart by their content."""
+    """The formats of tokenizer files, which are recognised by their content."""
 
     SENTENCEPIECE = "SentencePiece model"
     TIKTOKEN = "list of tiktoken ranks"
@@ -46,33 +49,37 @@ class TokenizerKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkTokenizer:
-    """The tokenizer that a benchmark's text was made into tokens with."""
+    """The tokenizer of a benchmark's dataset."""
 
     about: str
+    """Whose tokenizer it is, in words."""
     vocabulary: int
-    """Pieces, and rows of the model's embedding and output layer: no column is added to fill a tensor-parallel size."""
+    """Number of tokens, and of rows of the model's embedding and output layer.
+
+    No rows are added to make it divisible by a tensor-parallel size.
+    """
     kinds: frozenset[TokenizerKind]
-    """The formats in which it is given away."""
+    """The formats in which it is published."""
     sha256: str | None = None
-    """Of its file; None where it is not known to us, or has several."""
+    """Checksum of its file; None if we do not know it, or there are several files."""
     files: FileSet | None = None
-    """As MLCommons publishes it; None where it does not."""
+    """Its files as MLCommons publishes them; None if it does not."""
     installed: bool = False
-    """Whether setup.sh installs it; otherwise TOKENIZER has to name its file."""
+    """Whether setup.sh installs it; if not, TOKENIZER has to name its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The tokenised text of a benchmark, and what its files are for."""
+    """The tokenised text of a benchmark, in pairs of files <prefix>.bin and <prefix>.idx."""
 
     corpus: str
-    """Where the text is from, for people."""
+    """Where the text comes from, in words."""
     train: tuple[str, ...]
-    """Prefixes of the training blend, of equal weight."""
+    """Prefixes of the training data, which are blended with equal weights."""
     validation: str
-    """Prefix of the validation pair."""
+    """Prefix of the validation data."""
     files: FileSet | None = None
-    """As MLCommons publishes it; None where the harness brings the text and makes the dataset itself."""
+    """Its files as MLCommons publishes them; None if the harness makes the dataset itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +87,28 @@ class Benchmark:
     """One benchmark.
 
     Raises:
-        ValueError: a row of its rules is another benchmark's, or there is none.
+        ValueError: it has no rules, or rules of another benchmark.
     """
 
     name: str
-    """As logged under `submission_benchmark`."""
+    """Its name as logged under `submission_benchmark`."""
     size: ModelSize
     tokenizer: BenchmarkTokenizer
     dataset: Dataset
     initial_weights: FileSet | None = None
-    """The checkpoint that training starts from; None where weights are drawn at random."""
+    """The checkpoint that training starts from; None if weights are drawn at random."""
     initial_train_loss: tuple[float, float]
-    """Range of the first training loss, in nats, that right weights, tokenizer and RoPE give."""
+    """Range of the first training loss, in nats, with the right weights, tokenizer and RoPE."""
     give_up_samples: int | None = None
-    """Where a run ends that has not reached the target and is told no MAX_STEPS; the end of the schedule if None. Ours,
-    no rule: the schedule goes through the data 237 times, and the index of so many epochs takes 120 GB."""
+    """Samples after which a run without MAX_STEPS gives up on the target; None for the end of the schedule.
+
+    Our own limit, not a rule's: the schedule goes through the data 237 times, and the index of so many epochs takes
+    120 GB.
+    """
     submittable: bool = True
-    """False for what exists to exercise the harness: it can be trained and checked, never packaged."""
+    """False for a benchmark that only exercises the harness: it can be trained and checked, but not packaged."""
     rules: tuple[Rules, ...]
-    """One row a ruleset, the oldest first."""
+    """One row for each ruleset, the oldest first."""
 
     def __post_init__(self) -> None:
         if {rules.benchmark for rules in self.rules} != {self.name}:
@@ -111,23 +121,25 @@ class Benchmark:
 
     @property
     def rulesets(self) -> tuple[str, ...]:
+        """The rulesets that have the benchmark, the oldest first."""
         return tuple(rules.ruleset for rules in self.rules)
 
     @property
     def parameters(self) -> int:
+        """Trainable parameters of the model."""
         return self.size.parameters(self.vocabulary)
 
     def flops_per_sample(self, sequence_length: int) -> int:
-        """As ModelSize.flops_per_sample, with this vocabulary."""
+        """Return the floating-point operations of training on one sample; see ModelSize.flops_per_sample."""
         return self.size.flops_per_sample(sequence_length, self.vocabulary)
 
 
 def random_first_loss(size: ModelSize, vocabulary: int) -> tuple[float, float]:
-    """The range of the first training loss of weights that are drawn at random, in nats.
+    """Return the range of the first training loss of randomly drawn weights, in nats.
 
-    The output layer multiplies a normalised vector, whose `hidden` values have a mean square of one, with weights of
-    deviation `init_std`. So logits are normal with variance hidden x init_std^2, and minus the log of one softmax value
-    is ln(V) + variance / 2 on average: 12.58 for 8B, whose published logs say 12.55 to 12.58 at step 1.
+    The output layer multiplies a normalised vector, whose `hidden` values have a mean square of one, by weights of
+    standard deviation `init_std`. So logits are normal with variance hidden x init_std^2, and the cross-entropy is
+    ln(V) + variance / 2 on average: 12.58 for 8B, whose published logs have 12.55 to 12.58 at step 1.
     """
     expected = log(vocabulary) + size.hidden * size.init_std**2 / 2
     return round(expected - FIRST_LOSS_TOLERANCE, 2), round(expected + FIRST_LOSS_TOLERANCE, 2)
@@ -137,7 +149,7 @@ MIXTRAL_8X22B = BenchmarkTokenizer(
     about="Mixtral 8x22B's",
     vocabulary=32_000,
     kinds=frozenset({TokenizerKind.SENTENCEPIECE}),
-    # Of `tokenizer.model.v1` (493,443 bytes, as MLCommons publishes it) in the mistral-common package.
+    # Checksum of `tokenizer.model.v1` (493,443 bytes, as MLCommons publishes it) in the mistral-common package.
     sha256="dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
     files=FileSet(
         about="tokenizer of llama31_405b, Mixtral 8x22B's",
@@ -153,7 +165,7 @@ MIXTRAL_8X22B = BenchmarkTokenizer(
     installed=True,
 )
 
-# 128,000 ranks and 256 special tokens. Its licence is accepted at Meta's or Hugging Face's, so no package has it.
+# 128,000 ranks and 256 special tokens. No package has it, because users accept its licence at Meta or Hugging Face.
 LLAMA_31 = BenchmarkTokenizer(
     about="Llama 3.1's",
     vocabulary=128_256,
@@ -167,7 +179,7 @@ LLAMA31_405B = Benchmark(
     name="llama31_405b",
     size=SIZES["405b"],
     tokenizer=MIXTRAL_8X22B,
-    # C4 shards 768 to 1023 and the first 91,205 validation documents, uint16.
+    # C4 shards 768 to 1023 and the first 91,205 validation documents; tokens are uint16.
     dataset=Dataset(
         corpus="C4 en, shards 768-1023, as MLCommons publishes it for llama31_405b",
         train=(_TRAIN_6, _TRAIN_7),
@@ -193,7 +205,7 @@ LLAMA31_405B = Benchmark(
             "context/nemo_tokenizer/special_tokens_map.json": 301,
             "context/nemo_tokenizer/tokenizer.json": 17_209_920,
             "context/nemo_tokenizer/tokenizer_config.json": 50_530,
-            # Without it nothing loads, and the published lists skip it because its name starts with a dot.
+            # Nothing loads without this file. The published lists lack it, because its name starts with a dot.
             "weights/.metadata": None,
             "weights/__0_0.distcp": 625_703_140_948,
             "weights/__0_1.distcp": 625_703_107_000,
@@ -212,7 +224,7 @@ LLAMA31_8B = Benchmark(
     name="llama31_8b",
     size=SIZES["8b"],
     tokenizer=LLAMA_31,
-    # Sizes of the .bin files alone are published; int32.
+    # Tokens are int32. Only the sizes of the .bin files are published.
     dataset=Dataset(
         corpus="C4 en, shards 768-895, as MLCommons publishes it for llama31_8b",
         train=(_TRAIN_6,),
@@ -233,7 +245,7 @@ LLAMA31_8B = Benchmark(
     rules=LLAMA31_8B_RULES,
 )
 
-# Ours: the shape of llama31_405b with small numbers, so that every rule is exercised in minutes on two CPU cores.
+# Our own benchmark: llama31_405b with small numbers, which exercises every rule in minutes on two CPU cores.
 LLAMA31_TINY = Benchmark(
     name="llama31_tiny",
     size=SIZES["tiny"],
@@ -256,21 +268,21 @@ OTHER_BENCHMARKS = frozenset(
         *("qwen35_397b_grpo", "retinanet", "rgat", "stable_diffusion"),
     }
 )
-"""MLPerf's others of the rounds since 5.0, which nothing here trains or judges.
+"""The other MLPerf benchmarks of rounds since 5.0, which are not trained or judged here.
 
 Source: mlperf_logging, benchmark_meta (compared in a test).
 """
 
 DEFAULT = LLAMA31_405B
-"""What commands mean that take a benchmark and are told none."""
+"""The benchmark of commands that are not told one."""
 
 
 class UnknownRules(LookupError):
-    """No row for a benchmark, or for a ruleset of it; the message lists those there are."""
+    """The benchmark is unknown, or a ruleset does not have it; the message lists the known ones."""
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The row of a benchmark.
+    """Return the row of a benchmark.
 
     Raises:
         UnknownRules: there is none.
@@ -281,7 +293,7 @@ def benchmark_named(name: str) -> Benchmark:
 
 
 def find(benchmark: str, ruleset: str | None = None) -> Rules:
-    """The rules of a benchmark: of one ruleset, or of the latest that has it.
+    """Return the rules of a benchmark in one ruleset, or in the latest that has it.
 
     Raises:
         UnknownRules: there is no such row.
@@ -296,5 +308,5 @@ def find(benchmark: str, ruleset: str | None = None) -> Rules:
 
 
 def every_rules() -> tuple[Rules, ...]:
-    """The rules of all benchmarks, each in all its rulesets."""
+    """Return the rules of all benchmarks in all their rulesets."""
     return tuple(rules for row in BENCHMARKS.values() for rules in row.rules)

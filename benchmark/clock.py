@@ -1,4 +1,4 @@
-"""The one clock of a run."""
+"""The clock of a run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """The source of all times of a run."""
+
     def now(self) -> float:
-        """Seconds since the epoch; never runs backwards within a process."""
+        """Return the seconds since the epoch; never less than before within a process."""
         ...
 
 
 _RESOLUTION = 0.001
-"""Of a log's times, in seconds."""
+"""Seconds between two times that a log can tell apart."""
 
 
 class SystemClock:
-    """Wall-clock time at the start of the process, carried on by the monotonic clock.
+    """The wall clock when the process starts, continued by the monotonic clock.
 
-    A wall clock may be stepped by NTP in the middle of a run; a monotonic one cannot, and has no epoch. Together they
-    give times that can be compared across hosts and never run backwards.
+    NTP may step a wall clock in the middle of a run. A monotonic clock cannot be stepped, but has no epoch. Together
+    they give times that can be compared across hosts and never run backwards.
 
     Args:
-        after: the last time that an earlier process of the run has logged; its host's clock may be ahead of this one's.
+        after: the last time in seconds that an earlier process of the run logged; the clock of its host may be ahead.
     """
 
     def __init__(self, after: float = 0.0) -> None:

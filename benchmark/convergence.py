@@ -1,8 +1,8 @@
-"""How many samples a run needs to the target: one answer for the planner, the rehearsal, the displays and the checker.
+"""How many samples a run needs to reach the target. Planner, rehearsal, displays and checker all ask here.
 
-Two numbers, because two questions: the mean of all seeds of the reference says when a run is likely to end; the record
-of a batch size (olympic mean, deviation) says by how much a score is multiplied and how fast a result may have been.
-Records, limits and factors are the official rcp_checker's to the last digit; a test compares them.
+There are two questions. When is a run likely to end? The mean of all seeds of the reference answers that. How fast may
+a result converge, and by how much is its score multiplied? The record of a batch size (olympic mean, deviation) answers
+that. Records, limits and factors equal the official rcp_checker's to the last digit; a test compares them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from itertools import pairwise
 from benchmark.rules import ReferencePoint, Rules, Schedule
 
 CONVERGENCE_P_VALUE = 0.05
-"""A result whose convergence is faster than the reference's with this probability of chance or less is refused."""
+"""A result is refused if the probability that chance made it converge so fast is this or less. Source: rcp_checker."""
 
 SEARCH_TOLERANCE = 1e-4
-"""Samples within which the official tool searches its minimum; the digits below come from its bisection."""
+"""Samples to which the official tool's bisection narrows its minimum; it determines the digits below."""
 
 EVALUATIONS_WITHOUT_REFERENCE = 4
-"""Evaluations of a run whose ruleset has no reference convergence points."""
+"""Expected evaluations of a run whose ruleset has no reference convergence points; our own guess."""
 
 
 # When a run is likely to end: the mean of all seeds.
 
 
 def mean_samples(rules: Rules, gbs: int) -> float | None:
-    """Samples that the reference needs at a global batch size, the mean of its seeds; None without reference points.
+    """Return the mean of the reference's seeds at a global batch size, in samples; None without reference points.
 
-    Interpolated between the points and extended beyond the largest; below the smallest, that point's own, as the
-    official checker has it.
+    It is interpolated between the points and extrapolated above the largest one. Below the smallest it is that of the
+    smallest, as in the official checker.
     """
     points = rules.reference_points
     if not points or gbs <= points[0].global_batch_size or len(points) == 1:
@@ -43,7 +43,7 @@ def mean_samples(rules: Rules, gbs: int) -> float | None:
 
 
 def likely_samples(rules: Rules, gbs: int) -> tuple[float, float]:
-    """What the reference's fastest and slowest seeds need at a batch size, the former less what the rules allow."""
+    """Return the samples of the fastest and the slowest seed at a batch size, the former minus the allowance."""
     mean = mean_samples(rules, gbs)
     if mean is None:
         return 0.0, 0.0
@@ -53,41 +53,42 @@ def likely_samples(rules: Rules, gbs: int) -> tuple[float, float]:
 
 
 def expected_samples(rules: Rules, schedule: Schedule) -> float:
-    """The mean of the seeds; a few evaluations' worth without reference points."""
+    """Return the samples that a run is likely to need: the mean of the seeds or, without points, a few evaluations."""
     last = schedule.first_eval_step + (EVALUATIONS_WITHOUT_REFERENCE - 1) * schedule.eval_interval_steps
     return mean_samples(rules, schedule.global_batch_size) or last * schedule.global_batch_size
 
 
-# What a result is compared with: the record of a batch size.
+# The record of a batch size, with which a result is compared.
 
 
 class Match(enum.StrEnum):
     """How the record for a global batch size was found."""
 
     FOUND = "found"
+    """There is a point at this batch size."""
     INTERPOLATED = "interpolated"
-    """Between the two nearest points."""
-    BELOW = "below the smallest"
-    """That of the smallest batch size, which is stricter than one of its own would be."""
+    """It lies between the two nearest points."""
+    BELOW = "below the smallest point"
+    """It is the record of the smallest point, which is stricter than one at this batch size would be."""
     MISSING = "missing"
     """The batch size is above the largest point: the submitter has to provide one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What the reference needs at one global batch size."""
+    """The samples that the reference needs at one global batch size."""
 
     global_batch_size: int
     mean: float
-    """Olympic."""
+    """Olympic mean, in samples."""
     deviation: float
-    """Standard deviation over all seeds; the policy's example leaves out the extremes, the official tool does not."""
+    """Standard deviation of all seeds, in samples, as in the official tool; the policy's example drops the extremes."""
     runs: int
-    """How many the t-test takes the mean to be of."""
+    """The number of runs that the t-test assumes for the mean."""
 
 
 def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
-    """The record that a result at global batch size `size` is compared with."""
+    """Return the record with which a result at global batch size `size` is compared, and how it was found."""
     records = pruned([record_of(point) for point in rules.reference_points])
     below = [record for record in records if record.global_batch_size <= size]
     above = [record for record in records if record.global_batch_size >= size]
@@ -101,7 +102,8 @@ def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
 
 
 def record_of(point: ReferencePoint) -> Record:
-    # As slow to import as all of compliance; its rounding of the last digit is the official tool's.
+    """Return the record of a reference convergence point."""
+    # numpy takes as long to import as all of compliance, but it rounds the last digit as the official tool does.
     import numpy as np
 
     middle = sorted(point.samples)[1:-1]
@@ -114,10 +116,11 @@ def record_of(point: ReferencePoint) -> Record:
 
 
 def pruned(records: Sequence[Record]) -> list[Record]:
-    """Those that the fastest convergence needs, by batch size.
+    """Return the records that the fastest convergence needs, sorted by batch size.
 
-    Out go all below the batch size that converges fastest, then each that is slower than its neighbours say; the walk
-    goes on at the next one, so this is no convex hull. Source: rcp_checker, `_prune_rcps`.
+    Records below the batch size that converges fastest are dropped, then each that is slower than its neighbours
+    interpolate. The walk continues with the next record, so this is not a convex hull. Source: rcp_checker,
+    `_prune_rcps`.
     """
     ordered = sorted(records, key=lambda record: record.global_batch_size)
     fastest = min(ordered, key=lambda record: record.mean, default=None)
@@ -149,7 +152,7 @@ def _interpolate(
 
 
 def score_factor(record: Record | None, samples: float) -> float:
-    """What a score is multiplied by: a result is never scored as converging faster than the record's mean."""
+    """Return the factor of a score: no result is scored as converging faster than the record's mean."""
     return 1.0 if record is None else max(1.0, record.mean / samples)
 
 
@@ -157,12 +160,12 @@ def score_factor(record: Record | None, samples: float) -> float:
 
 
 def accepted_from(record: Record, runs: int, allowance: int = 0) -> float:
-    """The smallest mean of `runs` runs that is accepted, rounded as the official tool rounds it."""
+    """Return the smallest accepted mean of `runs` runs, in samples, rounded as the official tool rounds it."""
     return record.mean / (record.mean / (fastest_mean(record, runs) - allowance))
 
 
 def fastest_mean(record: Record, runs: int) -> float:
-    """The smallest mean of a result of `runs` runs, two of them dropped, that the t-test does not refuse."""
+    """Return the smallest mean of a result of `runs` runs, two of them dropped, that the t-test accepts, in samples."""
     if record.deviation == 0:
         return record.mean
     counted = runs - 2
@@ -176,8 +179,8 @@ def fastest_mean(record: Record, runs: int) -> float:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """What Student's t with so many degrees of freedom exceeds with this probability."""
-    # A fifth of a second, for those who compare.
+    """Return the value that Student's t with `degrees` degrees of freedom exceeds with a probability."""
+    # scipy takes 0.2 s to import, which only a comparison needs.
     from scipy.special import stdtrit
 
     return -float(stdtrit(degrees, probability))

@@ -77,13 +77,13 @@ def from_json(content: bytes, decoder: json.JSONDecoder | None = None) -> Any:
     """Decode JSON in UTF-8.
 
     Args:
-        decoder: what decodes it, Python's own if not given.
+        decoder: Python's own if None.
 
     Raises:
-        Malformed: it is none, or too deep.
+        Malformed: it is not JSON in UTF-8, or it is nested too deeply.
     """
     if json_depth(content) > DEEPEST:
-        raise Malformed(f"more than {DEEPEST} arrays and objects one in another")
+        raise Malformed(f"arrays and objects are nested more than {DEEPEST} deep")
     try:
         return (decoder or _JSON).decode(content.decode())
     except ValueError as error:
@@ -94,10 +94,10 @@ _JSON = json.JSONDecoder()
 
 
 def from_yaml(content: bytes) -> Any:
-    """What a YAML document says, every scalar as text, as it is written.
+    """Decode a YAML document; every scalar is text, as it is written.
 
     Raises:
-        Malformed: it is none, or too deep or large with its aliases written out.
+        Malformed: it is not YAML, or it is too deep or, with its aliases expanded, too large.
     """
     import yaml
 
@@ -109,15 +109,15 @@ def from_yaml(content: bytes) -> Any:
 
 
 def _refuse_growth(events: Any, yaml: Any) -> None:
-    """Raise Malformed for a document that is deep, or large once its aliases are written out."""
+    """Raise Malformed for a document that is too deep or, with its aliases expanded, too large."""
     sizes: dict[str, int] = {}
-    """Nodes below each anchor that is complete."""
+    """Anchor of a complete node -> number of its nodes."""
     total, open_at = 0, list[tuple[str | None, int]]()
     for event in events:
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
-                raise Malformed(f"the alias {shown(anchor)} is of what is not complete")
+                raise Malformed(f"the alias {shown(anchor)} refers to a node that is not complete")
             total += sizes[anchor]
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
@@ -131,13 +131,13 @@ def _refuse_growth(events: Any, yaml: Any) -> None:
             if name is not None:
                 sizes[name] = total - start
         if total > MOST_NODES:
-            raise Malformed(f"more than {MOST_NODES:,} values, aliases written out")
+            raise Malformed(f"more than {MOST_NODES:,} values with its aliases expanded")
         if len(open_at) > DEEPEST:
-            raise Malformed(f"more than {DEEPEST} lists and mappings one in another")
+            raise Malformed(f"lists and mappings are nested more than {DEEPEST} deep")
 
 
 class Record:
-    """An object of a pickle, without its class: what it was made from, and its state."""
+    """Stands for an object of a pickle, without its class: the arguments of its constructor, and its state."""
 
     state: Any = MappingProxyType({})
 
@@ -148,7 +148,7 @@ class Record:
         self.state = state
 
     def __getitem__(self, name: str) -> Any:
-        """A field of its state; KeyError for one that there is not."""
+        """Return a field of its state; raises KeyError if there is none."""
         if not isinstance(self.state, dict):
             raise KeyError(name)
         return self.state[name]
@@ -157,18 +157,18 @@ class Record:
 def from_pickle(
     content: bytes, named: Callable[[str, str], Any], persistent: Callable[[Any], Any] | None = None, *, number: int = 1
 ) -> Any:
-    """What a pickle holds; nothing that it names is imported, and nothing is called but what `named` returns.
+    """Decode a pickle without importing anything; only functions that `named` returns are called.
 
-    In time and memory linear in its bytes: Python's own decoder takes any place in its memo and any length for granted,
-    and recurses without a check where it hashes a tuple.
+    Time and memory are linear in its size. Python's own decoder is not used as it is: it trusts every memo index and
+    length, and recurses without a limit when it hashes a tuple.
 
     Args:
-        named: what stands for a class, by module and name; raises Malformed for one that has no business there.
-        persistent: what stands for an object that is stored elsewhere, by its id; refused if not given.
-        number: of pickles one after another, of which the last counts.
+        named: returns what stands for a class, by its module and name; raises Malformed for an unexpected one.
+        persistent: returns what stands for an object that is stored elsewhere, by its id; all are refused if None.
+        number: how many pickles follow each other in `content`; the last one is returned.
 
     Raises:
-        Malformed: it is none, or holds what plain data has no need of.
+        Malformed: it is not a pickle, or needs more than plain data does.
     """
     try:
         file = BytesIO(content)
@@ -193,18 +193,18 @@ _OPERATIONS = frozenset(
     b"c\x93Rb\x81Q"  # classes, their objects, and what is stored elsewhere
     b"pqrghj\x94"  # memo
 )
-"""What a pickle of plain data is made of; no byte arrays, buffers, extensions, sets or protocol 0's INST and OBJ."""
+"""Opcodes of a pickle of plain data: no byte arrays, buffers, extensions or sets, nor INST and OBJ of protocol 0."""
 
 _LONGEST_TUPLE = 16
-"""Values of a tuple, such as a shape."""
+"""The most arguments of an object, and axes of a shape."""
 
 
-# Of typeshed it lacks nearly all.
+# typeshed lacks nearly all of its methods.
 _InPython: Any = pickle._Unpickler
 
 
 class _Unpickler(_InPython):
-    """Python's own decoder in Python, of which each operation is one method."""
+    """Python's pure-Python decoder, restricted to _OPERATIONS; each operation is one method."""
 
     dispatch: ClassVar = {code: call for code, call in _InPython.dispatch.items() if code in _OPERATIONS}
 
@@ -219,7 +219,7 @@ class _Unpickler(_InPython):
 
     def persistent_load(self, identifier: Any) -> Any:
         if self._persistent is None:
-            raise Malformed("it refers to what is stored elsewhere")
+            raise Malformed("it refers to an object that is stored elsewhere")
         return self._persistent(identifier)
 
     def load_setitem(self) -> None:
@@ -273,7 +273,7 @@ class _Unpickler(_InPython):
 
 
 def _set(target: object, key: object, value: object) -> None:
-    # Of these the hash is known to end.
+    # Keys of these types can be hashed without recursion.
     if not isinstance(target, dict) or not isinstance(key, str | int | float | Record | None):
         raise Malformed(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
     target[key] = value
@@ -286,31 +286,31 @@ def _append(target: object, values: list[Any]) -> None:
 
 
 def _made(function: object, arguments: object) -> object:
-    """What stands for an object: a record of its arguments, or what one of the factories makes."""
+    """Call the function that stands for a class with the arguments of an object."""
     if not callable(function) or not isinstance(arguments, tuple) or len(arguments) > _LONGEST_TUPLE:
         raise Malformed(f"it calls {shown(type(function).__name__)} with {type(arguments).__name__}")
     return function(*arguments)
 
 
 def shape_of(*arguments: Any) -> tuple[int, ...]:
-    """A shape, by the one tuple of whole numbers that it is made from."""
+    """Return the shape that is made from one tuple of whole numbers."""
     (values,) = arguments
     if not isinstance(values, tuple | list) or len(values) > _LONGEST_TUPLE:
-        raise Malformed("expected a shape of few axes")
+        raise Malformed(f"expected a shape of at most {_LONGEST_TUPLE} axes")
     if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
-        raise Malformed("expected a shape of whole numbers from 0")
+        raise Malformed("expected a shape of whole numbers >= 0")
     return tuple(values)
 
 
 def mapping_of(*arguments: Any) -> dict[Any, Any]:
-    """An empty dict, as an ordered one is begun."""
+    """Return an empty dict, with which an OrderedDict begins."""
     if arguments:
-        raise Malformed("expected a dict that is filled later")
+        raise Malformed("expected an empty dict, which is filled later")
     return {}
 
 
 def one_line(error: Exception) -> str:
-    """The first lines of what a decoder says, in one."""
+    """Return the message of an error on one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 
@@ -320,5 +320,5 @@ _REPR.maxstring = _REPR.maxother = 80
 
 
 def shown(value: object) -> str:
-    """A value in at most some 80 characters, however long and deep it is."""
+    """Return a value as text of about 80 characters at most, however long and deep it is."""
     return _REPR.repr(value)

@@ -1,4 +1,4 @@
-"""Files that are complete wherever they are, and folders that one process works in at a time."""
+"""Write files completely or not at all, walk folders of others, and lock folders."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 RUN_JSON = "run.json"
-"""Name of the file beside the logs in which `run_record` writes down what ran."""
+"""Name of the file in the folder of the logs in which `run_record` records what ran."""
 
 
 def flush(file: IO[Any]) -> None:
-    """To the disk, so that a power failure cannot undo what is written after it."""
+    """Write a file's data to the disk, so that a power failure cannot lose it."""
     file.flush()
     os.fsync(file.fileno())
 
 
 UNFINISHED = ".new"
-"""Ending of the name of a file that is still being written. A killed writer leaves such a file behind."""
+"""Suffix of a file that is still being written. A killed writer leaves such a file behind."""
 
 
 def write_at_once(path: Path, text: str) -> None:
-    """Replace a file whole: afterwards it holds all of `text`, or what it held before, even after a power failure."""
+    """Replace a file as a whole: it holds either its old content or all of `text`, even after a power failure."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with temporary.open("x", encoding="utf-8") as file:
@@ -43,13 +43,13 @@ def write_at_once(path: Path, text: str) -> None:
 
 
 def overwrite(path: Path, text: str) -> bool:
-    """Replace what a file holds within the blocks that it has, for a disk that has no others.
+    """Replace the content of a file within the blocks that it already has, for a full disk.
 
     Returns:
-        False where they are too few, or there is no such file; it is as it was.
+        False if the file has too few blocks or does not exist; then nothing is changed.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     content = text.encode()
     if not path.exists():
@@ -64,17 +64,17 @@ def overwrite(path: Path, text: str) -> bool:
 
 
 _BLOCK_BYTES = 512
-"""Unit of st_blocks, whatever the file system's own blocks are."""
+"""Bytes of the unit of st_blocks, which is independent of the file system's own blocks."""
 
 
 def sync_file(path: Path) -> None:
-    """Write a file that others have written to the disk."""
+    """Write to the disk what others have written into a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_names(folder: Path) -> None:
-    """Write the names of a folder's files to the disk."""
+    """Write a folder's list of names to the disk, so that a power failure cannot lose a new name."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -83,7 +83,7 @@ def sync_names(folder: Path) -> None:
 
 
 DEEPEST = 64
-"""Folders one in another that are entered; the trees of published submissions have under ten."""
+"""Depth of nested folders that are entered; the trees of published submissions have under 10."""
 
 
 def _give_up(error: OSError) -> NoReturn:
@@ -93,11 +93,13 @@ def _give_up(error: OSError) -> NoReturn:
 def walk(
     folder: Path, unreadable: Callable[[OSError], object] = _give_up
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk, folder by folder from the top, for a tree that anybody may have made: os.walk recurses.
+    """Walk a folder from the top as os.walk does, but limited in depth; links to folders are not followed.
+
+    A tree of others may be so deep that os.walk recurses too far.
 
     Args:
-        unreadable: told of each folder that cannot be read, or lies deeper than DEEPEST; raises by default, because
-            what nobody sees is nothing that passes.
+        unreadable: called with the error of each folder that cannot be read or lies deeper than DEEPEST. By default it
+            raises that error, because a folder that nobody has seen must not pass a check.
     """
     waiting = [(os.fspath(folder), 0)]
     while waiting:
@@ -113,9 +115,9 @@ def walk(
 
 
 def _names_in(folder: str, depth: int) -> tuple[list[str], list[str]]:
-    """Of the folders in it, links to folders among them, and of all else."""
+    """Return the names of the folders in a folder, including links to folders, and the names of everything else."""
     if depth > DEEPEST:
-        raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders one in another", folder[:200])
+        raise OSError(errno.ENAMETOOLONG, f"folders are nested more than {DEEPEST} deep", folder[:200])
     folders: list[str] = []
     names: list[str] = []
     with os.scandir(folder) as entries:
@@ -128,19 +130,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself.
+        # The entry is a link to itself.
         return False
 
 
 def links_in(folder: Path) -> Iterator[Path]:
-    """The symbolic links in a folder and in those below it, in the order of their names; none is followed."""
+    """Yield the symbolic links in a folder and below it, in the order of their names; none is followed."""
     for parent, subfolders, names in walk(folder, unreadable=lambda _: None):
         subfolders.sort()
         yield from (path for name in sorted([*subfolders, *names]) if (path := Path(parent, name)).is_symlink())
 
 
 def link_to_nowhere(path: Path) -> str:
-    """What is wrong with a link whose target is not there; empty for anything else."""
+    """Return the fault of a link whose target does not exist; empty for anything else."""
     broken = path.is_symlink() and not path.exists()
     return f"{path} is a link to {os.readlink(path)}, which is not there" if broken else ""
 
@@ -181,17 +183,17 @@ def point_link(link: Path, folder: Path) -> None:
 
 
 def beside(path: Path, what: str) -> Path:
-    """The first name `<path>.<what>-<k>`, from 1, that is not taken: for what a file held and is to hold no more."""
+    """Return the first free name `<path>.<what>-<k>`, from 1, to which the old content of a file can be moved."""
     number = 1 + sum(1 for _ in path.parent.glob(f"{path.name}.{what}-*"))
     return path.with_name(f"{path.name}.{what}-{number}")
 
 
 @contextmanager
 def locked(folder: Path, *, busy: Exception | None = None, link: bool = True) -> Iterator[None]:
-    """Holds the folder's lock, which the system lets go of when the process ends, however it does.
+    """Hold the lock of a folder. The system releases it when the process ends, however it ends.
 
     Args:
-        busy: raised where another process has the lock; it is waited for if None.
+        busy: raised if another process holds the lock; None to wait for the lock.
         link: whether the folder may be a symbolic link.
 
     Raises:
@@ -212,15 +214,16 @@ def locked(folder: Path, *, busy: Exception | None = None, link: bool = True) ->
 
 
 def hold(file: IO[Any]) -> bool:
-    """Take the lock of an open file, for this process and all that inherit it open; False where another one has it.
+    """Take the lock of an open file, for this process and all that inherit the open file.
 
-    A file system without locks has none to take.
+    Returns:
+        False if another process holds the lock. True on a file system without locks.
     """
     for _ in range(10):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Who only looks whether it is held has it for an instant.
+            # A process that only asks in is_held holds the lock for an instant.
             time.sleep(0.05)
         except OSError:
             return True
@@ -230,7 +233,7 @@ def hold(file: IO[Any]) -> bool:
 
 
 def is_held(path: Path) -> bool | None:
-    """Whether any process has the lock of a file, on any machine; None where that cannot be told."""
+    """Return whether any process on any machine holds the lock of a file; None if that cannot be told."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (OSError, ValueError):
@@ -250,11 +253,11 @@ def is_held(path: Path) -> bool | None:
 
 
 _LOCAL_LOCKS = {"nolock", "local_lock=flock", "local_lock=all", "localflock"}
-"""Options of nfs(5) and of Lustre with which a machine sees no lock of another one."""
+"""Mount options of nfs(5) and of Lustre with which a machine does not see the locks of others."""
 
 
 def _locks_are_local(device: int) -> bool:
-    """Whether a file system that machines share keeps the locks of each to itself."""
+    """Return whether a shared file system keeps locks local to each machine."""
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
         options = (line.split()[-1] for line in mounts if line.split()[2] == number)
@@ -262,26 +265,26 @@ def _locks_are_local(device: int) -> bool:
 
 
 def existing_above(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there; a link that leads nowhere is there, too."""
+    """Return the folder or the nearest one above it that exists; a broken link counts as existing."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 
 
 _PROBE_BYTES = 4096
-"""As many as a line of a log needs, and a disk gives at least."""
+"""Bytes to try: as many as a line of a log needs, and the smallest block of a disk."""
 
 
 def why_unwritable(folder: Path) -> str:
-    """Why nothing can be written into a folder, which would be made if it is not there; empty if it can."""
+    """Return why a folder, or one that would be made there, cannot be written to; empty if it can."""
     existing = existing_above(folder)
     if nowhere := link_to_nowhere(existing):
         return nowhere
     if not existing.is_dir():
-        return f"{existing} is no folder"
+        return f"{existing} is not a folder"
     try:
-        # Asked by doing it: permissions say nothing of a file system that is read-only, or of a quota.
+        # Tried by writing a file: permissions do not tell of a read-only file system or a quota.
         with tempfile.TemporaryFile(dir=existing) as file:
-            # A full disk has room for a file of nothing.
+            # A full disk still takes an empty file.
             file.write(bytes(_PROBE_BYTES))
             flush(file)
             return ""

@@ -1,9 +1,9 @@
-"""The GPUs that the planner knows, one row each: datasheet numbers, no measurements of ours.
+"""The GPUs that the planner knows, one row each, with the numbers of their datasheets.
 
-What a GPU really reaches is in the calibration. To add a GPU, add a row.
+The speed that a GPU really reaches is in the planner's calibration. To add a GPU, add a row.
 
 Sources: NVIDIA's datasheets of H100 SXM, H200 SXM, DGX B200, GB200 NVL72 and GB300 NVL72 (dense rates, half of the
-"with sparsity" ones); device memory and network adapters as in the systems files of published MLPerf results.
+"with sparsity" ones). Device memory and network adapters are from the system descriptions of published MLPerf results.
 """
 
 from __future__ import annotations
@@ -12,46 +12,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
-"""Of the linear layers' matrix products: fp8 scales by tensor, mxfp8 by 32 values, nvfp4 by 16."""
+"""Precisions of the linear layers: fp8 has one scale for a tensor, mxfp8 one for 32 values, nvfp4 one for 16."""
 
 OUTSIDE_ALLOCATOR = 1_060_000_000 + 8 * 544_000_000
-"""Bytes of a GPU that a rank takes outside PyTorch's allocator; not measured by us, whom no GPU of a cluster was lent.
+"""Bytes of GPU memory that a rank takes outside PyTorch's allocator. An estimate: we had no cluster to measure it on.
 
-The first part is CUDA's context with the code of PyTorch's libraries: an H100 before its first collective, less what
-PyTorch holds (NVIDIA/nccl issue 1685). The second is NCCL's buffers: a rank of 405B has eight communicators (two of the
-world, data, tensor and context parallel, pipeline, and one for each neighbour in it; the null device counts them), each
-taken for what one cost on an A100 (NVIDIA/nccl issue 964). Workspaces of cuBLAS and cuDNN are PyTorch's to allocate.
+The first part is CUDA's context with the code of PyTorch's libraries, as on an H100 before its first collective, minus
+the memory that PyTorch holds (NVIDIA/nccl issue 1685). The second is NCCL's buffers. A rank of 405B has eight
+communicators: two of the world, one each for data, tensor, context and pipeline parallelism, and one for each of its
+two neighbours in the pipeline (counted on the null device). Each is assumed to cost as much as one did on an A100
+(NVIDIA/nccl issue 964). PyTorch's allocator holds the workspaces of cuBLAS and cuDNN.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU and the links that it has to others."""
+    """One GPU and its links to others."""
 
     name: str
     system: str
-    """What names of systems with it begin with: config_<system>_<nodes>x<GPUs>x....sh."""
+    """The prefix of names of systems with this GPU, as in config_<system>_<nodes>x<GPUs>x....sh."""
     generation: str
+    """NVIDIA's name of the architecture."""
     bf16: float
-    """Dense peak, TFLOP/s; fp8 has twice that."""
+    """Dense peak in TFLOP/s; that of fp8 is twice as large."""
     fp4: float | None = None
-    """Dense peak, TFLOP/s; None where there are no fp4 units."""
+    """Dense peak in TFLOP/s; None if the GPU has no fp4 units."""
     compute_capability: tuple[int, int]
     multiprocessors: int
     memory_mib: int
-    """Device memory as the driver reports it."""
+    """Device memory in MiB, as the driver reports it."""
     memory_bandwidth: float
     """TB/s."""
     nvlink: float
-    """GB/s, one direction."""
+    """GB/s of one GPU in one direction."""
     nvlink_domain: int
-    """GPUs that reach one another over NVLink."""
+    """Number of GPUs that NVLink connects with one another."""
     nic: float
-    """GB/s of one GPU's share of the network, one direction."""
+    """GB/s of one GPU's share of the network in one direction."""
     gpus_per_node: int
 
     def peak(self, precision: str) -> float | None:
-        """Dense FLOP/s of matrix products in a precision, None where the GPU lacks it."""
+        """Return the dense peak of matrix products in a precision, in FLOP/s; None if the GPU lacks the precision."""
         teraflops = {
             "bf16": self.bf16,
             "fp8": 2 * self.bf16,
@@ -62,7 +64,7 @@ class Gpu:
 
     @property
     def memory(self) -> int:
-        """Bytes."""
+        """Device memory in bytes."""
         return self.memory_mib * 2**20
 
 
@@ -123,6 +125,6 @@ GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}
 
 
 def gpu_of_system(system: str) -> Gpu | None:
-    """The GPU that a system's name states (DGXH100_64x8..., GB200_128x4...), None if it states none of ours."""
+    """Return the GPU that a system's name contains (DGXH100_64x8..., GB200_128x4...); None if there is none."""
     names = sorted(GPUS, key=len, reverse=True)
     return next((GPUS[name] for name in names if name in system.upper()), None)

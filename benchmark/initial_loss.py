@@ -1,7 +1,7 @@
-"""The first training loss: the cheapest proof that a run starts from the right weights, with the right tokenizer.
+"""Judge the first training loss, the cheapest proof of the right weights and the right tokenizer.
 
-A wrong tokenizer, RoPE scaling or set of weights trains without an error, for hours, towards a target that it does not
-reach in time. The first loss shows it after one step.
+A run with a wrong tokenizer, RoPE scaling or set of weights trains without an error for hours, and misses its target.
+The first loss shows the mistake after one step.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from benchmark.config import RunConfig
 
 
 class WrongInitialLoss(ArithmeticError):
-    """A first training loss that a right start does not give; ends the run."""
+    """The first training loss is not that of a right start; ends the run."""
 
 
 def require_initial_loss(config: RunConfig, loss: float) -> None:
-    """Judge the loss of a run's first step, in nats.
+    """Refuse a first loss, in nats, that lies outside the benchmark's range.
 
-    A run with INITIAL_LOSS_GATE=0, which its run.json says, is not judged; nor is one of another network, or one that
-    starts from random weights where the benchmark starts from a checkpoint, or the other way round: the range is of the
-    benchmark's own start.
+    The range holds for the benchmark's own start only. A run of another network is not judged, nor one that starts from
+    random weights where the benchmark starts from a checkpoint, or the other way round. INITIAL_LOSS_GATE=0, which
+    run.json records, turns the check off.
 
     Raises:
-        WrongInitialLoss: with the numbers and the likely causes.
+        WrongInitialLoss: the loss is outside the range; the message has the numbers and the likely causes.
     """
     row, loaded = config.benchmark_row, config.data.load_checkpoint is not None
     low, high = row.initial_train_loss
@@ -32,7 +32,7 @@ def require_initial_loss(config: RunConfig, loss: float) -> None:
     likely = _LIKELY[loss > high] if loaded else _LIKELY_FROM_RANDOM
     raise WrongInitialLoss(
         f"first training loss {loss:.4f} from {start}, expected {low} to {high} for {config.benchmark}; likely causes: "
-        f"{likely}; INITIAL_LOSS_GATE=0 trains all the same"
+        f"{likely}; INITIAL_LOSS_GATE=0 trains anyway"
     )
 
 
@@ -46,9 +46,9 @@ _LIKELY = {
         "averaged over padding"
     ),
 }
-"""From a checkpoint, by whether the loss is too high."""
+"""Whether the loss is too high -> likely causes, for a run from a checkpoint."""
 
 _LIKELY_FROM_RANDOM = (
-    "another vocabulary than the benchmark's, weights drawn with another deviation, "
+    "another vocabulary than the benchmark's, weights drawn with another standard deviation, "
     "a loss that is averaged over padding"
 )

@@ -1,8 +1,8 @@
-"""MLPerf log events, and the strict decoder of a log's lines that every reader uses; `eventlog` writes them.
+"""MLPerf log events, and the strict decoder that every reader of logs uses; `eventlog` writes them.
 
 A line is `:::MLLOG {"namespace": ..., "time_ms": ..., "event_type": ..., "key": ..., "value": ..., "metadata":
-{...}}`. Written by mlperf_logging's own logger; its keys and event types are used by their names here so that reading
-a log needs no import of that package. Source: mlcommons/logging, `mllog/mllog.py` and `mllog/constants.py` (compared
+{...}}`, as mlperf_logging's own logger writes it. Keys and event types are spelt out here, so that reading a log does
+not import that package. Source: mlcommons/logging, `mllog/mllog.py` and `mllog/constants.py` (compared
 in a test).
 """
 
@@ -28,7 +28,7 @@ EVENT_TYPES = frozenset({POINT, START, END})
 
 
 class Event(NamedTuple):
-    """One event of a log. A tuple, because a log may hold a million."""
+    """One event of a log; a tuple, because a log may hold a million."""
 
     key: str
     value: Any
@@ -40,22 +40,22 @@ class Event(NamedTuple):
 
 
 class MalformedEvent(ValueError):
-    """What follows a `:::MLLOG` token is not an event; the message says what was expected and what was read."""
+    """The text after a `:::MLLOG` token is not an event; the message says what was expected and what was read."""
 
     def __init__(self, expected: str, read: object, *, because: object = "") -> None:
         super().__init__(expected, read, because)
 
     def __str__(self) -> str:
-        # Composed when asked for: a file may hold a million malformed lines, of which few are shown.
+        # Composed only when shown: a file may hold a million malformed lines.
         expected, read, because = self.args
         return f"expected {expected}, read {_short(read)}" + (f": {because}" if because else "")
 
 
 def decode(text: str) -> Event:
-    """The event in `text`, which is what follows the `:::MLLOG` token.
+    """Decode the event in `text`, which is what follows the `:::MLLOG` token.
 
     Raises:
-        MalformedEvent: as decode_at, or something follows the event.
+        MalformedEvent: as for decode_at, or something follows the event.
     """
     event, end = decode_at(text, 0)
     if text[end:].strip():
@@ -64,7 +64,7 @@ def decode(text: str) -> Event:
 
 
 def events_in(line: str) -> Iterator[Event]:
-    """The event of a line as a run writes it; none where there is none, or a broken one."""
+    """Yield the event of a line as a run writes it; nothing for a line without one or with a broken one."""
     _, token, text = line.partition(TOKEN)
     if token:
         try:
@@ -74,21 +74,22 @@ def events_in(line: str) -> Iterator[Event]:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a log of ours, in order. Checking a log is the business of `compliance.log`."""
+    """Yield the events of a log that this harness wrote, in order; `compliance.log` reads logs of others."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             yield from events_in(line)
 
 
 def decode_at(text: str, start: int) -> tuple[Event, int]:
-    """The event that starts at `start`, behind white space at most, and where it ends; what follows is not looked at.
+    """Decode the event at `start`, after optional white space; return it and where it ends.
 
-    Strict where the official parser is not: JSON numbers must be finite, names unique, fields of the right type.
+    Stricter than the official parser: JSON numbers must be finite, names unique, and fields of the right type. Text
+    after the event is not read.
 
     Raises:
-        MalformedEvent: with what was read and what was expected.
+        MalformedEvent: there is no valid event; the message says what was read and what was expected.
     """
-    # One space is what mllog writes; this is called a million times.
+    # The fast path for the one space that mllog writes: this is called a million times.
     begin = start + 1 if text.startswith(" {", start) else _WHITE_SPACE.match(text, start).end()  # type: ignore[union-attr]
     if not text.startswith("{", begin):
         raise MalformedEvent("one JSON object", text[begin : begin + _LONGEST])
@@ -109,7 +110,7 @@ def _event_from(fields: dict[str, Any]) -> Event:
         missing = ", ".join(name for name in REQUIRED if name not in fields)
         raise MalformedEvent(f"the fields {', '.join(REQUIRED)}; missing {missing}", fields) from None
     namespace = fields.get("namespace", "")
-    # The decoder makes no subclasses of these types, and type() tells True from 1.
+    # The decoder does not make subclasses of these types, and type() tells True from 1.
     if type(key) is not str or not key:
         raise MalformedEvent("key as a non-empty string", key)
     if type(event_type) is not str or event_type not in EVENT_TYPES:
@@ -143,13 +144,13 @@ def _refuse_constant(text: str) -> None:
 
 
 REQUIRED = ("key", "value", "event_type", "time_ms", "metadata")
-"""The fields that every event has, as mllog writes them; a missing namespace is none."""
+"""The fields that every event must have, as mllog writes them; a missing namespace counts as empty."""
 
 _LARGEST = sys.float_info.max
 _REQUIRED = itemgetter(*REQUIRED)
 _WHITE_SPACE = re.compile(r"\s*")
 STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
-"""Python's own decoder, but names given twice and numbers that are not finite are a MalformedEvent."""
+"""Python's own decoder, except that repeated names and numbers that are not finite raise MalformedEvent."""
 
 _LONGEST = 80
 """Characters of a value that a message shows."""
@@ -158,6 +159,6 @@ _REPR.maxstring = _REPR.maxother = _LONGEST
 
 
 def _short(value: object) -> str:
-    """A value of a line, however long and deep, for a message."""
+    """Return a value as short text for a message, however long and deep it is."""
     text = _REPR.repr(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,4 +1,4 @@
-"""The base of all errors that a user can act on. A command line prints them and ends with status 2."""
+"""The base of all errors that a user can act on. Commands print them and end with status 2."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""The rules of the benchmarks, one row for each (benchmark, ruleset); benchmark.benchmarks holds and finds them.
+"""The rules of the benchmarks, one row for each benchmark and ruleset; benchmark.benchmarks finds them.
 
 The trainer takes its schedule from these rows and the checker judges by them, so a run cannot be trained by one rule
 and judged by another. To add a ruleset, add a `replace(...)` row to its benchmark's.
 
 Sources: MLCommons training_policies `training_rules.adoc` (hyperparameter and evaluation tables of llama31_405b and
 llama31_8b) and the RCP files of mlperf_logging 4.1.68; `tests/benchmark/test_rules.py` compares the rows with those
-files. All lengths are in sequences (MLPerf calls them samples).
+files.
+
+A sample is one sequence of tokens, as MLPerf counts them; all lengths are in samples.
 """
 
 from __future__ import annotations
@@ -20,23 +22,25 @@ _Number = TypeVar("_Number", int, float)
 
 
 def _ceil_div(numerator: int, denominator: int) -> int:
-    """Exact CEIL(numerator / denominator); math.ceil of a float quotient is off by one for large numbers."""
+    """Return CEIL(numerator / denominator) exactly; math.ceil of a float quotient is off by one for large numbers."""
     return -(-numerator // denominator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencePoint:
-    """A reference convergence point (RCP): how many sequences the reference needed at one global batch size."""
+    """A reference convergence point (RCP): how many samples the reference needed at one global batch size."""
 
     global_batch_size: int
     samples: tuple[int, ...]
-    """Sequences to the target, one entry a seed."""
+    """Samples to the target, one entry for each seed."""
     base_learning_rate: float | None = None
-    """Set where the ruleset leaves the learning rate free: what the reference used at this batch size."""
+    """The reference's learning rate at this batch size; None where the ruleset fixes it."""
     warmup_samples: int | None = None
+    """The reference's warm-up; None where the ruleset fixes it."""
 
     @property
     def mean(self) -> float:
+        """The mean of all seeds, in samples."""
         return sum(self.samples) / len(self.samples)
 
 
@@ -47,27 +51,28 @@ class ScaledLearningRate:
     base: float
     """Peak learning rate at `batch`."""
     batch: int
+    """The reference batch, in samples."""
     end: float
     """Learning rate at the end of the decay, the same for every batch size."""
     warmup_steps: int
-    """At `batch`."""
+    """Warm-up steps at `batch`."""
     total_steps: int
-    """Warm-up and decay together, at `batch`."""
+    """Steps of warm-up and decay together, at `batch`."""
 
     def peak(self, gbs: int) -> float:
-        """`base * gbs / batch`, multiplied first.
+        """Return `base * gbs / batch`, multiplied first.
 
-        The official checker compares doubles for equality; no other order of evaluation passes wherever one can
-        (policy text: round to 8 decimals, which that checker rejects at 97 % of the batch sizes).
+        The official checker tests doubles for equality. Only this order of evaluation passes wherever any value can.
+        The policy's text rounds to 8 decimals, which that checker rejects at 97 % of the batch sizes.
         """
         return self.base * gbs / self.batch
 
     def verifiable(self, gbs: int) -> bool:
-        """Whether the official checker's float equality can hold here; at 9 % of the batch sizes no double passes."""
+        """Return whether `peak` passes the official checker's test; at 9 % of the batch sizes no double does."""
         return self.peak(gbs) * self.batch == gbs * self.base
 
     def nearest_verifiable(self, gbs: int) -> tuple[int, ...]:
-        """The closest batch sizes below and above `gbs` that pass `verifiable`."""
+        """Return the closest batch sizes below and above `gbs` that are verifiable."""
         below = next((b for b in range(gbs - 1, 0, -1) if self.verifiable(b)), None)
         above = next(b for b in range(gbs + 1, 4 * gbs + 2) if self.verifiable(b))
         return (above,) if below is None else (below, above)
@@ -75,16 +80,18 @@ class ScaledLearningRate:
 
 @dataclass(frozen=True, kw_only=True)
 class FreeLearningRate:
-    """A learning rate that the submitter chooses (llama31_8b); decay is fixed in steps whatever the batch size."""
+    """A learning rate that the submitter chooses (llama31_8b); the steps do not depend on the batch size."""
 
     end_fraction: float
-    """End learning rate over peak learning rate."""
+    """End learning rate divided by peak learning rate."""
     total_steps: int
-    """Warm-up and decay together."""
+    """Steps of warm-up and decay together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
+    """The hyperparameters of the optimizer, with the values of the closed division."""
+
     beta_1: float = 0.9
     beta_2: float = 0.95
     epsilon: float = 1e-5
@@ -94,7 +101,7 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What the rules say for one global batch size, in optimizer steps."""
+    """Learning rate and evaluations at one global batch size, in optimizer steps."""
 
     global_batch_size: int
     base_learning_rate: float
@@ -103,19 +110,20 @@ class Schedule:
     decay_steps: int
     """Steps from the end of the warm-up to the end learning rate."""
     max_steps: int
-    """Steps after which the schedule ends; a run never stops between two evaluations because of it."""
+    """Steps of the whole schedule. A run must not stop between two evaluations because of it."""
     eval_interval_steps: int
     skipped_evals: int
-    """Evaluations that the rules skip at the start of a run."""
+    """Evaluations that are skipped at the start of a run."""
 
     @property
     def first_eval_step(self) -> int:
+        """The step after which the first evaluation comes."""
         return (self.skipped_evals + 1) * self.eval_interval_steps
 
     def learning_rate(self, step: int) -> float:
-        """What step `step`, counted from 1, is taken with: linear warm-up, then a cosine to the end rate.
+        """Return the learning rate of a step, counted from 1: linear warm-up, then a cosine down to the end rate.
 
-        The first step is at peak / (warm-up + 1), as in the reference (NeMo's CosineAnnealing).
+        The first step has peak / (warm-up + 1), as in the reference (NeMo's CosineAnnealing).
         """
         peak, end, decayed = self.base_learning_rate, self.end_learning_rate, step - 1 - self.warmup_steps
         if decayed <= 0:
@@ -123,7 +131,7 @@ class Schedule:
         return end + (peak - end) * (1 + cos(pi * min(1.0, decayed / self.decay_steps))) / 2
 
     def evaluation_from(self, samples: float) -> int:
-        """The first evaluation after `samples` sequences or more, in sequences."""
+        """Return the position of the first evaluation after at least `samples` samples, in samples."""
         first, interval = (steps * self.global_batch_size for steps in (self.first_eval_step, self.eval_interval_steps))
         return first + interval * max(0, _ceil_div(ceil(samples) - first, interval))
 
@@ -140,53 +148,60 @@ class Rules:
     benchmark: str
     ruleset: str
     target_log_perplexity: float
-    """A run succeeds at the first evaluation at or below it."""
+    """A run succeeds at its first evaluation with this value or a smaller one."""
     sequence_length: int = 8192
     """Tokens."""
     eval_sequences: int
-    """Exactly so many sequences an evaluation, whatever the batch size."""
+    """Samples of every evaluation, exactly, whatever the batch size."""
     eval_every_sequences: int
-    """An evaluation every CEIL(this / GBS) steps."""
+    """Samples between evaluations: one comes every CEIL(this / GBS) steps."""
     accepted_cadences: range = range(0)
-    """Other intervals than that, in sequences, that accepted results kept from the start to the end."""
+    """Other intervals, in samples, which accepted results kept from start to end."""
     skip_slope: Fraction = Fraction(0)
+    """Skipped evaluations for each sample of the batch; see skipped_evals."""
     skip_intercept: int = 0
-    """The first FLOOR(slope * GBS + intercept) evaluations are skipped."""
+    """Skipped evaluations that do not depend on the batch; see skipped_evals."""
     learning_rate: ScaledLearningRate | FreeLearningRate
     optimizer: AdamW = AdamW()
     max_global_batch_size: int | None = None
+    """Samples; None where the rules set no limit."""
     runs: int
     """Runs that make a result."""
     init_limit_minutes_closed: int = 30
-    """Longest init_start to init_stop in the closed division."""
+    """Limit from init_start to init_stop in the closed division."""
     init_limit_minutes_open: int = 240
+    """The same limit in the open division."""
     init_checkpoint_step: int | None = None
-    """Logged where the run starts from a checkpoint; None where weights are drawn at random."""
+    """The logged step of the initial checkpoint; None where weights are drawn at random."""
     fixed_max_steps: int | None = None
-    """Where the ruleset fixes the logged max_steps."""
+    """The logged max_steps; None where the ruleset leaves it free."""
     reference_points: tuple[ReferencePoint, ...]
     convergence_allowance: int = 0
-    """Sequences by which a result may converge faster than the t-test allows; v5.0 only, by the policy."""
+    """Samples by which a result may converge faster than the t-test allows. By the policy, in v5.0 only."""
     convergence_allowance_official: int = 0
-    """What the official rcp_checker allows instead: it never took the exception of v5.0 back."""
+    """Samples that the official rcp_checker allows instead: it still has the exception of v5.0."""
     official_open_fault: str = ""
-    """What the official checker asks of each log of the open division that no log of the benchmark can give; empty
-    where its rules of that division are the benchmark's own. Source: open_<benchmark>.yaml (compared in a test)."""
+    """What the official checker asks of every log of the open division although no log of the benchmark can have it.
+
+    Empty where its rules of that division fit the benchmark. Source: open_<benchmark>.yaml (compared in a test).
+    """
 
     @property
     def largest_batch(self) -> int:
-        """The largest global batch size that the rules allow or, where they set no limit, have a reference point of."""
+        """The largest global batch size that the rules allow or, if they set no limit, that has a reference point."""
         points = [point.global_batch_size for point in self.reference_points]
         return self.max_global_batch_size or max(points, default=0)
 
     def skipped_evals(self, gbs: int) -> int:
+        """Return the number of evaluations skipped at the start: FLOOR(slope * GBS + intercept)."""
         return floor(self.skip_slope * gbs + self.skip_intercept)
 
     def eval_interval_steps(self, gbs: int) -> int:
+        """Return the steps from one evaluation to the next."""
         return _ceil_div(self.eval_every_sequences, gbs)
 
     def evaluated_as(self, other: Rules) -> Rules:
-        """These rules, but for when to evaluate, which is as in the others."""
+        """Return these rules with the evaluations of other ones."""
         return replace(
             self,
             eval_every_sequences=other.eval_every_sequences,
@@ -195,13 +210,16 @@ class Rules:
         )
 
     def reference_point(self, gbs: int) -> ReferencePoint | None:
+        """Return the reference convergence point at exactly this batch size, if there is one."""
         return next((point for point in self.reference_points if point.global_batch_size == gbs), None)
 
     def schedule(self, gbs: int, *, learning_rate: float | None = None, warmup_steps: int | None = None) -> Schedule:
-        """The schedule at a global batch size.
+        """Return the schedule at a global batch size.
 
-        `learning_rate` and `warmup_steps` are for a ruleset that leaves them free, and default to those of the
-        reference convergence point at this batch size.
+        Args:
+            gbs: the global batch size, in samples.
+            learning_rate: the peak, if the ruleset leaves it free; that of the reference point at this size if None.
+            warmup_steps: likewise.
 
         Raises:
             RuleViolation: a value is given that the ruleset fixes, or is missing where it is free.
@@ -235,12 +253,12 @@ class Rules:
         end_learning_rate: float | None = None,
         decay_steps: int | None = None,
     ) -> Schedule:
-        """The schedule in the open division, which leaves all of it free: the closed division's, but for what is given.
+        """Return the schedule in the open division: that of the closed division, except for the values that are given.
 
-        Warm-up and decay together stay as long as there, unless `decay_steps` is given.
+        Warm-up and decay together take as many steps as there, unless `decay_steps` is given.
 
         Raises:
-            RuleViolation: the closed division has no value to start from, and none is given.
+            RuleViolation: the closed division has no default for a value that is not given.
         """
         if isinstance(self.learning_rate, ScaledLearningRate):
             closed = self.schedule(gbs)
@@ -263,7 +281,7 @@ def _or(given: _Number | None, otherwise: _Number) -> _Number:
 
 
 class RuleViolation(ValueError):
-    """A choice that the ruleset does not leave to the submitter."""
+    """A value is given that the ruleset fixes, or is missing where the submitter has to choose it."""
 
 
 def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None) -> None:
@@ -272,7 +290,7 @@ def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_st
     if chosen:
         raise RuleViolation(
             f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives learning rate and warm-up from global "
-            f"batch size {gbs}; unset, or MLPERF_SUBMISSION_DIVISION=open"
+            f"batch size {gbs}; unset them, or set MLPERF_SUBMISSION_DIVISION=open"
         )
 
 
@@ -286,13 +304,13 @@ def _free_choice(rules: Rules, gbs: int, learning_rate: float | None, warmup_ste
         known = ", ".join(str(p.global_batch_size) for p in rules.reference_points)
         raise RuleViolation(
             f"LEARNING_RATE and WARMUP_STEPS: {rules.benchmark} {rules.ruleset} leaves them to the submitter and has "
-            f"no reference at global batch size {gbs} (it has: {known}); set both"
+            f"no reference point at global batch size {gbs} (it has points at {known}); set both"
         )
     return learning_rate, warmup_steps
 
 
-_EPOCHS = "an epoch_num beside each eval_accuracy, of a benchmark that counts samples"
-_BELOW_ONE = "an eval_accuracy below 1.0, a placeholder in its file, of a log perplexity whose target is 3.3"
+_EPOCHS = "an epoch_num with each eval_accuracy, but the benchmark counts samples"
+_BELOW_ONE = "an eval_accuracy below 1.0 (a placeholder in its file), but the target is a log perplexity of 3.3"
 
 
 def _points(*rows: tuple[int, tuple[int, ...]]) -> tuple[ReferencePoint, ...]:
@@ -336,16 +354,17 @@ _LLAMA31_405B_510 = replace(
     convergence_allowance=0,
 )
 
-# Samples of the reference points are in the RCP file's own order of seeds.
+# The samples of a reference point are in the order of the RCP file.
 _LLAMA31_8B_510 = Rules(
     benchmark="llama31_8b",
     ruleset="5.1.0",
     target_log_perplexity=3.3,
     eval_sequences=1024,
     eval_every_sequences=12288,
-    # v5.1 has 6144 (University of Florida), 8192 (HPE), 21888 (Cisco), 24576 and 49152; no official tool looks.
+    # Results of v5.1 have 6144 (University of Florida), 8192 (HPE), 21888 (Cisco), 24576 and 49152; no official tool
+    # looks at the interval.
     accepted_cadences=range(6144, 49152 + 1),
-    # The end is the hyperparameter table's (base * 0.1); the official file checks the decay only.
+    # The end rate is that of the table of hyperparameters (base * 0.1); the official file only checks the decay.
     learning_rate=FreeLearningRate(end_fraction=0.1, total_steps=1_200_000),
     runs=10,
     fixed_max_steps=1_200_000,
@@ -396,8 +415,8 @@ _LLAMA31_8B_510 = Rules(
     ),
 )
 
-# Ours, in the shape of llama31_405b's. 90 evaluation sequences are no multiple of the default batch, so exactness is
-# exercised too.
+# Our own rules, in the shape of llama31_405b's. 90 samples of an evaluation are not a multiple of the default batch, so
+# that a partial last batch is exercised.
 _LLAMA31_TINY = Rules(
     benchmark="llama31_tiny",
     ruleset="6.0.0",
@@ -410,7 +429,7 @@ _LLAMA31_TINY = Rules(
     learning_rate=ScaledLearningRate(base=4e-3, batch=16, end=4e-5, warmup_steps=20, total_steps=1000),
     max_global_batch_size=128,
     runs=3,
-    # Seeds 1 to 6, two processes, fp32, 2026-11-23.
+    # Measured with seeds 1 to 6, two processes, fp32, on 2026-11-23.
     reference_points=_points((16, (1792, 1792, 2048, 1792, 1792, 2048))),
 )
 

@@ -1,7 +1,7 @@
-"""One seed a run, different in every run, logged once.
+"""Draw one seed for each run; all runs have different ones.
 
-The rules ask for a seed that is not picked for its result, so the default comes from the operating system's entropy.
-A run draws its weights and its data order from that one seed (training_rules.adoc: the data seed is the run's seed).
+The rules forbid picking a seed for its result, so by default it comes from the operating system's entropy. A run draws
+its weights and the order of its data from its seed (training_rules.adoc: the data seed is the run's seed).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import secrets
 
 # numpy's RandomState, which orders the data, takes 32 bits; the sign bit stays clear for readers in other languages.
 SEED_LIMIT = 2**31
+"""Seeds are smaller."""
 
 
 def draw_seeds(count: int, *, seed: int | None = None, seed_base: int | None = None) -> tuple[int, ...]:
-    """Seeds for `count` runs: the one given, or consecutive from a base, or distinct ones from the system's entropy.
+    """Return seeds for `count` runs: the given one, consecutive ones from a base, or distinct random ones.
 
     Raises:
-        ValueError: both are given, or one seed is given for several runs.
+        ValueError: both a seed and a base are given, or one seed is given for several runs.
     """
     if seed is not None and seed_base is not None:
         raise ValueError(f"SEED={seed} and SEED_BASE={seed_base}: set one of them")

@@ -1,6 +1,6 @@
-"""Do all nodes see the same folder? A path says nothing about it: each node may have a disk of its own there.
+"""Find out whether all nodes see the same folder: one path may be a disk of its own on each node.
 
-Whoever asks puts a new file into each folder, asks the others for it while it is there, and removes it.
+One node puts a new file into each folder, the others look for it, and then it is removed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,34 @@ _PREFIX = ".shared_"
 
 @contextmanager
 def tokens(folders: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """A new file in each folder, which is made if need be, until the block ends; both by the variable that names it.
+    """Keep a new file in each folder until the block ends; missing folders are made.
+
+    Args:
+        folders: name of a variable -> the folder that it names.
+
+    Returns:
+        Name of a variable -> the new file.
 
     Raises:
-        ConfigError: a folder cannot be made or written.
+        ConfigError: a folder cannot be made or written to.
     """
     with ExitStack() as stack:
-        made = {}
+        files = {}
         for variable, folder in folders.items():
             make_folder(variable, folder)
             try:
                 file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder.absolute(), prefix=_PREFIX))
             except OSError as error:
                 raise ConfigError([f"{variable}={folder} cannot be written: {error.strerror}"]) from None
-            made[variable] = Path(file.name)
-        yield made
+            files[variable] = Path(file.name)
+        yield files
 
 
 def make_folder(variable: str, folder: Path) -> None:
-    """Make a folder that a variable names, and those above it, unless they are there.
+    """Make a folder that a variable names, and those above it, unless they exist.
 
     Raises:
-        ConfigError: it cannot be made, or a link on the way leads nowhere.
+        ConfigError: it cannot be made, or a link in its path is broken.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,7 @@ def _why(error: OSError) -> str:
 
 
 def unseen(seen_elsewhere: Mapping[str, Path]) -> Iterator[str]:
-    """A fault for each folder that is another one here than where its token was made."""
+    """Yield a fault for each folder in which this node does not see the file that the first node made."""
     for variable, token in seen_elsewhere.items():
         if not token.exists():
             yield f"{variable}={token.parent} is not the folder of the first node: all nodes must share it"

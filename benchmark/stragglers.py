@@ -1,8 +1,8 @@
-"""Which ranks compute longer than others that do the same work: where to look when all steps are slow.
+"""Find the ranks that compute longer than others with the same work, the place to look when all steps are slow.
 
-A synchronous step takes every rank as long as the slowest one, so what is compared is the time that a rank needs for a
-forward pass of its own. Ranks of one pipeline stage have the same work. Those of a tensor-parallel or context-parallel
-group wait for each other within it, so a slow one shows as its whole group.
+A synchronous step takes all ranks as long as the slowest one. So the ranks are compared by the time of a forward pass
+that each runs alone. Ranks of one pipeline stage have the same work. Those of a tensor-parallel or context-parallel
+group wait for each other during the pass, so a slow rank makes its whole group look slow.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from heapq import nlargest
 from statistics import median_low
 
 NAMED = 8
-"""Ranks that are reported."""
+"""Number of ranks that are reported."""
 
 SLOW = 1.1
-"""Ratio from which a person is told."""
+"""Smallest ratio to the median at which a rank counts as slow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +27,19 @@ class SlowRank:
     rank: int
     node: str
     ratio: float
-    """Its time over that of the median rank of its pipeline stage."""
+    """Its time divided by that of the median rank of its pipeline stage."""
 
 
 def slowest(seconds: Sequence[float], nodes: Sequence[str], stages: Sequence[int]) -> tuple[SlowRank, ...]:
-    """The ranks with the largest ratios, largest first; none where each rank is a pipeline stage of its own.
+    """Return the ranks with the largest ratios, largest first; none if each rank is a pipeline stage of its own.
 
     Args:
-        seconds: of each rank for the same amount of work.
-        nodes: of each rank, the name of its node.
-        stages: of each rank, its stage of the pipeline.
+        seconds: the time of each rank for the same amount of work.
+        nodes: the name of each rank's node.
+        stages: the pipeline stage of each rank.
 
     Raises:
-        ValueError: these are not of the same ranks.
+        ValueError: the three differ in length.
     """
     if not len(seconds) == len(nodes) == len(stages):
         raise ValueError(f"{len(seconds)} times, {len(nodes)} nodes and {len(stages)} stages of the same ranks")
@@ -48,7 +48,7 @@ def slowest(seconds: Sequence[float], nodes: Sequence[str], stages: Sequence[int
         times[stage].append(mine)
     if len(times) == len(seconds):
         return ()
-    # The lower of two in the middle: of two ranks, the slow one is compared with the other and not with their mean.
+    # The lower median: of two ranks, the slow one is compared with the other, not with the mean of both.
     usual = {stage: median_low(of_stage) for stage, of_stage in times.items()}
     ratios = [round(mine / usual[stage], 3) for stage, mine in zip(stages, seconds, strict=True)]
     chosen = nlargest(NAMED, range(len(ratios)), key=ratios.__getitem__)

@@ -1,4 +1,4 @@
-"""What is sampled of a run's nodes: the columns of a file, and the files beside a log."""
+"""Telemetry of a run's nodes: the columns of its files, and their names."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from pathlib import Path
 
 COLUMNS = (
     "time_ms",  # since the epoch, as in the log
-    "device",  # NODE, or the index of a GPU
-    "busy_percent",  # of the time since the last line: a kernel ran; of a node, its processors' mean
+    "device",  # NODE for the node itself, or the index of a GPU
+    "busy_percent",  # share of the time since the last line with a kernel running; for a node, its processors' mean
     "memory_used_mib",
-    "memory_free_mib",  # of a node, what can be had without swapping
+    "memory_free_mib",  # for a node, what is available without swapping
     "power_w",
     "temperature_c",
     "sm_clock_mhz",
-    "throttle_reasons",  # NVML's nvmlClocksThrottleReasons, a sum of bits
-    "load",  # of a node, over a minute
+    "throttle_reasons",  # the bits of NVML's nvmlClocksThrottleReasons
+    "load",  # for a node, its mean load over a minute
 )
-"""Of a file; a cell is empty where the device does not measure it."""
+"""The columns of a file. A cell is empty if the device does not measure the value."""
 
 HEADER = ",".join(COLUMNS)
 NODE = "node"
+"""The device of a line about the node itself."""
 
 
 def file_of(result: Path, node: str) -> Path:
-    """Where the samples of a run's node are."""
+    """Return the path of the telemetry of a node in the run with this log."""
     return result.with_name(f"{_prefix(result)}{node}.csv")
 
 
 def files_of(result: Path) -> dict[str, Path]:
-    """Node -> the samples that a run has of it."""
+    """Return the telemetry files of the run with this log: node -> path."""
     prefix = _prefix(result)
-    found = (path for path in sorted(result.parent.iterdir()) if path.name.startswith(prefix) and path.suffix == ".csv")
-    return {path.stem.removeprefix(prefix): path for path in found}
+    paths = (path for path in sorted(result.parent.iterdir()) if path.name.startswith(prefix) and path.suffix == ".csv")
+    return {path.stem.removeprefix(prefix): path for path in paths}
 
 
 def _prefix(result: Path) -> str:

@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(data: Path, name: str) -> N
     (data.parent / "file").touch()
     (finding,) = found(**{"DATADIR": data, name: data.parent / "file" / "folder"})
     assert finding.message == f"{name}={data.parent}/file/folder cannot be written"
-    assert finding.actual == f"{data.parent}/file is no folder"
+    assert finding.actual == f"{data.parent}/file is not a folder"
 
 
 def test_a_link_that_leads_nowhere_cannot_be_written(tmp_path: Path) -> None:

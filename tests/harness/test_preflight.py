@@ -224,7 +224,7 @@ def test_a_description_that_can_be_packaged_has_no_finding(tmp_path: Path) -> No
         (SYSTEM_YAML + "cooling: a\ncooling: b\n", "line 5: cooling is given again"),
         (SYSTEM_YAML.replace("2", "two"), "system.counts: host_processors_per_node"),
         (SYSTEM_YAML.replace("2", ""), "host_processors_per_node is empty"),
-        (SYSTEM_YAML + "number_of_nodes: 9\n", "number_of_nodes: the facts say '9', the runs '8'"),
+        (SYSTEM_YAML + "number_of_nodes: 9\n", "number_of_nodes: system.yaml states '9', but the runs have '8'"),
     ],
 )
 def test_what_packaging_would_refuse_of_a_description_is_an_error(tmp_path: Path, text: str, said: str) -> None:
