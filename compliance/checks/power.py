@@ -49,7 +49,7 @@ def files(result: Result) -> Iterator[Breach]:
         return
     if not any(_folder(power, run).is_dir() for run in result.runs):
         yield Breach(
-            message="power/ has no folder of a run, which package_checker would refuse",
+            message="power/ has no folder of a run, which would be refused officially: package_checker",
             expected="power/result_<i>/node_<j>.txt",
         )
         return

@@ -117,7 +117,7 @@ def convergence(result: Result) -> Iterator[Breach]:
     of_v50 = all(run.own_round is not None and run.own_round.convergence_allowance for run in result.runs)
     yield Breach(
         message="the runs converge faster than the reference allows"
-        + ("; rcp_checker would refuse the result" if refused else ""),
+        + ("; the result would be refused officially: rcp_checker" if refused else ""),
         expected=f"a mean of at least {compared.policy.minimum:.1f} samples by the policy, "
         f"{compared.official.minimum:.1f} by rcp_checker",
         actual=f"{compared.mean}",

@@ -34,7 +34,7 @@ class _Loader(yaml.BaseLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise _Alias(problem="it has an alias; write the value out", problem_mark=self.peek_event().start_mark)
+            raise _Alias(problem="aliases are not read; write the value out", problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
@@ -107,7 +107,7 @@ def _nested(name: str, node: yaml.Node) -> str:
 
 
 def _kind(node: yaml.Node) -> str:
-    return "text" if _is_text(node) else "a list" if isinstance(node, yaml.SequenceNode) else "names with values"
+    return "text" if _is_text(node) else "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 def _misspelt(name: str) -> str:

@@ -185,7 +185,7 @@ def test_one_run_may_miss_the_target(result: Path) -> None:
     assert compared(result).samples[0] is None
     assert compared(result).mean is not None
     _miss(result, 1)
-    assert "2 runs did not reach the target" in compared(result).fault
+    assert "2 runs missed the target" in compared(result).fault
 
 
 def _fewer(result: Path) -> None:
@@ -214,8 +214,8 @@ def _unknown(result: Path) -> None:
 
 FAULTS: list[tuple[str, Callable[[Path], None]]] = [
     ("2 of the 3 runs", _fewer),
-    ("one global batch size", _other_size),
-    ("above global batch size 9216 (there are: 1152, 2304, 4608)", _too_large),
+    ("the same global batch size", _other_size),
+    ("above global batch size 9216 (existing ones: 1152, 2304, 4608)", _too_large),
     ("does not have this benchmark", _unknown),
 ]
 
@@ -387,10 +387,10 @@ def _is_of_another_benchmark(two: Path) -> None:
 
 
 NO_REFERENCE: list[tuple[str, Callable[[Path], None]]] = [
-    ("result_1.txt: did not reach the target", _misses),
+    ("result_1.txt: the run did not reach the target", _misses),
     ("batch size 1152: the runs differ in opt_base_learning_rate: 8e-05 in ", _differs),
     ("batch size 1152: runs share a seed: seed 4 in ", _shares_a_seed),
-    ("batch size 2304: 1 runs", _is_alone),
+    ("batch size 2304: 1 run;", _is_alone),
     ("runs of several benchmarks or rulesets (llama31_405b 6.0.0, llama31_8b 6.0.0)", _is_of_another_benchmark),
 ]
 
