@@ -163,7 +163,7 @@ def test_logs_of_an_earlier_round_are_judged_by_its_evaluations_and_the_new_chec
     log = of_v50(tmp_path / "v5.1/result_0.txt")
     (finding,) = check_paths([log.path]).findings
     assert (finding.rule, finding.severity) == ("run.resubmitted", Severity.INFO)
-    assert finding.message.endswith("its evaluations are judged by 5.0.0, all else by 5.1.0")
+    assert finding.message.endswith("its evaluations are judged by 5.0.0, everything else by 5.1.0")
     assert accepts_log(log.path, "5.1.0")
     log.set("opt_learning_rate_decay_steps", 1_100_000)
     log.save()
