@@ -148,7 +148,7 @@ def link_to_nowhere(path: Path) -> str:
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder that nobody else has: `path`, or the first of `<path>-2`, `<path>-3` and so on that is not taken.
+    """Make a new folder and return it: `path`, or the first of `<path>-2`, `<path>-3` and so on that does not exist.
 
     Raises:
         OSError: it cannot be made.
@@ -166,13 +166,13 @@ def new_folder(path: Path) -> Path:
 
 
 def point_link(link: Path, folder: Path) -> None:
-    """Make a relative link to a folder, in place of the link that was there; at no moment is there none.
+    """Make a relative link to a folder. It replaces an old link at once, so that there is a link at every moment.
 
     Raises:
-        OSError: it cannot be made, or there is something else than a link.
+        OSError: it cannot be made, or there is a file or folder of that name.
     """
     if os.path.lexists(link) and not link.is_symlink():
-        raise FileExistsError(errno.EEXIST, "is no link", str(link))
+        raise FileExistsError(errno.EEXIST, "is not a link", str(link))
     temporary = link.with_name(f"{link.name}.{secrets.token_hex(4)}{UNFINISHED}")
     temporary.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
     try:

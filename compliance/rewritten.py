@@ -1,4 +1,4 @@
-"""Write the files that the official tools read anew, from what our own reader accepted.
+"""Write new copies of the files that the official tools read, from what our own reader accepted.
 
 Their checkers format values of a log into the path of a rule file and execute that file, and their parser takes other
 bytes for an event than ours does. So no byte of a stranger reaches them. A log is written anew event by event, any

@@ -556,7 +556,7 @@ def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     latest.unlink()
     latest.mkdir()
     RunSet.open(resolved, NOTHING, {})
-    assert capsys.readouterr().out == f"latest    no link {latest}: is no link\n"
+    assert capsys.readouterr().out == f"latest    no link {latest}: is not a link\n"
     with pytest.raises(ConfigError, match="take another name"):
         make_folder(configured(LOGDIR=str(tmp_path), DGXSYSTEM="latest"), datetime.now(UTC))
 
