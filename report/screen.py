@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from textwrap import wrap
 from typing import Any, Protocol, TextIO, cast
@@ -175,7 +175,9 @@ class Onlooker:
             self._screen.show(run, view, last=last)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
             self._failed = True
-            click.echo(f"display   given up: {type(error).__name__}: {printable(str(error))}")
+            # What has failed may be the terminal, which a moment later has this process sent SIGHUP.
+            with suppress(OSError):
+                click.echo(f"display   given up: {type(error).__name__}: {printable(str(error))}")
 
 
 def screen(say: Say = lines, *, drawn: bool = True) -> Screen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -435,6 +437,17 @@ def test_a_display_that_fails_ends_no_run(rehearsed: Path, capsys: pytest.Captur
         for last in (False, True):
             shown.show(watch.run, View(), last=last)
     assert capsys.readouterr().out == "display   given up: ZeroDivisionError: a step of no time\n"
+
+
+def test_a_terminal_that_is_gone_ends_no_run(rehearsed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it cannot be shown cannot be said there, either."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(click, "echo", gone)
+    with Onlooker(PlainScreen()) as shown:
+        shown.show(whole(rehearsed / "result_0.txt").run, View(), last=True)
 
 
 @pytest.mark.parametrize(
