@@ -109,7 +109,7 @@ def scratch() -> Iterator[Path]:
     Whoever uses one holds its lock, so that one whose lock is free is nobody's any more. Other processes' namespaces,
     as containers have them, change nothing about that.
     """
-    _sweep()
+    sweep()
     folder, lock = _made()
     while lock is None:
         # Swept by another process, between its making and its locking.
@@ -126,8 +126,8 @@ def _made() -> tuple[Path, int | None]:
     return folder, _locked(folder, made=True)
 
 
-def _sweep() -> None:
-    """Remove the folders of processes that were killed."""
+def sweep() -> None:
+    """Remove the temporary folders that processes have left which were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         if (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -345,8 +345,9 @@ def run_once(
     with adopting() as family:
         with started(config, launcher, output) as process, telemetry(config, launcher):
             heard, hang = look_on(config, follower, process, console, launcher, received, view)
-        # In this order: the ranks' step of a job may have been left by its srun.
-        gone = launcher.gone(process) and family.end()
+        gone = family.end()
+        # In a job, ranks descend from others.
+        gone = launcher.gone(process) and gone
     heard = follower.poll() or heard
     # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
     now = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)

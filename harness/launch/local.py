@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark import driver
 from benchmark.config import ConfigError, RunConfig
+from benchmark.processes import sweep
 from benchmark.refusal import Refused
 from benchmark.run_record import Seen
 from harness.launch.experiments import CannotStart, Process
@@ -42,6 +43,7 @@ class Local:
         # Once, and before there is a folder for the runs; each rank would find it out by itself.
         if faults := driver.faults(self._config.layout.gpus_per_node, driver.gpu_names()):
             raise CannotStart("\n".join(faults))
+        sweep()
         try:
             ready = make_ready(self._config)
         except Refused as error:
@@ -62,7 +64,9 @@ class Local:
         process.send_signal(number)
 
     def gone(self, process: Process) -> bool:
-        del process  # whatever it leaves behind descends from this one
+        # Whatever it leaves behind descends from this process, but for what it could not remove when it was killed.
+        if process.returncode < 0:
+            sweep()
         return True
 
     def stacks(self, console: Path) -> list[str]:

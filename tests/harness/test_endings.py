@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def test_nothing_that_a_run_has_started_outlives_it(tmp_path: Path) -> None:
     """Not what its killed launcher leaves behind, in a session of its own."""
     ended(f"setsid sleep 1000 & echo $! >{tmp_path}/pid; kill -9 $$", tmp_path / "result_0.txt")
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_what_is_temporary_goes_with_a_killed_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not remove it itself."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended(f"mkdir {tmp_path}/llama31_of_ranks; kill -9 $$", tmp_path / "result_0.txt")
+    assert not (tmp_path / "llama31_of_ranks").exists()
 
 
 def test_a_run_that_cannot_end_is_killed(
