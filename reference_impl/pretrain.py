@@ -8,7 +8,6 @@ run whose log is there goes on from its newest checkpoint. Exit status: 0 the ta
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
@@ -38,7 +37,7 @@ from benchmark.config import ConfigError, RunConfig
 from benchmark.console import Console
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, run
-from benchmark.processes import bind_forks, end_with, scratch
+from benchmark.processes import bind_forks, scratch
 from benchmark.refusal import Refused
 from reference_impl.data.read.configured import data_folder, dataset_of
 from reference_impl.files.manifest import Manifest
@@ -254,6 +253,3 @@ def leave(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     leave(main())
-elif __name__ == "__mp_main__" and (_parent := multiprocessing.parent_process()) is not None:
-    # Started by multiprocessing for a rank, whose fork it is not: the server of a queue, for Megatron-Core's writers.
-    end_with(_parent.pid or 0)

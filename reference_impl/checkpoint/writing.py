@@ -22,6 +22,7 @@ from typing import Any
 import psutil  # noqa: F401
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
@@ -35,6 +36,10 @@ BACKEND, VERSION = "torch_dist", 1
 """Of Megatron-Core's formats."""
 
 _fork = get_context("fork")
+
+# Its planning starts a process to serve the queue of its own writers, once, which outlives a rank that is killed. It
+# starts none where there is a queue.
+filesystem_async._results_queue = queue.SimpleQueue()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
@@ -257,11 +258,15 @@ def failed_saves(config: RunConfig, *, folder: Path) -> dict[str, list[str]]:
         save("no room")
     save("saved")
     step.finish_saving()
+    told["processes left"] = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     return told
 
 
 def test_a_save_that_fails_is_told_to_all_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    """With one reason, that of the first rank that has one; none waits for a writer that hangs; the next save works."""
+    """With one reason, that of the first rank that has one; none waits for a writer that hangs; the next save works.
+
+    No process is left of any.
+    """
     config = tiny(**TWO_PROCESSES)
     told, other = run_ranks(config, partial(failed_saves, folder=tmp_path))
     assert told == other
@@ -274,6 +279,7 @@ def test_a_save_that_fails_is_told_to_all_ranks(tiny: Tiny, tmp_path: Path) -> N
         "not completed": "/state/resume.json: No space left on device",
         "no room": f"{tmp_path}/no room has 1 bytes free, and a checkpoint takes {needed}",
         "saved": "",
+        "processes left": "",
     }
     assert not (tmp_path / "no room").exists()
 
@@ -461,7 +467,7 @@ def test_a_missing_psutil_fails_at_once() -> None:
 
 
 def test_the_program_of_a_rank_is_cheap_to_import() -> None:
-    """Megatron-Core starts a process that imports it again for each rank that saves; torch comes only with training."""
+    """What starts ranks, and refuses what cannot run, needs no torch: that comes only with training."""
     code = "import sys; import reference_impl.pretrain; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
