@@ -2,8 +2,9 @@
 
 The speed that a GPU really reaches is in the planner's calibration. To add a GPU, add a row.
 
-Sources: NVIDIA's datasheets of H100 SXM, H200 SXM, DGX B200, GB200 NVL72 and GB300 NVL72 (dense rates, half of the
-"with sparsity" ones). Device memory and network adapters are from the system descriptions of published MLPerf results.
+Sources: NVIDIA's datasheets of H100 SXM, H200 SXM, DGX B200, DGX B300, GB200 NVL72 and GB300 NVL72 (dense rates, half
+of the "with sparsity" ones). Device memory and network adapters are from the system descriptions of published MLPerf
+results.
 """
 
 from __future__ import annotations
@@ -115,6 +116,9 @@ _ROWS = (
     _H100,
     replace(_H100, name="H200", system="DGXH200", memory_mib=143_771, memory_bandwidth=4.8),
     _B200,
+    replace(
+        _B200, name="B300", system="DGXB300", fp4=14_000.0, compute_capability=(10, 3), memory_mib=275_040, nic=100.0
+    ),
     _GB200,
     replace(
         _GB200, name="GB300", system="GB300", fp4=15_000.0, compute_capability=(10, 3), memory_mib=284_208, nic=100.0

@@ -7,7 +7,6 @@ the better test.
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import time
@@ -19,17 +18,20 @@ from statistics import fmean, median
 
 import click
 
-from benchmark.benchmarks import LLAMA31_405B, find
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B, find
 from benchmark.checkout import ROOT
+from benchmark.rules import FreeLearningRate, Rules, Schedule
 from harness.plan import calibration, memory, step_time
-from harness.plan.calibration import Calibration, Measured, Prior
+from harness.plan.calibration import Fitted, Measured, Prior
 from harness.plan.job import precision_values
-from harness.plan.measured import read_table
+from harness.plan.measured import read_table, table_rows
 from harness.plan.search import bare_values, search
 from harness.plan.time_to_target import Pace, evaluation_steps, outcome, outcomes
 
 PUBLISHED = ROOT.parent / "shared" / "published"
 RUNS, LAYOUTS = PUBLISHED / "llama31_405b_runs.csv", PUBLISHED / "llama31_405b_layouts.csv"
+EIGHT = (PUBLISHED / "llama31_8b_runs.csv", Path(__file__).with_name("llama31_8b_logged.csv"))
+"""Of llama31_8b: the published table, and two systems whose layouts it does not have and their logs do."""
 SMALL = 512
 """GPUs up to which a row counts as small."""
 
@@ -42,6 +44,7 @@ class Data:
 
     runs: list[Measured]
     layouts: list[Measured]
+    """Of a framework's recipes, without whole runs."""
     columns: list[dict[str, str]]
     """Of the runs, as they are in the table."""
 
@@ -51,9 +54,13 @@ class Data:
 
 
 def read(runs: Path = RUNS, layouts: Path = LAYOUTS) -> Data:
-    with runs.open(encoding="utf-8", newline="") as file:
-        columns = list(csv.DictReader(file))
-    return Data(runs=read_table(runs), layouts=read_table(layouts), columns=columns)
+    return Data(runs=read_table(runs), layouts=read_table(layouts), columns=[row for _, row in table_rows(runs)])
+
+
+def read_eight(tables: Sequence[Path] = EIGHT) -> Data:
+    """The rows of llama31_8b, which are all of whole runs."""
+    rows = [row for table in tables for row in read_table(table)]
+    return Data(runs=rows, layouts=[], columns=[row for table in tables for _, row in table_rows(table)])
 
 
 # Step time.
@@ -142,6 +149,27 @@ def _other_priors() -> dict[str, Callable[[str], Prior]]:
     return {"priors of a step's ends / 2": scaled(0.5), "priors of a step's ends x 2": scaled(2.0)}
 
 
+def eight_tables(data: Data) -> None:
+    """llama31_8b: fitted to all, with each system left out, and with all of its GPU and precision left out."""
+    rows = data.runs
+    alone = left_out(rows, data)
+    print("Step time of 8B: each system left out in turn")
+    print(f"  this model, fitted to all                {summary(errors(rows, fitted(rows)))}")
+    print(f"  this model, left out                     {summary(alone)}")
+    print(f"    without those alone of their group     {summary(left_out(_with_company(data), data))}")
+    shared = _with_company(data)
+    others = {row.source: [other for other in rows if other is not row] for row in shared}
+    rates = [error for row in shared for error in errors([row], constant_rate(others[row.source]))]
+    print(f"    those by constant TFLOP/s              {summary(rates)}")
+    groups = {row.group: [other for other in rows if other.group != row.group] for row in rows}
+    without = [error for row in rows for error in errors([row], fitted(groups[row.group]))]
+    print(f"  all of the same GPU and precision out    {summary(without)}")
+    for row, error, group in zip(rows, alone, without, strict=True):
+        job = row.job
+        cut = f"TP {job.tensor} CP {job.context} MBS {job.micro_batch}"
+        print(f"    {error:+7.2%} ({group:+7.2%})  {job.gpus:5} {row.group:17} {cut}  {row.source}")
+
+
 # Memory.
 
 
@@ -192,13 +220,21 @@ class End:
     """Samples of those."""
 
 
-def target_outcomes(row: Measured, columns: dict[str, str], known: Calibration) -> Iterator[End]:
+def _cadence(rules: Rules, gbs: int) -> Schedule:
+    """When evaluations are due; no learning rate, which llama31_8b leaves free, changes that."""
+    if isinstance(rules.learning_rate, FreeLearningRate):
+        return rules.schedule(gbs, learning_rate=1.0, warmup_steps=0)
+    return rules.schedule(gbs)
+
+
+def target_outcomes(row: Measured, columns: dict[str, str], known: Fitted) -> Iterator[End]:
     """The runs of one system."""
-    rules = find(LLAMA31_405B.name, columns["round"].removeprefix("v") + ".0")
+    rules = find(columns["benchmark"], columns["round"].removeprefix("v") + ".0")
     gbs = int(columns["gbs"])
     step = step_time.seconds(row.job, known.constants)
     evaluation = step * evaluation_steps(rules, gbs, known.evaluation)
-    pace, schedule = Pace(step=step, evaluation=evaluation, start=known.start, spread=0.0), rules.schedule(gbs)
+    pace = Pace(step=step, evaluation=evaluation, start=known.start, spread=0.0)
+    schedule = _cadence(rules, gbs)
     likely = tuple(each.samples for each in outcomes(rules, schedule, pace))
     for minutes, steps in zip(columns["run_minutes"].split(";"), columns["steps"].split(";"), strict=True):
         samples = int(steps) * gbs
@@ -213,7 +249,7 @@ def target_outcomes(row: Measured, columns: dict[str, str], known: Calibration) 
 
 
 def target_tables(data: Data) -> None:
-    whole = calibration.calibrate(data.all, made="", command="")
+    (whole,) = calibration.calibrate(data.all, made="", command="").sizes.values()
     pairs = list(zip(data.runs, data.columns, strict=True))
     ends = [end for row, columns in pairs for end in target_outcomes(row, columns, whole)]
     without = [
@@ -222,16 +258,16 @@ def target_tables(data: Data) -> None:
         for known in [replace(whole, constants=calibration.fit([other for other in data.all if other is not row]))]
         for end in target_outcomes(row, columns, known)
     ]
-    print("Time to target: samples known, step predicted")
+    print(f"Time to target of {data.columns[0]['benchmark']}: samples known, step predicted")
     print(f"  step fitted to every row                 {summary([end.predicted / end.minutes - 1 for end in ends])}")
     print(f"  step with this system left out           {summary([end.predicted / end.minutes - 1 for end in without])}")
     shared = {row.source for row in _with_company(data)}
     counted = [end for end in without if any(source.endswith(end.system) for source in shared)]
     print(f"    without those alone of their group     {summary([end.predicted / end.minutes - 1 for end in counted])}")
     print("Time to target: samples not known, is the outcome in the printed set?")
-    for end in ends:
-        if not end.printed:
-            print(f"  outside: {end.system} ended at {end.samples:,}, not {', '.join(f'{n:,}' for n in end.likely)}")
+    outside = {(end.system, end.samples): end.likely for end in ends if not end.printed}
+    for (system, samples), likely in outside.items():
+        print(f"  outside: {system} ended at {samples:,}, not {', '.join(f'{n:,}' for n in likely)}")
     sizes = {len(end.likely) for end in ends}
     print(f"  {sum(end.printed for end in ends)} of {len(ends)} runs inside sets of {min(sizes)} to {max(sizes)}")
 
@@ -303,11 +339,14 @@ def _seconds(arguments: Sequence[str]) -> float:
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="Table of rows that were never fitted: predict these."
 )
-def main(runs: Path, layouts: Path, held_out: Path | None) -> None:
+@click.option(
+    "--benchmark", type=click.Choice(list(BENCHMARKS)), help="Of rows of that table which name none, nor does its name."
+)
+def main(runs: Path, layouts: Path, held_out: Path | None, benchmark: str | None) -> None:
     """Print how right and how fast the planner is."""
     if held_out is not None:
-        shipped, rows = calibration.load(), read_table(held_out)
-        found = errors(rows, lambda row: step_time.seconds(row.job, shipped.constants))
+        shipped, rows = calibration.load(), read_table(held_out, benchmark)
+        found = errors(rows, lambda row: step_time.seconds(row.job, shipped.of(row.job.size).constants))
         for row, error in zip(rows, found, strict=True):
             print(f"    {error:+7.2%}  {row.job.gpus:5} {row.group:17} M={row.job.microbatches:3}  {row.source}")
         print(f"  {summary(found)}")
@@ -320,6 +359,12 @@ def main(runs: Path, layouts: Path, held_out: Path | None) -> None:
         memory_table(data)
         target_tables(data)
         search_table(data)
+    if not EIGHT[0].is_file():
+        print(f"no table of published runs at {EIGHT[0]}: skipped")
+    else:
+        eight = read_eight()
+        eight_tables(eight)
+        target_tables(eight)
     speed_table()
 
 

@@ -8,13 +8,14 @@ physics puts it, and the derivative of a step's log time by a log constant is si
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from benchmark.sizes import SIZES, ModelSize
 from harness.plan.job import Job
 from harness.plan.step_time import Term, seconds, terms
 
@@ -41,9 +42,13 @@ LEAST_SPREAD = 0.05
 FULL_GRAPH_GAIN: Mapping[str, float] = {"B200": 1.15, "GB200": 1.54, "GB300": 1.79}
 """How many times as long a step in nvfp4 takes without a CUDA graph of the whole iteration, as NVIDIA has published.
 
-In fp8 it takes no longer. The submissions in nvfp4, from which its constants are, ran in such graphs; this trainer has
-none.
+In fp8 it takes no longer. The submissions of 405B in nvfp4, from which its constants are, ran in such graphs; this
+trainer has none.
 """
+
+WHOLE_GRAPHS = "405b"
+"""The size whose steps in nvfp4 were measured in such graphs. Those of 8B were in graphs of a layer each, which this
+trainer has too; all but the one of B300."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +133,31 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Constants with where they come from."""
+class Fitted:
+    """What the measured steps of one size of the model say."""
 
     constants: Constants
     evaluation: float
     """As in Measured, median."""
     start: float
     """As in Measured, median."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Constants with where they come from."""
+
+    sizes: Mapping[str, Fitted]
+    """By the name of the model's size: the terms are the same for all, but what a small model's layers lose to short
+    kernels, and a large one's to transfers and to its pipeline, goes into constants of the same names."""
     residuals: tuple[Residual, ...]
     made: str
     """Date."""
     command: str
+
+    def of(self, size: ModelSize) -> Fitted:
+        """The constants of a size, or of the nearest one that was measured."""
+        return self.sizes[nearest(size, self.sizes)]
 
     def spread(self, job: Job) -> float:
         """How far off a step of this job may be: twice the root mean square of its group's left-out errors."""
@@ -159,59 +177,80 @@ class Calibration:
 
         Constants that a user's own logs gave are of the user's own steps.
         """
-        if job.precision != "nvfp4" or job.release == OWN:
+        whole = nearest(job.size, self.sizes) == WHOLE_GRAPHS
+        if job.precision != "nvfp4" or job.release == OWN or not whole:
             return None
         return FULL_GRAPH_GAIN.get(job.gpu.name)
 
-    def software(self, gpu: str, precision: str) -> tuple[str, str]:
-        """The (release, stack) to assume for a GPU and precision: the user's own, else a submission's, the latest."""
-        known = [r.software for r in self.residuals if r.group.startswith(f"{gpu} {precision} ")]
+    def has_fp8_attention(self, job: Job) -> bool:
+        """Whether the measured steps of this job's kind have attention in fp8, which this trainer has not.
+
+        Nobody has published what it brings, and no constant tells: every 8B step in nvfp4 has it, and no other.
+        """
+        small = nearest(job.size, self.sizes) != WHOLE_GRAPHS
+        return small and job.precision == "nvfp4" and job.release != OWN
+
+    def software(self, gpu: str, precision: str, size: ModelSize) -> tuple[str, str]:
+        """The (release, stack) to assume: the user's own, else a submission's, the latest."""
+        group = f"{gpu} {precision} {nearest(size, self.sizes)}"
+        known = [residual.software for residual in self.residuals if residual.group == group]
         order = sorted(known, key=lambda software: (software.startswith(OWN), software.endswith(" mlperf"), software))
         release, stack = (order[-1] if order else "v5.0 mlperf").split()
         return release, stack
 
 
+def nearest(size: ModelSize, known: Mapping[str, Fitted]) -> str:
+    """The name of the size in `known` whose layers are the most like those of `size`, by their parameters."""
+    return min(known, key=lambda name: abs(log(SIZES[name].layer_parameters / size.layer_parameters)))
+
+
 def calibrate(
-    measured: Sequence[Measured],
-    *,
-    made: str,
-    command: str,
-    prior: Callable[[str], Prior] = physical_prior,
-    before: Calibration | None = None,
+    measured: Sequence[Measured], *, made: str, command: str, before: Calibration | None = None
 ) -> Calibration:
     """Constants for measured steps, with each step's error, and its error when it is left out.
 
     Args:
-        before: what the measurements do not tell is taken from there.
+        before: what the measurements do not tell is taken from there; from physics if None.
     """
-    constants = Constants(before.constants if before else {})
-    constants.update(fit(measured, prior))
-    residuals = []
-    for row in measured:
-        without = Constants(constants)
-        without.update(fit([other for other in measured if other is not row], prior))
-        for name in _names(row) - _names(*(other for other in measured if other is not row)):
-            without[name] = prior(name).value
-        residuals.append(
-            Residual(
-                source=row.source,
-                group=row.group,
-                software=f"{row.job.release} {row.job.stack}",
-                gpus=row.job.gpus,
-                error=seconds(row.job, constants) / row.seconds - 1,
-                left_out=seconds(row.job, without) / row.seconds - 1,
-            )
-        )
-    evaluations = [row.evaluation for row in measured if row.evaluation is not None]
-    starts = [row.start for row in measured if row.start is not None]
-    return Calibration(
-        constants=constants,
-        evaluation=median(evaluations) if evaluations else before.evaluation if before else 1 / 3,
-        start=median(starts) if starts else before.start if before else 0.0,
-        residuals=(*(before.residuals if before else ()), *residuals),
-        made=made,
-        command=command,
+    sizes = dict(before.sizes) if before else {}
+    residuals = list(before.residuals) if before else []
+    for name in dict.fromkeys(row.job.size.name for row in measured):
+        rows = [row for row in measured if row.job.size.name == name]
+        known = before.of(SIZES[name]) if before else None
+        sizes[name] = _fitted(rows, known)
+        residuals += _residuals(rows, sizes[name].constants, known)
+    return Calibration(sizes=sizes, residuals=tuple(residuals), made=made, command=command)
+
+
+def _prior(known: Fitted | None) -> Callable[[str], Prior]:
+    return physical_prior if known is None else known.constants.prior
+
+
+def _fitted(rows: Sequence[Measured], known: Fitted | None) -> Fitted:
+    """Constants and pace of the rows of one size."""
+    evaluations = [row.evaluation for row in rows if row.evaluation is not None]
+    starts = [row.start for row in rows if row.start is not None]
+    return Fitted(
+        constants=Constants({**(known.constants if known else {}), **fit(rows, _prior(known))}),
+        evaluation=median(evaluations) if evaluations else known.evaluation if known else 1 / 3,
+        start=median(starts) if starts else known.start if known else 0.0,
     )
+
+
+def _residuals(rows: Sequence[Measured], constants: Constants, known: Fitted | None) -> Iterator[Residual]:
+    prior = _prior(known)
+    for row in rows:
+        others = [other for other in rows if other is not row]
+        without = Constants({**constants, **fit(others, prior)})
+        without.update({name: prior(name).value for name in _names(row) - _names(*others)})
+        yield Residual(
+            source=row.source,
+            group=row.group,
+            software=f"{row.job.release} {row.job.stack}",
+            gpus=row.job.gpus,
+            error=seconds(row.job, constants) / row.seconds - 1,
+            left_out=seconds(row.job, without) / row.seconds - 1,
+        )
 
 
 def _names(*rows: Measured) -> set[str]:
@@ -272,9 +311,7 @@ def load(path: Path = SHIPPED) -> Calibration:
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Calibration(
-            constants=Constants(fields["constants"]),
-            evaluation=fields["evaluation"],
-            start=fields["start"],
+            sizes={SIZES[name].name: _of_values(values) for name, values in fields["sizes"].items()},
             residuals=tuple(Residual(**residual) for residual in fields["residuals"]),
             made=fields["made"],
             command=fields["command"],
@@ -283,18 +320,28 @@ def load(path: Path = SHIPPED) -> Calibration:
         raise ValueError(f"{path} is no calibration file: {type(error).__name__}: {error}") from None
 
 
+def _of_values(values: Mapping[str, Any]) -> Fitted:
+    return Fitted(constants=Constants(values["constants"]), evaluation=values["evaluation"], start=values["start"])
+
+
 def dump(calibration: Calibration) -> str:
     """The text of a calibration's file."""
     fields = {
         "made": calibration.made,
         "command": calibration.command,
-        "constants": {name: round(value, 4) for name, value in sorted(calibration.constants.items())},
-        "evaluation": round(calibration.evaluation, 4),
-        "start": round(calibration.start, 1),
+        "sizes": {name: _values(fitted) for name, fitted in calibration.sizes.items()},
     }
     head = json.dumps(fields, indent=2)[:-2]
     rows = ",\n".join(f"    {json.dumps(_row(residual))}" for residual in calibration.residuals)
     return f'{head},\n  "residuals": [\n{rows}\n  ]\n}}\n'
+
+
+def _values(fitted: Fitted) -> dict[str, object]:
+    return {
+        "constants": {name: round(value, 4) for name, value in sorted(fitted.constants.items())},
+        "evaluation": round(fitted.evaluation, 4),
+        "start": round(fitted.start, 1),
+    }
 
 
 def _row(residual: Residual) -> dict[str, object]:

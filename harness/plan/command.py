@@ -308,19 +308,21 @@ def calibrate(
     A table has a row for each measured step, and these columns, in any order:
 
     \b
-    gpu             H100, H200, B200, GB200 or GB300
-    gpus            how many trained together
+    gpu             H100, H200, B200, B300, GB200 or GB300
+    gpus            how many trained together; or nodes and gpus_per_node
     precision       of the linear layers: bf16, fp8, mxfp8 or nvfp4
-    tp, pp, vp, cp  tensor, pipeline, interleaved (1 for none) and context parallel sizes
+    tp, pp, cp      tensor, pipeline and context parallel sizes
     mbs             sequences of a microbatch
-    microbatches    of a replica in a step: MINIBS over mbs
+    microbatches    of a replica in a step: MINIBS over mbs; or gbs, the global batch size
     step_median_s   seconds of a step, the median (or step_s)
     round           own: measured with your own software, which plans then assume;
                     v5.0, v5.1, v6.0: a submission's of that round
     source          without round: the framework's recipe that was measured
 
-    Others are read where they are: benchmark (llama31_405b if not given), layers and vocab where they are not the
-    benchmark's, and of whole runs eval_s_median, run_minutes and steps, the last two with ; between runs.
+    Others are read where they are: benchmark (if not given, the one that the file's name begins with, or
+    llama31_405b), layers and vocab where they are not the benchmark's, vp (interleaved), and of whole runs
+    eval_s_median, run_minutes and steps, the last two with ; between runs; or eval_s, minutes and samples, with /.
+    Rows that leave the layout blank are left out.
     """
     from harness.plan import calibration
 
@@ -332,7 +334,6 @@ def calibrate(
         measured,
         made=datetime.now(UTC).date().isoformat(),
         command=f"llama31 plan calibrate {'--from-scratch ' if from_scratch else ''}{names}",
-        prior=calibration.physical_prior if before is None else before.constants.prior,
         before=before,
     )
     for residual in fitted.residuals[-len(measured) :]:

@@ -83,10 +83,10 @@ def worst(job: Job) -> memory.Stage:
 
 
 def timed(job: Job, calibration: Calibration) -> Shape:
-    parts = step_time.step(job)
-    each = step_time.total(parts.microbatch, calibration.constants)
-    once = step_time.total(parts.once, calibration.constants)
-    shared = step_time.total((term for term in parts.once if term.part == "optimizer"), calibration.constants)
+    parts, constants = step_time.step(job), calibration.of(job.size).constants
+    each = step_time.total(parts.microbatch, constants)
+    once = step_time.total(parts.once, constants)
+    shared = step_time.total((term for term in parts.once if term.part == "optimizer"), constants)
     return Shape(job=job, each=each, once=once + each * job.bubble, shared=shared)
 
 

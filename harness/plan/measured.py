@@ -7,13 +7,14 @@ run.json beside it, as our launcher leaves, or a config file that is named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
-from benchmark.benchmarks import DEFAULT, benchmark_named, find
+from benchmark.benchmarks import BENCHMARKS, DEFAULT, benchmark_named, find
 from benchmark.config import RunConfig
 from benchmark.files import RUN_JSON
 from benchmark.hardware import GPUS, PRECISIONS
@@ -24,19 +25,33 @@ from benchmark.run_record import read
 from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
 from harness.plan.job import Job, from_config
 
-COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "vp", "cp", "mbs", "microbatches")
-"""A table has these, one of SECONDS, and `round` or `source`."""
+_Read = TypeVar("_Read")
+
+COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "cp", "mbs", "microbatches")
+"""A table has these or INSTEAD of them others, one of SECONDS, and `round` or `source`."""
+
+INSTEAD: Mapping[str, tuple[str, ...]] = {
+    "gpus": ("nodes", "gpus_per_node"),
+    "microbatches": ("gbs",),
+    "eval_s_median": ("eval_s",),
+    "run_minutes": ("minutes",),
+    "steps": ("samples", "gbs"),
+}
+"""What a column is worked out from in a table that has these. Values of several runs may have ; or / between them."""
+
+LAYOUT = ("tp", "pp", "cp", "mbs")
 
 SECONDS = ("step_median_s", "step_s")
 
-OPTIONAL = ("benchmark", "layers", "vocab", "eval_s_median", "run_minutes", "steps")
-"""`benchmark` where it is another than benchmarks.DEFAULT, `layers` and `vocab` where they differ from the benchmark's.
-With the last three, which are of whole runs, their pace is learnt too."""
+OPTIONAL = ("benchmark", "layers", "vocab", "vp", "eval_s_median", "run_minutes", "steps")
+"""`benchmark` where the file's name begins with no benchmark's and it is another than benchmarks.DEFAULT, `layers` and
+`vocab` where they differ from the benchmark's, `vp` where there is interleaving. With the last three, which are of
+whole runs, their pace is learnt too."""
 
 ROUNDS = ("v5.0", "v5.1", "v6.0", OWN)
 """Whose software a step was measured with: submissions' of a round of MLPerf, or the user's own."""
 
-_NEEDED = (*((name,) for name in COLUMNS), SECONDS, ("round", "source"))
+_NEEDED = (*((name, *INSTEAD.get(name, ())[:1]) for name in COLUMNS), SECONDS, ("round", "source"))
 
 SKIPPED_STEPS = 3
 """Steps at the start of a run that are slower than the rest."""
@@ -46,11 +61,28 @@ class Unreadable(ValueError):
     """A file that no step can be read from; the message says what was expected."""
 
 
-def read_table(path: Path) -> list[Measured]:
-    """Every row of a table.
+def read_table(path: Path, benchmark: str | None = None) -> list[Measured]:
+    """The steps of a table.
+
+    Args:
+        benchmark: as of table_rows.
 
     Raises:
         Unreadable: a column is missing, or a value is not what its column holds.
+    """
+    return [_named(path, number, _of_row, row) for number, row in table_rows(path, benchmark)]
+
+
+def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table that state a layout, with their lines, and with the columns that INSTEAD has others for.
+
+    Published tables leave the layout blank where a submitter has not said it.
+
+    Args:
+        benchmark: of rows that name none; the one that the file's name begins with if None, or benchmarks.DEFAULT.
+
+    Raises:
+        Unreadable: as read_table.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -61,19 +93,55 @@ def read_table(path: Path) -> list[Measured]:
         raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no row")
     if missing := [" or ".join(names) for names in _NEEDED if not any(name in rows[0] for name in names)]:
         raise Unreadable(f"{path}: a table of measured steps has also the columns {', '.join(missing)}")
-    found = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            found.append(_of_row(row))
-        except KeyError as error:
-            raise Unreadable(f"{path}, line {number}: a column {error} is needed") from None
-        except ValueError as error:
-            raise Unreadable(f"{path}, line {number}: {error}") from None
+    benchmark = benchmark or next((name for name in BENCHMARKS if path.name.startswith(name)), DEFAULT.name)
+    return [
+        (number, _named(path, number, _worked_out, {**row, "benchmark": row.get("benchmark") or benchmark}))
+        for number, row in enumerate(rows, start=2)
+        if any(map(row.get, LAYOUT)) or not any(map(row.get, SECONDS))
+    ]
+
+
+def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row: dict[str, str]) -> _Read:
+    """What is read of a row; what is wrong with it, by its line."""
+    try:
+        return read(row)
+    except KeyError as error:
+        raise Unreadable(f"{path}, line {number}: a column {error} is needed") from None
+    except ValueError as error:
+        raise Unreadable(f"{path}, line {number}: {error}") from None
+
+
+def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
+    """A row with the columns that INSTEAD has others for."""
+    found = dict(row)
+    if not found.get("gpus") and found.get("nodes"):
+        found["gpus"] = str(_product(found, *INSTEAD["gpus"]))
+    if not found.get("microbatches") and found.get("gbs"):
+        found["microbatches"] = str(_microbatches(found))
+    if not found.get("eval_s_median") and found.get("eval_s"):
+        found["eval_s_median"], found["run_minutes"] = found["eval_s"], found["minutes"].replace("/", ";")
+        samples, gbs = found["samples"].split("/"), int(found["gbs"])
+        found["steps"] = ";".join(str(int(each) // gbs) for each in samples)
     return found
 
 
+def _microbatches(row: Mapping[str, str]) -> int:
+    """Of a replica in a step, by the global batch size."""
+    gpus, gbs, ranks, mbs = int(row["gpus"]), int(row["gbs"]), _product(row, "tp", "pp", "cp"), int(row["mbs"])
+    if min(gpus, gbs, ranks, mbs) < 1:
+        raise ValueError("a count is below 1")
+    found, rest = divmod(gbs * ranks, gpus * mbs)
+    if rest:
+        raise ValueError(f"gbs {gbs} is no multiple of mbs x gpus / (tp x pp x cp) = {mbs} x {gpus} / {ranks}")
+    return found
+
+
+def _product(row: Mapping[str, str], *names: str) -> int:
+    return prod(int(row[name]) for name in names)
+
+
 def _of_row(row: Mapping[str, str]) -> Measured:
-    benchmark = benchmark_named(row.get("benchmark") or DEFAULT.name)
+    benchmark = benchmark_named(row["benchmark"])
     release, recipe = row.get("round"), row.get("source")
     if release and release not in ROUNDS:
         raise ValueError(f"round is {release!r}, expected one of {', '.join(ROUNDS)}")
@@ -89,7 +157,7 @@ def _of_row(row: Mapping[str, str]) -> Measured:
         gpus=int(row["gpus"]),
         tensor=int(row["tp"]),
         pipeline=int(row["pp"]),
-        chunks=int(row["vp"]),
+        chunks=int(row.get("vp") or 1),
         context=int(row["cp"]),
         micro_batch=int(row["mbs"]),
         microbatches=int(row["microbatches"]),
@@ -138,7 +206,8 @@ def _release_of_recipe(source: str) -> str:
 
 
 def _evaluations(rules: Rules, job: Job, steps: int) -> int:
-    return sum(due <= steps for due in rules.schedule(job.global_batch_size).evaluation_steps(steps))
+    gbs = job.global_batch_size
+    return max(0, steps // rules.eval_interval_steps(gbs) - rules.skipped_evals(gbs))
 
 
 def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None) -> Measured:

@@ -80,17 +80,19 @@ def job_of(
     Raises:
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
     """
-    name = from_config(config, gpu=gpu).gpu.name
-    release, stack = calibration.software(name, precision_of(config.kernels))
+    named = from_config(config, gpu=gpu)
+    name = named.gpu.name
+    release, stack = calibration.software(name, precision_of(config.kernels), named.size)
     return from_config(config, gpu=name, release=release, stack=stack, quantised_weights=quantised_weights)
 
 
 def pace_of(config: RunConfig, job: Job, calibration: Calibration) -> Pace:
-    step = step_time.seconds(job, calibration.constants)
+    known = calibration.of(job.size)
+    step = step_time.seconds(job, known.constants)
     return Pace(
         step=step,
-        evaluation=step * evaluation_steps(config.rules, config.layout.global_batch_size, calibration.evaluation),
-        start=calibration.start,
+        evaluation=step * evaluation_steps(config.rules, config.layout.global_batch_size, known.evaluation),
+        start=known.start,
         spread=calibration.spread(job),
     )
 
@@ -113,7 +115,7 @@ def plan(
         config=config,
         job=job,
         stages=memory.stages(job),
-        parts=step_time.breakdown(job, calibration.constants),
+        parts=step_time.breakdown(job, calibration.of(job.size).constants),
         pace=pace,
         measured=calibration.measured(job),
         outcomes=likely,
@@ -158,7 +160,7 @@ def _remedy(config: RunConfig, change: Mapping[str, str], planned: Job, calibrat
     worst = memory.worst(job)
     if not memory.fits(worst, job):
         return None
-    return Remedy(change=change, total=worst.total, step=step_time.seconds(job, calibration.constants))
+    return Remedy(change=change, total=worst.total, step=step_time.seconds(job, calibration.of(job.size).constants))
 
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:

@@ -112,6 +112,8 @@ def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
     if plan.measured:
         steps = "1 measured step" if plan.measured == 1 else f"{plan.measured} measured steps"
         yield f"Calibrated {calibration.made} on {steps} of {what}, software of {job.release} ({job.stack})."
+        if calibration.has_fp8_attention(job):
+            yield "These steps have attention in fp8, which this trainer has not; nobody has published what it brings."
     else:
         yield f"UNCALIBRATED: no step of {what} was measured; it may take {plan.pace.spread:.0%} more or less."
     if not job.quantised_weights and job.precision != "bf16":

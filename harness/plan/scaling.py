@@ -127,7 +127,7 @@ def fewest(question: Question, minutes: float, listed: int = LISTED) -> Found | 
         ConfigError: as search.
     """
     job, rules = uncut(question.on(question.node), question.calibration, question.gpu, question.quantised_weights)
-    runs = _Runs.of(Lengths(rules, question.calibration.evaluation))
+    runs = _Runs.of(Lengths(rules, question.calibration.of(job.size).evaluation))
     smallest = [replace(cut, gpus=lcm(cut.ranks, question.node)) for cut in cuts(job)]
     shapes = [timed(cut, question.calibration) for cut in smallest]
     gpus = _fewest(question, minutes, runs, shapes) or _fastest(question, runs, shapes)
@@ -136,7 +136,7 @@ def fewest(question: Question, minutes: float, listed: int = LISTED) -> Found | 
 
 def _fewest(question: Question, minutes: float, runs: _Runs, shapes: list[Shape]) -> int | None:
     """Layouts are taken up in the order of the GPUs that they need at least, so that the first that will do is it."""
-    seconds = 60 * minutes - question.calibration.start
+    seconds = 60 * minutes - question.calibration.of(shapes[0].job.size).start
     waiting = [(_multiple(runs.needed(shape, seconds), shape.job), place) for place, shape in enumerate(shapes)]
     heapify(waiting)
     while waiting:

@@ -117,7 +117,7 @@ def search(
     job, rules = uncut(base, calibration, gpu, quantised_weights)
     refusals = Refusals()
     shapes = list(_fitting(job, refusals, calibration))
-    lengths = Lengths(rules, calibration.evaluation)
+    lengths = Lengths(rules, calibration.of(job.size).evaluation)
     return Found(
         gpu=job.gpu,
         gpus=job.gpus,
@@ -204,7 +204,8 @@ def accepted(
             continue
         seen.add(cut)
         job = replace(shape.job, microbatches=config.layout.gradient_accumulation_steps)
-        parts = step_time.breakdown(job, calibration.constants)
+        known = calibration.of(job.size)
+        parts = step_time.breakdown(job, known.constants)
         steps = seconds / shape.step(minibatch)
         yield Candidate(
             config=config,
@@ -212,6 +213,6 @@ def accepted(
             job=job,
             step=shape.step(minibatch),
             memory=memory.worst(job).total,
-            minutes=(calibration.start + seconds) / 60,
+            minutes=(known.start + seconds) / 60,
             kinds={kind: steps * sum(parts[part] for part in of) / 60 for kind, of in step_time.KINDS.items()},
         )

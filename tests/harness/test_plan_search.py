@@ -48,9 +48,10 @@ def test_candidates_can_run_and_are_what_they_say(gpu: str, gpus: int, precision
         job = job_of(config, shipped, gpu, quantised_weights=True)
         assert job == candidate.job
         assert memory.fits(memory.worst(job), job)
-        assert candidate.step == pytest.approx(step_time.seconds(job, shipped.constants))
+        assert candidate.step == pytest.approx(step_time.seconds(job, shipped.of(job.size).constants))
         pace = pace_of(config, job, shipped)
-        expected = pace.start + pace.step * expected_steps(config.rules, config.schedule, shipped.evaluation)
+        ratio = shipped.of(config.size).evaluation
+        expected = pace.start + pace.step * expected_steps(config.rules, config.schedule, ratio)
         assert candidate.minutes == pytest.approx(expected / 60)
         assert sum(candidate.kinds.values()) == pytest.approx((expected - pace.start) / 60)
 
@@ -75,7 +76,7 @@ def test_the_first_candidate_is_the_best_of_all_minibatches() -> None:
         except ConfigError:
             continue
         pace = pace_of(config, job_of(config, shipped, "H100", quantised_weights=True), shipped)
-        steps = expected_steps(config.rules, config.schedule, shipped.evaluation)
+        steps = expected_steps(config.rules, config.schedule, shipped.of(config.size).evaluation)
         minutes[minibatch] = (pace.start + pace.step * steps) / 60
     assert len(minutes) > 100
     assert min(minutes, key=lambda each: minutes[each]) == best.config.layout.minibatch

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.hardware import GPUS
+from benchmark.sizes import SIZES
 from harness.plan import calibration
 from harness.plan.calibration import Constants, Measured, calibrate, fit
 from harness.plan.job import Job
 from harness.plan.step_time import KINDS, PARTS, breakdown, seconds, step, terms, total
-from perf.plan_accuracy import constant_rate, errors, fitted
+from perf.plan_accuracy import constant_rate, errors, fitted, read_eight
 from tests.harness.plan_data import GB200, jobs, needs_published, published
 
 ONE = Constants()
@@ -132,13 +133,24 @@ def test_a_calibration_of_ones_own_changes_what_it_measures() -> None:
     """One step, 20 % slower than shipped constants say, moves the prediction most of the way there."""
     shipped = calibration.load()
     job = replace(GB200, release=calibration.OWN)
-    slow = 1.2 * seconds(job, shipped.constants)
+    slow = 1.2 * seconds(job, shipped.of(job.size).constants)
     row = Measured(job=job, seconds=slow, source="result_0.txt")
-    mine = calibrate([row], made="", command="", prior=shipped.constants.prior, before=shipped)
-    assert seconds(job, mine.constants) == pytest.approx(slow, rel=0.02)
-    assert mine.software("GB200", "nvfp4") == (calibration.OWN, "mlperf")
-    # What the row does not tell is as before.
-    assert mine.constants["matmul.Hopper.fp8"] == shipped.constants["matmul.Hopper.fp8"]
+    mine = calibrate([row], made="", command="", before=shipped)
+    assert seconds(job, mine.of(job.size).constants) == pytest.approx(slow, rel=0.02)
+    assert mine.software("GB200", "nvfp4", job.size) == (calibration.OWN, "mlperf")
+    # What the row does not tell is as before, and so is the other size.
+    hopper, eight = "matmul.Hopper.fp8", SIZES["8b"]
+    assert mine.of(job.size).constants[hopper] == shipped.of(job.size).constants[hopper]
+    assert mine.of(eight) == shipped.of(eight)
+    assert mine.software("GB200", "nvfp4", eight) == ("v5.1", "mlperf")
+
+
+def test_a_size_that_nobody_measured_takes_the_nearest_ones_constants() -> None:
+    """70B is nearer to 405B than to 8B, the tiny one to 8B; their spread says that they were not measured."""
+    shipped = calibration.load()
+    for size, like in (("70b", "405b"), ("tiny", "8b")):
+        assert shipped.of(SIZES[size]) is shipped.sizes[like]
+        assert shipped.spread(replace(GB200, size=SIZES[size])) == 0.3
 
 
 def test_the_spread_says_what_is_known() -> None:
@@ -163,10 +175,14 @@ def test_the_shipped_file_says_where_it_comes_from() -> None:
     assert set(json.loads(text)["residuals"][0]) == {"source", "group", "software", "gpus", "error", "left_out"}
 
 
-def test_constants_are_few() -> None:
-    """The model has less than half as many constants as rows: it is no table of the rows."""
+def test_constants_are_no_table_of_the_rows() -> None:
+    """405B has less than half as many as rows; those of 8B's few rows predict each row that they have not seen."""
     shipped = calibration.load()
-    assert len(shipped.constants) < len(shipped.residuals) / 2
+    rows = {size: [row for row in shipped.residuals if row.group.endswith(f" {size}")] for size in ("405b", "8b")}
+    assert len(shipped.sizes["405b"].constants) < len(rows["405b"]) / 2
+    left_out = np.abs([row.left_out for row in rows["8b"]])
+    assert left_out.mean() <= 0.05
+    assert left_out.max() <= 0.12
 
 
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
@@ -180,8 +196,9 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
 @needs_published
 def test_the_shipped_constants_are_those_of_the_published_rows() -> None:
     """Fitted again, they come out the same to the digits of the file."""
-    found, shipped = fit(published().all), calibration.load().constants
-    assert {name: round(value, 4) for name, value in found.items()} == shipped
+    for size, rows in (("405b", published().all), ("8b", read_eight().all)):
+        found, shipped = fit(rows), calibration.load().sizes[size].constants
+        assert {name: round(value, 4) for name, value in found.items()} == shipped
 
 
 @needs_published
