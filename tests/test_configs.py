@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 from pathlib import Path
@@ -19,19 +18,22 @@ from compliance.findings import Severity
 from harness.__main__ import main
 from harness.config_file import write_config
 from harness.plan.config_new import new_config
+from harness.plan.job import Job, from_config
+from harness.plan.measured import read_table
 from harness.preflight import check_plan, make_plan
 from harness.simulate import Pace, VirtualClock, simulate
+from perf import plan_accuracy
 from tests.fakes import EPOCH, environment
 from tests.harness.test_simulate import run_of
 from tests.official import accepts_directories, accepts_seeds, needs_official, rejections
 
 CONFIGS = {path: resolve(path).config for path in config_files()}
 OFFICIAL = {path: config for path, config in CONFIGS.items() if config.benchmark_row.submittable}
-SHAPED = {path: config for path, config in OFFICIAL.items() if path.name != "config_DGX.sh"}
-"""All but the template, whose name has no content to state."""
+SHAPED = {path: config for path, config in OFFICIAL.items() if path.parent.name == "configs"}
+"""All but the templates, whose names have no content to state."""
 BARE = {"PATH": os.environ["PATH"]}
 """An environment in which nobody has set anything."""
-PUBLISHED = ROOT.parent / "shared" / "published" / "llama31_405b_runs.csv"
+PUBLISHED = ROOT.parent / "shared" / "published"
 
 
 def test_config_is_the_same_after_another_one() -> None:
@@ -194,20 +196,17 @@ def test_the_official_checkers_accept_a_rehearsal(
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
 def test_published_systems_have_their_config() -> None:
-    """Layout, batch and precision of every published submission are those of a config here."""
-    with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = ("gpus", "tp", "pp", "vp", "cp", "mbs", "gbs", "precision")
-    published = {tuple(row[column] for column in columns) for row in rows}
-    assert published - set(map(_columns, SHAPED.values())) == set()
+    """GPU, layout, batch and precision of every published submission that states them are those of a config here."""
+    configured = {_shape(from_config(config)) for config in SHAPED.values()}
+    tables = (PUBLISHED / "llama31_405b_runs.csv", *plan_accuracy.EIGHT)
+    published = {_shape(row.job) for table in tables for row in read_table(table)}
+    assert len(published) > 30
+    assert published - configured == set()
 
 
-def _columns(config: RunConfig) -> tuple[str, ...]:
-    """As the table of published runs has them."""
-    names = ("TENSOR_MODEL_PARALLEL", "PIPELINE_MODEL_PARALLEL", "INTERLEAVED_PIPELINE", "CONTEXT_PARALLEL")
-    values = config.to_environment()
-    layout = (values[name] for name in (*names, "MICRO_BATCH_SIZE"))
-    return (str(config.layout.world_size), *layout, str(config.layout.global_batch_size), config.kernels.precision)
+def _shape(job: Job) -> tuple[str | int, ...]:
+    cut = (job.tensor, job.pipeline, job.chunks, job.context, job.micro_batch)
+    return (job.size.name, job.gpu.name, job.gpus, *cut, job.global_batch_size, job.precision)
 
 
 @pytest.mark.parametrize(

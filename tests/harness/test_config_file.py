@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_renders_the_configs_of_the_repository(subtests: pytest.Subtests) -> Non
         with subtests.test(path.stem):
             assert render(values, comment) == text
             stem = file_name(values["DGXSYSTEM"].split("_")[0], values).removesuffix(".sh")
-            assert path.stem.removesuffix("_8b") == stem
+            assert re.sub("_8b(_fp8)?$", "", path.stem) == stem
 
 
 def test_a_rendered_file_is_the_run_it_was_rendered_from(tmp_path: Path) -> None:
