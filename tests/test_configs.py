@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import ROOT
 from benchmark.config import NAMES, ConfigError, RunConfig, config_files, resolve, source_config
+from benchmark.rules import Rules, Schedule
 from compliance.check import check_paths
 from compliance.findings import Severity
 from harness.__main__ import main
@@ -158,27 +159,39 @@ def rehearsed(config: RunConfig, folder: Path) -> list[Path]:
     return logs
 
 
+Scheduled = tuple[Rules, Schedule]
+"""What the events of a rehearsal depend on."""
+
+
+def scheduled(config: RunConfig) -> Scheduled:
+    return config.rules, config.schedule
+
+
+DIFFERENT = {scheduled(config): config for config in CONFIGS.values()}
+"""A config of each kind: a rehearsal of 8B has ten thousand steps."""
+
+
 @pytest.fixture(scope="module")
-def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[Path]]:
-    """The logs of three runs of each config."""
+def rehearsals(tmp_path_factory: pytest.TempPathFactory) -> dict[Scheduled, list[Path]]:
+    """The logs of three runs of each kind."""
     folder = tmp_path_factory.mktemp("rehearsals")
-    return {path: rehearsed(config, folder / path.stem) for path, config in CONFIGS.items()}
+    return {kind: rehearsed(config, folder / config.system) for kind, config in DIFFERENT.items()}
 
 
-def test_a_rehearsal_passes(rehearsals: dict[Path, list[Path]], subtests: pytest.Subtests) -> None:
-    """Three rehearsed runs pass the checks that end a job."""
-    for path, config in CONFIGS.items():
-        with subtests.test(path.stem):
-            report = check_paths(rehearsals[path], config.rules.ruleset)
+def test_a_rehearsal_passes(rehearsals: dict[Scheduled, list[Path]], subtests: pytest.Subtests) -> None:
+    """Three rehearsed runs of each schedule that a config has pass the checks that end a job."""
+    for kind, config in DIFFERENT.items():
+        with subtests.test(config.system):
+            report = check_paths(rehearsals[kind], config.rules.ruleset)
             assert report.passed, report.findings
 
 
 def test_the_official_checkers_accept_a_rehearsal(
-    rehearsals: dict[Path, list[Path]], tmp_path: Path, subtests: pytest.Subtests
+    rehearsals: dict[Scheduled, list[Path]], tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     """Of each batch size that a config has, and of each benchmark under each ruleset."""
     of_configs = {
-        (config.rules, config.layout.global_batch_size): rehearsals[path] for path, config in OFFICIAL.items()
+        (config.rules, config.layout.global_batch_size): rehearsals[scheduled(config)] for config in OFFICIAL.values()
     }
     submittable = [rules for row in BENCHMARKS.values() if row.submittable for rules in row.rules]
     others = [rules for rules in submittable if rules not in {rules for rules, _ in of_configs}]
