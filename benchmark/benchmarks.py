@@ -66,6 +66,8 @@ class BenchmarkTokenizer:
     """Its files as MLCommons publishes them; None if it does not."""
     installed: bool = False
     """Whether setup.sh installs it; if not, TOKENIZER has to name its file."""
+    licence: str = ""
+    """Where its licence is accepted, and by whom, if somebody has to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +167,12 @@ MIXTRAL_8X22B = BenchmarkTokenizer(
     installed=True,
 )
 
-# 128,000 ranks and 256 special tokens. No package has it, because users accept its licence at Meta or Hugging Face.
+# 128,000 ranks and 256 special tokens; no package has it.
 LLAMA_31 = BenchmarkTokenizer(
     about="Llama 3.1's",
     vocabulary=128_256,
     kinds=frozenset({TokenizerKind.TIKTOKEN, TokenizerKind.HUGGING_FACE}),
+    licence="whoever downloads it from Meta or Hugging Face (meta-llama/Llama-3.1-8B) accepts its licence there",
 )
 
 _TRAIN_6, _TRAIN_7 = "c4-train.en_6_text_document", "c4-train.en_7_text_document"

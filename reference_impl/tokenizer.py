@@ -34,6 +34,7 @@ def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
         raise TokenizerError(
             f"TOKENIZER is not set: {wanted.about} tokenizer comes with no package; set it to the file "
             f"({' or '.join(sorted(wanted.kinds))}, {wanted.vocabulary:,} pieces)"
+            + (f"; {wanted.licence}" if wanted.licence else "")
         )
     spec = find_spec("mistral_common")
     if spec is None or spec.origin is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from click.core import ParameterSource
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
@@ -54,6 +55,7 @@ def prepare(
 
     \b
     llama31 data prepare /data/llama31_405b --c4 /data/c4/en
+    llama31 data prepare /data/c4_8b --c4 /data/c4/en --benchmark llama31_8b --tokenizer /data/llama3/tokenizer.model
     llama31 data prepare /data/tiny
     """
     from reference_impl.data.prepare import built_in, dataset
@@ -61,6 +63,9 @@ def prepare(
     from reference_impl.files.checksum import cores
     from reference_impl.files.progress import progress
 
+    asked = click.get_current_context().get_parameter_source("benchmark")
+    if c4 is None and asked is ParameterSource.COMMANDLINE and BENCHMARKS[benchmark].dataset.files is not None:
+        raise click.UsageError(f"--benchmark {benchmark} is made from C4's shards: --c4 names their folder")
     path = tokenizer or benchmark_tokenizer((LLAMA31_TINY if c4 is None else BENCHMARKS[benchmark]).tokenizer)
     plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
     with progress("prepare", plan.size) as advance:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from reference_impl.data.published import manifest_of
 from reference_impl.data.read.configured import dataset_of, ready
 from reference_impl.files.manifest import DataError, Manifest, describe_files
 from reference_impl.tokenizer import TokenizerError
+from tests.own_row import stand_in
 from tests.reference_impl.conftest import run_ranks
 
 STEPS = 3
@@ -44,12 +45,7 @@ LAYOUTS = {
 def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stand-in for Llama 3.1's tokenizer file: 128,000 ranks, which 256 special tokens follow."""
     pytest.importorskip("tiktoken")
-    singles = [bytes([value]) for value in range(256)]
-    longer = (bytes([1 + index // 65536, index // 256 % 256, index % 256]) for index in range(128_000 - 256))
-    path = tmp_path_factory.mktemp("llama3") / "tokenizer.model"
-    ranks = b"".join(base64.b64encode(rank) + b" %d\n" % index for index, rank in enumerate([*singles, *longer]))
-    path.write_bytes(ranks)
-    return path
+    return stand_in(tmp_path_factory.mktemp("llama3") / "tokenizer.model")
 
 
 def dataset(folder: Path, benchmark: Benchmark, dtype: type[np.uint16 | np.int32]) -> Path:
@@ -108,6 +104,39 @@ def test_every_layout_trains_all_rows(cut: Callable[..., RunConfig]) -> None:
     for variables in LAYOUTS.values():
         for taken, _ in run_ranks(cut(**variables), losses):
             assert taken == pytest.approx(expected, abs=3e-6)
+
+
+def going_on(config: RunConfig, folder: Path) -> tuple[float, float]:
+    """The loss of the step after a save, by the run that saved and by one that loads it."""
+    from reference_impl import parallel
+    from reference_impl.step import MegatronStep
+
+    parallel.initialize(config)
+    first, second = (MegatronStep(config, dataset_of(config)) for _ in range(2))
+    first.open_data()
+    list(first.train(2))
+    first.save(folder, _nothing, _refuse)
+    first.finish_saving()
+    (expected,) = first.train(1)
+    second.load(folder)
+    second.open_data()
+    (found,) = second.train(1)
+    parallel.shut_down()
+    return expected.loss, found.loss
+
+
+def _nothing() -> None: ...
+
+
+def _refuse(why: str) -> None:
+    raise AssertionError(why)
+
+
+@pytest.mark.slow
+def test_all_rows_are_saved_and_loaded(cut: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """A run that goes on takes the very step that it would have taken."""
+    ((expected, found),) = run_ranks(cut(), partial(going_on, folder=tmp_path / "state"))
+    assert found == expected
 
 
 def test_data_of_32_000_pieces_are_refused(
