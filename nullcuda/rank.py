@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.nn.modules import module
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.config import RunConfig, kernels
 from nullcuda.device import NullDevice
@@ -30,7 +31,7 @@ from nullcuda.world import LonelyStore, join
 from reference_impl import parallel, step
 from reference_impl.data.published import manifest_of
 from reference_impl.model import unwrap
-from reference_impl.preserve import torch_optimizers
+from reference_impl.preserve import preserved, torch_optimizers
 
 _LISTED = 12
 """Places that are named for what they hold at the peak."""
@@ -88,6 +89,7 @@ def run(ask: Ask) -> dict[str, Any]:
         with phase("warm-up"):
             trainer.warm_up()
         after = _optimizer_entries(trainer)
+        left = _left_by_warm_up(trainer)
         graphs = device.report()["calls"].get("captures", 0)
         batches = step.synthetic_batches(config)
         timed = []
@@ -101,8 +103,7 @@ def run(ask: Ask) -> dict[str, Any]:
         device.reset()
         holders = _holders(trainer, device, partial(trainer.train_once, batches))
         flops = device.report()["flops"]
-        if ask.folder is not None:
-            _save_and_load(trainer, Path(ask.folder), phase)
+        unread = set() if ask.folder is None else _save_and_load(trainer, Path(ask.folder), phase)
     return {
         "rank": rank,
         "stage": parallel_state.get_pipeline_model_parallel_rank(),
@@ -114,6 +115,8 @@ def run(ask: Ask) -> dict[str, Any]:
         "changed_by_warm_up": sorted(
             name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
         ),
+        "not_put_back": sorted(left),
+        "not_read_back": sorted(unread),
         "phases": phase.found,
         "holders": holders,
         "graphs": graphs,
@@ -139,12 +142,60 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> None:
+def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> set[str]:
+    """Returns what holds weights and state, and is not written to when the checkpoint is read."""
     with phase("save"):
         trainer.save(folder, lambda: None, _refuse)
         trainer.finish_saving()
-    with phase("load"):
+    with phase("load"), _Writes() as writes:
         trainer.load(folder)
+    return writes.missing(_holding(trainer))
+
+
+def _left_by_warm_up(trainer: step.MegatronStep) -> set[str]:
+    """What holds weights and state, and is not written to when a warm-up ends."""
+    with _Writes() as writes, preserved(trainer.chunks, trainer.optimizer):
+        writes.forget()
+    return writes.missing(_holding(trainer))
+
+
+def _holding(trainer: step.MegatronStep) -> dict[str, torch.Tensor]:
+    """Every tensor on the device that holds a weight, a scale of one, or the optimizer's state, by name."""
+    held = {}
+    for number, chunk in enumerate(trainer.chunks):
+        for name, tensor in (*chunk.module.named_parameters(), *chunk.module.named_buffers()):
+            for inner, values in _all_inner(tensor).items():
+                # A kernel makes it anew of the bytes; no operation of torch does.
+                if inner != "_transpose":
+                    held[f"chunk {number}, {name} {inner}".rstrip()] = values
+    for number, one in enumerate(torch_optimizers(trainer.optimizer)):
+        parameters = [parameter for group in one.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
+            held[f"optimizer {number}, parameter {index}"] = parameter
+            for name, value in one.state.get(parameter, {}).items():
+                if torch.is_tensor(value):
+                    held[f"optimizer {number}, parameter {index}, {name}"] = value
+    return held
+
+
+class _Writes(TorchDispatchMode):
+    """Notes where operations of torch write in place while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            self._written |= {inner.data_ptr() for inner in _all_inner(args[0]).values()}
+        return func(*args, **(kwargs or {}))
+
+    def forget(self) -> None:
+        self._written.clear()
+
+    def missing(self, held: dict[str, torch.Tensor]) -> set[str]:
+        """The names of those that nothing was written to."""
+        return {name for name, tensor in held.items() if tensor.numel() and tensor.data_ptr() not in self._written}
 
 
 def _refuse(fault: str) -> None:
@@ -199,7 +250,8 @@ def _holders(trainer: step.MegatronStep, device: NullDevice, one_step: Callable[
 def _always_there(trainer: step.MegatronStep) -> list[tuple[str, int]]:
     def size(tensors: Iterator[torch.Tensor]) -> int:
         # Views of one buffer count once.
-        stores = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        held = (inner for tensor in tensors for inner in _all_inner(tensor).values())
+        stores = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
         return sum(stores.values())
 
     inner = torch_optimizers(trainer.optimizer)
@@ -223,6 +275,15 @@ def _always_there(trainer: step.MegatronStep) -> list[tuple[str, int]]:
             ),
         ),
     ]
+
+
+def _all_inner(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a tensor keeps its values in, by name: itself, or all that is in a quantised one and its quantiser."""
+    if (quantiser := getattr(tensor, "_quantizer", None)) is None:
+        return {"": tensor}
+    inside = vars(tensor) | {f"quantiser's {name}": value for name, value in vars(quantiser).items()}
+    beside = ("main_grad", "main_param")  # Megatron-Core's, which are counted elsewhere
+    return {name: value for name, value in inside.items() if torch.is_tensor(value) and name not in beside}
 
 
 def _quantised(trainer: step.MegatronStep) -> Iterator[torch.Tensor]:

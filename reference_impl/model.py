@@ -19,7 +19,7 @@ from benchmark.config import RunConfig
 from benchmark.config.groups import Kernels
 from benchmark.config.kernels import LayerSpec, Machine, layer_spec, loss_fusion
 from benchmark.sizes import ModelSize
-from reference_impl import parallel
+from reference_impl import parallel, quantised
 from reference_impl.head import Llama
 from reference_impl.layers import block_spec
 from reference_impl.replicas import data_parallel
@@ -86,7 +86,7 @@ def _precision(kernels: Kernels) -> dict[str, Any]:
     settings: dict[str, Any] = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": dtype is torch.bfloat16}
     if kernels.precision == "fp8":
         recipe = kernels.fp8_recipe or "tensorwise"
-        settings |= {"fp8": _FP8_FORMATS[recipe], "fp8_recipe": recipe}
+        settings |= {"fp8": _FP8_FORMATS[recipe], "fp8_recipe": recipe, "fp8_param": kernels.fp8_param_gather}
     if kernels.precision == "nvfp4":
         settings |= {"fp4": "e2m1", "fp4_recipe": "nvfp4"}
     return settings
@@ -176,6 +176,7 @@ def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False)
         # The schedule of an interleaved pipeline starts each gather, others leave it to the layers that need it.
         align_param_gather=gather and interleaved,
         bucket_size=kernels.bucket_size,
+        fp8_param_gather=kernels.fp8_param_gather,
     )
 
 
@@ -244,7 +245,7 @@ def initialize_weights(chunks: list[torch.nn.Module], config: RunConfig) -> None
             continue
         std = residual_std if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else size.init_std
         generator = torch.Generator(parameter.device).manual_seed(zlib.crc32(f"{config.job.seed}:{name}".encode()))
-        parameter.copy_(_draw_shard(name, parameter, std, generator))
+        quantised.write(parameter, _draw_shard(name, parameter, std, generator))
 
 
 def named_parameters(chunks: list[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:

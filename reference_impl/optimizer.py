@@ -50,6 +50,8 @@ def optimizer_config(config: RunConfig) -> OptimizerConfig:
         use_precision_aware_optimizer=kernels.precision_aware_optimizer,
         exp_avg_dtype=moments,
         exp_avg_sq_dtype=moments,
+        # Asked for weights that are kept in fp8 alone, of which there is no part in bf16 to update.
+        fp8_recipe=(kernels.fp8_recipe or "tensorwise") if kernels.fp8_param_gather else None,
     )
 
 

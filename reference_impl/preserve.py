@@ -13,6 +13,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.module import MegatronModule
 
+from reference_impl import quantised
+
 
 @contextmanager
 def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Iterator[None]:
@@ -21,7 +23,8 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
     Copies are kept in host memory while the block runs. Gradients are zero afterwards, as at the start of any step; a
     learning-rate schedule is not touched, and must not be stepped inside.
     """
-    weights = [(tensor, _copy(tensor)) for chunk in chunks for tensor in _tensors(chunk)]
+    kept = [tensor for chunk in chunks for tensor in _tensors(chunk)]
+    weights = [(inner, _copy(inner)) for tensor in kept for inner in quantised.inner_tensors(tensor).values()]
     optimizers = [_OptimizerState(inner) for inner in torch_optimizers(optimizer)]
     generators = _generators()
     try:
@@ -30,6 +33,7 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
         with torch.no_grad():
             for tensor, before in weights:
                 tensor.copy_(before)
+            quantised.transpose(kept)
         for state in optimizers:
             state.restore()
         for chunk in chunks:

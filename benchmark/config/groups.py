@@ -92,6 +92,9 @@ class Kernels(Group):
     """Type of the layers' matrix products. Below fp32, weights and activations are bf16; the optimizer keeps fp32."""
     fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
     """How fp8 values are scaled; every recipe uses the current values of the tensor. tensorwise if unset."""
+    fp8_param_gather: bool = Field(False, alias="FP8_PARAM_GATHER")
+    """With FP8_RECIPE=tensorwise: keep the layers' matrices in fp8 alone, and gather them so; the optimizer's copies in
+    fp32 start from the weights that are loaded."""
     layer_spec: Literal["auto", "te", "torch"] = Field("auto", alias="LAYER_SPEC")
     """Kernels of the layers: Transformer Engine's or PyTorch's own; `auto` is the former where it is installed."""
     kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")

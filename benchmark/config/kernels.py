@@ -210,6 +210,7 @@ SWITCHES = (
     ),
     Switch(name="PRECISION=fp8 FP8_RECIPE=blockwise", is_on=lambda k, _: k.fp8_recipe == "blockwise", null_device=True),
     Switch(name="PRECISION=fp8 FP8_RECIPE=mxfp8", is_on=lambda k, _: k.fp8_recipe == "mxfp8", null_device=True),
+    Switch(name="FP8_PARAM_GATHER=True", is_on=lambda k, _: k.fp8_param_gather, null_device=True),
     Switch(name="PRECISION=nvfp4", is_on=lambda k, _: k.precision == "nvfp4", null_device=True),
     Switch(name="LAYER_SPEC=te", is_on=lambda k, _: k.layer_spec != "torch", null_device=True),
     Switch(name="LAYER_SPEC=torch", is_on=lambda k, _: k.layer_spec == "torch", cpu=True, null_device=True),
@@ -271,8 +272,20 @@ def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterato
         yield from _idle_recomputation(kernels, "te")
     if kernels.fp8_recipe is not None and kernels.precision != "fp8":
         yield f"FP8_RECIPE={kernels.fp8_recipe} needs PRECISION=fp8; it is {kernels.precision}"
+    yield from _fp8_parameter_contradictions(kernels)
     yield from _parallel_contradictions(kernels, layout, size)
     yield from _recompute_contradictions(kernels, size)
+
+
+def _fp8_parameter_contradictions(kernels: Kernels) -> Iterator[str]:
+    if not kernels.fp8_param_gather:
+        return
+    if kernels.precision != "fp8":
+        yield f"FP8_PARAM_GATHER=True needs PRECISION=fp8; it is {kernels.precision}"
+    elif kernels.fp8_recipe not in (None, "tensorwise"):
+        # Transformer Engine's mxfp8 tensors are no part of the weight buffers, which then hold bf16 and save
+        # nothing; of blocks, the transposed copies are not made by what puts back the warm-up.
+        yield f"FP8_PARAM_GATHER=True needs FP8_RECIPE=tensorwise; it is {kernels.fp8_recipe}"
 
 
 def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:

@@ -80,6 +80,10 @@ class Answer(_Part):
     """Of each step here, in place of the run's own."""
     changed_by_warm_up: tuple[str, ...]
     """Entries of the optimizer's groups and states that are not what they were before."""
+    not_put_back: tuple[str, ...]
+    """Tensors of weights, scales and the optimizer that nothing is written to when a warm-up ends."""
+    not_read_back: tuple[str, ...]
+    """And when a checkpoint is read, where one was."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
     graphs: int
@@ -171,6 +175,12 @@ class Verdict(BaseModel):
             )
         if changed := self.answer.changed_by_warm_up:
             yield f"the warm-up changes {len(changed)} entries of the optimizer: {', '.join(changed[:3])} ..."
+        for what, names in (
+            ("the warm-up does not put back", self.answer.not_put_back),
+            ("a checkpoint that is read does not set", self.answer.not_read_back),
+        ):
+            if names:
+                yield f"{what} {len(names)} tensors: {', '.join(names[:3])} ..."
         yield from (f"{count} x {name}: CUDA does not allow it" for name, count in self.answer.step.faults.items())
 
     def document(self) -> dict[str, Any]:

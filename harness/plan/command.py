@@ -144,7 +144,7 @@ def layout(
     if not searching:
         config = resolve(file).config
         if precision is not None:
-            config = RunConfig.from_environment(_without(config, "FP8_RECIPE") | _precision(precision))
+            config = RunConfig.from_environment(config.to_environment() | _precision(precision))
         _plan(config, calibration, gpu, quantised_weights, as_json, picture)
         return
     from harness.plan.scaling import Question
@@ -257,14 +257,14 @@ def _values(file: Path | None) -> dict[str, str]:
     return {name: values[name] for name, origin in resolved.origins.items() if origin != "default" and name in values}
 
 
-def _without(config: RunConfig, name: str) -> dict[str, str]:
-    return {key: value for key, value in config.to_environment().items() if key != name}
-
-
 def _precision(precision: str | None) -> dict[str, str]:
     from harness.plan.job import precision_values
 
-    return {} if precision is None else precision_values(precision)
+    if precision is None:
+        return {}
+    # Of another precision's own variables none is left.
+    unset = {"FP8_RECIPE": ""} | ({} if precision == "fp8" else {"FP8_PARAM_GATHER": ""})
+    return unset | precision_values(precision)
 
 
 def _write(found: Found, calibration: Calibration, folder: Path) -> Path:

@@ -163,6 +163,7 @@ def variables(made: Plan) -> dict[str, str]:
         "MINIBS",
         "MICRO_BATCH_SIZE",
         "PRECISION",
+        "FP8_PARAM_GATHER",
         "RECOMPUTE_GRANULARITY",
         "RECOMPUTE_MODULES",
         "RECOMPUTE_METHOD",

@@ -135,7 +135,7 @@ def from_config(
 
     Args:
         gpu: its name; the one that the system's name states if None.
-        quantised_weights: as in Job; no variable of a configuration says it, since our trainer keeps bf16 weights.
+        quantised_weights: as in Job; also where FP8_PARAM_GATHER says so.
 
     Raises:
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
@@ -164,7 +164,7 @@ def from_config(
         precision=precision,
         release=release,
         stack=stack,
-        quantised_weights=quantised_weights,
+        quantised_weights=quantised_weights or config.kernels.fp8_param_gather,
         gradient_bytes=4 if config.kernels.grad_reduce_in_fp32 else 2,
         moment_bytes=4 if config.kernels.precision_aware_optimizer else 8,
         recompute=_recompute(config.kernels),

@@ -168,6 +168,8 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
     layout = config.layout
     if config.kernels.grad_reduce_in_fp32:
         yield "gradients", BF16_GRADIENTS
+    if config.kernels.precision == "fp8" and not config.kernels.fp8_param_gather:
+        yield "weights", {"FP8_PARAM_GATHER": "True"}
     yield "mlp", {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp"}
     # One layer of each model chunk, or all of them.
     for method in ("block", "uniform"):

@@ -117,7 +117,7 @@ def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
     else:
         yield f"UNCALIBRATED: no step of {what} was measured; it may take {plan.pace.spread:.0%} more or less."
     if not job.quantised_weights and job.precision != "bf16":
-        yield "Weights are kept in bf16 beside their quantised copies, as this trainer does (--quantised-weights: not)."
+        yield "Weights are kept in bf16 beside their quantised copies, as FP8_PARAM_GATHER is off."
 
 
 def _stacked(parts: Sequence[tuple[str, float]]) -> str:

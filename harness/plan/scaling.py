@@ -238,7 +238,7 @@ def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:
 def _changes(nothing: Found) -> Iterator[tuple[str, Mapping[str, str]]]:
     for precision in PRECISIONS:
         if precision != nothing.precision and nothing.gpu.peak(precision) is not None:
-            yield f"--precision {precision}", {"FP8_RECIPE": "", **precision_values(precision)}
+            yield f"--precision {precision}", {"FP8_RECIPE": "", "FP8_PARAM_GATHER": "", **precision_values(precision)}
     for change in (
         BF16_GRADIENTS,
         {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "mlp"},

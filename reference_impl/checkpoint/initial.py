@@ -18,6 +18,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
 from benchmark.config import RunConfig
+from reference_impl import quantised
 from reference_impl.checkpoint.arrays import Box, CheckpointError, read
 from reference_impl.checkpoint.names import fused
 from reference_impl.checkpoint.report import summary
@@ -40,9 +41,10 @@ def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -
     if config.data.load_checkpoint is None:
         return
     checkpoint = on_rank_0(lambda: usable_checkpoint(config))
-    boxes = list(_boxes(chunks))
-    _require_all(chunks, boxes)
-    _read_shared(checkpoint, boxes)
+    with quantised.in_bf16(chunks, writing=True):
+        boxes = list(_boxes(chunks))
+        _require_all(chunks, boxes)
+        _read_shared(checkpoint, boxes)
     if dist.get_rank() == 0:
         _log.warning("started from %s", summary(checkpoint, config.vocabulary))
 

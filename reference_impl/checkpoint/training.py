@@ -33,6 +33,7 @@ from megatron.core.transformer.module import MegatronModule
 from benchmark.checkpoints import why_no_room
 from benchmark.decode import Malformed, one_line, open_regular, shown
 from benchmark.files import flush
+from reference_impl import quantised
 from reference_impl.checkpoint.arrays import UNLOADABLE, CheckpointError, load_archive, read, why_unread
 from reference_impl.checkpoint.initial import box_of, refused_together
 from reference_impl.checkpoint.nemo import Index, read_index
@@ -65,7 +66,9 @@ def save(
         if chunk.ddp_config.overlap_param_gather:
             # Of the last step, this rank may not have all new weights yet: they are gathered as the next needs them.
             chunk.start_param_sync(force_sync=True)
-    state = _models(chunks) | {
+    with quantised.in_bf16(chunks, writing=False):
+        models = _models(chunks)
+    state = models | {
         "optimizer": optimizer.state_dict(),
         "optimizer_shards": OptimizerShards(chunks, optimizer).tensors,
         "schedule": schedule.state_dict(),
@@ -132,11 +135,13 @@ def load(
     _count_steps_apart(optimizer)
     shards = OptimizerShards(chunks, optimizer)
     strategy = FullyParallelLoadStrategyWrapper(_Reading(index), _replicas())
-    wanted = _models(chunks) | {"optimizer_shards": shards.tensors}
-    state = dist_checkpointing.load(wanted, str(folder), strategy, _CommonIsRead())
-    for number, chunk in enumerate(chunks):
-        unwrap(chunk).load_state_dict(state[f"model{number}"])
+    with quantised.in_bf16(chunks, writing=True):
+        wanted = _models(chunks) | {"optimizer_shards": shards.tensors}
+        state = dist_checkpointing.load(wanted, str(folder), strategy, _CommonIsRead())
+        for number, chunk in enumerate(chunks):
+            unwrap(chunk).load_state_dict(state[f"model{number}"])
     shards.take(state["optimizer_shards"])
+    quantised.from_optimizer(chunks, optimizer)
     # Loading adds the steps of the checkpoint to those of the schedule, which has its one step of lead.
     schedule.num_steps = 0
     schedule.load_state_dict(common["schedule"])

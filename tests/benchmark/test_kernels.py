@@ -61,6 +61,11 @@ def faults(**variables: object) -> list[str]:
     ("variables", "said"),
     [
         ({"FP8_RECIPE": "mxfp8"}, "FP8_RECIPE=mxfp8 needs PRECISION=fp8; it is bf16"),
+        ({"FP8_PARAM_GATHER": 1}, "FP8_PARAM_GATHER=True needs PRECISION=fp8; it is bf16"),
+        (
+            {"FP8_PARAM_GATHER": 1, "PRECISION": "fp8", "FP8_RECIPE": "mxfp8"},
+            "FP8_PARAM_GATHER=True needs FP8_RECIPE=tensorwise; it is mxfp8",
+        ),
         ({"PRECISION": "fp8", "LAYER_SPEC": "torch"}, "PRECISION=fp8 with FP8_RECIPE=tensorwise needs Transformer"),
         (
             {**NO_PIPELINE, "CUDA_GRAPH_IMPLEMENTATION": "local", "LAYER_SPEC": "torch"},

@@ -34,6 +34,8 @@ def answer(**changed: Any) -> Answer:
         "layers": 16,
         "microbatches": 16,
         "changed_by_warm_up": [],
+        "not_put_back": [],
+        "not_read_back": [],
         "phases": [{"phase": "step 1", "allocated": 30 << 30, "peak": 60 << 30, "reserved": 70 << 30}],
         "holders": [{"what": "weights", "bytes": 12 << 30}],
         "graphs": 0,
@@ -84,6 +86,10 @@ def test_a_rule_of_cuda_that_was_broken_is_a_fault() -> None:
 
 
 def test_a_warm_up_that_leaves_traces_is_a_fault() -> None:
+    (fault,) = verdict(not_put_back=["chunk 0, weight _scale_inv"]).faults
+    assert fault == "the warm-up does not put back 1 tensors: chunk 0, weight _scale_inv ..."
+    (fault,) = verdict(not_read_back=["chunk 0, weight _scale_inv"]).faults
+    assert fault == "a checkpoint that is read does not set 1 tensors: chunk 0, weight _scale_inv ..."
     (fault,) = verdict(changed_by_warm_up=["optimizer 0, group 0, step"]).faults
     assert fault == "the warm-up changes 1 entries of the optimizer: optimizer 0, group 0, step ..."
 
@@ -123,7 +129,7 @@ def test_a_gpu_is_named_by_the_system_or_by_hand() -> None:
 
 
 def test_values_change_the_run_and_so_its_name() -> None:
-    asked = ask(H100, {"PRECISION": "bf16", "TENSOR_MODEL_PARALLEL": "4"})
+    asked = ask(H100, {"PRECISION": "bf16", "FP8_PARAM_GATHER": "", "TENSOR_MODEL_PARALLEL": "4"})
     assert (asked.config.kernels.precision, asked.config.system) == ("bf16", "DGXH100_changed")
     with pytest.raises(ConfigError, match="PRECISON is not a variable of the harness; did you mean PRECISION"):
         ask(H100, {"PRECISON": "bf16"})

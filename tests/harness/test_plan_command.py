@@ -29,7 +29,7 @@ H100 = ROOT / "configs" / "config_DGXH100_64x8x288xtp8pp8cp2.sh"
 def h100_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the environment: 512 H100 in bf16, without what its config does to make room."""
     for name, value in source_config(H100).items():
-        if not name.startswith(("GRAD_", "RECOMPUTE_")):
+        if not name.startswith(("GRAD_", "FP8_")):
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("PRECISION", "bf16")
 
