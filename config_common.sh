@@ -24,6 +24,28 @@ export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-
 # it below Blackwell (megatron/core/transformer/cuda_graphs.py).
 export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}
 
+# Nor the user's own buffers: an illegal access, too (NVIDIA's v5.1 configs).
+export NCCL_LOCAL_REGISTER=${NCCL_LOCAL_REGISTER:-0}
+
+# Reductions inside the switch want buffers of their own for each communicator: gigabytes (NVIDIA's v5.0 and v5.1 configs).
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+
+# Few and large messages between nodes, by several channels: as those configs have it for pipelines.
+export NCCL_MIN_NCHANNELS=${NCCL_MIN_NCHANNELS:-4} NCCL_P2P_NET_CHUNKSIZE=${NCCL_P2P_NET_CHUNKSIZE:-2097152}
+
+# Multiprocessors that norms leave to the collectives beside them, so that neither waits for the other; and on Blackwell
+# what collectives take at least and at most. NVIDIA's v5.0 configs of each architecture.
+case $DGXSYSTEM in
+  *B200* | *GB300*)
+    margin=16
+    export NCCL_MIN_CTAS=${NCCL_MIN_CTAS:-16} NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-32}
+    ;;
+  *) margin=8 ;;
+esac
+export NVTE_FWD_LAYERNORM_SM_MARGIN=${NVTE_FWD_LAYERNORM_SM_MARGIN:-$margin}
+export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-$margin}
+unset margin
+
 # All memory of each node, unless the site counts it by processor or GPU: sbatch takes one of the three. No line of run.sub,
 # which `sbatch --mem-per-cpu=...` could not take back.
 if [[ -z ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]]; then

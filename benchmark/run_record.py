@@ -42,10 +42,22 @@ Scalar = str | int | float | bool | None
 LIBRARY_SETTINGS = (
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "NCCL_GRAPH_REGISTER",
+    "NCCL_LOCAL_REGISTER",
+    "NCCL_MAX_CTAS",
+    "NCCL_MIN_CTAS",
+    "NCCL_MIN_NCHANNELS",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_P2P_NET_CHUNKSIZE",
+    "NVTE_BWD_LAYERNORM_SM_MARGIN",
+    "NVTE_FWD_LAYERNORM_SM_MARGIN",
+    "NVTE_NVFP4_DISABLE_2D_QUANTIZATION",
+    "NVTE_NVFP4_DISABLE_RHT",
+    "NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING",
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
 )
-"""The libraries' own variables that are recorded: config_common.sh sets them, or they mean the same."""
+"""The libraries' own variables that are recorded: config_common.sh sets them, or they mean the same;
+and what decides how Transformer Engine rounds to nvfp4."""
 
 _CODE = (
     *("benchmark", "compliance", "harness", "reference_impl", "report"),

@@ -11,10 +11,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -82,7 +83,7 @@ def run(ask: Ask) -> dict[str, Any]:
     store = join(rank, config.layout.world_size)
     parallel.initialize(config, null_device=True)
     phase = Phases()
-    with _something_computed():
+    with _something_computed(), _Graphs() as graphs:
         with phase("build"):
             trainer = step.MegatronStep(config, manifest_of(config.benchmark_row, {}))
         before = _optimizer_entries(trainer)
@@ -90,7 +91,7 @@ def run(ask: Ask) -> dict[str, Any]:
             trainer.warm_up()
         after = _optimizer_entries(trainer)
         left = _left_by_warm_up(trainer)
-        graphs = device.report()["calls"].get("captures", 0)
+        graphs.forget_replays()
         batches = step.synthetic_batches(config)
         timed = []
         for number in range(1, ask.steps + 1):
@@ -98,11 +99,14 @@ def run(ask: Ask) -> dict[str, Any]:
             with phase(f"step {number}"):
                 timed.append(_timed(partial(trainer.train_once, batches)))
         counted = device.report()
+        disorder = graphs.disorder()
         with phase("evaluation"):
             trainer._evaluate(batches, trainer._whole_pipelines(1))
+        in_evaluation = graphs.forget_replays()
         device.reset()
         holders = _holders(trainer, device, partial(trainer.train_once, batches))
         flops = device.report()["flops"]
+        disorder += graphs.disorder()
         unread = set() if ask.folder is None else _save_and_load(trainer, Path(ask.folder), phase)
     return {
         "rank": rank,
@@ -115,15 +119,60 @@ def run(ask: Ask) -> dict[str, Any]:
         "changed_by_warm_up": sorted(
             name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
         ),
+        "tensors": len(_holding(trainer)),
         "not_put_back": sorted(left),
         "not_read_back": sorted(unread),
         "phases": phase.found,
         "holders": holders,
-        "graphs": graphs,
+        "graphs": len(graphs.captured),
+        "graphs_out_of_order": disorder,
+        "graphs_in_evaluation": in_evaluation,
         "host": [{"wall_s": wall, "cpu_s": cpu} for wall, cpu in timed],
         "step": counted | {"collectives": _by_group(counted, store), "kernels": _demangled(counted["kernels"])},
         "flops": flops,
     }
+
+
+class _Graphs:
+    """Notes the order in which torch's graphs are captured and replayed while it is entered."""
+
+    def __init__(self) -> None:
+        self.captured: list[int] = []
+        self._replayed: list[int] = []
+        self._patched = ExitStack()
+
+    def __enter__(self) -> _Graphs:
+        for name, noted in (("capture_end", self.captured), ("replay", self._replayed)):
+            self._patched.enter_context(mock.patch.object(torch.cuda.CUDAGraph, name, self._noting(name, noted)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patched.close()
+
+    @staticmethod
+    def _noting(name: str, noted: list[int]) -> Callable[[torch.cuda.CUDAGraph], None]:
+        original = getattr(torch.cuda.CUDAGraph, name)
+
+        def noting(graph: torch.cuda.CUDAGraph) -> None:
+            original(graph)
+            noted.append(id(graph))
+
+        return noting
+
+    def forget_replays(self) -> int:
+        """Returns how many there were."""
+        count = len(self._replayed)
+        self._replayed.clear()
+        return count
+
+    def disorder(self) -> int:
+        """How many replays since the last look were not the graph whose turn it was; all in the order of capture,
+        again and again."""
+        turns = zip(self._replayed, cycle(self.captured), strict=False)
+        found = sum(replayed != captured for replayed, captured in turns)
+        # A round that was not finished.
+        found += self.forget_replays() % len(self.captured) if self.captured else 0
+        return found
 
 
 def _something_computed() -> AbstractContextManager[Any]:

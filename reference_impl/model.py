@@ -89,6 +89,13 @@ def _precision(kernels: Kernels) -> dict[str, Any]:
         settings |= {"fp8": _FP8_FORMATS[recipe], "fp8_recipe": recipe, "fp8_param": kernels.fp8_param_gather}
     if kernels.precision == "nvfp4":
         settings |= {"fp4": "e2m1", "fp4_recipe": "nvfp4"}
+    start, end = kernels.bf16_layers_at_start, kernels.bf16_layers_at_end
+    if start or end:
+        settings |= {
+            "first_last_layers_bf16": True,
+            "num_layers_at_start_in_bf16": start,
+            "num_layers_at_end_in_bf16": end,
+        }
     return settings
 
 
@@ -102,6 +109,8 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
         "tensor_model_parallel_size": layout.tensor_model_parallel,
         "sequence_parallel": layout.sequence_parallel,
         "tp_comm_overlap": config.kernels.tp_comm_overlap,
+        "tp_comm_overlap_ag": config.kernels.tp_overlap_gather,
+        "tp_comm_overlap_rs": config.kernels.tp_overlap_scatter,
         "context_parallel_size": layout.context_parallel,
         "pipeline_model_parallel_size": layout.pipeline_model_parallel,
         "virtual_pipeline_model_parallel_size": layout.interleaved_pipeline if interleaved else None,
@@ -110,8 +119,8 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
         # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
-        # On gloo, an overlapped send still reads the memory that deallocation frees.
-        "deallocate_pipeline_outputs": on_gpu,
+        # On gloo, an overlapped send still reads the memory that deallocation frees. Of a graph the outputs are views.
+        "deallocate_pipeline_outputs": on_gpu and config.kernels.cuda_graph == "none",
     }
 
 
@@ -131,8 +140,9 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
         "persist_layer_norm": False,
         "cross_entropy_loss_fusion": loss is not None,
         "cross_entropy_fusion_impl": loss or "native",
-        "cuda_graph_impl": kernels.cuda_graph,
-        "use_te_rng_tracker": kernels.cuda_graph != "none",
+        "cuda_graph_impl": "local" if kernels.full_cuda_graph else kernels.cuda_graph,
+        "cuda_graph_scope": "full_iteration" if kernels.full_cuda_graph else "full",
+        "use_te_rng_tracker": kernels.captures,
     }
 
 
@@ -168,13 +178,14 @@ def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False)
     """Megatron-Core's configuration of gradient reduction and of the gathering of updated weights."""
     reduce = machine.gpu if kernels.overlap_grad_reduce is None else kernels.overlap_grad_reduce
     gather = reduce if kernels.overlap_param_gather is None else kernels.overlap_param_gather
+    align = kernels.align_param_gather
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=kernels.grad_reduce_in_fp32,
         use_distributed_optimizer=True,
         overlap_grad_reduce=reduce,
         overlap_param_gather=gather,
         # The schedule of an interleaved pipeline starts each gather, others leave it to the layers that need it.
-        align_param_gather=gather and interleaved,
+        align_param_gather=gather and (interleaved if align is None else align),
         bucket_size=kernels.bucket_size,
         fp8_param_gather=kernels.fp8_param_gather,
     )

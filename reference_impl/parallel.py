@@ -140,7 +140,7 @@ def seed_everything(config: RunConfig) -> None:
         raise ValueError("a run needs its seed")
     random.seed(config.job.seed)
     np.random.seed(config.job.seed)
-    model_parallel_cuda_manual_seed(config.job.seed, te_rng_tracker=config.kernels.cuda_graph != "none")
+    model_parallel_cuda_manual_seed(config.job.seed, te_rng_tracker=config.kernels.captures)
     # After Megatron-Core's own, which on a CPU draws from this generator too.
     torch.manual_seed(config.job.seed)
 

@@ -80,6 +80,14 @@ def from_optimizer(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -
         return
     for one in getattr(optimizer, "chained_optimizers", [optimizer]):
         one._copy_main_params_to_model_params()
+    gather(chunks)
+
+
+def gather(chunks: list[MegatronModule]) -> None:
+    """Have all weights of the last step on this rank now, and not as the next step needs them.
+
+    Megatron-Core's forced gather leaves out the transposed copies, and so does the step after it.
+    """
     for chunk in chunks:
         chunk.start_param_sync(force_sync=True)
-    transpose(weights)
+    transpose(weight for chunk in chunks for weight in chunk.parameters())

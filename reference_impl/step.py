@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import get_model_config
@@ -21,6 +22,7 @@ from benchmark.checkpoints import bytes_of_one
 from benchmark.config import RunConfig
 from benchmark.loop import StepStats
 from benchmark.stragglers import SlowRank, slowest
+from reference_impl import graphs, quantised
 from reference_impl.checkpoint import training
 from reference_impl.checkpoint.initial import load_initial_weights
 from reference_impl.checkpoint.writing import Saving
@@ -65,7 +67,10 @@ class MegatronStep:
         self.optimizer = build_optimizer(config, self.chunks)
         self.schedule = build_schedule(config, self.optimizer)
         self._attach()
-        self._forward_backward = get_forward_backward_func()
+        self._forward_backward = self._training_pass = get_forward_backward_func()
+        self._captured = config.kernels.full_cuda_graph
+        if self._captured:
+            self._training_pass = graphs.iteration(self._forward_backward, WARM_UP_STEPS - 1)
         self._reader = Reader(
             micro_batch_size=config.layout.micro_batch_size,
             replica=parallel_state.get_data_parallel_rank(),
@@ -116,8 +121,10 @@ class MegatronStep:
                 stats = self.train_once(batches)
                 self.schedule.step(1)
                 self._done += 1
-                self._forward_times.append(self._forward_pass.seconds())
-                yield stats if left else replace(stats, slowest=self._slowest_ranks())
+                if not self._captured:
+                    self._forward_times.append(self._forward_pass.seconds())
+                measured = bool(self._forward_times) and not left
+                yield replace(stats, slowest=self._slowest_ranks()) if measured else stats
 
     def _slowest_ranks(self) -> tuple[SlowRank, ...]:
         """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
@@ -164,6 +171,7 @@ class MegatronStep:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        graphs.begin_step(self.chunks)
         reports = self._run(batches, self._config.layout.gradient_accumulation_steps, forward_only=False)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
@@ -175,9 +183,12 @@ class MegatronStep:
         return StepStats(loss=loss, grad_norm=float(grad_norm), learning_rate=learning_rate, preempted=bool(preempted))
 
     def _evaluate(self, batches: Iterator[Batch], microbatches: int) -> float:
+        if self._captured and self.chunks[0].ddp_config.overlap_param_gather:
+            # A replay does not tell Megatron-Core that there are new weights, which layers would else gather.
+            quantised.gather(self.chunks)
         for chunk in self.chunks:
             chunk.eval()
-        with torch.no_grad():
+        with graphs.eager(self.chunks), torch.no_grad():
             reports = self._run(batches, microbatches, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
@@ -192,10 +203,14 @@ class MegatronStep:
     def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
         """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
-        return self._forward_backward(
-            forward_step_func=partial(_forward_step, self._forward_pass),
-            # Of an interleaved pipeline's chunks on a rank, the first or the last of the model draws, or none.
-            data_iterator=[batches] * len(self.chunks) if interleaved else batches,
+        # Of an interleaved pipeline's chunks on a rank, the first or the last of the model draws, or none.
+        drawn = [_drawn(batches) if _draws(unwrap(chunk)) else None for chunk in self.chunks]
+        # Between the operations of a graph no time is taken.
+        stopwatch = nullcontext() if self._captured else self._forward_pass
+        forward_backward = self._forward_backward if forward_only else self._training_pass
+        return forward_backward(
+            forward_step_func=partial(_forward_step, stopwatch),
+            data_iterator=drawn if interleaved else drawn[0],
             model=self.chunks if interleaved else self.chunks[0],
             num_microbatches=microbatches,
             seq_length=self._config.rules.sequence_length,
@@ -209,20 +224,37 @@ def _one_or_list(functions: list[Callable[..., Any]]) -> Any:
     return functions if len(functions) > 1 else functions[0]
 
 
-def _forward_step(stopwatch: Stopwatch, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+def _draws(chunk: GPTModel) -> bool:
+    """Whether a model chunk reads batches: the first stage tokens, the last one labels and mask.
+
+    The others are handed what the stage before has made.
+    """
+    return bool(chunk.pre_process or chunk.post_process)
+
+
+def _drawn(batches: Iterator[Batch]) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches as Megatron-Core's graph of an iteration takes them, and copies them to where it reads."""
+    for batch in batches:
+        yield {"tokens": batch.tokens, "labels": batch.labels, "mask": batch.loss_mask}
+
+
+def _forward_step(
+    stopwatch: AbstractContextManager[Any],
+    batches: Iterator[dict[str, torch.Tensor]] | None,
+    model: torch.nn.Module,
+) -> tuple[torch.Tensor, Any]:
     chunk = unwrap(model)
     tokens: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     loss: Any = None
-    # The first stage reads tokens, the last one labels and mask; the others are handed what the stage before has made.
-    if chunk.pre_process or chunk.post_process:
+    if batches is not None:
         batch = next(batches)
         if chunk.pre_process:
-            tokens = _to_device(batch.tokens)
+            tokens = _to_device(batch["tokens"])
         if chunk.post_process:
             # Megatron-Core asks for the loss where there are labels.
-            labels, mask = _to_device(batch.labels), _to_device(batch.loss_mask)
+            labels, mask = _to_device(batch["labels"]), _to_device(batch["mask"])
             loss = partial(_sum_loss, mask)
     # Positions are implied by RoPE and the attention mask by causality.
     with stopwatch:

@@ -72,14 +72,27 @@ LIBRARIES = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "NCCL_GRAPH_REGISTER": "0",
+    "NCCL_LOCAL_REGISTER": "0",
+    "NCCL_NVLS_ENABLE": "0",
+    "NCCL_MIN_NCHANNELS": "4",
+    "NCCL_P2P_NET_CHUNKSIZE": "2097152",
+    "NVTE_FWD_LAYERNORM_SM_MARGIN": "8",
+    "NVTE_BWD_LAYERNORM_SM_MARGIN": "8",
+}
+BLACKWELL = LIBRARIES | {
+    "NCCL_MIN_CTAS": "16",
+    "NCCL_MAX_CTAS": "32",
+    "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",
+    "NVTE_BWD_LAYERNORM_SM_MARGIN": "16",
 }
 
 
 def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtests) -> None:
-    """And the one for CPUs nothing."""
+    """By architecture; and the one for CPUs nothing."""
     for path in CONFIGS:
         with subtests.test(path.stem):
-            assert resolve(path, BARE).libraries == (LIBRARIES if path in OFFICIAL else {})
+            expected = BLACKWELL if any(gpu in path.stem for gpu in ("B200", "GB300")) else LIBRARIES
+            assert resolve(path, BARE).libraries == (expected if path in OFFICIAL else {})
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,7 @@ def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtes
         ({"CUDA_DEVICE_MAX_CONNECTIONS": "32"}, {"CUDA_DEVICE_MAX_CONNECTIONS": "32"}),
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
         ({"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+        ({"NVTE_FWD_LAYERNORM_SM_MARGIN": "0"}, {"NVTE_FWD_LAYERNORM_SM_MARGIN": "0"}),
     ],
 )
 def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, str]) -> None:

@@ -92,6 +92,10 @@ class Kernels(Group):
     """Type of the layers' matrix products. Below fp32, weights and activations are bf16; the optimizer keeps fp32."""
     fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
     """How fp8 values are scaled; every recipe uses the current values of the tensor. tensorwise if unset."""
+    bf16_layers_at_start: Index = Field(0, alias="NUM_LAYERS_AT_START_IN_BF16")
+    """With fp8 or nvfp4: the first layers of the model whose matrix products stay in bf16."""
+    bf16_layers_at_end: Index = Field(0, alias="NUM_LAYERS_AT_END_IN_BF16")
+    """The last layers."""
     fp8_param_gather: bool = Field(False, alias="FP8_PARAM_GATHER")
     """With FP8_RECIPE=tensorwise: keep the layers' matrices in fp8 alone, and gather them so; the optimizer's copies in
     fp32 start from the weights that are loaded."""
@@ -103,6 +107,8 @@ class Kernels(Group):
     """Which library fuses the cross entropy. If unset: `te` with its layers, and chunks of tokens with others."""
     cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
     """`local` replays each layer as a CUDA graph."""
+    full_cuda_graph: bool = Field(False, alias="FULL_CUDA_GRAPH")
+    """Replay all forward and backward passes of a step, with their collectives, as one CUDA graph."""
     recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")
     """Activations computed again in the backward pass: of some modules, of whole layers; none if unset."""
     recompute_modules: str | None = Field(None, alias="RECOMPUTE_MODULES", pattern=_RECOMPUTABLE)
@@ -113,6 +119,10 @@ class Kernels(Group):
     """See RECOMPUTE_METHOD."""
     tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
     """Run the tensor-parallel collectives at the same time as the matrix products next to them."""
+    tp_overlap_gather: bool = Field(True, alias="MC_TP_OVERLAP_AG")
+    """Of TP_COMM_OVERLAP: the products that begin with a gather."""
+    tp_overlap_scatter: bool = Field(True, alias="MC_TP_OVERLAP_RS")
+    """Of TP_COMM_OVERLAP: the products that end with a reduction."""
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
     """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
     grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")
@@ -121,10 +131,17 @@ class Kernels(Group):
     """Reduce gradients during the backward pass; on GPUs if unset."""
     overlap_param_gather: bool | None = Field(None, alias="OVERLAP_PARAM_GATHER")
     """Gather updated weights during the next forward pass; as OVERLAP_GRAD_REDUCE if unset."""
+    align_param_gather: bool | None = Field(None, alias="ALIGN_PARAM_GATHER")
+    """Have all stages of a pipeline begin to gather weights at the same time; where it is interleaved if unset."""
     bucket_size: PositiveInt | None = Field(None, alias="BUCKET_SIZE")
     """Weights whose gradients are reduced together; Megatron-Core's own choice if unset."""
     precision_aware_optimizer: bool = Field(False, alias="USE_PRECISION_AWARE_OPTIMIZER")
     """Keep AdamW's moments in bf16."""
+
+    @property
+    def captures(self) -> bool:
+        """Whether anything is a CUDA graph, for which random numbers are counted otherwise."""
+        return self.cuda_graph != "none" or self.full_cuda_graph
 
 
 class Hyperparameters(Group):

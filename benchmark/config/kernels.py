@@ -112,6 +112,8 @@ def needs(kernels: Kernels) -> Iterator[Need]:
         yield Need(switch="CE_FUSION_IMPL=te")
     if kernels.cuda_graph != "none":
         yield Need(switch=f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}")
+    if kernels.full_cuda_graph:
+        yield Need(switch="FULL_CUDA_GRAPH=True")
     if kernels.precision_aware_optimizer:
         yield Need(switch="USE_PRECISION_AWARE_OPTIMIZER=True")
 
@@ -212,6 +214,8 @@ SWITCHES = (
     Switch(name="PRECISION=fp8 FP8_RECIPE=mxfp8", is_on=lambda k, _: k.fp8_recipe == "mxfp8", null_device=True),
     Switch(name="FP8_PARAM_GATHER=True", is_on=lambda k, _: k.fp8_param_gather, null_device=True),
     Switch(name="PRECISION=nvfp4", is_on=lambda k, _: k.precision == "nvfp4", null_device=True),
+    Switch(name="NUM_LAYERS_AT_START_IN_BF16", is_on=lambda k, _: k.bf16_layers_at_start > 0, null_device=True),
+    Switch(name="NUM_LAYERS_AT_END_IN_BF16", is_on=lambda k, _: k.bf16_layers_at_end > 0, null_device=True),
     Switch(name="LAYER_SPEC=te", is_on=lambda k, _: k.layer_spec != "torch", null_device=True),
     Switch(name="LAYER_SPEC=torch", is_on=lambda k, _: k.layer_spec == "torch", cpu=True, null_device=True),
     Switch(name="KERNEL_FUSION=True", is_on=lambda k, _: k.kernel_fusion is not False, null_device=True),
@@ -222,8 +226,19 @@ SWITCHES = (
         null_device=True,
     ),
     Switch(name="CUDA_GRAPH_IMPLEMENTATION=local", is_on=lambda k, _: k.cuda_graph == "local", null_device=True),
+    Switch(name="FULL_CUDA_GRAPH=True", is_on=lambda k, _: k.full_cuda_graph, null_device=True),
     Switch(name="TP_PP_DP_MAPPING=True", is_on=lambda _, layout: layout.tp_pp_dp_mapping, cpu=True, null_device=True),
     Switch(name="TP_COMM_OVERLAP=True", is_on=lambda k, _: k.tp_comm_overlap, null_device=True),
+    Switch(
+        name="MC_TP_OVERLAP_AG=False",
+        is_on=lambda k, _: k.tp_comm_overlap and not k.tp_overlap_gather,
+        null_device=True,
+    ),
+    Switch(
+        name="MC_TP_OVERLAP_RS=False",
+        is_on=lambda k, _: k.tp_comm_overlap and not k.tp_overlap_scatter,
+        null_device=True,
+    ),
     Switch(name="CP_COMM_TYPE=p2p", is_on=lambda *both: _cp_comm_type(*both) == "p2p", null_device=True),
     Switch(name="CP_COMM_TYPE=a2a", is_on=lambda *both: _cp_comm_type(*both) == "a2a", null_device=True),
     Switch(
@@ -250,6 +265,13 @@ SWITCHES = (
         null_device=True,
     ),
     Switch(name="OVERLAP_PARAM_GATHER=True", is_on=lambda k, _: _gathers_behind(k), cpu=True, null_device=True),
+    Switch(
+        name="ALIGN_PARAM_GATHER=False",
+        is_on=lambda k, layout: (
+            k.align_param_gather is False and layout.interleaved_pipeline > 1 and _gathers_behind(k)
+        ),
+        null_device=True,
+    ),
     Switch(name="BUCKET_SIZE", is_on=lambda k, _: k.bucket_size is not None, cpu=True, null_device=True),
     Switch(name="USE_PRECISION_AWARE_OPTIMIZER=True", is_on=lambda k, _: k.precision_aware_optimizer, null_device=True),
 )
@@ -273,6 +295,8 @@ def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterato
     if kernels.fp8_recipe is not None and kernels.precision != "fp8":
         yield f"FP8_RECIPE={kernels.fp8_recipe} needs PRECISION=fp8; it is {kernels.precision}"
     yield from _fp8_parameter_contradictions(kernels)
+    yield from _bf16_layer_contradictions(kernels, layout, size)
+    yield from _full_graph_contradictions(kernels, layout)
     yield from _parallel_contradictions(kernels, layout, size)
     yield from _recompute_contradictions(kernels, size)
 
@@ -283,20 +307,47 @@ def _fp8_parameter_contradictions(kernels: Kernels) -> Iterator[str]:
     if kernels.precision != "fp8":
         yield f"FP8_PARAM_GATHER=True needs PRECISION=fp8; it is {kernels.precision}"
     elif kernels.fp8_recipe not in (None, "tensorwise"):
-        # Transformer Engine's mxfp8 tensors are no part of the weight buffers, which then hold bf16 and save
-        # nothing; of blocks, the transposed copies are not made by what puts back the warm-up.
+        # Megatron-Core gathers mxfp8 in bf16, in the buffers of the gradients; blockwise is not tried.
         yield f"FP8_PARAM_GATHER=True needs FP8_RECIPE=tensorwise; it is {kernels.fp8_recipe}"
+    if kernels.cuda_graph != "none":
+        # Megatron-Core 0.16.1 copies a layer's weights to where its graph has read them, by a pointer that such a
+        # weight does not have: the null device sees copies to address 0.
+        yield (
+            f"FP8_PARAM_GATHER=True cannot be with CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}, which copies "
+            "weights as if they were in bf16"
+        )
+
+
+def _bf16_layer_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
+    # Megatron-Core takes no more than a pipeline stage's (core/transformer/transformer_config.py).
+    most = size.layers // layout.pipeline_model_parallel
+    for name, layers in (
+        ("NUM_LAYERS_AT_START_IN_BF16", kernels.bf16_layers_at_start),
+        ("NUM_LAYERS_AT_END_IN_BF16", kernels.bf16_layers_at_end),
+    ):
+        if layers and kernels.precision not in ("fp8", "nvfp4"):
+            yield f"{name}={layers} needs PRECISION=fp8 or nvfp4; it is {kernels.precision}"
+        elif layers > most:
+            yield f"{name}={layers} is above the {most} layers of a pipeline stage"
+
+
+def _full_graph_contradictions(kernels: Kernels, layout: Layout) -> Iterator[str]:
+    if not kernels.full_cuda_graph:
+        return
+    if kernels.cuda_graph != "none":
+        yield f"FULL_CUDA_GRAPH=True holds all layers: leave CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph} out"
+    if layout.pipeline_model_parallel > 1 and layout.interleaved_pipeline == 1:
+        # Megatron-Core waits for the device after each of its messages, which no capture allows.
+        yield "FULL_CUDA_GRAPH=True needs an interleaved pipeline, or none; INTERLEAVED_PIPELINE is 1"
+    # What nobody has captured yet.
+    if kernels.tp_comm_overlap:
+        yield "FULL_CUDA_GRAPH=True is not tried with TP_COMM_OVERLAP=True"
+    if kernels.recompute_granularity is not None:
+        yield f"FULL_CUDA_GRAPH=True is not tried with RECOMPUTE_GRANULARITY={kernels.recompute_granularity}"
 
 
 def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
     tp, cp, groups = layout.tensor_model_parallel, layout.context_parallel, size.query_groups
-    if kernels.cuda_graph != "none" and layout.pipeline_model_parallel > 1:
-        # Megatron-Core 0.16.1 frees a stage's outputs, which are views of a graph's; and evaluation would replay the
-        # graphs of other microbatches in another order than they share memory in.
-        yield (
-            f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph} works without a pipeline only; "
-            f"PIPELINE_MODEL_PARALLEL is {layout.pipeline_model_parallel}"
-        )
     if kernels.tp_comm_overlap and kernels.precision == "nvfp4":
         yield "TP_COMM_OVERLAP=True cannot be with PRECISION=nvfp4: Transformer Engine overlaps no fp4 products"
     if kernels.tp_comm_overlap and tp == 1:
@@ -308,6 +359,14 @@ def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) 
         )
     if kernels.overlap_param_gather and kernels.overlap_grad_reduce is False:
         yield "OVERLAP_PARAM_GATHER=True needs OVERLAP_GRAD_REDUCE, which is off"
+    if kernels.align_param_gather:
+        if layout.interleaved_pipeline == 1:
+            yield "ALIGN_PARAM_GATHER=True needs an interleaved pipeline; INTERLEAVED_PIPELINE is 1"
+        elif not _gathers_behind(kernels):
+            yield "ALIGN_PARAM_GATHER=True needs OVERLAP_PARAM_GATHER, which is off"
+    for name, on in (("MC_TP_OVERLAP_AG", kernels.tp_overlap_gather), ("MC_TP_OVERLAP_RS", kernels.tp_overlap_scatter)):
+        if not on and not kernels.tp_comm_overlap:
+            yield f"{name}=False needs TP_COMM_OVERLAP=True, a part of which it turns off"
     if kernels.bucket_size is not None and kernels.overlap_grad_reduce is False:
         yield f"BUCKET_SIZE={kernels.bucket_size} needs OVERLAP_GRAD_REDUCE, which is off: all is one bucket then"
 

@@ -80,14 +80,20 @@ class Answer(_Part):
     """Of each step here, in place of the run's own."""
     changed_by_warm_up: tuple[str, ...]
     """Entries of the optimizer's groups and states that are not what they were before."""
+    tensors: int
+    """That hold weights, scales and the optimizer's state."""
     not_put_back: tuple[str, ...]
-    """Tensors of weights, scales and the optimizer that nothing is written to when a warm-up ends."""
+    """Those of them that nothing is written to when a warm-up ends."""
     not_read_back: tuple[str, ...]
     """And when a checkpoint is read, where one was."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
     graphs: int
     """Captured in the warm-up, and replayed since."""
+    graphs_out_of_order: int
+    """Replays in steps that were not of the graph whose turn it was, in the order of capture: they share memory."""
+    graphs_in_evaluation: int
+    """Replays in an evaluation, whose microbatches are other in number."""
     host: tuple[Seconds, ...]
     """Of each step."""
     step: Step
@@ -181,6 +187,10 @@ class Verdict(BaseModel):
         ):
             if names:
                 yield f"{what} {len(names)} tensors: {', '.join(names[:3])} ..."
+        if self.answer.graphs_out_of_order:
+            yield f"{self.answer.graphs_out_of_order} replays of graphs are not in the order of their capture"
+        if self.answer.graphs_in_evaluation:
+            yield f"an evaluation replays {self.answer.graphs_in_evaluation} graphs, which are a step's"
         yield from (f"{count} x {name}: CUDA does not allow it" for name, count in self.answer.step.faults.items())
 
     def document(self) -> dict[str, Any]:

@@ -42,8 +42,8 @@ LEAST_SPREAD = 0.05
 FULL_GRAPH_GAIN: Mapping[str, float] = {"B200": 1.15, "GB200": 1.54, "GB300": 1.79}
 """How many times as long a step in nvfp4 takes without a CUDA graph of the whole iteration, as NVIDIA has published.
 
-In fp8 it takes no longer. The submissions of 405B in nvfp4, from which its constants are, ran in such graphs; this
-trainer has none.
+In fp8 it takes no longer. The submissions of 405B in nvfp4, from which its constants are, ran in such graphs; so does a
+config with FULL_CUDA_GRAPH.
 """
 
 WHOLE_GRAPHS = "405b"
@@ -173,7 +173,7 @@ class Calibration:
         return sum(residual.group == group(job) for residual in self.residuals)
 
     def graph_gain(self, job: Job) -> float | None:
-        """How many times as long this trainer takes as the constants say; None where they are not of steps in a graph.
+        """How many times as long a step takes without such a graph; None where the constants are not of steps in one.
 
         Constants that a user's own logs gave are of the user's own steps.
         """

@@ -37,6 +37,8 @@ class Job:
     """Round whose software is assumed: v5.0, v5.1 or v6.0."""
     stack: str = "mlperf"
     """`mlperf` for code tuned for a submission, `recipe` for a framework's own training recipe."""
+    bf16_ends: tuple[int, int] = (0, 0)
+    """Layers at the start and at the end of the model that stay in bf16."""
     quantised_weights: bool = True
     """Whether layers' weights are kept in the precision of their products alone, as published runs keep fp8, or in
     bf16 beside."""
@@ -104,6 +106,17 @@ class Job:
             return self.size.layers // (last + 1)
         return (self.size.layers + 2) // (last + 1) - (position == 0) - (position == last)
 
+    def bf16_layers(self, stage: int, chunk: int) -> list[bool]:
+        """Of each layer of a model chunk, whether it stays in bf16."""
+        layers, position = self.chunk_layers(stage, chunk), chunk * self.pipeline + stage
+        start, end = self.bf16_ends
+        if self.precision == "bf16" or not (start or end):
+            return [False] * layers
+        before = (divmod(earlier, self.pipeline) for earlier in range(position))
+        first = sum(self.chunk_layers(of_stage, of_chunk) for of_chunk, of_stage in before)
+        last = self.size.layers - end
+        return [index < start or index >= last for index in range(first, first + layers)]
+
     def layers(self, stage: int) -> int:
         """Transformer layers on pipeline stage `stage`."""
         return sum(self.chunk_layers(stage, chunk) for chunk in range(self.chunks))
@@ -164,6 +177,7 @@ def from_config(
         precision=precision,
         release=release,
         stack=stack,
+        bf16_ends=(config.kernels.bf16_layers_at_start, config.kernels.bf16_layers_at_end),
         quantised_weights=quantised_weights or config.kernels.fp8_param_gather,
         gradient_bytes=4 if config.kernels.grad_reduce_in_fp32 else 2,
         moment_bytes=4 if config.kernels.precision_aware_optimizer else 8,

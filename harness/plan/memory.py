@@ -10,7 +10,7 @@ In comments: a shard is one hidden value a token, split among tensor-parallel ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import lcm
@@ -107,15 +107,18 @@ def fits(stage: Stage, job: Job) -> bool:
 
 def _stage(job: Job, stage: int) -> Stage:
     layers, last = job.layers(stage), job.pipeline - 1
-    matrices = layers * job.layer_matrices // job.tensor
+    in_bf16 = [job.bf16_layers(stage, chunk) for chunk in range(job.chunks)]
+    quantised = layers - sum(map(sum, in_bf16))
+    matrices = quantised * job.layer_matrices // job.tensor
     chunks = [_chunk_parameters(job, stage, chunk) for chunk in range(job.chunks)]
     # Megatron-Core pads each chunk's buffer so that every rank has an equal, aligned share of it
     # (core/distributed/param_and_grad_buffer.py).
     share = lcm(job.sharding, 128)
     padded = sum(-(-parameters // share) * share for parameters in chunks)
 
-    activations = _peak(job, stage) * layer_bytes(job)
-    layer, loss = _layer_under_way(job, stage), _loss_under_way(job) if stage == last else 0.0
+    activations = _peak(job, stage, in_bf16) * layer_bytes(job)
+    kinds = [*([job] if quantised else ()), *([_plain(job)] if quantised < layers else ())]
+    layer, loss = max(_layer_under_way(kind, stage) for kind in kinds), _loss_under_way(job) if stage == last else 0.0
     parts = {
         "weights": 2.0 * padded + matrices * (weight_bytes(job) - 2.0),
         "gradients": float(padded * job.gradient_bytes),
@@ -229,17 +232,26 @@ def _normalised_bytes(job: Job) -> float:
     return product_bytes(job) * (2 if job.precision == "nvfp4" and job.tensor > 1 else 1)
 
 
-def _peak(job: Job, stage: int) -> float:
-    """What `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads again."""
+def _plain(job: Job) -> Job:
+    """The same job in bf16 throughout, as some of its layers may be."""
+    return replace(job, precision="bf16")
+
+
+def _peak(job: Job, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
+    """What `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads again.
+
+    Args:
+        in_bf16: of each layer of each chunk, whether it stays in bf16.
+    """
     each = layer_bytes(job)
     kept, checkpoint = 1.0, _checkpoint_bytes(job) / each
+    plain = layer_bytes(_plain(job)) / each
     whole = job.recomputed_layers if "full" in job.recompute else 0
 
-    def weight(layers: int) -> float:
-        spared = min(whole, layers)
-        return (layers - spared) * kept + spared * checkpoint
+    def weight(layers: Sequence[bool]) -> float:
+        return min(whole, len(layers)) * checkpoint + sum(plain if bf16 else kept for bf16 in layers[whole:])
 
-    weights = tuple(weight(job.chunk_layers(stage, chunk)) for chunk in range(job.chunks))
+    weights = tuple(map(weight, in_bf16))
     # A chunk holds its last input until the next (TransformerBlock.set_input_tensor), and with it its gradient.
     return _most_held(job.pipeline, stage, job.microbatches, weights, round(2 * checkpoint, 6))
 

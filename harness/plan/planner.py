@@ -28,7 +28,7 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutGraph:
-    """The same run where no CUDA graph holds the whole iteration, as in this trainer; the rest is of runs in one."""
+    """The same run where no CUDA graph holds the whole iteration; the rest is of runs in one (FULL_CUDA_GRAPH)."""
 
     gain: float
     """How many times as long a step takes."""
@@ -127,7 +127,7 @@ def plan(
 
 def _without_graph(config: RunConfig, job: Job, pace: Pace, calibration: Calibration) -> WithoutGraph | None:
     gain = calibration.graph_gain(job)
-    if gain is None:
+    if gain is None or config.kernels.full_cuda_graph:
         return None
     slow = replace(pace, step=gain * pace.step, evaluation=gain * pace.evaluation)
     likely = outcomes(config.rules, config.schedule, slow, limit=config.step_limit)

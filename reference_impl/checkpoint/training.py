@@ -62,10 +62,9 @@ def save(
         needed: bytes that it takes.
         complete, failed: see `benchmark.loop.Step.save`.
     """
-    for chunk in chunks:
-        if chunk.ddp_config.overlap_param_gather:
-            # Of the last step, this rank may not have all new weights yet: they are gathered as the next needs them.
-            chunk.start_param_sync(force_sync=True)
+    if chunks[0].ddp_config.overlap_param_gather:
+        # Of the last step, this rank may not have all new weights yet: they are gathered as the next needs them.
+        quantised.gather(chunks)
     with quantised.in_bf16(chunks, writing=False):
         models = _models(chunks)
     state = models | {

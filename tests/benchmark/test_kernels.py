@@ -66,14 +66,32 @@ def faults(**variables: object) -> list[str]:
             {"FP8_PARAM_GATHER": 1, "PRECISION": "fp8", "FP8_RECIPE": "mxfp8"},
             "FP8_PARAM_GATHER=True needs FP8_RECIPE=tensorwise; it is mxfp8",
         ),
+        ({"NUM_LAYERS_AT_END_IN_BF16": 4}, "NUM_LAYERS_AT_END_IN_BF16=4 needs PRECISION=fp8 or nvfp4; it is bf16"),
+        (
+            {"NUM_LAYERS_AT_START_IN_BF16": 16, "PRECISION": "nvfp4"},
+            "NUM_LAYERS_AT_START_IN_BF16=16 is above the 15 layers of a pipeline stage",
+        ),
+        ({**NO_PIPELINE, "ALIGN_PARAM_GATHER": 1}, "ALIGN_PARAM_GATHER=True needs an interleaved pipeline"),
+        ({"ALIGN_PARAM_GATHER": 1, "OVERLAP_PARAM_GATHER": 0}, "ALIGN_PARAM_GATHER=True needs OVERLAP_PARAM_GATHER"),
+        ({"MC_TP_OVERLAP_RS": 0}, "MC_TP_OVERLAP_RS=False needs TP_COMM_OVERLAP=True"),
+        ({"FULL_CUDA_GRAPH": 1, "CUDA_GRAPH_IMPLEMENTATION": "local"}, "leave CUDA_GRAPH_IMPLEMENTATION=local out"),
+        (
+            {"FULL_CUDA_GRAPH": 1, "INTERLEAVED_PIPELINE": 1, "MODEL_SIZE": None},
+            "needs an interleaved pipeline, or none",
+        ),
+        ({"FULL_CUDA_GRAPH": 1, "TP_COMM_OVERLAP": 1}, "FULL_CUDA_GRAPH=True is not tried with TP_COMM_OVERLAP=True"),
+        (
+            {"FULL_CUDA_GRAPH": 1, "RECOMPUTE_GRANULARITY": "selective"},
+            "FULL_CUDA_GRAPH=True is not tried with RECOMPUTE_GRANULARITY=selective",
+        ),
+        (
+            {"PRECISION": "fp8", "FP8_PARAM_GATHER": 1, "CUDA_GRAPH_IMPLEMENTATION": "local"},
+            "FP8_PARAM_GATHER=True cannot be with CUDA_GRAPH_IMPLEMENTATION=local",
+        ),
         ({"PRECISION": "fp8", "LAYER_SPEC": "torch"}, "PRECISION=fp8 with FP8_RECIPE=tensorwise needs Transformer"),
         (
             {**NO_PIPELINE, "CUDA_GRAPH_IMPLEMENTATION": "local", "LAYER_SPEC": "torch"},
             "CUDA_GRAPH_IMPLEMENTATION=local needs",
-        ),
-        (
-            {"CUDA_GRAPH_IMPLEMENTATION": "local"},
-            "CUDA_GRAPH_IMPLEMENTATION=local works without a pipeline only; PIPELINE_MODEL_PARALLEL is 8",
         ),
         (
             {"TP_COMM_OVERLAP": 1, "PRECISION": "nvfp4"},

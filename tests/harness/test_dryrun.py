@@ -34,11 +34,14 @@ def answer(**changed: Any) -> Answer:
         "layers": 16,
         "microbatches": 16,
         "changed_by_warm_up": [],
+        "tensors": 100,
         "not_put_back": [],
         "not_read_back": [],
         "phases": [{"phase": "step 1", "allocated": 30 << 30, "peak": 60 << 30, "reserved": 70 << 30}],
         "holders": [{"what": "weights", "bytes": 12 << 30}],
         "graphs": 0,
+        "graphs_out_of_order": 0,
+        "graphs_in_evaluation": 0,
         "host": [{"wall_s": 2.0, "cpu_s": 1.6}],
         "step": {
             "calls": {"launches": 100, "matrix products": 10, "copy device to host": 1, "cudaEventRecord": 7},
@@ -86,6 +89,10 @@ def test_a_rule_of_cuda_that_was_broken_is_a_fault() -> None:
 
 
 def test_a_warm_up_that_leaves_traces_is_a_fault() -> None:
+    (fault,) = verdict(graphs_out_of_order=2).faults
+    assert fault == "2 replays of graphs are not in the order of their capture"
+    (fault,) = verdict(graphs_in_evaluation=2).faults
+    assert fault == "an evaluation replays 2 graphs, which are a step's"
     (fault,) = verdict(not_put_back=["chunk 0, weight _scale_inv"]).faults
     assert fault == "the warm-up does not put back 1 tensors: chunk 0, weight _scale_inv ..."
     (fault,) = verdict(not_read_back=["chunk 0, weight _scale_inv"]).faults

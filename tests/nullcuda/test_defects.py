@@ -38,11 +38,20 @@ def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict
     )
     few, many, folder = tiny(LAYER_SPEC="te"), tiny(LAYER_SPEC="te", MINIBS="64"), tmp_path_factory.mktemp("state")
     halved = tiny(LAYER_SPEC="te", USE_PRECISION_AWARE_OPTIMIZER="True")
+    piped = ask(
+        ROOT / "config_tiny.sh",
+        TINY
+        | {"DGXNGPU": "2", "PIPELINE_MODEL_PARALLEL": "2", "MINIBS": "32", "LAYER_SPEC": "te"}
+        | {"PRECISION": "nvfp4", "CUDA_GRAPH_IMPLEMENTATION": "local"},
+        "GB200",
+    )
     ranks = {
         "te": Rank(asked=few, rank=0, microbatches=2),
         "te, more microbatches": Rank(asked=many, rank=0, microbatches=8),
         "moments in bf16": Rank(asked=halved, rank=0, microbatches=2, folder=folder / "step_1"),
         "graphs": Rank(asked=tiny(LAYER_SPEC="te", CUDA_GRAPH_IMPLEMENTATION="local"), rank=0, microbatches=2),
+        "graphs in a pipeline": Rank(asked=piped, rank=1, microbatches=4),
+        "one graph": Rank(asked=tiny(LAYER_SPEC="te", FULL_CUDA_GRAPH="True"), rank=0, microbatches=2),
         "CP rank 0": Rank(asked=split, rank=0, microbatches=16),
         "CP rank 1": Rank(asked=split, rank=4, microbatches=16),
     }
@@ -73,6 +82,23 @@ def test_graphs_without_a_pipeline_are_captured_and_replayed(verdicts: dict[str,
     answer = verdicts["graphs"].answer
     assert (answer.graphs, answer.step.calls["cudaGraphLaunch"]) == (4, 4 * answer.microbatches)
     assert verdicts["graphs"].faults == []
+
+
+def test_an_iteration_is_one_graph(verdicts: dict[str, Verdict]) -> None:
+    """Captured in the warm-up and replayed once a step, with the products of the model; an evaluation replays none."""
+    answer = verdicts["one graph"].answer
+    assert (answer.graphs, answer.step.calls["cudaGraphLaunch"], answer.graphs_in_evaluation) == (1, 1, 0)
+    assert answer.launches < verdicts["te"].answer.launches
+    assert verdicts["one graph"].faults == []
+
+
+def test_graphs_in_a_pipeline_are_replayed_in_the_order_of_their_capture(verdicts: dict[str, Verdict]) -> None:
+    """One for each pass of each of the four microbatches; those of an evaluation, which has one, replay none, and the
+    step after it begins with the first graph again."""
+    answer = verdicts["graphs in a pipeline"].answer
+    assert (answer.graphs, answer.step.calls["cudaGraphLaunch"]) == (8, 8)
+    assert (answer.graphs_out_of_order, answer.graphs_in_evaluation) == (0, 0)
+    assert verdicts["graphs in a pipeline"].faults == []
 
 
 def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, Verdict]) -> None:

@@ -21,7 +21,7 @@ from reference_impl.data.read.configured import data_folder
 from reference_impl.data.read.datasets import Batch
 from reference_impl.files.manifest import load
 from reference_impl.preserve import torch_optimizers
-from reference_impl.step import MegatronStep, _forward_step, synthetic_batches
+from reference_impl.step import MegatronStep, _drawn, _draws, _forward_step, synthetic_batches
 from reference_impl.stopwatch import Stopwatch
 from tests.fakes import FakeClock
 from tests.reference_impl.conftest import run_ranks
@@ -244,7 +244,7 @@ def test_a_stage_is_given_what_it_reads(first: bool, last: bool) -> None:
     ones = torch.ones(1, 2)
     batches = iter([Batch(tokens=ones, labels=ones, loss_mask=ones)])
     stage = Asked(first=first, last=last)
-    _, loss = _forward_step(Stopwatch(), batches, stage)
+    _, loss = _forward_step(Stopwatch(), _drawn(batches) if _draws(stage) else None, stage)
     assert stage.given == (first, last, last)
     assert (loss is not None) == last
     assert len(list(batches)) == (0 if first or last else 1)

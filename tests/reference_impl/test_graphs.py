@@ -1,0 +1,58 @@
+"""Around Megatron-Core's graphs of layers; that they are replayed in order is asked of the null device."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import torch
+from megatron.core.transformer.cuda_graphs import CudaGraphManager
+
+from reference_impl import graphs
+
+
+class Manager(CudaGraphManager):
+    """One that needs no GPU: its runners' last word to the flag is the one that they would give again."""
+
+    def __init__(self, *, first: bool) -> None:
+        torch.nn.Module.__init__(self)
+        self.cudagraph_runners = [
+            SimpleNamespace(is_first_layer=first, fp8_param_cache_updated=number == 0) for number in range(2)
+        ]
+
+
+class Layer(torch.nn.Module):
+    cudagraph_manager: Manager
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        self.cudagraph_manager = Manager(first=first)
+
+
+@pytest.fixture
+def chunk() -> torch.nn.Sequential:
+    return torch.nn.Sequential(Layer(first=True), Layer(first=False), torch.nn.Linear(1, 1))
+
+
+def managers(chunk: torch.nn.Sequential) -> list[Manager]:
+    return [layer.cudagraph_manager for layer in chunk.children() if isinstance(layer, Layer)]
+
+
+def test_layers_have_their_graphs_again_after_an_evaluation(chunk: torch.nn.Sequential) -> None:
+    """Also after one that fails; in the block they have none, and Megatron-Core runs a layer without one by itself."""
+    before = managers(chunk)
+    inside: list[bool] = []
+    with suppress(ValueError), graphs.eager([chunk]):
+        inside += [hasattr(layer, "cudagraph_manager") for layer in chunk.children()]
+        raise ValueError
+    assert not any(inside)
+    assert managers(chunk) == before
+
+
+def test_a_step_begins_with_weights_that_are_quantised_anew(chunk: torch.nn.Sequential) -> None:
+    """Of each microbatch's own graph the first layer says again which microbatch it is."""
+    graphs.begin_step([chunk])
+    first, second = (manager.cudagraph_runners for manager in managers(chunk))
+    assert [runner.fp8_param_cache_updated for runner in first] == [None, None]
+    assert [runner.fp8_param_cache_updated for runner in second] == [True, False]
