@@ -104,8 +104,7 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
         NoLogs: a path does not exist, is a folder without logs, or holds a folder that cannot be searched.
     """
     groups = find_logs(paths)
-    together = groupby(groups, key=lambda group: group.organisation or group.paths)
-    reports = [_check(list(some), paths, ruleset, scored=scored) for _, some in together]
+    reports = [report for _, report in _each_organisation(groups, paths, ruleset, scored=scored)]
     judged = {result.path for report in reports for result in report.results}
     others = [group for group in groups if str(group.path) not in judged]
     if len(others) == len(groups):
@@ -128,9 +127,37 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
     )
 
 
-def _check(groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None, *, scored: bool) -> Report:
+Opened = tuple[LogGroup, Result]
+
+
+def check_in_turn(
+    paths: Sequence[Path], ruleset: str | None = None
+) -> Iterator[tuple[list[Opened], tuple[Finding, ...]]]:
+    """The results of each organisation, read once, with what a check of them finds.
+
+    For callers who look at a round that does not fit into memory: they keep what they need, and let the logs go.
+
+    Raises:
+        NoLogs: as check_paths, but for logs of other benchmarks, which are passed over.
+    """
+    for opened, report in _each_organisation(find_logs(paths), paths, ruleset, scored=False):
+        yield opened, report.findings
+        del opened, report
+
+
+def _each_organisation(
+    groups: Sequence[LogGroup], paths: Sequence[Path], ruleset: str | None, *, scored: bool
+) -> Iterator[tuple[list[Opened], Report]]:
+    for _, some in groupby(groups, key=lambda group: group.organisation or group.paths):
+        together = list(some)
+        opened = open_results(together, ruleset)
+        yield opened, _check(opened, together[0].organisation, paths, scored=scored)
+        # Before the next is read.
+        del opened
+
+
+def _check(opened: Sequence[Opened], organisation: Path | None, paths: Sequence[Path], *, scored: bool) -> Report:
     """Check the results of one organisation, or one group of logs that belongs to none."""
-    organisation, opened = groups[0].organisation, open_results(groups, ruleset)
     groups = [group for group, _ in opened]
     results = [with_one_excused(result) if group.is_result else result for group, result in opened]
     runs = [run for result in results for run in result.runs]
@@ -256,7 +283,7 @@ def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
     return str(path.parent), [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
-def open_results(groups: Iterable[LogGroup], ruleset: str | None = None) -> list[tuple[LogGroup, Result]]:
+def open_results(groups: Iterable[LogGroup], ruleset: str | None = None) -> list[Opened]:
     """Read the logs of each group as open_result does; results of benchmarks that are not judged here are left out."""
     opened = ((group, open_result(group, ruleset)) for group in groups)
     return [(group, result) for group, result in opened if not (group.place and result.is_of_another_benchmark)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from compliance.findings import Severity, count
 from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
-from report.facts import ResultFacts
+from report.results import ResultSummary
 from report.table import PUBLISHED_COLUMNS, RESULT_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column, Row, RunRow
 
 MOST_FINDINGS = 50
@@ -18,12 +18,12 @@ MOST_FINDINGS = 50
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~@&:$\-]")
 
 
-def to_markdown(results: Sequence[ResultFacts], published: Sequence[ResultFacts] = ()) -> str:
+def to_markdown(results: Sequence[ResultSummary], published: Sequence[ResultSummary] = ()) -> str:
     """The text."""
     return "\n".join(_lines(results, published)) + "\n"
 
 
-def _lines(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) -> Iterator[str]:
+def _lines(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> Iterator[str]:
     yield "# Results"
     yield ""
     yield from _table(RESULT_COLUMNS, results)
@@ -40,10 +40,10 @@ def _lines(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) -> 
         yield from _table(PUBLISHED_COLUMNS, published)
 
 
-def _findings(result: ResultFacts) -> Iterator[str]:
+def _findings(result: ResultSummary) -> Iterator[str]:
     errors, warnings = (count(result.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
     yield f"{'PASS' if result.passed else 'FAIL'}: {errors} errors, {warnings} warnings."
-    if result.result.is_open:
+    if result.is_open:
         yield f"Of the open division, where nobody judges {FREE_IN_OPEN}."
     yield ""
     for finding in result.findings[:MOST_FINDINGS]:

@@ -1,19 +1,33 @@
-"""A report as one HTML page that needs nothing else: no script, no network; light, dark and on paper."""
+"""A report as one HTML page that loads nothing: offline, light and dark, on a telephone and on paper.
+
+Its charts need the extra `report`; without it the page has the tables, and says how to get the charts. The template
+escapes every text. Should one get past it, the policy runs no script but the two whose hashes it names.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from heapq import nlargest, nsmallest
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
 
 from compliance.convergence.rcp import Limit
-from compliance.findings import Finding, Severity, count
-from compliance.ruleset import judged_by
+from compliance.findings import Finding, Severity, count, counted
+from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
-from report.charts import MOST_RUNS, Chart, charts, comparison, node_charts
-from report.facts import ResultFacts
-from report.markup import Markup, tag
+from report import vega
+from report.palette import Colour
+from report.results import ResultSummary, is_official
 from report.table import (
     NODE_COLUMNS,
     PUBLISHED_COLUMNS,
@@ -30,14 +44,23 @@ from report.table import (
 )
 from report.telemetry import MOST_OF_FILE, Telemetry
 
+MOST_CARDS = 24
+"""Results that have a card; all are in the first table."""
+
 MOST_FINDINGS = 200
 """Of a result, that are listed."""
 
-MOST_RESULTS = 100
+MOST_RESULTS = 150
 """That have a section of their own; the first table and the CSV have all."""
+
+UNFOLDED = 4
+"""Results up to which each section is open."""
 
 MOST_ROWS = 32
 """Nodes, and slow ranks, of a result that are listed."""
+
+MOST_RUNS = 24
+"""Of a result, whose nodes, slow ranks and measurements are shown."""
 
 MOST_TEXT = 2000
 """Characters of a value of run.json or of a system's description that are shown."""
@@ -45,170 +68,398 @@ MOST_TEXT = 2000
 MOST_VALUES = 400
 """Of them."""
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""Nothing of a log can run in the page or reach the network, even if it should get past the escaping."""
+_PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
+_VERDICTS = {"PASS": "pass", "FAIL": "fail"}
+_HERE = Path(__file__).parent
 
 
-def to_html(results: Sequence[ResultFacts], published: Sequence[ResultFacts] = ()) -> str:
-    """The page's text."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    text: str
+    number: str | None = None
+    """In full, for those who sort or copy it; None for what is no number."""
+    style: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a table."""
+
+    cells: Sequence[Cell]
+    key: str | None = None
+    """Of the result, by which its runs are switched."""
+    href: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Line]
+    sortable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its still picture, as an address that holds all of it."""
+
+    id: str
+    chart: Any
+    still: str
+    json: str
+
+
+def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary] = ()) -> str:
+    """The page's text.
+
+    Raises:
+        NotDrawn: as report.vega.draw.
+    """
+    drawn = _Drawn() if not vega.available() else _drawn(results, published)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    style = (_HERE / "style.css").read_text(encoding="utf-8")
     title = f"MLPerf results: {results[0].name}" if len(results) == 1 else f"MLPerf results: {len(results)} compared"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))),
+    sections = [_section(number, result, results, drawn) for number, result in enumerate(results[:MOST_RESULTS])]
+    text: str = _template().render(
+        title=title,
+        policy=_policy([script, *filter(None, [drawn.engine])], style),
+        style=style,
+        script=script,
+        engine=drawn.engine,
+        about=list(_about(results)),
+        banners=list(_banners(results)),
+        contents=list(_contents(results, published)),
+        cards=[_card(number, result) for number, result in enumerate(results[:MOST_CARDS])],
+        results=_result_table(results),
+        formulas=list(_formulas(results)),
+        no_charts="" if drawn.engine else f"They are drawn by libraries that are not installed here: {vega.EXTRA}",
+        axes=drawn.axes,
+        switches=drawn.switches,
+        figures=drawn.figures,
+        published=_table("Published results", PUBLISHED_COLUMNS, published, sortable=True),
+        sections=sections,
+        page_json=_json({"axes": drawn.axes, "ends": drawn.ends, "themes": _THEMES}),
     )
-    body = tag("body", tag("main", tag("h1", title), *_sections(results, published)))
-    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
+    return text
 
 
-def _sections(results: Sequence[ResultFacts], published: Sequence[ResultFacts]) -> Iterator[Markup]:
-    yield from (tag("p", text, class_="quiet") for text in _about(results))
-    yield tag("div", *(_card(result) for result in results[:MOST_RUNS]), class_="cards")
-    yield tag("h2", "Scores and speed")
-    yield _table("Scores and speed of each result", RESULT_COLUMNS, results)
-    yield from _formulas(results)
-    yield tag("h2", "Charts")
-    number = sum(len(result.runs) for result in results)
-    if number > MOST_RUNS:
-        yield tag("p", f"Of {number} runs the first {MOST_RUNS} are drawn; the tables have all.")
-    yield tag("div", *(_figure(chart) for chart in charts(results)), class_="charts")
-    if published:
-        yield tag("h2", "Published results")
-        chart = comparison(results, published)
-        yield tag("div", *([] if chart is None else [_figure(chart)]), class_="charts")
-        yield _table("Published results", PUBLISHED_COLUMNS, published)
-    for result in results[:MOST_RESULTS]:
-        yield tag("section", *_result(result))
-
-
-def _about(results: Sequence[ResultFacts]) -> Iterator[str]:
-    rows = dict.fromkeys(
-        f"{row.benchmark} {judged_by(one.result)}" for one in results if (row := one.rules) is not None
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
-    if free := [one.name for one in results if one.result.is_open]:
-        yield f"Of the open division, where nobody judges {FREE_IN_OPEN}: {'; '.join(free)}."
-    marked = [f"{one.name} ({', '.join(one.result.marks)})" for one in results if one.result.marks]
-    if marked:
-        yield f"Of no runs that count, as their logs say: {'; '.join(marked)}."
+    return environment.get_template("page.html")
 
 
-def _card(result: ResultFacts) -> Markup:
-    errors, warnings = (count(result.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
-    score = result.score
-    if score.normalised_minutes is not None:
-        value, said = f"{score.normalised_minutes:.3f} min", f"olympic mean {score.olympic_minutes:.3f} min"
-        said += (
-            " of the open division, where convergence makes no factor"
-            if score.is_open
-            else f" × {score.factor:.4f} for convergence"
+_THEMES = {"light": vega.theme(dark=False), "dark": vega.theme(dark=True)}
+
+
+def _policy(scripts: Sequence[str], style: str) -> str:
+    """Runs the page's own scripts, applies its own style, and lets nothing be loaded."""
+    hashes = [_hash(text) for text in scripts]
+    return f"default-src 'none'; script-src {' '.join(hashes)}; style-src {_hash(style)}; img-src data:"
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(value: object) -> str:
+    """For a script element, which `<` could end."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+
+
+# Charts.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Switch:
+    key: str
+    name: str | None
+    colour: Colour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ResultSwitch:
+    key: str
+    name: str | None
+    runs: Sequence[_Switch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SystemSwitch:
+    name: str | None
+    colour: Colour
+    results: Sequence[_ResultSwitch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What a page has where the libraries are installed that draw."""
+
+    engine: str = ""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    ends: Mapping[str, float] = field(default_factory=dict)
+    """Where the longest run ends on each axis."""
+    switches: Sequence[_SystemSwitch] = ()
+    figures: Sequence[Figure] = ()
+    of_nodes: Mapping[int, Sequence[Figure]] = field(default_factory=dict)
+    """By the number of the result."""
+
+
+def _drawn(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> _Drawn:
+    from report import charts
+
+    runs = charts.drawn_runs(results)
+    general = list(charts.charts(results, published))
+    of_nodes = {number: list(charts.node_charts(one)) for number, one in enumerate(results[:MOST_RESULTS])}
+    every = [*general, *(chart for some in of_nodes.values() for chart in some)]
+    # What is folded is no part of a printed page, and a round's small charts take seconds.
+    stills = [vega.still(one.spec, vega.WIDE if one.wide else vega.WIDTH) for one in every if not one.folded]
+    pictures = iter(vega.draw(stills))
+    figures = [
+        Figure(f"chart-{place}", one, "" if one.folded else _address(next(pictures)), _json(one.spec))
+        for place, one in enumerate(every)
+    ]
+    places = iter(figures[len(general) :])
+    return _Drawn(
+        engine=vega.script(),
+        axes=charts.AXES,
+        ends=_ends(results),
+        switches=_switches(runs, several=len(results) > 1),
+        figures=figures[: len(general)],
+        of_nodes={number: [next(places) for _ in some] for number, some in of_nodes.items()},
+    )
+
+
+_PATH = re.compile(r' d="[^"]*"')
+_DIGITS = re.compile(r"(\.\d)\d+")
+
+
+def _address(svg: str) -> str:
+    """A picture as an address; tenths of a pixel are more than anybody sees."""
+    short = _PATH.sub(lambda found: _DIGITS.sub(r"\1", found[0]), svg)
+    return "data:image/svg+xml," + quote(short, safe=" ='/:,;()!*@+-._~")
+
+
+def _ends(results: Sequence[ResultSummary]) -> dict[str, float]:
+    curves = [
+        (curve, run.batch or 1)
+        for one in results
+        for run in one.runs
+        for curve in (run.evaluations, run.losses, run.step_seconds)
+        if len(curve)
+    ]
+    return {
+        "samples": max((float(curve.samples.max()) for curve, _ in curves), default=1.0),
+        "steps": max((float(curve.samples.max()) / batch for curve, batch in curves), default=1.0),
+        "minutes": max((float(curve.minutes.max()) for curve, _ in curves), default=1.0),
+    }
+
+
+def _switches(runs: Sequence[Any], *, several: bool) -> list[_SystemSwitch]:
+    """Systems with their results with their runs; what there is but one of has no switch of its own."""
+    systems: dict[str, dict[str, list[Any]]] = {}
+    for one in runs:
+        systems.setdefault(one.system, {}).setdefault(one.key.partition(".")[0], []).append(one)
+    return [
+        _SystemSwitch(
+            name=name if several else None,
+            colour=next(iter(found.values()))[0].colour,
+            results=[
+                _ResultSwitch(
+                    key=key,
+                    name=some[0].result.label if len(found) > 1 else None,
+                    runs=[
+                        _Switch(
+                            key=one.key,
+                            name=one.runs[0].number if several else f"{one.label}, seed {one.runs[0].seed}",
+                            colour=one.colour,
+                        )
+                        for one in some
+                    ],
+                )
+                for key, some in found.items()
+            ],
         )
-    elif score.olympic_minutes is not None:
-        value, said = f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: no reference to compare with"
-    else:
-        reached = sum(minutes is not None for minutes in score.minutes)
-        value, said = "no score", f"{reached} of {len(score.minutes)} runs reached the target"
-    return tag(
-        "div",
-        tag("div", result.name, class_="name"),
-        tag("div", result.verdict, class_="verdict"),
-        tag("div", value, class_="score"),
-        tag("div", said, class_="quiet"),
-        tag("div", f"{errors} errors, {warnings} warnings", class_="quiet"),
-        class_=f"card {'pass' if result.passed else 'fail'}",
-    )
+        for name, found in systems.items()
+    ]
 
 
-def _formulas(results: Sequence[ResultFacts]) -> Iterator[Markup]:
-    sizes = {}
-    for result in results:
-        if result.rules is not None and result.network is not None and result.flops_per_sequence is not None:
-            sizes[result.network.name] = (
-                result.flops_per_sequence,
-                result.rules.sequence_length,
-            )
+# The head of the page.
+
+
+def _about(results: Sequence[ResultSummary]) -> Iterator[str]:
+    rows = dict.fromkeys(f"{one.rules.benchmark} {one.ruleset}" for one in results if one.rules is not None)
+    yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
+    if len(results) > MOST_CARDS:
+        yield f"The first {MOST_CARDS} of {len(results)} results have a card; the table has all."
+
+
+def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
+    """Why some results are not what a score of the closed division is."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for one in results:
+        for caveat in caveats(one):
+            said.setdefault(caveat, []).append(one.label)
+    for (name, text), labels in said.items():
+        shown = f"{', '.join(labels[:8])}{f' and {len(labels) - 8} more' if len(labels) > 8 else ''}"
+        yield name, text if len(results) == len(labels) else f"{text} So are: {shown}."
+
+
+def caveats(one: ResultSummary) -> Iterator[tuple[str, str]]:
+    """What a result is not, each with why."""
+    for mark in one.marks:
+        if mark == "simulated":
+            yield "SIMULATED", "A rehearsal in virtual time: nothing was trained, and no number was measured."
+        else:
+            yield mark.upper(), "As its log says, it is of no run that counts."
+    if one.rules is not None and not is_official(one.rules):
+        yield one.rules.benchmark.upper(), "A benchmark of this project, to try it out with: no result of MLPerf."
+    if one.is_open:
+        yield "OPEN DIVISION", f"Nobody judges {FREE_IN_OPEN}, and convergence makes no factor."
+    if one.made_for is not None:
+        yield "RESUBMITTED", f"Made for round {one.made_for}, whose evaluations it has, and judged by a later one."
+
+
+def _contents(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
+    yield "#results", "Scores and speed"
+    yield "#charts", "Charts"
+    if published:
+        yield "#published", "Published results"
+    if len(results) > 1:
+        yield from ((f"#result-{number}", one.label) for number, one in enumerate(results[:MOST_RESULTS]))
+
+
+def _card(number: int, one: ResultSummary) -> dict[str, str]:
+    errors, warnings = (count(one.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
+    score, said = score_of(one)
+    return {
+        "id": f"result-{number}",
+        "style": "pass" if one.counts else ("fail" if not one.passed else "apart"),
+        "name": one.label,
+        "verdict": one.verdict,
+        "score": score,
+        "said": said,
+        "findings": f"{counted(errors, 'error')}, {counted(warnings, 'warning')}",
+    }
+
+
+def score_of(one: ResultSummary) -> tuple[str, str]:
+    """The number of its card, and what stands below it."""
+    score = one.score
+    if score.normalised_minutes is not None:
+        of = "of the open division" if score.is_open else f"× {score.factor:.4f} for convergence"
+        return f"{score.normalised_minutes:.3f} min", f"olympic mean {score.olympic_minutes:.3f} min {of}"
+    if score.olympic_minutes is not None:
+        return f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: no reference to compare with"
+    reached = [minutes for minutes in score.minutes if minutes is not None]
+    needed = "" if one.rules is None else f"; {one.rules.runs} runs make a score"
+    if len(score.minutes) == 1:
+        return (
+            (f"{reached[0]:.3f} min", f"of one run{needed}")
+            if reached
+            else ("no score", f"its target was missed{needed}")
+        )
+    said = f"{len(reached)} of {len(score.minutes)} runs reached the target{needed}"
+    if not reached or (one.rules is not None and len(score.minutes) >= one.rules.runs):
+        return "no score", said
+    low, high = min(reached), max(reached)
+    return f"{low:.3f} to {high:.3f} min" if low < high else f"{low:.3f} min", said
+
+
+def _result_table(results: Sequence[ResultSummary]) -> Table:
+    columns = [
+        column
+        for place, column in enumerate(RESULT_COLUMNS)
+        if place < 5 or any(column.value(one) is not None for one in results)
+    ]
+    rows = [
+        Line(
+            [Cell(one.label), *_cells(columns[1:], one)],
+            key=str(number),
+            href=f"#result-{number}" if number < MOST_RESULTS else None,
+        )
+        for number, one in enumerate(results)
+    ]
+    return Table("Scores and speed of each result", [column.name for column in columns], rows, sortable=True)
+
+
+def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
+    sizes = {
+        one.network.name: (one.flops_per_sequence, one.rules.sequence_length)
+        for one in results
+        if one.rules is not None and one.network is not None and one.flops_per_sequence is not None
+    }
     for name, (flops, length) in sizes.items():
-        yield tag(
-            "p",
+        yield (
             f"TFLOP/s each = batch size × FLOP of a sequence / median step / GPUs / 10¹², with {flops:.5g} FLOP to "
             f"train Llama 3.1 {name} on a sequence of {length} tokens: six for each weight and token, attention in "
             "full, nothing computed twice. Model FLOPs utilisation (MFU) is that over the dense peak of the GPU; over "
-            "its bf16 peak it may exceed 100 % where layers compute in fewer bits.",
-            class_="quiet",
+            "its bf16 peak it may exceed 100 % where layers compute in fewer bits."
         )
 
 
-def _figure(chart: Chart) -> Markup:
-    legend = [tag("li", _swatch(style), label) for style, label in chart.legend]
-    return tag(
-        "figure",
-        tag("figcaption", tag("strong", chart.title), chart.note),
-        chart.drawing,
-        *([tag("ul", *legend, class_="legend")] if legend else []),
-    )
+# A result's own section.
 
 
-def _swatch(style: str) -> Markup:
-    square = tag("rect", width=10, height=10, rx=2, class_="bar")
-    return tag("svg", square, viewBox="0 0 10 10", aria_hidden="true", class_=style)
+def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], drawn: _Drawn) -> dict[str, Any]:
+    rows = [RunRow(one, run) for run in one.runs]
+    runs = one.runs[:MOST_RUNS]
+    score, said = score_of(one)
+    return {
+        "id": f"result-{number}",
+        "name": one.name,
+        "folded": len(results) > UNFOLDED,
+        "summary": f"{one.verdict}, {score}, {said}",
+        "runs": _table(f"Runs of {one.name}", RUN_COLUMNS, rows),
+        "steps": _table(f"Step times of {one.name}", STEP_COLUMNS, rows),
+        "profiles": list(_profiles(one)),
+        "slow": _table(f"Slowest ranks of {one.name}", SLOW_COLUMNS, slow_rows(one, MOST_ROWS)),
+        "findings": [_finding(finding) for finding in one.findings[:MOST_FINDINGS]],
+        "more_findings": max(0, len(one.findings) - MOST_FINDINGS),
+        "convergence": list(_convergence(one)),
+        "speed": _speed(one),
+        "measures": _measures(one),
+        "nodes": _nodes(one),
+        "nodes_left_out": [f"{run.name}: {said}." for run in runs if (said := "; ".join(_left_out(run.telemetry)))],
+        "node_figures": drawn.of_nodes.get(number, ()),
+        "documents": list(_values(one)),
+    }
 
 
-def _result(result: ResultFacts) -> Iterator[Markup]:
-    yield tag("h2", result.name)
-    yield tag("h3", "Runs")
-    rows = [RunRow(result, run) for run in result.runs]
-    yield _table(f"Runs of {result.name}", RUN_COLUMNS, rows)
-    yield tag("h3", "Step times")
-    yield _table(f"Step times of {result.name}", STEP_COLUMNS, rows)
-    yield from _slow_ranks(result)
-    yield tag("h3", "Findings")
-    yield from _findings(result.findings)
-    yield tag("h3", "Convergence")
-    yield from (tag("p", text) for text in _convergence(result))
-    yield from _speed(result)
-    yield from _measures(result)
-    yield from _nodes(result)
-    yield from _values("System", result.system)
-    yield from _values("Provenance (run.json)", result.record.model_dump(mode="json", exclude_defaults=True))
+def slow_rows(one: ResultSummary, most: int) -> list[SlowRow]:
+    """The ranks that its runs named, the slowest first."""
+    rows = (SlowRow(run, rank) for run in one.runs[:MOST_RUNS] for rank in run.slow_ranks)
+    return nlargest(most, rows, key=lambda row: row.slow.median)
 
 
-def _slow_ranks(result: ResultFacts) -> Iterator[Markup]:
-    rows = [SlowRow(run, slow) for run in result.runs[:MOST_RUNS] for slow in run.slow_ranks]
-    if rows:
-        yield tag("h3", "Slowest ranks")
-        yield tag("p", "By the time of a rank's own forward pass over that of the median rank of its pipeline stage.")
-        slowest = nlargest(MOST_ROWS, rows, key=lambda row: row.slow.median)
-        yield _table(f"Slowest ranks of {result.name}", SLOW_COLUMNS, slowest)
+def _finding(finding: Finding) -> dict[str, str]:
+    where = Path(finding.file).name + ("" if finding.line is None else f":{finding.line}")
+    return {
+        "severity": finding.severity.value,
+        "rule": finding.rule,
+        "where": where,
+        "message": finding.message,
+        "there": finding.actual,
+        "expected": finding.expected,
+    }
 
 
-def _findings(findings: Sequence[Finding]) -> Iterator[Markup]:
-    if not findings:
-        yield tag("p", "None: every rule that could be judged is kept.")
-        return
-    rows = [
-        tag(
-            "tr",
-            tag("td", finding.severity, class_=finding.severity.value),
-            tag("td", tag("code", finding.rule)),
-            tag("td", Path(finding.file).name + ("" if finding.line is None else f":{finding.line}"), class_="text"),
-            tag("td", finding.message, class_="text"),
-            tag("td", finding.expected or "–", class_="text", data_name="expected"),
-            tag("td", finding.actual or "–", class_="text", data_name="actual"),
-        )
-        for finding in findings[:MOST_FINDINGS]
-    ]
-    heads = ("severity", "rule", "where", "finding", "expected", "actual")
-    yield _scrolled("Findings", heads, rows, style="stacked")
-    if len(findings) > MOST_FINDINGS:
-        yield tag("p", f"{len(findings) - MOST_FINDINGS} more are not listed; `compliance check` has them.")
+def _profiles(one: ResultSummary) -> Iterator[tuple[str, str]]:
+    """What PROFILE=torch left beside the logs, as links from a page that lies there, too."""
+    for path in sorted(one.group.paths[0].parent.glob("profile_*.json.gz"))[:MOST_ROWS]:
+        yield quote(path.name), path.name
 
 
-def _convergence(result: ResultFacts) -> Iterator[str]:
-    found = result.convergence
+def _convergence(one: ResultSummary) -> Iterator[str]:
+    found = one.convergence
     if found.record is not None and found.match is not None:
         record = found.record
         yield (
@@ -234,54 +485,36 @@ def _limit(name: str, limit: Limit) -> str:
     return f"By the {name}: {verdict}; {abs(limit.margin):,.1f} {beside} the smallest mean of {limit.minimum:,.1f}."
 
 
-def _speed(result: ResultFacts) -> Iterator[Markup]:
-    if result.teraflops is None:
-        return
-    known = [name for name in dict.fromkeys(("bf16", "fp8", result.precision or "bf16")) if name in _PRECISIONS]
-    shares = [f"{share:.1%} of its {name} peak" for name in known if (share := result.utilisation(name)) is not None]
-    kind = "ranks" if result.gpu is None else result.gpu.name
-    text = f"{', '.join([f'{result.teraflops:,.4g} TFLOP/s on each of {result.gpus} {kind}', *shares])}."
-    if result.precision is not None:
-        text += f" Linear layers compute in {result.precision}, say the logs or run.json."
-    yield tag("h3", "Speed")
-    yield tag("p", text)
+def _speed(one: ResultSummary) -> str:
+    if one.teraflops is None:
+        return ""
+    known = [name for name in dict.fromkeys(("bf16", "fp8", one.precision or "bf16")) if name in _PRECISIONS]
+    shares = [f"{share:.1%} of its {name} peak" for name in known if (share := one.utilisation(name)) is not None]
+    kind = "ranks" if one.gpu is None else one.gpu.name
+    text = f"{', '.join([f'{one.teraflops:,.4g} TFLOP/s on each of {one.gpus} {kind}', *shares])}."
+    if one.precision is not None:
+        text += f" Linear layers compute in {one.precision}, say the logs or run.json."
+    return text
 
 
-_VERDICTS = {"PASS": "pass", "FAIL": "fail"}
-_PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
-
-
-def _measures(result: ResultFacts) -> Iterator[Markup]:
+def _measures(one: ResultSummary) -> Table:
     rows = [
-        tag(
-            "tr",
-            tag("th", run.name, scope="row"),
-            tag("td", measure.name, class_="text"),
-            tag("td", measure.count, class_="number"),
-            *(tag("td", f"{value:,.6g}", class_="number") for value in (measure.low, measure.median, measure.high)),
+        Line(
+            [Cell(run.name), Cell(found.name, style="text"), _number(found.count, "")]
+            + [_number(value, ",.6g") for value in (found.low, found.median, found.high)]
         )
-        for run in result.runs[:MOST_RUNS]
-        for measure in run.measures
+        for run in one.runs[:MOST_RUNS]
+        for found in run.measures
     ]
-    if rows:
-        yield tag("h3", "Other measurements in the logs")
-        table = _scrolled("Other measurements", ("log", "name", "times", "smallest", "median", "largest"), rows)
-        yield tag("details", tag("summary", "Memory, throughput and times, as the logs name them"), table)
+    return Table("Other measurements", ("log", "name", "times", "smallest", "median", "largest"), rows)
 
 
-def _nodes(result: ResultFacts) -> Iterator[Markup]:
-    runs = result.runs[:MOST_RUNS]
-    rows = [NodeRow(run, node) for run in runs for node in run.telemetry.nodes]
-    if not rows:
-        return
-    yield tag("h3", "Nodes")
-    yield from (tag("p", f"{run.name}: {said}.") for run in runs if (said := "; ".join(_left_out(run.telemetry))))
-    yield tag("div", *(_figure(chart) for chart in node_charts(runs)), class_="charts")
+def _nodes(one: ResultSummary) -> Table:
+    rows = [NodeRow(run, node) for run in one.runs[:MOST_RUNS] for node in run.telemetry.nodes]
     if len(rows) > MOST_ROWS:
-        yield tag("p", f"Of {len(rows)} rows the {MOST_ROWS} are listed whose slowest GPU was slowest.")
         rows = nsmallest(MOST_ROWS, rows, key=lambda row: slowest_clock(row) or math.inf)
     measured = [column for column in NODE_COLUMNS if any(column.value(row) is not None for row in rows)]
-    yield _table(f"Nodes of {result.name}", measured, rows)
+    return _table(f"Nodes of {one.name}", measured, rows, sortable=True)
 
 
 def _left_out(telemetry: Telemetry) -> Iterator[str]:
@@ -293,50 +526,51 @@ def _left_out(telemetry: Telemetry) -> Iterator[str]:
         yield f"of {cut} files the first {MOST_OF_FILE >> 20} MiB are read"
     if refused:
         yield f"{refused} lines are no samples"
+    if read > MOST_ROWS:
+        yield f"of {read} nodes the {MOST_ROWS} are listed whose slowest GPU was slowest"
 
 
-def _values(title: str, values: Mapping[str, object]) -> Iterator[Markup]:
-    flat = list(_flat("", values))
-    if not flat:
-        return
-    rows = [
-        tag("tr", tag("th", name, scope="row"), tag("td", text[:MOST_TEXT], class_="text"))
-        for name, text in flat[:MOST_VALUES]
-    ]
-    yield tag("h3", title)
-    yield tag("details", tag("summary", f"{len(flat)} values"), _scrolled(title, ("name", "value"), rows))
+def _values(one: ResultSummary) -> Iterator[Table]:
+    recorded = one.record.model_dump(mode="json", exclude_defaults=True)
+    for title, values in (("System", one.system), ("Provenance (run.json)", recorded)):
+        flat = list(flatten(values))
+        rows = [Line([Cell(name), Cell(text[:MOST_TEXT], style="text")]) for name, text in flat[:MOST_VALUES]]
+        if rows:
+            yield Table(title, ("name", "value"), rows)
 
 
-def _flat(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, str]]:
+def flatten(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
     """The leaves of a document, with their paths; a configuration's value stands with where it came from."""
     if isinstance(value, Mapping) and set(value) == {"value", "origin"}:
         yield name, f"{value['value']} ({value['origin']})"
     elif isinstance(value, Mapping) and depth < 5:
         for key, item in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), item, depth + 1)
+            yield from flatten(item, f"{name}.{key}" if name else str(key), depth + 1)
     elif isinstance(value, list) and depth < 5:
         for index, item in enumerate(value):
-            yield from _flat(f"{name}.{index}", item, depth + 1)
+            yield from flatten(item, f"{name}.{index}", depth + 1)
     elif value not in ("", None):
         yield name, str(value)
 
 
-def _table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Markup:
-    lines = [tag("tr", *(_cell(column, row, first=index == 0) for index, column in enumerate(columns))) for row in rows]
-    return _scrolled(title, [column.name for column in columns], lines)
+# Tables.
 
 
-def _cell(column: Column[Row], row: Row, *, first: bool) -> Markup:
+def _table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row], *, sortable: bool = False) -> Table:
+    lines = [Line(_cells(columns, row)) for row in rows]
+    return Table(title, [column.name for column in columns], lines, sortable)
+
+
+def _cells(columns: Sequence[Column[Row]], row: Row) -> list[Cell]:
+    return [_cell(column, row) for column in columns]
+
+
+def _cell(column: Column[Row], row: Row) -> Cell:
     value, text = column.value(row), column.text(row)
-    if first:
-        return tag("th", text, scope="row")
     if isinstance(value, int | float):
-        return tag("td", tag("data", text, value=repr(value)), class_="number")
-    return tag("td", text, class_=_VERDICTS.get(text))
+        return Cell(text, number=repr(value))
+    return Cell(text, style=_VERDICTS.get(text))
 
 
-def _scrolled(title: str, heads: Sequence[str], rows: Sequence[Markup], style: str | None = None) -> Markup:
-    """A table that scrolls by itself where the screen is narrow; by keyboard too."""
-    head = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in heads)))
-    table = tag("table", head, tag("tbody", *rows), aria_label=title, class_=style)
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=title)
+def _number(value: float, form: str) -> Cell:
+    return Cell(format(value, form), number=repr(value))

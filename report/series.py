@@ -1,4 +1,4 @@
-"""Numbers made fit to be drawn: bounded in count, honest about what is left out, with round numbers on their axes."""
+"""Numbers made fit to be drawn: bounded in count, honest about what is left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 MOST_POINTS = 400
 """Of a line that is drawn whole; a longer one is drawn as the range and the mean of its bins."""
@@ -57,37 +58,7 @@ def _bin(points: Sequence[Point]) -> Bin:
     return Bin(mean_x, min(values), math.fsum(values) / len(points), max(values))
 
 
-_LEAST_STEP = 1e-300
-
-
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within low..high, roughly `about` of them."""
-    rough = (high - low) / about
-    # Nothing to count off, or steps beyond the precision of small floats.
-    if not rough > _LEAST_STEP:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within low..high, which are above 0."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001]
-
-
-def short(value: float) -> str:
-    """A number as an axis shows it: 276k, 5.6, 0.002."""
-    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if suffix == 'k' else limit):.4g}{suffix}"
-    return f"{value:.4g}"
-
-
-def histogram(values: Sequence[float], bins: int) -> list[tuple[float, float, int]]:
+def histogram(values: Sequence[float] | NDArray[np.float64], bins: int) -> list[tuple[float, float, int]]:
     """(from, to, how many) of equal bins over the values' range; the last bin includes its end."""
     low, high = min(values), max(values)
     # Of values that are all alike, a bin that can be seen.

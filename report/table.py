@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Generic, TypeVar
 
 from compliance.formats import printable
-from compliance.ruleset import judged_by
-from report.facts import SLOW, ResultFacts, RunFacts, SlowRank
+from report.facts import SLOW, SlowRank
+from report.results import Curve, ResultSummary, RunSummary
 from report.telemetry import REASONS, NodeFacts
 
 Row = TypeVar("Row")
@@ -36,21 +36,31 @@ class Column(Generic[Row]):
         return format(value, self.form) if isinstance(value, int | float) else value
 
 
-RESULT_COLUMNS: tuple[Column[ResultFacts], ...] = (
+RESULT_COLUMNS: tuple[Column[ResultSummary], ...] = (
     Column("result", lambda one: one.name),
     Column("verdict", lambda one: one.verdict),
     Column("score, minutes", lambda one: one.score.normalised_minutes, ".3f"),
     Column("raw, minutes", lambda one: one.score.olympic_minutes, ".3f"),
     Column("factor", lambda one: one.score.factor, ".4f"),
     Column("runs", lambda one: len(one.runs)),
+    Column("submitter", lambda one: one.submitter),
+    Column("accelerator", lambda one: one.accelerator),
     Column("GPUs", lambda one: one.gpus),
+    Column("nodes", lambda one: one.nodes),
+    Column("precision", lambda one: one.precision),
+    Column("TP", lambda one: one.shape.tensor),
+    Column("PP", lambda one: one.shape.pipeline),
+    Column("VP", lambda one: one.shape.virtual),
+    Column("CP", lambda one: one.shape.context),
     Column("batch size", lambda one: one.global_batch_size),
     Column("samples to target", lambda one: one.convergence.mean, ",.0f"),
     Column("median step, s", lambda one: one.median_step, ".3f"),
     Column("tokens/s", lambda one: one.tokens_per_second, ",.0f"),
     Column("TFLOP/s each", lambda one: one.teraflops, ",.4g"),
     Column("of bf16 peak", lambda one: one.utilisation("bf16"), ".1%"),
-    Column("ruleset", lambda one: judged_by(one.result)),
+    Column("division", lambda one: one.division),
+    Column("availability", lambda one: one.availability),
+    Column("ruleset", lambda one: one.ruleset),
 )
 
 PUBLISHED_COLUMNS = tuple(column for column in RESULT_COLUMNS if column.name != "verdict")
@@ -61,8 +71,8 @@ PUBLISHED_COLUMNS = tuple(column for column in RESULT_COLUMNS if column.name != 
 class RunRow:
     """A run and the result that it is part of."""
 
-    result: ResultFacts
-    run: RunFacts
+    result: ResultSummary
+    run: RunSummary
 
 
 RUN_COLUMNS: tuple[Column[RunRow], ...] = (
@@ -72,7 +82,7 @@ RUN_COLUMNS: tuple[Column[RunRow], ...] = (
     Column("minutes", lambda row: row.run.minutes, ".3f"),
     Column("samples to target", lambda row: row.run.samples, ",d"),
     Column("evaluations", lambda row: len(row.run.evaluations)),
-    Column("last log perplexity", lambda row: row.run.evaluations[-1][1] if row.run.evaluations else None, ".4f"),
+    Column("last log perplexity", lambda row: _last(row.run.evaluations), ".4f"),
     Column("initialisation, s", lambda row: row.run.shares.get("initialisation"), ",.1f"),
     Column("warm-up, s", lambda row: row.run.warm_up, ",.1f"),
     Column("training, s", lambda row: row.run.shares.get("training"), ",.1f"),
@@ -100,7 +110,7 @@ STEP_COLUMNS: tuple[Column[RunRow], ...] = (
 class SlowRow:
     """A rank and the run that named it."""
 
-    run: RunFacts
+    run: RunSummary
     slow: SlowRank
 
 
@@ -119,7 +129,7 @@ SLOW_COLUMNS: tuple[Column[SlowRow], ...] = (
 class NodeRow:
     """A node and the run that it took part in."""
 
-    run: RunFacts
+    run: RunSummary
     node: NodeFacts
 
 
@@ -155,12 +165,16 @@ NODE_COLUMNS: tuple[Column[NodeRow], ...] = (
 """What its nodes measured: means, but the most of memory and temperature."""
 
 
+def _last(curve: Curve) -> float | None:
+    return float(curve.values[-1]) if len(curve) else None
+
+
 def _steps(row: RunRow, name: str) -> int | float | None:
     times = row.run.step_times
     return None if times is None else getattr(times, name)
 
 
-def to_csv(results: Sequence[ResultFacts]) -> str:
+def to_csv(results: Sequence[ResultSummary]) -> str:
     """A line for each run, with what is known of its result; numbers in full."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

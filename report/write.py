@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import facts
+from report import results
 from report.markdown import to_markdown
 from report.page import to_html
 from report.table import to_csv
@@ -23,8 +23,8 @@ def render(
     Raises:
         NoLogs: as compliance.check.find_logs.
     """
-    results = facts.gather(paths, ruleset)
+    found = results.gather(paths, ruleset)
     if form == "csv":
-        return to_csv(results)
-    others = [] if published is None else facts.published(published)
-    return {"html": to_html, "md": to_markdown}[form](results, others)
+        return to_csv(found)
+    others = [] if published is None else results.published(published)
+    return {"html": to_html, "md": to_markdown}[form](found, others)

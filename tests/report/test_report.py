@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import html
 import io
 import json
 import math
@@ -14,19 +17,19 @@ from statistics import fmean
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance.check import check_paths, find_logs, open_result
 from compliance.convergence.score import score
 from harness.__main__ import main
-from report.chart import Bar, Line, bar_chart, line_chart
-from report.facts import ResultFacts, RunFacts, gather, published
+from report import vega
 from report.markdown import escaped, to_markdown
-from report.markup import Markup, tag
-from report.page import to_html
-from report.series import MOST_POINTS, binned, histogram, log_ticks, ticks
-from report.table import to_csv
+from report.page import caveats, score_of, slow_rows, to_html
+from report.palette import DARK, LEAST, LIGHT, colour, contrast
+from report.results import ResultSummary, gather, labels, names_of, published
+from report.series import binned, histogram
+from report.table import SlowRow, to_csv
 from tests.compliance.test_against_official import PUBLISHED
 from tests.compliance.test_against_official import published as needs_published
 from tests.launches import launch, llama31_405b
@@ -43,7 +46,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch(tmp_path_factory.mktemp("report") / "runs", llama31_405b())
 
 
-def one(path: Path, ruleset: str | None = None) -> ResultFacts:
+def one(path: Path, ruleset: str | None = None) -> ResultSummary:
     (result,) = gather([path], ruleset)
     return result
 
@@ -102,9 +105,7 @@ def test_slow_ranks_are_told(log: LogFile) -> None:
     result = one(log.save())
     (run,) = result.runs
     assert [(slow.rank, slow.count, slow.high) for slow in run.slow_ranks] == [(9, 1, 1.5), (3, 2, 1.2)]
-    row = re.search(r'<tr><th scope="row">3</th>.*?</tr>', to_html([result]))
-    assert row is not None
-    assert re.findall(r">([^<>]+)</(?:td|data)>", row[0]) == ["n1", "result_0.txt", "2", "1.150", "1.200"]
+    assert SlowRow(run, run.slow_ranks[1]) == slow_rows(result, 24)[1]
 
 
 @needs_published
@@ -129,7 +130,7 @@ def test_every_finding_is_somewhere() -> None:
 def test_published_results_are_of_their_round() -> None:
     """A published result is judged by the rules of its round, which its path names, and the tables say so."""
     assert ",5.0.0 (from the folder v5.0)," in to_csv(gather([EOS]))
-    assert "llama31_405b 5.0.0 (from the folder v5.0);" in to_html(gather([EOS]))
+    assert published(EOS)[0].ruleset == "5.0.0 (from the folder v5.0)"
     assert {result.score.factor for result in published(V51)} == {1.0}
 
 
@@ -163,11 +164,27 @@ def test_commands_write_all_forms(rehearsed: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["report", str(rehearsed), "-o", str(tmp_path / "none" / "a")]).exit_code == 2
 
 
+@pytest.mark.usefixtures("drawing")
 def test_page_needs_nothing_else(rehearsed: Path) -> None:
-    """No address of anything in the page, no script, and a policy that allows neither."""
+    """No address outside the page but links within it, and a policy that runs the page's own two scripts alone."""
     page = to_html(gather([rehearsed]))
-    assert not re.search(r"https?://|src=|href=|url\(|<script|@import", page)
-    assert "default-src &#x27;none&#x27;" in page
+    outside = re.sub(r"<script.*?</script>|src=\"data:image/svg[^\"]*\"", "", page, flags=re.DOTALL)
+    assert not re.search(r"https?://|src=|href=\"(?!#)|url\(|@import", outside)
+    (policy,) = map(html.unescape, re.findall(r'Policy" content="([^"]*)"', page))
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts}
+    assert set(re.findall(r"sha256-([^']*)'", policy.split("style-src")[0])) == hashes
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_without_the_extra_the_page_has_tables(rehearsed: Path) -> None:
+    """It says what to install, and everything but the charts is there."""
+    result = one(rehearsed)
+    page = to_html([result])
+    assert vega.EXTRA in html.unescape(page)
+    assert "<figure" not in page
+    assert f"{result.score.normalised_minutes:.3f} min" in page
 
 
 # Hostile logs.
@@ -187,7 +204,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        if tag not in ("meta", "br", "hr"):
+        if tag not in ("meta", "br", "hr", "input", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -215,13 +232,14 @@ def hostile(rehearsed: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("drawing")
 def test_hostile_text_is_only_text(hostile: Path, rehearsed: Path) -> None:
     """The page of a hostile log has no element and no attribute that the page of a good one has not."""
     page, good = Tags(to_html(gather([hostile]))), Tags(to_html(gather([rehearsed])))
     assert page.open == []
     # A good log has no findings, whose ids are code.
-    assert page.seen <= good.seen | {"code"}
-    assert page.attributes <= good.attributes | {"data-name"}
+    assert page.seen <= good.seen | {"code", "dl", "dt", "dd"}
+    assert page.attributes <= good.attributes
     assert "\x1b" not in to_html(gather([hostile]))
 
 
@@ -248,8 +266,10 @@ def test_no_log_at_all(tmp_path: Path, content: bytes) -> None:
     assert "FAIL" in to_markdown(results)
 
 
-def test_page_of_a_long_log_is_bounded(log: LogFile) -> None:
-    """Ten times the steps do not make the page longer by a tenth: what cannot be seen is drawn as its range."""
+@pytest.mark.usefixtures("drawing")
+def test_charts_of_a_long_log_are_bounded(log: LogFile) -> None:
+    """Ten times the steps do not make a chart longer by a tenth: what cannot be seen is drawn as its range."""
+    from report.charts import charts
 
     def size(times: int) -> int:
         steps = [
@@ -259,33 +279,69 @@ def test_page_of_a_long_log_is_bounded(log: LogFile) -> None:
         longer = LogFile(log.path)
         longer.events[at:at] = steps * times
         longer.path = log.path.with_name(f"result_{times}.txt")
-        return len(to_html([one(longer.save())]))
+        return sum(len(json.dumps(chart.spec)) for chart in charts([one(longer.save())]))
 
     assert size(200) < 1.1 * size(20)
 
 
+@pytest.mark.usefixtures("drawing")
+def test_texts_of_logs_are_data_of_charts(hostile: Path) -> None:
+    """What a log says is a value of a chart's data, and in no expression, title or field of its description."""
+    from report.charts import charts
+
+    for chart in charts(gather([hostile])):
+        assert "alert" not in json.dumps({**chart.spec, "datasets": {}})
+
+
+# Names.
+
+
+def test_labels_are_short_and_tell_results_apart() -> None:
+    """As few words as no other name begins with; names that end alike stay whole."""
+    names = ["v5.1/theia_ngpu512_nemo", "v5.1/tyche_ngpu512_25.09", "v5.0/tyche_ngpu512_25.04", "a/x", "b/x"]
+    assert labels(names) == ["theia", "tyche_ngpu512_25.09", "tyche_ngpu512_25.04", "a/x", "b/x"]
+    assert labels(["b/a"]) == ["a"]
+
+
+def test_two_benchmarks_of_a_system_have_two_names(tmp_path: Path) -> None:
+    """The folder of the benchmark is left out only where it tells nothing."""
+    paths = [tmp_path / "results" / "eos" / name for name in ("llama31_405b", "llama31_8b")]
+    assert names_of(paths) == ["llama31_405b", "llama31_8b"]
+
+
+@given(st.integers(0, 300), st.integers(0, 9))
+def test_colours_are_seen_on_both_pages(system: int, run: int) -> None:
+    """However many systems and runs, a mark differs from what is behind it."""
+    found = colour(system, run, 10)
+    assert contrast(found.light, LIGHT) >= LEAST
+    assert contrast(found.dark, DARK) >= LEAST
+
+
+# What a run is.
+
+
+def test_a_rehearsal_has_a_banner_and_no_green_score(rehearsed: Path) -> None:
+    """It passes every check, and yet its card is not that of a result that counts."""
+    (result,) = gather([rehearsed])
+    assert result.passed
+    assert not result.counts
+    assert [name for name, _ in caveats(result)] == ["SIMULATED"]
+    page = to_html([result])
+    assert '<div class="card apart">' in page
+    assert "<strong>SIMULATED</strong>" in page
+
+
+def test_what_is_no_result_of_mlperf_says_so(valid: Callable[[str], LogFile]) -> None:
+    """The tiny benchmark and the open division; one run has its minutes, and how many make a score."""
+    log = valid("tiny")
+    log.set("submission_division", "open")
+    (result,) = gather([log.save()])
+    assert [name for name, _ in caveats(result)] == ["LLAMA31_TINY", "OPEN DIVISION"]
+    (minutes,) = result.score.minutes
+    assert score_of(result) == (f"{minutes:.3f} min", "of one run; 3 runs make a score")
+
+
 # Drawing.
-
-NUMBERS = st.floats(-1e15, 1e15, allow_nan=False)
-
-
-@given(low=NUMBERS, high=NUMBERS)
-@example(low=0.0, high=5e-324)
-def test_ticks_are_few_round_and_within(low: float, high: float) -> None:
-    """At most a dozen multiples of one step, inside the range."""
-    low, high = min(low, high), max(low, high)
-    found = ticks(low, high)
-    room = 1e-6 * (high - low)
-    assert len(found) <= 12
-    assert all(low - room <= value <= high + room for value in found)
-    if high - low > max(1e-9 * max(abs(low), abs(high)), 1e-299):
-        assert len(found) >= 2
-
-
-@given(st.floats(1e-9, 1e9), st.floats(1.0, 1e9))
-def test_log_ticks_are_within(low: float, ratio: float) -> None:
-    """1, 2 and 5 times powers of ten, inside the range."""
-    assert all(0.99 * low <= value <= 1.01 * low * ratio for value in log_ticks(low, low * ratio))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000), st.integers(1, 400))
@@ -307,36 +363,6 @@ def test_histogram_counts_every_value(values: list[float], bins: int) -> None:
     assert found[0][0] <= min(values)
 
 
-@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=50))
-def test_every_mark_is_inside_its_chart(points: list[tuple[float, float]]) -> None:
-    """Whatever the numbers, a chart draws within its frame, and no coordinate is NaN."""
-    drawing = line_chart("title", [Line(label="a", colour=0, points=sorted(points))], x_label="x", y_label="y")
-    places = re.findall(r'<circle cx="([^"]*)" cy="([^"]*)"', drawing)
-    assert len(places) == len(points) or len(points) > MOST_POINTS
-    for x, y in places:
-        assert 0 <= float(x) <= 460
-        assert 0 <= float(y) <= 280
-    assert "nan" not in drawing.replace("title", "")
-
-
-def test_bar_says_its_number() -> None:
-    """A chart has a title, a description and the numbers of its parts, for those who do not see it."""
-    drawing = bar_chart(
-        "Minutes", [Bar(label="a", parts=[("bar c0", 0.0, 2.5, "a: 2.5 min")], note="2.5 min")], x_label="m"
-    )
-    assert "<title>Minutes</title><desc>a: 2.5 min</desc>" in drawing
-    assert "<title>a: 2.5 min</title>" in drawing
-
-
-@given(st.text())
-def test_markup_escapes_text(text: str) -> None:
-    """Text in an element or an attribute cannot leave it."""
-    made = tag("p", text, title=text)
-    assert made.count("<") == 2
-    assert made.count('"') == 2
-    assert tag("p", Markup("<b>")) == "<p><b></p>"
-
-
 @given(st.text())
 def test_markdown_escapes_text(text: str) -> None:
     """Nothing is left that Markdown acts on."""
@@ -347,12 +373,16 @@ def test_numbers_beyond_all_measure_are_not_drawn(log: LogFile) -> None:
     """A number that no measurement has, and NaN, leave the curves."""
     log.get("tracked_stats", 2)["value"]["train_step_time"] = 1e300
     (run,) = one(log.save()).runs
-    assert isinstance(run, RunFacts)
     assert len(run.step_seconds) == len(run.losses) - 1
-    assert all(math.isfinite(value) for _, value in run.step_seconds)
+    assert all(math.isfinite(value) for value in run.step_seconds.values)
 
 
-def test_valid_logs_of_every_benchmark_have_a_page(valid: Callable[[str], LogFile]) -> None:
-    """The charts of each benchmark are drawn from one run of it."""
-    for name in ("tiny", "405b", "8b"):
-        assert to_html(gather([valid(name).path])).count("<figure>") == 6
+@pytest.mark.usefixtures("drawing")
+def test_valid_logs_of_every_benchmark_have_charts(valid: Callable[[str], LogFile]) -> None:
+    """The charts of each benchmark are drawn from one run of it, and each has its still picture."""
+    from report.charts import charts
+
+    drawn = [chart for name in ("tiny", "405b", "8b") for chart in charts(gather([valid(name).path]))]
+    assert len(drawn) == 3 * 6
+    pictures = vega.draw([vega.still(chart.spec) for chart in drawn])
+    assert all(picture.count("<path") > 2 for picture in pictures)

@@ -1,0 +1,124 @@
+"""What draws charts: the script of the page, and still pictures without a browser, by vl-convert.
+
+It holds a JavaScript engine, which runs in a process of its own: its 150 MB end with it, and a crash is an error.
+As a file, this page is that process: descriptions come in as JSON, script and pictures go out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmark.files import write_at_once
+
+EXTRA = "pip install 'mlperf-llama31[report]'"
+"""What brings the libraries that draw."""
+
+WIDTH, WIDE = 460, 940
+"""Pixels of a still picture."""
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
+
+
+class NotDrawn(Exception):
+    """The engine gave up; its last line says why."""
+
+
+def available() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("altair") is not None and find_spec("vl_convert") is not None
+
+
+def theme(*, dark: bool, background: str | None = None) -> dict[str, Any]:
+    """Colours and letters of a chart, as Vega-Lite's config."""
+    text, quiet, rule = ("#e8eaed", "#a9b1bb", "#3a414b") if dark else ("#1b1f24", "#565d66", "#d3d7dd")
+    return {
+        "background": background,
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": text,
+            "titleColor": text,
+            "gridColor": rule,
+            "domainColor": quiet,
+            "tickColor": quiet,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+        },
+        "header": {"labelColor": text, "labelFontSize": 12},
+        "legend": {"labelColor": text, "titleColor": text, "labelFontSize": 12},
+        "title": {"color": text, "fontSize": 13, "anchor": "start"},
+        "text": {"color": text},
+    }
+
+
+def still(spec: Mapping[str, Any], width: int = WIDTH) -> dict[str, Any]:
+    """A description without what only a pointer finds, and of a width."""
+    layers = [layer for layer in spec.get("layer", ()) if layer.get("name") != "hover" or _is_seen(layer)]
+    parameters = [parameter for parameter in spec.get("params", ()) if "select" not in parameter]
+    changed: dict[str, Any] = {"params": parameters, "config": theme(dark=False, background="white")}
+    changed |= {"layer": layers} if layers else {}
+    changed |= {"width": width} if spec.get("width") == "container" else {}
+    return {**spec, **changed}
+
+
+def _is_seen(layer: Mapping[str, Any]) -> bool:
+    return bool(layer["mark"].get("opacity", 1))
+
+
+def draw(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The still pictures of some descriptions, as SVG.
+
+    Raises:
+        NotDrawn: the engine cannot draw one.
+    """
+    made: list[str] = json.loads(_ask(json.dumps(specs, allow_nan=False)))
+    return made
+
+
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed for a page, which leave `vegaEmbed` behind.
+
+    Putting them together takes two seconds, so an environment of its own keeps what it made.
+
+    Raises:
+        NotDrawn: the engine cannot put it together.
+    """
+    kept = Path(sys.prefix, "share", "mlperf-llama31", f"vega-{version('vl-convert-python')}.js")
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    made = _ask("")
+    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_at_once(kept, made)
+    return made
+
+
+def _ask(text: str) -> str:
+    # Not by its package's name, which need not be on the path of a bare interpreter; -P keeps this folder off it.
+    done = subprocess.run([sys.executable, "-P", __file__], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotDrawn((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+    return done.stdout
+
+
+def _main() -> None:
+    import vl_convert
+
+    asked = sys.stdin.read()
+    if asked:
+        json.dump([vl_convert.vegalite_to_svg(spec) for spec in json.loads(asked)], sys.stdout)
+    else:
+        sys.stdout.write(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+if __name__ == "__main__":
+    _main()
