@@ -47,6 +47,8 @@ VERBS = {
     "rcp": Verb("harness.verbs.review", "rcp", "Convergence against the reference."),
     "official": Verb("harness.verbs.review", "official", "Ask the official mlperf_logging tools, on a copy."),
     "report": Verb("harness.verbs.results", "report", "Write a page of results: verdicts, scores, curves, speed."),
+    "diff": Verb("harness.verbs.results", "diff", "Two results side by side: what differs, first."),
+    "curves": Verb("harness.verbs.results", "curves", "Write curves as CSV, or for TensorBoard."),
     "watch": Verb("harness.verbs.results", "watch", "Follow a log as it grows."),
     "package": Verb("harness.verbs.results", "package", "Choose the runs that count, and write a submission's tree."),
     "rules": Verb("harness.verbs.review", "rules", "Print a rule, or all of them, in words."),

@@ -21,7 +21,7 @@
   // Titles and kinds of scale are no parameters of Vega-Lite: the description is read with what is chosen.
   const chosen = (key, value) => {
     if (key === 'title' && value === page.axes.samples) return page.axes[state.axis];
-    return key === 'type' && value === 'linear' ? state.scale : value;
+    return key === 'scale' && value?.type === 'linear' && state.scale === 'log' ? {type: 'log'} : value;
   };
 
   async function draw(figure) {

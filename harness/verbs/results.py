@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -39,9 +40,68 @@ def report(
     with refusing_files():
         text = render(paths, form or "html", ruleset=ruleset, published=folder)
         if out is None:
-            click.echo(text, nl=False)
+            _print(text)
         else:
             out.write_text(text, encoding="utf-8", newline="")
+
+
+_PLAIN = str.maketrans({"–": "-", "—": "-", "…": "...", "±": "+-"})
+"""For a terminal without these characters."""
+
+
+def _print(text: str) -> None:
+    """To the terminal, whatever characters it has: what it lacks becomes a plain one, or an escape sequence."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    click.echo(text, nl=False)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("one", metavar="A", type=PathArgument())
+@click.argument("other", metavar="B", type=PathArgument())
+@RULESET
+def diff(one: Path, other: Path, ruleset: str | None) -> None:
+    """Two results, or two logs, side by side: what differs of their configuration, versions, curves and findings.
+
+    \b
+    llama31 diff results/logs/tiny/20261123T143742Z results/logs/tiny/20261124T090000Z
+    """
+    from report.diff import open_one, text
+
+    _print(text(open_one(one, ruleset), open_one(other, ruleset)))
+
+
+@click.command(context_settings=SETTINGS)
+@PATHS
+@RULESET
+@click.option("--csv", "table", type=PathArgument(dir_okay=False), help="Write them to this file.")
+@click.option(
+    "--tensorboard", "folder", type=PathArgument(file_okay=False), help="Write event files below this folder."
+)
+def curves(paths: tuple[Path, ...], ruleset: str | None, table: Path | None, folder: Path | None) -> None:
+    """Write evaluations, training losses and step times of runs for other programs.
+
+    \b
+    llama31 curves results/logs/tiny --csv curves.csv
+    llama31 curves results/logs/tiny --tensorboard runs
+    """
+    from report.curves import write_csv, write_tensorboard
+    from report.results import gather
+
+    if (table is None) == (folder is None):
+        raise click.UsageError("one of --csv FILE and --tensorboard DIR is needed")
+    with refusing_files():
+        found = gather(paths, ruleset)
+        if table is not None:
+            with table.open("w", encoding="utf-8", newline="") as file:
+                number = write_csv(found, file)
+        else:
+            assert folder is not None
+            number = write_tensorboard(found, folder)
+    click.echo(f"{number:,} points of {sum(len(one.runs) for one in found)} runs: {table or folder}")
 
 
 @click.command(context_settings=SETTINGS)

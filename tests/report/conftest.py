@@ -9,7 +9,7 @@ from report import vega
 DRAWS = vega.available()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drawing() -> None:
     """For tests of what is drawn."""
     if not DRAWS:
