@@ -23,8 +23,11 @@ from report.telemetry import OF_GPUS, OF_NODE, Quantity
 AXES = {"samples": "samples (sequences)", "steps": "optimizer steps", "minutes": "minutes from run_start"}
 """What x can be -> its title."""
 
-MOST_DRAWN = 24_000
+MOST_DRAWN = 14_000
 """Points of all lines of a chart."""
+
+MOST_RANGES = 60
+"""Lines up to which each has the range of its bins behind it; of more, nobody could tell whose it is."""
 
 MOST_OF_LINE = 400
 """Points of a line; a longer one is drawn as the mean and the range of its bins."""
@@ -187,7 +190,8 @@ def _over_run(title: str, y: str, runs: Sequence[Drawn], curve: Any, said: str =
     if not rows:
         return
     each = max(-(-len(curve(run)) // _most_of_line(len(runs))) for one in runs for run in one.runs)
-    note = "Every step." if each == 1 else f"The line is the mean of up to {each} steps, the shade their range."
+    shade = ", the shade their range" if len(runs) <= MOST_RANGES else ""
+    note = "Every step." if each == 1 else f"The line is the mean of up to {each} steps{shade}."
     yield _line_chart(title, y, rows, note=said + note, smoothed=True)
 
 
@@ -203,11 +207,11 @@ def _lines(runs: Sequence[Drawn], curve: Any) -> Rows:
         (run,) = one.runs
         found: Curve = curve(run)
         if len(found):
-            rows.append({**one.row, "batch": run.batch or 1, **_columns(found, most)})
+            rows.append({**one.row, "batch": run.batch or 1, **_columns(found, most, ranged=len(runs) <= MOST_RANGES)})
     return rows
 
 
-def _columns(curve: Curve, most: int) -> dict[str, list[float]]:
+def _columns(curve: Curve, most: int, *, ranged: bool) -> dict[str, list[float]]:
     size = max(1, -(-len(curve) // most))
     starts = np.arange(0, len(curve), size)
     counts = np.diff([*starts, len(curve)])
@@ -215,7 +219,7 @@ def _columns(curve: Curve, most: int) -> dict[str, list[float]]:
         np.add.reduceat(column, starts) / counts for column in (curve.samples, curve.minutes, curve.values)
     )
     columns = {"samples": _rounded(samples, 9), "minutes": _rounded(minutes), "value": _rounded(values)}
-    if size > 1:
+    if ranged and size > 1:
         columns["least"] = _rounded(np.minimum.reduceat(curve.values, starts))
         columns["most"] = _rounded(np.maximum.reduceat(curve.values, starts))
     columns["smoothed"] = _rounded(_smoothed(values))

@@ -45,7 +45,10 @@ from report.table import (
 from report.telemetry import MOST_OF_FILE, Telemetry
 
 MOST_CARDS = 24
-"""Results that have a card; all are in the first table."""
+"""Results up to which each has a card; more are in the first table alone."""
+
+TALL = 30
+"""Rows from which on a table scrolls by itself."""
 
 MOST_FINDINGS = 200
 """Of a result, that are listed."""
@@ -98,6 +101,10 @@ class Table:
     rows: Sequence[Line]
     sortable: bool = False
 
+    @property
+    def tall(self) -> bool:
+        return len(self.rows) >= TALL
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -129,7 +136,7 @@ def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary]
         about=list(_about(results)),
         banners=list(_banners(results)),
         contents=list(_contents(results, published)),
-        cards=[_card(number, result) for number, result in enumerate(results[:MOST_CARDS])],
+        cards=[_card(number, result) for number, result in enumerate(results)] if len(results) <= MOST_CARDS else [],
         results=_result_table(results),
         formulas=list(_formulas(results)),
         no_charts="" if drawn.engine else f"They are drawn by libraries that are not installed here: {vega.EXTRA}",
@@ -298,8 +305,6 @@ def _switches(runs: Sequence[Any], *, several: bool) -> list[_SystemSwitch]:
 def _about(results: Sequence[ResultSummary]) -> Iterator[str]:
     rows = dict.fromkeys(f"{one.rules.benchmark} {one.ruleset}" for one in results if one.rules is not None)
     yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
-    if len(results) > MOST_CARDS:
-        yield f"The first {MOST_CARDS} of {len(results)} results have a card; the table has all."
 
 
 def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:

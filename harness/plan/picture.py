@@ -1,77 +1,81 @@
-"""A plan as a picture: memory by pipeline stage, and where the time of a step goes. SVG as text, no library."""
+"""A plan as a picture, by the libraries of the report: memory by pipeline stage, and where the time of a step goes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from html import escape
+from typing import Any
 
+from benchmark.refusal import Refused
 from harness.plan import memory
 from harness.plan.planner import Plan
+from report import vega
 
-WIDTH, BAR, ROW, LEFT, RIGHT = 900, 14, 22, 170, 90
+WIDTH, ROW = 620, 24
 """Pixels."""
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#999999", "#D55E00", "#F0E442", "#000000")
+_LIMIT = "#D55E00"
 
 
 def svg(plan: Plan) -> str:
-    """The picture's text."""
-    capacity = plan.job.gpu.memory
-    scale = (WIDTH - LEFT - RIGHT) / max(capacity, plan.worst.total)
-    rows = len(plan.stages)
-    shapes: list[str] = []
-    y = 30
-    shapes.append(_text(10, y, f"{plan.config.system}: memory of a GPU by pipeline stage, GiB", bold=True))
-    y += 12
-    shapes += _legend(memory.PARTS, y)
-    y += 24
-    for stage in plan.stages:
-        shapes.append(_text(10, y + BAR - 2, f"stage {stage.stage}, {stage.layers} layers"))
-        shapes += _stack(stage.parts, y, scale)
-        shapes.append(_text(LEFT + stage.total * scale + 6, y + BAR - 2, f"{stage.total / memory.GIB:.1f}"))
-        y += ROW
-    limit = LEFT + capacity * scale
-    shapes.append(
-        f'<path d="M{limit:.1f} {y - rows * ROW - 4}V{y}" stroke="#D55E00" stroke-width="2" stroke-dasharray="4 3"/>'
+    """The picture's text.
+
+    Raises:
+        Refused: the libraries that draw are not installed.
+    """
+    if not vega.available():
+        raise Refused(f"--picture needs libraries that are not installed here: {vega.EXTRA}")
+    import altair as alt
+
+    config = vega.theme(dark=False, background="white")
+    (picture,) = vega.draw([{**alt.vconcat(_memory(plan), _step(plan)).to_dict(), "config": config}])
+    return picture
+
+
+def _memory(plan: Plan) -> Any:
+    import altair as alt
+
+    rows = [
+        {"stage": f"stage {stage.stage}, {stage.layers} layers", "part": part, "order": order, "GiB": size / memory.GIB}
+        for stage in plan.stages
+        for order, (part, size) in enumerate(stage.parts.items())
+    ]
+    totals = [
+        {"stage": f"stage {stage.stage}, {stage.layers} layers", "GiB": stage.total / memory.GIB}
+        for stage in plan.stages
+    ]
+    capacity = plan.job.gpu.memory / memory.GIB
+    y = alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=200))
+    colours = alt.Color("part:N", title=None, sort=list(memory.PARTS), scale=alt.Scale(range=list(_COLOURS)))
+    bars = alt.Chart(alt.InlineData(values=rows)).mark_bar(height=16)
+    text = alt.Chart(alt.InlineData(values=totals)).mark_text(align="left", dx=6)
+    limit = alt.Chart(alt.InlineData(values=[{"GiB": capacity}])).mark_rule(color=_LIMIT, strokeWidth=2)
+    return alt.layer(
+        bars.encode(
+            alt.X("GiB:Q", title="GiB", stack="zero"), y, colours.legend(orient="top", columns=4), alt.Order("order:Q")
+        ),
+        text.encode(alt.X("GiB:Q"), y, alt.Text("GiB:Q", format=".1f")),
+        limit.encode(x="GiB:Q"),
+    ).properties(
+        width=WIDTH,
+        height=ROW * len(plan.stages),
+        title=f"{plan.config.system}: memory of a GPU by pipeline stage; the line is the {capacity:.1f} GiB "
+        f"of {plan.job.gpu.name}",
     )
-    shapes.append(_text(limit, y + 12, f"{plan.job.gpu.name}: {capacity / memory.GIB:.1f}", anchor="end"))
-    y += 44
-    step = plan.pace.step
-    shapes.append(_text(10, y, f"a step: {step:.2f} s, give or take {plan.pace.spread:.0%}", bold=True))
-    y += 12
-    longest = max(plan.parts.values())
-    for part, seconds in plan.parts.items():
-        width = (WIDTH - LEFT - RIGHT) * seconds / longest
-        shapes.append(_text(10, y + BAR - 2, part))
-        shapes.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{_COLOURS[0]}"/>')
-        shapes.append(_text(LEFT + width + 6, y + BAR - 2, f"{seconds:.3f} s"))
-        y += ROW
-    body = "\n".join(shapes)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 10}" '
-        f'viewBox="0 0 {WIDTH} {y + 10}" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+
+
+def _step(plan: Plan) -> Any:
+    import altair as alt
+
+    rows = [{"part": part, "seconds": seconds} for part, seconds in plan.parts.items()]
+    base = alt.Chart(alt.InlineData(values=rows))
+    x = alt.X("seconds:Q", title="seconds")
+    y = alt.Y("part:N", title=None, sort=None, axis=alt.Axis(labelLimit=200))
+    return alt.layer(
+        base.mark_bar(height=16, color=_COLOURS[0]).encode(x, y),
+        base.mark_text(align="left", dx=6).encode(x, y, alt.Text("seconds:Q", format=".3f")),
+    ).properties(
+        width=WIDTH,
+        height=ROW * len(rows),
+        title=f"a step: {plan.pace.step:.2f} s, give or take {plan.pace.spread:.0%}",
     )
-
-
-def _stack(parts: Mapping[str, float], y: float, scale: float) -> Iterator[str]:
-    x = float(LEFT)
-    for colour, (part, size) in zip(_COLOURS, parts.items(), strict=False):
-        width = size * scale
-        title = f"<title>{escape(part)}: {size / memory.GIB:.1f} GiB</title>"
-        yield f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}">{title}</rect>'
-        x += width
-
-
-def _legend(parts: Iterable[str], y: float) -> Iterator[str]:
-    x = LEFT
-    for colour, part in zip(_COLOURS, parts, strict=False):
-        yield f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>'
-        yield _text(x + 14, y + 9, part)
-        x += 30 + 7 * len(part)
-
-
-def _text(x: float, y: float, text: str, *, bold: bool = False, anchor: str = "start") -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'

@@ -20,6 +20,7 @@ from benchmark.hardware import GPUS, gpu_of_system
 from harness.__main__ import main
 from harness.plan import memory
 from harness.plan.planner import plan
+from report import vega
 
 GB200 = ROOT / "configs" / "config_GB200_128x4x144xtp4pp8cp2.sh"
 H100 = ROOT / "configs" / "config_DGXH100_64x8x288xtp8pp8cp2.sh"
@@ -218,18 +219,34 @@ def test_a_config_can_be_searched_from() -> None:
     assert found["layouts"][0]["variables"]["BENCHMARK"] == "llama31_405b"
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+draws = pytest.mark.skipif(not vega.available(), reason=f"draws: {vega.EXTRA}")
+
+
+def words(picture: Path) -> set[str]:
+    return {text.text or "" for text in ElementTree.parse(picture).iter(f"{SVG}text")}
+
+
+@draws
 def test_the_picture_is_an_image(tmp_path: Path) -> None:
     """Well-formed SVG with a bar for each part of each stage's memory and of the step."""
     invoke(GB200, "--picture", tmp_path / "plan.svg")
-    root = ElementTree.parse(tmp_path / "plan.svg").getroot()
-    bars = [rect for rect in root.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") == "14"]
-    assert len(bars) == 8 * len(memory.PARTS) + 12
+    paths = ElementTree.parse(tmp_path / "plan.svg").iter(f"{SVG}path")
+    assert sum(path.get("aria-roledescription") == "bar" for path in paths) == 8 * len(memory.PARTS) + 12
 
 
+@draws
 def test_the_picture_in_the_documentation_is_the_current_one(tmp_path: Path) -> None:
-    """docs/plan.svg is what the command at the top of docs/plan.md draws."""
+    """docs/plan.svg says what the command at the top of docs/plan.md draws; python -m docs.pictures makes it anew."""
     invoke(GB200, "--precision", "nvfp4", "--picture", tmp_path / "plan.svg")
-    assert (tmp_path / "plan.svg").read_text() == (ROOT / "docs" / "plan.svg").read_text()
+    assert words(tmp_path / "plan.svg") == words(ROOT / "docs" / "plan.svg")
+
+
+def test_without_the_libraries_there_is_no_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One line says how to get them."""
+    monkeypatch.setattr(vega, "available", lambda: False)
+    done = CliRunner().invoke(main, ["plan", "layout", str(GB200), "--picture", str(tmp_path / "plan.svg")])
+    assert (done.exit_code, vega.EXTRA in done.output) == (2, True)
 
 
 def test_own_logs_make_own_constants(tmp_path: Path) -> None:

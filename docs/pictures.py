@@ -1,0 +1,70 @@
+"""Makes the pictures of the documentation anew: python -m docs.pictures [--run]
+
+docs/report.png is a rehearsed result's page as Chromium shows it, docs/plan.svg the plan at the top of docs/plan.md.
+With --run, docs/run_and_time.svg, too: what the tiny benchmark prints, which takes its minutes.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmark.checkout import ROOT
+from docs.terminal_picture import picture
+from report.write import render
+from tests.browser import browser, find_browser
+from tests.launches import launch, llama31_405b
+
+SYSTEM = "DGXH100_64x8"
+SHAPE: dict[str, str | int] = {
+    "DGXSYSTEM": SYSTEM,
+    "DGXNNODES": 64,
+    "DGXNGPU": 8,
+    "MINIBS": 288,
+    "TENSOR_MODEL_PARALLEL": 8,
+    "PIPELINE_MODEL_PARALLEL": 8,
+    "CONTEXT_PARALLEL": 2,
+    "PRECISION": "fp8",
+}
+STEP_SECONDS = 55.1
+"""The median of the published v5.0 result on as many GPUs."""
+
+HEIGHT = 1180
+"""Pixels of the page that are shown, from its top."""
+
+
+DOCS = ROOT / "docs"
+PLANNED = "configs/config_GB200_128x4x144xtp4pp8cp2.sh"
+
+
+def report() -> None:
+    program = find_browser()
+    if program is None:
+        sys.exit("no Chromium; as root: bash tests/install_browser.sh")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        runs = launch(folder / "rehearsal" / SYSTEM, llama31_405b(**SHAPE), step_seconds=STEP_SECONDS)
+        page = folder / "report.html"
+        page.write_text(render([runs]), encoding="utf-8")
+        with browser(program, folder / "profile") as tab:
+            tab.open(page, width=1280)
+            tab.evaluate("new Promise(done => setTimeout(done, 3000))")
+            tab.picture(DOCS / "report.png", height=HEIGHT)
+
+
+def plan() -> None:
+    arguments = ["plan", "layout", PLANNED, "--precision", "nvfp4", "--picture", str(DOCS / "plan.svg")]
+    subprocess.run([sys.executable, "-m", "harness", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def run() -> None:
+    command = ["bash", "run_and_time.sh"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    (DOCS / "run_and_time.svg").write_text(picture(" ".join(command), done.stdout), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    report()
+    plan()
+    if "--run" in sys.argv[1:]:
+        run()
