@@ -35,6 +35,7 @@ from reference_impl.model import build_model, unwrap
 from reference_impl.optimizer import build_optimizer, build_schedule
 from reference_impl.parallel import device, gather, nodes, reports_loss, sum_over_ranks
 from reference_impl.preserve import preserved
+from reference_impl.profiling import StepProfiler
 from reference_impl.stopwatch import Stopwatch
 
 # Enough to run every kernel, collective and allocation that a step has; the published submissions use two to six.
@@ -84,6 +85,7 @@ class MegatronStep:
         self._forward_pass = Stopwatch()
         self._forward_times: list[float] = []
         self._nodes = nodes()
+        self._profiler = StepProfiler(config, torch.distributed.get_rank())
         # Ranks on CPUs share them with each other and with all else: their times say who had to wait, not who is slow.
         self._compares_ranks = torch.cuda.is_available()
 
@@ -121,6 +123,7 @@ class MegatronStep:
                 stats = self.train_once(batches)
                 self.schedule.step(1)
                 self._done += 1
+                self._profiler.step()
                 if not self._captured:
                     self._forward_times.append(self._forward_pass.seconds())
                 measured = bool(self._forward_times) and not left

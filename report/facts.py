@@ -27,7 +27,9 @@ MAX_MEASURES = 40
 SLOW = 1.2
 """A step that takes so many times the median is called slow."""
 
-from benchmark.mllog import Event
+_SHOWN = 200
+"""Characters of what a run says of a checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

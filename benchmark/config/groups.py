@@ -220,6 +220,19 @@ class Job(Group):
     """Minutes without a line in the log after which a run is asked where it hangs, and ended; 0 waits for ever."""
     telemetry_interval: int = Field(0, alias="TELEMETRY_INTERVAL", ge=0, le=3600)
     """Seconds between two samples of each node's GPUs, memory and processors, beside the log; 0 takes none."""
+    profile: Literal["torch"] | None = Field(None, alias="PROFILE")
+    """Record with PyTorch's profiler what some steps do, as profile_<run>_rank<rank>.json.gz beside the log, for
+    Perfetto. Recording costs time: refused where MLPERF_SUBMISSION_ORG makes a run one that can be submitted."""
+    profile_from: Count = Field(10, alias="PROFILE_FROM")
+    """The first step that PROFILE records, counted from 1."""
+    profile_steps: int = Field(3, alias="PROFILE_STEPS", ge=1, le=50)
+    """Steps that it records."""
+    profile_ranks: str = Field("0", alias="PROFILE_RANKS", pattern=r"^\d{1,6}(,\d{1,6})*$")
+    """Ranks that it records, with commas between."""
+
+    @property
+    def profiled_ranks(self) -> tuple[int, ...]:
+        return tuple(map(int, self.profile_ranks.split(","))) if self.profile is not None else ()
 
 
 class Data(Group):

@@ -129,6 +129,20 @@ def job_faults(job: Job) -> Iterator[str]:
         yield f"SAVE_INTERVAL({job.save_interval}) needs SAVE_CHECKPOINT, the folder to save to"
 
 
+def profile_faults(job: Job, layout: Layout, org: str | None, *, submittable: bool) -> Iterator[str]:
+    """Why a run cannot be profiled like this."""
+    if job.profile is None:
+        return
+    if submittable and org is not None:
+        yield (
+            f"PROFILE({job.profile}) slows down a run that could be submitted, since MLPERF_SUBMISSION_ORG({org}) is "
+            "set; unset one of them"
+        )
+    beyond = [rank for rank in job.profiled_ranks if rank >= layout.world_size]
+    if beyond:
+        yield f"PROFILE_RANKS has {beyond[0]}; there are the ranks 0 to {layout.world_size - 1}"
+
+
 def process_faults(process: Process, layout: Layout) -> Iterator[str]:
     """Why the ranks that were started are not those of the configuration."""
     if process.world_size is not None and process.world_size != layout.world_size:

@@ -194,6 +194,9 @@ class RunConfig(BaseModel):
             *self._seed_faults(),
             *impossible.job_faults(self.job),
             *impossible.process_faults(self.process, layout),
+            *impossible.profile_faults(
+                self.job, layout, self.submission.org, submittable=self.benchmark_row.submittable
+            ),
             *(() if self.is_open else impossible.closed_faults(self.hyperparameters)),
         ]
         # The schedule divides by the batch size, which only a possible layout has.

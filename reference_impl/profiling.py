@@ -1,0 +1,42 @@
+"""PROFILE=torch: what some steps of some ranks do, as a trace beside the log; no part of a run that is submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from benchmark.config import RunConfig
+
+
+class StepProfiler:
+    """Records the steps of a window, and writes them when it ends; a rank that is not asked for records nothing."""
+
+    def __init__(self, config: RunConfig, rank: int) -> None:
+        self._profile: profile | None = None
+        log = config.process.result_file
+        if rank not in config.job.profiled_ranks or log is None:
+            return
+        self._path = trace_of(log, rank)
+        # The profiler's own start is left out of what it records, where there is a step before.
+        first = config.job.profile_from - 1
+        warmup = min(1, first)
+        window = schedule(skip_first=first - warmup, wait=0, warmup=warmup, active=config.job.profile_steps, repeat=1)
+        # Of GPUs, where there are some; without them the second kind is passed over.
+        self._profile = profile(
+            activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], schedule=window, on_trace_ready=self._write
+        )
+        self._profile.start()
+
+    def step(self) -> None:
+        """A step is over."""
+        if self._profile is not None:
+            self._profile.step()
+
+    def _write(self, recorded: profile) -> None:
+        recorded.export_chrome_trace(str(self._path))
+
+
+def trace_of(log: Path, rank: int) -> Path:
+    """The file of a rank: profile_0_rank3.json.gz of result_0.txt."""
+    return log.with_name(f"profile_{log.stem.removeprefix('result_')}_rank{rank}.json.gz")
