@@ -280,8 +280,9 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     if shutil.which("npm") is None:
         pytest.skip("no npm to get axe-core with")
     folder = tmp_path_factory.mktemp("axe")
-    done = subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, check=False, timeout=120)
-    if done.returncode:
+    try:
+        subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, check=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         pytest.skip(f"npm cannot get {AXE}")
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as packed:
