@@ -228,7 +228,7 @@ def kill_writer(jobs: Bench, run: int, since: float, dice: random.Random) -> str
     killed = time.time()
     value = jobs.wait_to_say(run, "save_failed", since)
     assert "was killed (SIGKILL)" in value["save_failed"], value
-    return f"rank {number}: {value['save_failed']}; said after {time.time() - killed:.1f} s"
+    return f"{value['save_failed']}; said after {time.time() - killed:.1f} s"
 
 
 def stop_by_writer(jobs: Bench, run: int, since: float, dice: random.Random) -> str:
