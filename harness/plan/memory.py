@@ -32,6 +32,9 @@ each thread that multiplies, and the output layer is multiplied in two, forward 
 SMALL = 16 * 512
 """Small tensors that Transformer Engine keeps of a layer, sixteen at most, in the allocator's least block."""
 
+UNNAMED = 1.25 * MIB
+"""Of the loss: what 8B has on the null device beyond all that is counted, 0.1 to 1.1 MiB whatever its layout."""
+
 GRANULARITY = 20 * MIB
 """What an expandable segment grows by (PyTorch's kLargeBuffer)."""
 
@@ -375,7 +378,10 @@ def _loss_under_way(job: Job) -> float:
     logits = job.tokens * job.vocabulary / job.tensor
     weight = job.vocabulary * job.size.hidden / job.tensor
     gradients = 2.0 * (weight + job.tokens * job.size.hidden)
-    return 2.0 * logits + gradients + 4 * _shard(job) + 4.0 * job.tokens / job.tensor + 64.0 * job.tokens
+    # Split, this rank's part of the sum of the input's gradients.
+    part = 2.0 * _shard(job) if job.tensor > 1 else 0.0
+    numbers = 4.0 * job.tokens / job.tensor + 64.0 * job.tokens + UNNAMED
+    return 2.0 * logits + gradients + part + 4 * _shard(job) + numbers
 
 
 # What is there in any case.
