@@ -467,9 +467,9 @@ def _step_times(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Iter
         .encode(
             alt.X("from:Q", title="seconds a step", scale=alt.Scale(zero=False)),
             alt.X2("to:Q"),
-            alt.Y("share:Q", title="share of the steps", stack=None, axis=alt.Axis(format="%", values=_SHARES)).scale(
-                type="sqrt", zero=True
-            ),
+            alt.Y(
+                "share:Q", title="share of the steps", stack=None, axis=alt.Axis(format=".2~%", values=_SHARES)
+            ).scale(type="sqrt", zero=True),
             alt.Y2Datum(0),
             alt.Color("colour:N", scale=None),
             alt.Detail("key:N"),
@@ -488,7 +488,7 @@ def _step_times(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Iter
     )
 
 
-_SHARES = [0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 1.0]
+_SHARES = [0.0, 0.002, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 1.0]
 
 
 # Rounds.
