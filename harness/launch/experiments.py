@@ -77,6 +77,10 @@ class Launcher(Protocol):
         """Where this runs, for run.json; empty if there is nothing to say. `id` tells jobs apart."""
         ...
 
+    def missing(self) -> list[str]:
+        """A line for each thing that this machine lacks for the runs; empty where others train."""
+        ...
+
     def prepare(self) -> Seen:
         """Make sure that runs can start; returns what they will be trained on and with.
 
@@ -184,7 +188,9 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
 def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received) -> int:
     config = resolved.config
     print("".join(f"{line}\n" for line in overrides(resolved)), end="", flush=True)
-    if not allowed(config, in_batch=bool(launcher.job)):
+    may, missing = allowed(config, in_batch=bool(launcher.job)), launcher.missing()
+    print("".join(f"missing   {line}\n" for line in missing), end="", flush=True)
+    if missing or not may:
         return 2
     with launcher:
         try:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark import driver
-from benchmark.config import ConfigError, RunConfig
+from benchmark.config import ConfigError, RunConfig, kernels
+from benchmark.hardware import gpu_of_system
 from benchmark.processes import sweep
 from benchmark.refusal import Refused
 from benchmark.run_record import Seen
 from harness.launch.experiments import CannotStart, Process
 from reference_impl.ready import make_ready
+
+
+def missing_data(config: RunConfig) -> Iterator[str]:
+    """A line for each file or folder that the run needs and nobody has named."""
+    row = config.benchmark_row
+    if config.data.data_dir is None and row.dataset.files is not None:
+        yield f"DATADIR, the dataset of {row.name}: `llama31 data download {row.name} FOLDER` (docs/data.md)"
+    if config.data.tokenizer is None and not row.tokenizer.installed:
+        yield f"TOKENIZER, the file of {row.tokenizer.about} tokenizer; {row.tokenizer.licence}"
+
+
+def missing_kernels(config: RunConfig) -> Iterator[str]:
+    """A line for what this machine lacks of the GPUs and libraries that the configuration asks for."""
+    names, ranks = driver.gpu_names(), config.layout.gpus_per_node
+    if (gpu := gpu_of_system(config.system)) and names is None:
+        yield f"{ranks} {gpu.name}: no driver of NVIDIA's answers here, or torch is a build without CUDA"
+    yield from kernels.lacking(config.kernels, kernels.probe())
 
 
 class Local:
@@ -38,6 +56,9 @@ class Local:
 
     def __exit__(self, *error: object) -> None:
         return None
+
+    def missing(self) -> list[str]:
+        return [*missing_data(self._config), *missing_kernels(self._config)]
 
     def prepare(self) -> Seen:
         # Once, and before there is a folder for the runs; each rank would find it out by itself.

@@ -139,6 +139,9 @@ class Slurm:
         job = self._job
         return {"id": job.number, "nodes": ",".join(job.nodes), "restarts": str(job.restarts)}
 
+    def missing(self) -> list[str]:
+        return []
+
     def prepare(self) -> Seen:
         config, nodes = self._config, self._job.nodes
         if start := self._back_end.start(self._container):

@@ -50,6 +50,20 @@ def test_what_ranks_cannot_train_on_is_said_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_node_that_lacks_everything_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data, tokenizer, GPUs and what the precision needs: a line each, whatever else is wrong."""
+    for name in ("DATADIR", "TOKENIZER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(driver, "gpu_names", lambda: None)
+    resolved = resolve(ROOT / "configs" / "config_DGXB200_1x8x2xtp1pp1cp1_8b.sh")
+    assert run_experiments(resolved, Local(resolved.config)) == 2
+    found = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if line.startswith("missing ")]
+    assert [line.split()[0].rstrip(",") for line in found] == ["DATADIR", "TOKENIZER", "8", "PRECISION=nvfp4"]
+    assert "accepts its licence there" in found[1]
+
+
 def test_what_a_config_file_exports_for_the_libraries_reaches_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Named on the command line as sourced by hand; a value of the user stays."""
     told: dict[str, str] = {}
