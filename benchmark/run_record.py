@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from benchmark import driver
 from benchmark.checkout import ROOT
-from benchmark.config import Resolved, RunConfig, kernels
+from benchmark.config import Resolved, RunConfig, kernels, libraries
 from benchmark.decode import Malformed, read_regular
 from benchmark.files import RUN_JSON, is_held, overwrite, write_at_once
 from benchmark.refusal import Refused, Unwritable
@@ -38,26 +38,6 @@ LARGEST = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Scalar = str | int | float | bool | None
-
-LIBRARY_SETTINGS = (
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "NCCL_GRAPH_REGISTER",
-    "NCCL_LOCAL_REGISTER",
-    "NCCL_MAX_CTAS",
-    "NCCL_MIN_CTAS",
-    "NCCL_MIN_NCHANNELS",
-    "NCCL_NVLS_ENABLE",
-    "NCCL_P2P_NET_CHUNKSIZE",
-    "NVTE_BWD_LAYERNORM_SM_MARGIN",
-    "NVTE_FWD_LAYERNORM_SM_MARGIN",
-    "NVTE_NVFP4_DISABLE_2D_QUANTIZATION",
-    "NVTE_NVFP4_DISABLE_RHT",
-    "NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-)
-"""The libraries' own variables that are recorded: config_common.sh sets them, or they mean the same;
-and what decides how Transformer Engine rounds to nvfp4."""
 
 _CODE = (
     *("benchmark", "compliance", "harness", "reference_impl", "report"),
@@ -105,7 +85,7 @@ class Seen(_Part):
     versions: dict[str, str] = {}
     layer_spec: str = ""
     libraries: dict[str, str] = {}
-    """Of LIBRARY_SETTINGS, those that are set."""
+    """Of libraries.RECORDED, those that are set."""
     never_on_a_gpu: tuple[str, ...] = ()
     """The switches that these ranks use on GPUs and that had never run on one before."""
 
@@ -164,7 +144,7 @@ def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
         data=data,
         versions=versions(),
         layer_spec=spec,
-        libraries={name: os.environ[name] for name in LIBRARY_SETTINGS if os.environ.get(name)},
+        libraries={name: os.environ[name] for name in libraries.RECORDED if os.environ.get(name)},
         never_on_a_gpu=tuple(switch.name for switch in unproven),
     )
 

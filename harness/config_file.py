@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 
 from benchmark.checkout import CONFIGS, IS_CHECKOUT
-from benchmark.config import NAMES, ConfigError
+from benchmark.config import NAMES, ConfigError, libraries
 
 # Variables that are read together stand on one line; each other one has a line of its own.
 _LINES = (
@@ -45,12 +46,10 @@ _ELSEWHERE = (
     'DGXSYSTEM=$(basename "${BASH_SOURCE[0]}" .sh)',
     "export DGXSYSTEM=${DGXSYSTEM#config_}",
     "export CONFIG_FILENAME=config_$DGXSYSTEM.sh",
-    "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}",
-    "export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-expandable_segments:True}}",
-    "export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}",
+    "PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-}}",
     "[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}",
 )
-"""What config_common.sh does, for a file that has none beside it."""
+"""What config_common.sh does, for a file that has none beside it; and it sets `libraries.settings`."""
 
 
 def write_config(folder: Path, system: str, values: Mapping[str, str], comment: str) -> Path:
@@ -60,7 +59,8 @@ def write_config(folder: Path, system: str, values: Mapping[str, str], comment: 
         ConfigError: it is there, or cannot be written.
     """
     path = folder / file_name(system, values)
-    text = render(values, comment, in_configs=IS_CHECKOUT and folder.resolve() == CONFIGS)
+    library = {} if IS_CHECKOUT and folder.resolve() == CONFIGS else libraries.settings(system)
+    text = render(values, comment, library=library)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -69,8 +69,12 @@ def write_config(folder: Path, system: str, values: Mapping[str, str], comment: 
     return path
 
 
-def render(values: Mapping[str, str], comment: str, *, in_configs: bool = True) -> str:
-    """A config file that exports `values` (shell name -> value); in configs/ it sources config_common.sh first.
+def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A config file that exports `values` (shell name -> value).
+
+    Args:
+        library: what it sets for the libraries where it is not set; without any, as in configs/, it sources
+            config_common.sh, which does so.
 
     DGXSYSTEM and CONFIG_FILENAME are left out: the file's name gives them. So is an empty value, which is an unset one.
 
@@ -84,7 +88,8 @@ def render(values: Mapping[str, str], comment: str, *, in_configs: bool = True) 
     together = {name for names in _LINES for name in names}
     alone = ((name,) for name in NAMES if name not in together)
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    lines += _IN_CONFIGS if in_configs else _ELSEWHERE
+    lines += _ELSEWHERE if library else _IN_CONFIGS
+    lines += [f"export {name}=${{{name}:-{value}}}" for name, value in library.items()]
     lines += [
         _export(present) for names in (*_LINES, *alone) if (present := [(n, given[n]) for n in names if n in given])
     ]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import ROOT
-from benchmark.config import NAMES, ConfigError, RunConfig, config_files, resolve, source_config
+from benchmark.config import NAMES, ConfigError, RunConfig, config_files, libraries, resolve, source_config
 from benchmark.rules import Rules, Schedule
 from compliance.check import check_paths
 from compliance.findings import Severity
@@ -69,31 +69,12 @@ def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
             assert not config.benchmark_row.submittable or exported["CONFIG_FILENAME"] == path.name
 
 
-LIBRARIES = {
-    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    "NCCL_GRAPH_REGISTER": "0",
-    "NCCL_LOCAL_REGISTER": "0",
-    "NCCL_NVLS_ENABLE": "0",
-    "NCCL_MIN_NCHANNELS": "4",
-    "NCCL_P2P_NET_CHUNKSIZE": "2097152",
-    "NVTE_FWD_LAYERNORM_SM_MARGIN": "8",
-    "NVTE_BWD_LAYERNORM_SM_MARGIN": "8",
-}
-BLACKWELL = LIBRARIES | {
-    "NCCL_MIN_CTAS": "16",
-    "NCCL_MAX_CTAS": "32",
-    "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",
-    "NVTE_BWD_LAYERNORM_SM_MARGIN": "16",
-}
-
-
 def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtests) -> None:
     """By architecture; and the one for CPUs nothing."""
     for path in CONFIGS:
         with subtests.test(path.stem):
-            expected = BLACKWELL if any(gpu in path.stem for gpu in ("B200", "GB300")) else LIBRARIES
-            assert resolve(path, BARE).libraries == (expected if path in OFFICIAL else {})
+            expected = libraries.settings(path.stem.removeprefix("config_")) if path in OFFICIAL else {}
+            assert resolve(path, BARE).libraries == expected
 
 
 @pytest.mark.parametrize(
@@ -109,14 +90,15 @@ def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, s
     """By either of the two names that torch has for its allocator."""
     before = {**BARE, **given}
     after = before | dict(resolve(ROOT / "config_DGX.sh", before).libraries)
-    assert {name: after[name] for name in LIBRARIES} == LIBRARIES | expected
+    assert {name: after[name] for name in libraries.HOPPER} == dict(libraries.HOPPER) | expected
 
 
-def test_a_config_beside_no_other_sets_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("system", "expected"), [("X", libraries.HOPPER), ("GB200", libraries.BLACKWELL)])
+def test_a_config_beside_no_other_sets_the_same(tmp_path: Path, system: str, expected: dict[str, str]) -> None:
     """What `plan --write` and `config new` write outside the repository."""
-    values = environment(DGXSYSTEM="X", DGXNNODES=8, MINIBS=18)
-    path = write_config(tmp_path, "X", values, "a draft")
-    assert resolve(path, BARE).libraries == LIBRARIES
+    values = environment(DGXSYSTEM=system, DGXNNODES=8, MINIBS=18)
+    path = write_config(tmp_path, system, values, "a draft")
+    assert resolve(path, BARE).libraries == expected
 
 
 @pytest.mark.parametrize(

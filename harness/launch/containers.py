@@ -16,8 +16,8 @@ from typing import ClassVar
 from benchmark.checkout import ROOT
 from benchmark.config import ConfigError, RunConfig
 from benchmark.config.groups import Job, Layout
+from benchmark.config.libraries import RECORDED
 from benchmark.files import links_in
-from benchmark.run_record import LIBRARY_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class NoContainer(BackEnd):
             yield f"CONTAINER_RUNTIME=none, but CONT={job.container_image}: unset one of them"
 
 
-_FOR_THE_RANKS = frozenset({*LIBRARY_SETTINGS, "MASTER_ADDR", "MASTER_PORT"})
+_FOR_THE_RANKS = frozenset({*RECORDED, "MASTER_ADDR", "MASTER_PORT"})
 """Variables whose value in an image must not win over the job's."""
 
 

@@ -23,7 +23,7 @@ from benchmark.config.kernels import (
     probe,
     transformer_engine_fault,
 )
-from benchmark.run_record import LIBRARY_SETTINGS
+from benchmark.config.libraries import RECORDED
 from harness.launch import image
 
 HOPPER = Machine(gpu=True, compute_capability=(9, 0), transformer_engine="2.9.0")
@@ -277,4 +277,4 @@ def test_the_guide_names_only_variables_that_exist() -> None:
     named = {name for line in table for name in re.findall(r"`([A-Z][A-Z0-9_]+)", line)}
 
     assert named
-    assert named <= NAMES.keys() | set(LIBRARY_SETTINGS)
+    assert named <= NAMES.keys() | set(RECORDED)

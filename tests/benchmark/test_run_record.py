@@ -17,12 +17,12 @@ from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import resolve
 from benchmark.config.kernels import never_on_a_gpu
+from benchmark.config.libraries import RECORDED
 from benchmark.files import RUN_JSON
 from benchmark.refusal import Unwritable
 from benchmark.run_record import (
     _CODE,
     LARGEST,
-    LIBRARY_SETTINGS,
     VERSION,
     Experiment,
     RunRecord,
@@ -98,7 +98,7 @@ def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatc
     seen = seen_here(resolved.config, {})
     made = record(resolved, seen, datetime.fromtimestamp(EPOCH, UTC))
     assert made.libraries["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
-    assert set(made.libraries) <= set(LIBRARY_SETTINGS) - {"PYTORCH_ALLOC_CONF"}
+    assert set(made.libraries) <= set(RECORDED) - {"PYTORCH_ALLOC_CONF"}
     expected = [row.name for row in never_on_a_gpu(resolved.config.kernels, resolved.config.layout)]
     assert list(made.never_on_a_gpu) == expected
 

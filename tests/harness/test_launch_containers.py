@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmark.checkout import ROOT
 from benchmark.config import ConfigError
-from benchmark.run_record import LIBRARY_SETTINGS
+from benchmark.config.libraries import RECORDED
 from harness.launch.containers import BACK_ENDS, Container, Mount, back_end_of, image_of, mounts_of, mounts_of_links
 from harness.launch.slurm import srun, variables_to_pass
 from tests.fakes import configured
@@ -245,21 +245,19 @@ def test_what_does_not_go_together_is_refused(variables: dict[str, str | int], f
 def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else is in the environment stays outside."""
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
-    for name in LIBRARY_SETTINGS:
+    for name in RECORDED:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     names = variables_to_pass(configured())
-    assert {"SEED", "RESULT_FILE", "NPY_INDEX_DIR", "MASTER_ADDR", "NCCL_DEBUG", *LIBRARY_SETTINGS} <= set(names)
+    assert {"SEED", "RESULT_FILE", "NPY_INDEX_DIR", "MASTER_ADDR", "NCCL_DEBUG", *RECORDED} <= set(names)
     assert "AWS_SECRET_ACCESS_KEY" not in names
 
 
 def test_an_image_does_not_say_where_ranks_meet() -> None:
     """Or what the libraries are told: with pyxis, its own values would win. Its interpreter, say, is left to it."""
-    told = Container(
-        image="x", name="y", mounts=(), variables=("SEED", "HARNESS_PYTHON", *LIBRARY_SETTINGS, "MASTER_ADDR")
-    )
+    told = Container(image="x", name="y", mounts=(), variables=("SEED", "HARNESS_PYTHON", *RECORDED, "MASTER_ADDR"))
     wrapped = BACK_ENDS["pyxis"].wrap(told, ["true"])
-    assert wrapped.srun[-1] == f"--container-env={','.join((*LIBRARY_SETTINGS, 'MASTER_ADDR'))}"
+    assert wrapped.srun[-1] == f"--container-env={','.join((*RECORDED, 'MASTER_ADDR'))}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, resolve
-from benchmark.run_record import LIBRARY_SETTINGS
+from benchmark.config.libraries import RECORDED
 from harness.__main__ import main
 from harness.launch.experiments import child_environment, run_experiments
 from harness.launch.local import Local
@@ -75,7 +75,7 @@ def test_what_a_config_file_exports_for_the_libraries_reaches_the_ranks(monkeypa
     monkeypatch.setattr("harness.launch.experiments.run_experiments", start)
     monkeypatch.setattr("harness.launch.local.Local", lambda _: None)
     # What the command leaves in the environment is taken out of it with these.
-    for name in LIBRARY_SETTINGS:
+    for name in RECORDED:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("NCCL_GRAPH_REGISTER", "1")
