@@ -35,16 +35,14 @@ export NCCL_MIN_NCHANNELS=${NCCL_MIN_NCHANNELS:-4} NCCL_P2P_NET_CHUNKSIZE=${NCCL
 
 # Multiprocessors that norms leave to the collectives beside them, so that neither waits for the other; and on Blackwell
 # what collectives take at least and at most. NVIDIA's v5.0 configs of each architecture.
-case $DGXSYSTEM in
-  *B200* | *GB300*)
-    margin=16
-    export NCCL_MIN_CTAS=${NCCL_MIN_CTAS:-16} NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-32}
-    ;;
-  *) margin=8 ;;
-esac
-export NVTE_FWD_LAYERNORM_SM_MARGIN=${NVTE_FWD_LAYERNORM_SM_MARGIN:-$margin}
-export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-$margin}
-unset margin
+if [[ $DGXSYSTEM == *B[23]00* ]]; then
+  export NVTE_FWD_LAYERNORM_SM_MARGIN=${NVTE_FWD_LAYERNORM_SM_MARGIN:-16}
+  export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-16}
+  export NCCL_MIN_CTAS=${NCCL_MIN_CTAS:-16} NCCL_MAX_CTAS=${NCCL_MAX_CTAS:-32}
+else
+  export NVTE_FWD_LAYERNORM_SM_MARGIN=${NVTE_FWD_LAYERNORM_SM_MARGIN:-8}
+  export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-8}
+fi
 
 # All memory of each node, unless the site counts it by processor or GPU: sbatch takes one of the three. No line of run.sub,
 # which `sbatch --mem-per-cpu=...` could not take back.

@@ -75,10 +75,7 @@ def faults(**variables: object) -> list[str]:
         ({"ALIGN_PARAM_GATHER": 1, "OVERLAP_PARAM_GATHER": 0}, "ALIGN_PARAM_GATHER=True needs OVERLAP_PARAM_GATHER"),
         ({"MC_TP_OVERLAP_RS": 0}, "MC_TP_OVERLAP_RS=False needs TP_COMM_OVERLAP=True"),
         ({"FULL_CUDA_GRAPH": 1, "CUDA_GRAPH_IMPLEMENTATION": "local"}, "leave CUDA_GRAPH_IMPLEMENTATION=local out"),
-        (
-            {"FULL_CUDA_GRAPH": 1, "INTERLEAVED_PIPELINE": 1, "MODEL_SIZE": None},
-            "needs an interleaved pipeline, or none",
-        ),
+        ({"FULL_CUDA_GRAPH": 1, "INTERLEAVED_PIPELINE": 1}, "needs an interleaved pipeline, or none"),
         ({"FULL_CUDA_GRAPH": 1, "TP_COMM_OVERLAP": 1}, "FULL_CUDA_GRAPH=True is not tried with TP_COMM_OVERLAP=True"),
         (
             {"FULL_CUDA_GRAPH": 1, "RECOMPUTE_GRANULARITY": "selective"},
