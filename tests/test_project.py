@@ -44,7 +44,7 @@ ENVIRONMENT_USERS = {
     "harness/verbs/runs.py": "leaves there what a config file exports for the libraries, as sourcing it would",
     "harness/launch/node.py": "looks whether Slurm has handed its task one GPU of the node's",
     "harness/doctor.py": "shows which of the harness's own variables are set",
-    "harness/launch/experiments.py": "hands it to the ranks it starts, with the configuration's own variables on top",
+    "harness/launch/launcher.py": "hands it to the ranks it starts, with the configuration's own variables on top",
     "compliance/official.py": "hands two variables of the system to the official tools, and no other",
     "reference_impl/parallel.py": "says which network device to use, which gloo and NCCL can be told in no other way",
     "reference_impl/pretrain.py": "says where the libraries underneath put what is temporary",

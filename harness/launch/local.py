@@ -12,7 +12,7 @@ from benchmark.hardware import gpu_of_system
 from benchmark.processes import sweep
 from benchmark.refusal import Refused
 from benchmark.run_record import Seen
-from harness.launch.experiments import CannotStart, Process
+from harness.launch.launcher import CannotStart, Process
 from reference_impl.ready import make_ready
 
 

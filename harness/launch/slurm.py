@@ -22,8 +22,8 @@ from benchmark.config import LIBRARY_PREFIXES, NAMES, ConfigError, RunConfig
 from benchmark.run_record import Seen
 from benchmark.shared import make_folder, tokens
 from harness.launch.containers import Container, Mount, Wrapped, back_end_of, image_of, mounts_of, mounts_of_links
-from harness.launch.experiments import CannotStart, Process, child_environment
 from harness.launch.hang import explain, stacks_in
+from harness.launch.launcher import CannotStart, Process, child_environment
 
 # Runs its arguments with the environment's interpreter, in a container or not.
 _PYTHON = ("bash", "-euc", 'python=$(bash setup.sh); exec "$python" "$@"', "bash")

@@ -15,9 +15,13 @@ from benchmark.config import RunConfig, resolve
 from benchmark.files import hold
 from benchmark.run_record import KILLED, RUNNING, Seen, read
 from harness.launch import experiments, hang
-from harness.launch.experiments import CannotStart, Ending, Received, finish, listening, run_all, run_once
+from harness.launch.ending import Ending
+from harness.launch.experiments import finish, run_all
+from harness.launch.launcher import CannotStart
 from harness.launch.local import Local
+from harness.launch.one_run import run_once
 from harness.launch.runs import WAITING, RunSet
+from harness.launch.signals import Received, listening
 from tests.fakes import environment
 from tests.logs import LogFile, tiny
 

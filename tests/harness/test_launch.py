@@ -27,22 +27,15 @@ from compliance.check import find_logs
 from harness.launch.address import is_own
 from harness.launch.bind import Topology, choose, read_topology
 from harness.launch.containers import Wrapped
-from harness.launch.experiments import (
-    CannotStart,
-    Ending,
-    Received,
-    close_log,
-    last_words,
-    run_all,
-    run_once,
-    set_aside,
-    view_of,
-    was_cut_off,
-)
+from harness.launch.ending import Ending, close_log, last_words, was_cut_off
+from harness.launch.experiments import run_all, set_aside, view_of
 from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
+from harness.launch.launcher import CannotStart
 from harness.launch.local import Local
 from harness.launch.node import faults
+from harness.launch.one_run import run_once
 from harness.launch.runs import RunSet, make_folder
+from harness.launch.signals import Received
 from harness.launch.slurm import Job, Slurm, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from benchmark.telemetry import COLUMNS, HEADER, NODE, file_of, files_of
-from harness.launch.experiments import Received, run_once
 from harness.launch.local import Local
+from harness.launch.one_run import run_once
+from harness.launch.signals import Received
 from harness.launch.telemetry import gpu_cells, sampled, sampler
 from tests.fakes import configured
 from tests.waiting import wait_until

@@ -12,7 +12,8 @@ from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, resolve
 from benchmark.config.libraries import RECORDED
 from harness.__main__ import main
-from harness.launch.experiments import child_environment, run_experiments
+from harness.launch.experiments import run_experiments
+from harness.launch.launcher import child_environment
 from harness.launch.local import Local
 from tests.fakes import configured, environment
 

@@ -1,0 +1,138 @@
+"""Tells how a run has ended, from the status of its processes, its log and its last words, and closes its log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.clock import SystemClock
+from benchmark.config import RunConfig
+from benchmark.console import PROGRESS
+from benchmark.eventlog import EventLog
+from compliance.check import check_paths
+from harness.launch.standing import Standing
+
+REFUSED = 2
+"""Status of a rank that could not start, go on, or write its log."""
+
+_CHUNK = 1 << 16
+
+_ERROR = re.compile(r"(?:\s*(\d+): ?)?error: (.*)")
+"""A line with which a rank says why it ends; srun puts the rank's number before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the processes of a run ended."""
+
+    status: int
+    """As a shell gives it: 128 + n for signal n."""
+    standing: Standing
+    cause: str = ""
+    """Why it is no success."""
+    cut_off: bool = False
+    """The run came to no end of its own: it hung, was killed, failed on its way, or was told to save and stop."""
+    gone: bool = True
+    """Whether it is certain that nobody writes to its log any more."""
+    could_not: bool = False
+    """It could not be started, or what it says could not be written: this says nothing of a result."""
+
+
+def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str] = (), *, stop: int = 0) -> Ending:
+    """By the processes' status (-n for signal n), log and last words, where they hung, and what told them to stop."""
+    status = returncode if returncode >= 0 else 128 - returncode
+    if hang:
+        cause = "; ".join(hang[:2])
+    elif stop and status:
+        status, cause = 128 + stop, f"Interrupted: {signal.Signals(stop).name}"
+    else:
+        if returncode < 0:
+            words = f"what started its ranks was ended by {signal.Signals(-returncode).name}"
+        said = [standing.reason, words if standing.error or not standing.reason else ""]
+        cause = "; ".join(filter(None, said)) if status else ""
+    cut_off = standing.status != "success" and (bool(hang) or was_cut_off(status, standing, words))
+    return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off, could_not=status == REFUSED)
+
+
+def was_cut_off(status: int, standing: Standing, words: str) -> bool:
+    """Whether a run ended on its way: after its clock had started, or by a signal that nobody here had sent.
+
+    srun ends the other ranks when one fails, so its own status tells little; `words` are the run's last ones.
+    """
+    if status in (0, os.EX_TEMPFAIL):
+        return status == os.EX_TEMPFAIL
+    if standing.status == "success" or (standing.status == "aborted" and not standing.error):
+        return False
+    return standing.started_ms is not None or "Exited with exit code" not in words
+
+
+def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
+    """Whether a log is that of a whole and valid run, so that it is a success whatever became of its processes."""
+    if standing.status != "success":
+        return False
+    try:
+        return check_paths([log], config.rules.ruleset).passed
+    except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
+        print(f"compliance check crashed: {type(error).__name__}: {error}", flush=True)
+        return False
+
+
+def last_words(console: Path, start: int = 0) -> str:
+    """Why a run's processes say that they ended: what the rank that ended first has called an error.
+
+    Where none has, srun's complaint about that rank alone, or their last line.
+
+    Args:
+        start: where in the console they began.
+    """
+    said = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
+    lines = [line for line in said if PROGRESS not in line]
+    complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
+    if not complaints:
+        errors = [match[2] for line in lines if (match := _ERROR.match(line))]
+        return (errors[:1] or lines[-1:] or ["it printed nothing"])[0]
+    first = min(complaints, key=_after_the_cause)
+    task = re.search(r"tasks? (\d+)", first)
+    own = [match[2] for line in lines if (match := _ERROR.match(line)) and task and match[1] == task[1]]
+    return ": ".join([first, *own[:1]])
+
+
+def _after_the_cause(complaint: str) -> int:
+    """0 for a rank that was killed, 1 for one that failed, maybe for that, 2 for one that was ended for either.
+
+    srun reports them as they come.
+    """
+    if complaint.endswith(("Terminated", "Exited with exit code 143")):
+        return 2
+    return int("Exited with exit code" in complaint)
+
+
+def close_log(log: Path, ending: Ending) -> None:
+    """Log the run_stop that a run which was killed could not log itself; half a line at the end is kept beside it."""
+    standing = ending.standing
+    if standing.started_ms is None or standing.stopped_ms is not None:
+        return
+    if not ending.gone:
+        print(f"log       left open: processes may still write to {log}", flush=True)
+        return
+    events = EventLog(log, SystemClock())
+    events.cut(whole_lines(log))
+    events.end("run_stop", status="aborted", samples_count=standing.samples, reason=ending.cause)
+    events.event("train_samples", standing.samples)
+
+
+def whole_lines(log: Path) -> int:
+    """Bytes of a log up to the end of its last whole line."""
+    with log.open("rb") as file:
+        position = file.seek(0, os.SEEK_END)
+        while position:
+            start = max(0, position - _CHUNK)
+            file.seek(start)
+            if (found := file.read(position - start).rfind(b"\n")) >= 0:
+                return start + found + 1
+            position = start
+    return 0
