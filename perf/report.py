@@ -47,7 +47,7 @@ print(size)
 def command(folder: Path, results: Path, ruleset: str) -> list[str]:
     """The whole command."""
     out = str(folder / "report.html")
-    return [sys.executable, "-m", "compliance", "report", str(results), "--ruleset", ruleset, "-o", out]
+    return [sys.executable, "-m", "harness", "report", str(results), "--ruleset", ruleset, "-o", out]
 
 
 def cost(arguments: Sequence[str]) -> Timing:

@@ -100,13 +100,13 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fixed learning rate": (
         {"LEARNING_RATE": "0.001"},
-        "LEARNING_RATE=0.001: llama31_405b 6.0.0 derives learning rate and warm-up from global batch size 1152; unset, "
-        "or MLPERF_SUBMISSION_DIVISION=open",
+        "LEARNING_RATE=0.001: llama31_405b 6.0.0 derives learning rate and warm-up from global batch size 1152; unset "
+        "them, or set MLPERF_SUBMISSION_DIVISION=open",
     ),
     "free learning rate": (
         {"BENCHMARK": "llama31_8b", "MINIBS": 3},
-        "LEARNING_RATE and WARMUP_STEPS: llama31_8b 6.0.0 leaves them to the submitter and has no reference at global "
-        "batch size 24 (it has: 16, 32, 64, 96, 128); set both",
+        "LEARNING_RATE and WARMUP_STEPS: llama31_8b 6.0.0 leaves them to the submitter and has no reference point at "
+        "global batch size 24 (it has points at 16, 32, 64, 96, 128); set both",
     ),
     "name against content": (
         {"DGXSYSTEM": "DGXH100_2x8x144xtp1pp1cp1"},

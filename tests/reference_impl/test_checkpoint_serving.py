@@ -164,7 +164,7 @@ def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
         (
             TOKENIZER,
             b'{"model": ' + b"[" * 100_000,
-            r"tokenizer\.json is no Hugging Face tokenizer: more than 64 arrays",
+            r"tokenizer\.json is no Hugging Face tokenizer: arrays and objects are nested more than 64",
         ),
         ("tokenizer.model", b"no model", r"tokenizer\.model is no SentencePiece model: "),
         ("tokenizer.model", b"YQ== 0\nYg= 1\n", r"tokenizer\.model is no list of tiktoken ranks: "),
