@@ -15,6 +15,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import RunConfig, resolve
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.refusal import Refused
+from benchmark.rules import FreeLearningRate
 from harness.dryrun.answer import Answer, Broken, Verdict
 from harness.dryrun.environment import interpreter, variables
 
@@ -62,7 +63,15 @@ def ask(file: Path, values: Mapping[str, str] | None = None, gpu: str | None = N
     # A seed that everybody can repeat, and no weights to read. A name that states other values than these is none.
     fixed = {"SEED": "1", "LOAD_CHECKPOINT": ""} | ({"DGXSYSTEM": f"{found.system}_changed"} if values else {})
     resolved = resolve(file, values=fixed | dict(values or {}))
-    return Asked(config=resolved.config, gpu=found, library=resolved.libraries)
+    return Asked(config=_with_its_rate(resolved.config), gpu=found, library=resolved.libraries)
+
+
+def _with_its_rate(config: RunConfig) -> RunConfig:
+    """Say what the rules leave free: for fewer microbatches the reference may have no learning rate."""
+    if not isinstance(config.rules.learning_rate, FreeLearningRate):
+        return config
+    schedule = config.schedule
+    return config.changed(LEARNING_RATE=schedule.base_learning_rate, WARMUP_STEPS=schedule.warmup_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmark.checkout import CONFIGS, ROOT
-from benchmark.config import ConfigError
+from benchmark.config import ConfigError, resolve
 from benchmark.hardware import GPUS, OUTSIDE_ALLOCATOR
 from harness.__main__ import main
 from harness.dryrun import environment
@@ -59,6 +59,13 @@ def answer(**changed: Any) -> Answer:
 
 def verdict(**changed: Any) -> Verdict:
     return Verdict(config=ask(H100).config, gpu=GPUS["H100"], answer=answer(**changed))
+
+
+def test_fewer_microbatches_keep_the_learning_rate_of_all() -> None:
+    """8B's is free, and the reference has none at the smaller batch that a dry run takes."""
+    asked = ask(ROOT / "config_DGX_8b.sh")
+    fewer = asked.config.changed(MINIBS=asked.fewer_microbatches())
+    assert fewer.schedule.base_learning_rate == resolve(ROOT / "config_DGX_8b.sh").config.schedule.base_learning_rate
 
 
 def test_a_rank_that_fits_and_computes_the_model_passes() -> None:
