@@ -116,11 +116,7 @@ TABLE = (
         CONFIG.kernels.grad_reduce_in_fp32,
         why="no rule fixes the type that gradients are sent in; bf16 is half the bytes",
     ),
-    Row(
-        "model.config.recompute_granularity",
-        CONFIG.kernels.recompute_granularity,
-        why="what does not fit into 80 GB is computed again, which changes no value",
-    ),
+    Row("model.config.recompute_granularity", CONFIG.kernels.recompute_granularity),
     # The layout.
     Row("trainer.strategy.tensor_model_parallel_size", CONFIG.layout.tensor_model_parallel),
     Row("trainer.strategy.pipeline_model_parallel_size", CONFIG.layout.pipeline_model_parallel),

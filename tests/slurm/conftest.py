@@ -118,7 +118,7 @@ class Jobs:
         path = self.folder / f"job-{self.numbers[-1]}.log"
         return path.read_text() if path.exists() else ""
 
-    def last_lines(self, count: int = 4) -> str:
+    def last_lines(self, count: int = 5) -> str:
         return "\n".join(self.output().splitlines()[-count:])
 
     def results(self) -> Path:
