@@ -33,9 +33,7 @@ def tiny(**values: str) -> Asked:
 @pytest.fixture(scope="module")
 def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     del null_python  # made, or the test is skipped
-    split = ask(
-        H200, {"LAYER_SPEC": "torch", "PRECISION": "bf16", "RECOMPUTE_GRANULARITY": "", "RECOMPUTE_MODULES": ""}
-    )
+    split = ask(H200, {"LAYER_SPEC": "torch", "PRECISION": "bf16", "FP8_PARAM_GATHER": ""})
     few, many, folder = tiny(LAYER_SPEC="te"), tiny(LAYER_SPEC="te", MINIBS="64"), tmp_path_factory.mktemp("state")
     halved = tiny(LAYER_SPEC="te", USE_PRECISION_AWARE_OPTIMIZER="True")
     piped = ask(
