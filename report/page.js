@@ -25,7 +25,7 @@
   };
 
   async function draw(figure) {
-    const place = figure.querySelector('.live');
+    const place = figure.querySelector('.live'), name = place.getAttribute('aria-label');
     const overRun = figure.hasAttribute('data-over-run');
     const spec = JSON.parse(figure.querySelector('script').textContent, overRun ? chosen : undefined);
     const values = parameters();
@@ -37,6 +37,10 @@
       tooltip: {disableDefaultStyle: true, theme: 'page'}, config: page.themes[dark.matches ? 'dark' : 'light'],
     });
     views.set(figure, {view, finalize});
+    // Vega has put a name of its own there.
+    place.removeAttribute('aria-roledescription');
+    place.setAttribute('role', 'img');
+    place.setAttribute('aria-label', name);
     figure.classList.add('drawn');
   }
 

@@ -134,8 +134,12 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def await_pictures(page: Page) -> list[str]:
     """What a screen reader is told of each chart; the browser makes its tree of names in its own time."""
-    while len(found := [name for name in page.names("image") if len(name) > 20]) < CHARTS:
+    for _ in range(100):
+        found = [name for name in page.names("image") if len(name) > 20]
+        if len(found) >= CHARTS:
+            break
         time.sleep(0.05)
+    assert len(found) >= CHARTS, found
     return found
 
 
