@@ -57,7 +57,10 @@ def log(valid: Callable[[str], LogFile]) -> LogFile:
 
 LONGEST = (
     "test_run_and_time.py",
+    "test_endurance.py",
+    "test_shapes.py",
     "test_job.py",
+    "test_killing.py",
     "test_nemo.py",
     "test_checkpoint_training.py",
     "test_configs.py",

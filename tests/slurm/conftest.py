@@ -36,7 +36,8 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def slurm() -> None:
+    """Skip what needs Slurm where it is not installed and cannot be."""
     if why_not() and "CI" in os.environ and os.geteuid() == 0:
         try:
             install(*PACKAGES, "libslurm-dev", "gcc", "libc6-dev")
@@ -44,6 +45,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             pytest.skip(f"Slurm is not installed, and apt-get cannot: {error}")
     if why_not():
         pytest.skip(why_not())
+
+
+@pytest.fixture(scope="session")
+def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    del slurm  # installed
     folder = tmp_path_factory.mktemp("slurm")
     with Cluster(folder / "cluster", 2, plugin=_pyxis(folder / "pyxis")) as running:
         yield running
