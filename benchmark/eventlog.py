@@ -7,9 +7,8 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmark.checkout import ROOT
 from benchmark.clock import Clock
@@ -117,7 +116,7 @@ class _LogFile(logging.Handler):
         try:
             # For reading, too: what a killed writer has left is looked at.
             self._file = path.open("a+b", buffering=0)
-            if (end := _end_of_lines(self._file)) < self._size():
+            if (end := end_of_lines(self._file)) < self._size():
                 self._file.truncate(end)
         except OSError as error:
             raise Unwritable(path, error) from None
@@ -136,14 +135,20 @@ class _LogFile(logging.Handler):
         return os.fstat(self._file.fileno()).st_size
 
 
-_LONGEST_LINE = 1 << 20
+_CHUNK = 1 << 16
+"""Bytes that are read at a time."""
 
 
-def _end_of_lines(file: RawIOBase) -> int:
-    """Where the last whole line of a log ends."""
-    size = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, size - _LONGEST_LINE))
-    return start + (file.read(size - start) or b"").rfind(b"\n") + 1
+def end_of_lines(file: IO[bytes]) -> int:
+    """Return the bytes of a log up to the end of its last whole line."""
+    position = file.seek(0, os.SEEK_END)
+    while position:
+        start = file.seek(max(0, position - _CHUNK))
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
 
 
 def _mllogger(path: Path) -> Any:

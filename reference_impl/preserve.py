@@ -52,10 +52,15 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
+def chained(optimizer: MegatronOptimizer) -> list[Any]:
+    """Return Megatron-Core's optimizers, of which it chains one for each kind of parameter."""
+    optimizers: list[Any] = getattr(optimizer, "chained_optimizers", [optimizer])
+    return optimizers
+
+
 def torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    """The torch optimizers inside Megatron-Core's (it chains one for each kind of parameter)."""
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [inner.optimizer for inner in chained if inner.optimizer is not None]
+    """Return the torch optimizers inside Megatron-Core's."""
+    return [inner.optimizer for inner in chained(optimizer) if inner.optimizer is not None]
 
 
 class _OptimizerState:

@@ -103,9 +103,7 @@ def train(config: RunConfig) -> int:
             the process.
     """
     # Python's own way with Ctrl-C is an exception, which whatever is being imported may swallow.
-    for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    _handle_signals(signal.SIG_DFL)
     bind_forks(*_SIGNALS)
     preempted = listen_for_preemption(config)
     # Where a hanging rank is, written without the interpreter's help.
@@ -216,9 +214,14 @@ def stop_on_signals(log: EventLog) -> None:
                 signal.signal(other, signal.SIG_IGN)
             raise Interrupted(number)
 
+    _handle_signals(stop)
+
+
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Set what becomes of the signals that end a run; one that is ignored, as nohup leaves it, stays so."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, handler)
 
 
 def _report(outcome: Outcome) -> None:

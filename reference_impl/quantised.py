@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor, post_all_gather_processing
-from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 
 
@@ -73,12 +72,16 @@ def in_bf16(chunks: Iterable[torch.nn.Module], *, writing: bool) -> Iterator[Non
 
 
 @torch.no_grad()
-def from_optimizer(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> None:
-    """Make the weights in fp8 from the fp32 copies, as a step does: bit for bit what they were after it."""
+def from_optimizers(chunks: list[MegatronModule], optimizers: Iterable[Any]) -> None:
+    """Make the weights in fp8 from the fp32 copies, as a step does: bit for bit what they were after it.
+
+    Args:
+        optimizers: Megatron-Core's, which hold the fp32 copies.
+    """
     weights = [weight for chunk in chunks for weight in chunk.parameters() if is_float8tensor(weight)]
     if not weights:
         return
-    for one in getattr(optimizer, "chained_optimizers", [optimizer]):
+    for one in optimizers:
         one._copy_main_params_to_model_params()
     gather(chunks)
 

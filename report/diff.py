@@ -15,8 +15,7 @@ import numpy as np
 from benchmark.refusal import Refused
 from compliance.findings import counted
 from compliance.formats import printable
-from report.page import flatten
-from report.results import Curve, ResultSummary, gather
+from report.results import Curve, ResultSummary, flatten, gather
 from report.table import RESULT_COLUMNS, STEP_COLUMNS, RunRow
 
 PLACES = 8

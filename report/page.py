@@ -27,7 +27,7 @@ from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
 from report import vega
 from report.palette import Colour
-from report.results import ResultSummary, is_official
+from report.results import ResultSummary, flatten, is_official
 from report.table import (
     NODE_COLUMNS,
     PUBLISHED_COLUMNS,
@@ -542,20 +542,6 @@ def _values(one: ResultSummary) -> Iterator[Table]:
         rows = [Line([Cell(name), Cell(text[:MOST_TEXT], style="text")]) for name, text in flat[:MOST_VALUES]]
         if rows:
             yield Table(title, ("name", "value"), rows)
-
-
-def flatten(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The leaves of a document, with their paths; a configuration's value stands with where it came from."""
-    if isinstance(value, Mapping) and set(value) == {"value", "origin"}:
-        yield name, f"{value['value']} ({value['origin']})"
-    elif isinstance(value, Mapping) and depth < 5:
-        for key, item in value.items():
-            yield from flatten(item, f"{name}.{key}" if name else str(key), depth + 1)
-    elif isinstance(value, list) and depth < 5:
-        for index, item in enumerate(value):
-            yield from flatten(item, f"{name}.{index}", depth + 1)
-    elif value not in ("", None):
-        yield name, str(value)
 
 
 # Tables.

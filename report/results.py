@@ -416,6 +416,20 @@ def _record(path: Path) -> RunRecord:
         return RunRecord()
 
 
+def flatten(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield the leaves of a document with their paths. A value of a configuration is followed by its origin."""
+    if isinstance(value, Mapping) and set(value) == {"value", "origin"}:
+        yield name, f"{value['value']} ({value['origin']})"
+    elif isinstance(value, Mapping) and depth < 5:
+        for key, item in value.items():
+            yield from flatten(item, f"{name}.{key}" if name else str(key), depth + 1)
+    elif isinstance(value, list) and depth < 5:
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{name}.{index}", depth + 1)
+    elif value not in ("", None):
+        yield name, str(value)
+
+
 # Names.
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
 from benchmark.console import PROGRESS
-from benchmark.eventlog import EventLog
+from benchmark.eventlog import EventLog, end_of_lines
 from compliance.check import check_paths
 from harness.launch.standing import Standing
 
 REFUSED = 2
 """Status of a rank that could not start, go on, or write its log."""
-
-_CHUNK = 1 << 16
 
 _ERROR = re.compile(r"(?:\s*(\d+): ?)?error: (.*)")
 """A line with which a rank says why it ends; srun puts the rank's number before it."""
@@ -120,19 +118,7 @@ def close_log(log: Path, ending: Ending) -> None:
         print(f"log       left open: processes may still write to {log}", flush=True)
         return
     events = EventLog(log, SystemClock())
-    events.cut(whole_lines(log))
+    with log.open("rb") as file:
+        events.cut(end_of_lines(file))
     events.end("run_stop", status="aborted", samples_count=standing.samples, reason=ending.cause)
     events.event("train_samples", standing.samples)
-
-
-def whole_lines(log: Path) -> int:
-    """Bytes of a log up to the end of its last whole line."""
-    with log.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        while position:
-            start = max(0, position - _CHUNK)
-            file.seek(start)
-            if (found := file.read(position - start).rfind(b"\n")) >= 0:
-                return start + found + 1
-            position = start
-    return 0

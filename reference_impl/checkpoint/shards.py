@@ -24,6 +24,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import MegatronModule
 
 from reference_impl.model import unwrap
+from reference_impl.preserve import chained
 
 STATES = ("param", "exp_avg", "exp_avg_sq")
 """What AdamW holds of a weight: its fp32 copy and its two moments."""
@@ -33,7 +34,7 @@ class OptimizerShards:
     """This rank's part of the optimizer's state, in the tensors that the optimizer works with."""
 
     def __init__(self, chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> None:
-        self._optimizers: list[DistributedOptimizer] = getattr(optimizer, "chained_optimizers", [optimizer])
+        self._optimizers: list[DistributedOptimizer] = chained(optimizer)
         self._states = [one.get_parameter_state_dp_reshardable() for one in self._optimizers]
         parts = dict(_parts(chunks))
         self.tensors = [

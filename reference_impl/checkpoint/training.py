@@ -42,7 +42,7 @@ from reference_impl.checkpoint.writing import Planner, Saving, agreed, why
 from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, file_faults
 from reference_impl.model import unwrap
 from reference_impl.parallel import on_rank_0
-from reference_impl.preserve import torch_optimizers
+from reference_impl.preserve import chained, torch_optimizers
 
 
 def save(
@@ -140,7 +140,7 @@ def load(
         for number, chunk in enumerate(chunks):
             unwrap(chunk).load_state_dict(state[f"model{number}"])
     shards.take(state["optimizer_shards"])
-    quantised.from_optimizer(chunks, optimizer)
+    quantised.from_optimizers(chunks, chained(optimizer))
     # Loading adds the steps of the checkpoint to those of the schedule, which has its one step of lead.
     schedule.num_steps = 0
     schedule.load_state_dict(common["schedule"])
