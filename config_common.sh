@@ -1,7 +1,7 @@
 # What every config shares; sourced by it first. The config's file name is the name of its system.
 DGXSYSTEM=$(basename "${BASH_SOURCE[1]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
-# What another config set in this shell is not this one's: a layout half of each would train, and be of neither.
+# Drop what another config set in this shell. Otherwise a run would mix the layouts of both.
 if [[ ${CONFIG_FILENAME:-config_$DGXSYSTEM.sh} != "config_$DGXSYSTEM.sh" ]]; then
   unset BENCHMARK RULESET DGXNNODES DGXNGPU TENSOR_MODEL_PARALLEL PIPELINE_MODEL_PARALLEL INTERLEAVED_PIPELINE \
     CONTEXT_PARALLEL TP_PP_DP_MAPPING MINIBS MICRO_BATCH_SIZE PRECISION FP8_PARAM_GATHER RECOMPUTE_GRANULARITY \
@@ -30,7 +30,7 @@ export NCCL_LOCAL_REGISTER=${NCCL_LOCAL_REGISTER:-0}
 # Reductions inside the switch want buffers of their own for each communicator: gigabytes (NVIDIA's v5.0 and v5.1 configs).
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 
-# Few and large messages between nodes, by several channels: as those configs have it for pipelines.
+# Few and large messages between nodes, by several channels, which those configs set for pipelines.
 export NCCL_MIN_NCHANNELS=${NCCL_MIN_NCHANNELS:-4} NCCL_P2P_NET_CHUNKSIZE=${NCCL_P2P_NET_CHUNKSIZE:-2097152}
 
 # Multiprocessors that norms leave to the collectives beside them, so that neither waits for the other; and on Blackwell

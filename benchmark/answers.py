@@ -1,7 +1,7 @@
-"""What a command that a job starts on its nodes answers, told from what else is printed there.
+"""Mark the answers of commands that a job starts on its nodes, so that they are found among other output.
 
-An image's entry point prints a banner, a site's TaskProlog a greeting, and both end up in the same pipe. So each line
-of an answer carries a mark, and what carries none is not read.
+An image's entry point prints a banner and a site's TaskProlog a greeting, and both end up in the same pipe. So each
+line of an answer carries a mark. Lines without one are not read.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 
 MARK = "llama31-answer: "
-"""Before each line of an answer; a banner without a line end may stand before it."""
+"""Text at the start of each line of an answer. A banner without a line end may precede it."""
 
 _LABEL = re.compile(r"\s*(\d+): ")
-"""What `srun --label` puts before the lines of a task."""
+"""The prefix that `srun --label` gives the lines of a task."""
 
 
 def answer(text: str) -> None:
@@ -34,6 +34,6 @@ def labelled_answers(printed: str) -> list[tuple[int, str]]:
 
 
 def _marked(printed: str) -> Iterator[tuple[str, str]]:
-    """Each marked line, as what stands before the mark and what follows it."""
+    """Yield the text before the mark and the text after it, for each marked line."""
     parts = (line.partition(MARK) for line in printed.split("\n"))
     return ((before, text) for before, mark, text in parts if mark)

@@ -32,7 +32,7 @@ class FileSet:
     """A folder of files as MLCommons publishes it."""
 
     about: str
-    """What it is, in words."""
+    """A description for people."""
     sizes: Mapping[str, int | None]
     """Path of each file -> its bytes; None if the file is needed but its size is not published."""
     uri: str | None = None
@@ -67,7 +67,7 @@ class BenchmarkTokenizer:
     installed: bool = False
     """Whether setup.sh installs it; if not, TOKENIZER has to name its file."""
     licence: str = ""
-    """Where its licence is accepted, and by whom, if somebody has to."""
+    """A sentence that says where users accept its licence; empty if they need not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Dataset:
     """The tokenised text of a benchmark, in pairs of files <prefix>.bin and <prefix>.idx."""
 
     corpus: str
-    """Where the text comes from, in words."""
+    """A description of where the text comes from, for people."""
     train: tuple[str, ...]
     """Prefixes of the training data, which are blended with equal weights."""
     validation: str
@@ -167,7 +167,7 @@ MIXTRAL_8X22B = BenchmarkTokenizer(
     installed=True,
 )
 
-# 128,000 ranks and 256 special tokens; no package has it.
+# 128,000 ranks and 256 special tokens. No package contains it.
 LLAMA_31 = BenchmarkTokenizer(
     about="Llama 3.1's",
     vocabulary=128_256,
@@ -296,7 +296,7 @@ def benchmark_named(name: str) -> Benchmark:
 
 
 def find(benchmark: str, ruleset: str | None = None) -> Rules:
-    """Return the rules of a benchmark in one ruleset, or in the latest that has it.
+    """Return the rules of a benchmark in one ruleset, or in the latest one that has the benchmark.
 
     Raises:
         UnknownRules: there is no such row.

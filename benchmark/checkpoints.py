@@ -3,8 +3,8 @@
 A run has a folder of its own below SAVE_CHECKPOINT and in it one folder a save, `step_<n>`. While a save is being
 written its folder is called `step_<n>.partial`; only when every rank has written all of its part is it renamed, so
 that a folder without that ending is complete. What is in it is the Step's business, but for `resume.json`: which run it
-belongs to, and how long the log was. One whose bytes are no longer those that were written is put aside under another
-name, and the one before it counts.
+belongs to, and how long the log was. A checkpoint whose bytes have changed since they were written is
+renamed, and the one before it counts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Resumption:
     """Newer checkpoints that were put aside, and why."""
 
     def told(self, now: float) -> dict[str, Any]:
-        """What the log says of it."""
+        """Return the value that the log records for this resumption, at the time `now`."""
         value: dict[str, Any] = {
             "resumed": True,
             "recomputed_steps": self.recomputed_steps,
@@ -197,7 +197,7 @@ class Checkpoints:
 
 
 def _seal(record: Mapping[str, Any]) -> str:
-    """A checksum of what a record says."""
+    """Return a checksum of a record."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -207,7 +207,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_if_possible(folder: Path) -> None:
-    """Remove a folder that is in nobody's way: a run is not ended for it, and the next start tries again."""
+    """Remove a folder. If that fails, say so and continue; the next start tries again."""
     try:
         _remove(folder)
     except OSError as error:
@@ -229,7 +229,7 @@ def _damaged_in(folder: Path) -> list[Path]:
 
 
 def put_aside(damage: Damaged) -> str:
-    """Rename a damaged checkpoint, so that it counts no more; which it was and why, in a line.
+    """Rename a damaged checkpoint, so that it no longer counts, and return a line that says which it was and why.
 
     Raises:
         ConfigError: it cannot be renamed.
@@ -246,7 +246,7 @@ def put_aside(damage: Damaged) -> str:
 
 
 def why_no_room(folder: Path, needed: int) -> str:
-    """Why a folder has no room for so many bytes; empty if it has."""
+    """Say why a folder has no room for so many bytes; empty if it has."""
     try:
         free = shutil.disk_usage(existing_above(folder)).free
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run prints of its log while it trains: each evaluation, and the loss every few seconds.
+"""Print a run's progress while it trains: each evaluation, and the loss every few seconds.
 
 For who reads the console of a run (console_<n>.log, a job's output) without its log.
 """
@@ -15,7 +15,7 @@ EVERY_S = 5.0
 """Seconds between two steps that are printed."""
 
 PROGRESS = "progress  "
-"""How each line begins; what else a console holds says why a run ended."""
+"""The start of each of these lines. The other lines of a console may say why a run ended."""
 
 _STANDARD_OUTPUT = 1
 

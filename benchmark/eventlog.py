@@ -35,7 +35,7 @@ class EventLog:
         self.clock = clock
         self._heard = heard
         self.keys: set[str] = set()
-        """Of all events so far; one that is being written is among them."""
+        """The keys of all events so far, including one that is being written."""
         self._mllogger: Any = None
 
     def event(self, key: str, value: Any = None, /, *, at: float | None = None, **metadata: Any) -> None:

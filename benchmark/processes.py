@@ -23,7 +23,7 @@ import psutil
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 _GONE_S = 30.0
-"""For processes to be gone after SIGKILL: one that waits for a disk or a GPU takes its time."""
+"""Seconds that processes may take to end after SIGKILL; one that waits for a disk or a GPU is slow."""
 
 _libc = ctypes.CDLL(None)
 
@@ -36,13 +36,13 @@ def end_with(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def ending_with_this(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """For Popen's preexec_fn: the new process is sent a signal when the thread that starts it ends."""
+    """Return a preexec_fn for Popen: the new process gets a signal when the thread that started it ends."""
     parent = os.getpid()
     return lambda: end_with(parent, number)
 
 
 def bind_forks(*default: int) -> None:
-    """From now on, what this process forks is killed when it ends, and so is what that one forks.
+    """Have every fork of this process killed when this process ends, and the forks of those likewise.
 
     Args:
         default: signals that end a fork as they end any process, whatever this one does on them.
@@ -62,7 +62,7 @@ def bind_forks(*default: int) -> None:
 
 
 class Family:
-    """What this process starts from now on, and all that those processes start."""
+    """All processes that this one starts from now on, and all that those start."""
 
     def __init__(self) -> None:
         self._others = set(_descendants())
@@ -71,7 +71,7 @@ class Family:
         return [process for process in _descendants() if process not in self._others]
 
     def end(self) -> bool:
-        """Kill all of it and wait; whether nothing is left."""
+        """Kill all of them and wait. Return whether none is left."""
         deadline = time.monotonic() + _GONE_S
         while left := self.alive():
             if time.monotonic() > deadline:
@@ -89,7 +89,7 @@ def _descendants() -> list[psutil.Process]:
 
 @contextmanager
 def adopting() -> Iterator[Family]:
-    """What is started in the block is this process's own to end, also where those that started it are gone."""
+    """Adopt the orphans of what is started in the block, and end all that is left of it afterwards."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     family = Family()
     try:

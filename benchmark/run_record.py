@@ -30,7 +30,7 @@ VERSION = 1
 """Version of the schema. It rises when a field is removed or changes its meaning."""
 
 RUNNING, KILLED = "running", "killed"
-"""What run.json says of a run that is on, and what is read there of one whose processes are gone."""
+"""The status of a run that is under way, and the one that `read` returns when its processes are gone."""
 
 LARGEST = 1 << 20
 """The most bytes that a run.json may have."""
@@ -85,7 +85,7 @@ class Seen(_Part):
     versions: dict[str, str] = {}
     layer_spec: str = ""
     libraries: dict[str, str] = {}
-    """Of libraries.RECORDED, those that are set."""
+    """Those of libraries.RECORDED that are set."""
     never_on_a_gpu: tuple[str, ...] = ()
     """The switches that these ranks use on GPUs and that had never run on one before."""
 
@@ -187,9 +187,9 @@ def write(folder: Path, recorded: RunRecord) -> None:
 
 
 def console_of(folder: Path, result: str) -> Path:
-    """What the processes of a run print, by the name of its log: `console_<n>.log`.
+    """Return the file that the processes of a run print to: `console_<n>.log` for result_<n>.txt.
 
-    All of them have it open, and with it its lock: while one lives, it is held.
+    Each of them holds it open, and so its lock: the lock is held while one of them lives.
     """
     return folder / result.replace("result_", "console_").replace(".txt", ".log")
 

@@ -1,5 +1,5 @@
 # 512 H100 80GB, as NVIDIA's in v5.0: 231 minutes.
-# Weights in fp8 alone, as that run had them; with bf16 ones beside, it fits with some layers computed again only.
+# Weights are kept in fp8 alone, as in that run. With bf16 copies it would fit only with some recomputation.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=64 DGXNGPU=8

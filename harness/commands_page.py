@@ -16,11 +16,11 @@ What `llama31 VERB -h` prints, for each verb. Written by `python -m harness.comm
 """
 
 _WIDTH = 120
-"""Characters of a line; what a terminal has is no matter for a page."""
+"""Characters of a line. A page does not depend on the width of a terminal."""
 
 
 def commands_page() -> str:
-    """Return the page, as Markdown: a heading and the help of each verb, those of its own verbs below it."""
+    """Return the page, as Markdown: a heading and the help for each verb, followed by those of its own verbs."""
     top = click.Context(main, info_name="llama31", terminal_width=_WIDTH, **SETTINGS)
     return "\n".join([_HEAD, *_entries(main, top)])
 

@@ -49,7 +49,7 @@ _ELSEWHERE = (
     "PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-}}",
     "[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}",
 )
-"""What config_common.sh does, for a file that has none beside it; and it sets `libraries.settings`."""
+"""The lines that replace config_common.sh in a config outside configs/; `libraries.settings` follows them."""
 
 
 def write_config(folder: Path, system: str, values: Mapping[str, str], comment: str) -> Path:

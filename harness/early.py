@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals() -> None:
-    """From now on a signal that asks this process to stop ends it at once, and says so; nothing has been started."""
+    """Have a signal that asks this process to stop end it at once, with a line. Nothing has been started yet."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
@@ -25,6 +25,6 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def say_stopping() -> None:
-    """Not by print(), which may be what a signal has come into."""
+    """Print `stopping`, without print(), which the signal may have interrupted."""
     with suppress(OSError):
         os.write(1, b"stopping\n")

@@ -90,7 +90,7 @@ def _schemas(group: type[BaseModel]) -> Mapping[str, dict[str, Any]]:
 
 
 def _meanings(group: type[BaseModel]) -> dict[str, str]:
-    """What the text below each field says, by shell name.
+    """Return the text below each field, by shell name.
 
     Read from the source when somebody asks: pydantic would read it on every start.
     """
@@ -109,7 +109,7 @@ def _meanings(group: type[BaseModel]) -> dict[str, str]:
 
 
 def _values(name: str, schema: Mapping[str, Any]) -> str:
-    """The valid values, in words."""
+    """Return the valid values, in words."""
     if name == "BENCHMARK":
         return ", ".join(BENCHMARKS)
     if name == "RULESET":
@@ -132,7 +132,7 @@ def _values(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _default(group: type[BaseModel], name: str, schema: Mapping[str, Any]) -> str:
-    """What holds where the variable is unset, as far as the declaration decides it."""
+    """Return the value of an unset variable, as far as the declaration decides it."""
     if "default" not in schema:
         return "must be set" if _is_required(group, name) else ""
     default = schema["default"]

@@ -19,7 +19,7 @@ from megatron.core.transformer.cuda_graphs import CudaGraphManager
 
 @contextmanager
 def eager(chunks: list[torch.nn.Module]) -> Iterator[None]:
-    """Within the block, layers run without their graphs.
+    """Run layers without their graphs within the block.
 
     For evaluation. Its microbatches are other in number than a step's, so that with a pipeline the next step would not
     begin with the first graph; and of weights that are gathered behind the computation, a graph waits in training only.

@@ -22,7 +22,7 @@ NOTICE_S = 5.0
 """From the failure of a rank to SIGTERM for the others, which mostly notice by themselves and say so in the log."""
 
 GRACE_S = 3.0
-"""From SIGTERM to SIGKILL: rank 0 logs run_stop meanwhile, the others have nothing to do."""
+"""Seconds from SIGTERM to SIGKILL, in which rank 0 logs run_stop. The others have nothing to do."""
 
 _STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _HEARD = {*_STOP, signal.SIGUSR1, signal.SIGCHLD}
@@ -112,7 +112,7 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _say_how_it_ended(rank: int, returncode: int) -> None:
-    """Of a rank that was killed, which cannot say it itself."""
+    """Say that a rank was killed, because it could not say so itself."""
     if returncode < 0:
         sys.stderr.write(f"error: rank {rank} was ended by {signal.Signals(-returncode).name}\n")
 

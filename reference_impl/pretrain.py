@@ -47,7 +47,7 @@ from reference_impl.ready import require_initial_weights
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _CLOCK_RUNS = {"run_start", "tracked_stats"}
-"""Events of which this process has logged one when there is a run to stop; one that goes on logs the second first."""
+"""This process has logged one of these events if there is a run to stop. A resumed run begins with the second."""
 
 _EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
@@ -146,7 +146,7 @@ def train(config: RunConfig) -> int:
 
 
 def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
-    """Where the run goes on, None to start it: the one place where that is decided, by all ranks together.
+    """Decide, on all ranks together, where the run resumes; None starts it.
 
     A checkpoint that is damaged is put aside for the one before it.
     """
@@ -200,7 +200,7 @@ def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
 
 
 def stop_on_signals(log: EventLog) -> None:
-    """From now on a signal that ends this process ends its run in the log, if there is one to end.
+    """Have a signal that ends this process also end its run in the log, if there is one to end.
 
     After run_stop it changes nothing: what is left to do is little, and who has sent it kills what takes too long.
     """
@@ -218,7 +218,7 @@ def stop_on_signals(log: EventLog) -> None:
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """Set what becomes of the signals that end a run; one that is ignored, as nohup leaves it, stays so."""
+    """Set the handler of the signals that end a run. A signal that is ignored, as under nohup, stays ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""PROFILE=torch: what some steps of some ranks do, as a trace beside the log; no part of a run that is submitted."""
+"""Trace some steps of some ranks for PROFILE=torch, into the folder of the log. Submitted runs never do this."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StepProfiler:
         self._profile.start()
 
     def step(self) -> None:
-        """A step is over."""
+        """Note the end of a step."""
         if self._profile is not None:
             self._profile.step()
 

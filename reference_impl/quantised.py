@@ -1,7 +1,7 @@
 """Weights that Transformer Engine keeps in fp8 alone: how values get into them and out again.
 
 To Megatron-Core such a weight is a tensor in bf16. What it holds is a byte a value, a scale, and on Hopper a transposed
-copy. Elsewhere there are none, and nothing here does anything.
+copy. In a model without such weights nothing here does anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def write(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
 
 
 def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a tensor keeps its values in, by name: itself, or a quantised one's bytes and scales.
+    """Return the tensors that hold a tensor's values, by name: itself, or a quantised one's bytes and scales.
 
     Not the transposed copy, which `transpose` makes of the bytes.
     """
@@ -49,7 +49,7 @@ def transpose(tensors: Iterable[torch.Tensor]) -> None:
 
 @contextmanager
 def in_bf16(chunks: Iterable[torch.nn.Module], *, writing: bool) -> Iterator[None]:
-    """Within the block, each weight in fp8 is a parameter in bf16: for checkpoints, which hold every weight so.
+    """Turn each weight in fp8 into a parameter in bf16 within the block, because checkpoints hold all weights in bf16.
 
     Args:
         writing: what the block has made of them is then the weights; otherwise they stay what they were.

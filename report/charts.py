@@ -21,13 +21,13 @@ from report.series import Point, histogram, spread
 from report.telemetry import OF_GPUS, OF_NODE, Quantity
 
 AXES = {"samples": "samples (sequences)", "steps": "optimizer steps", "minutes": "minutes from run_start"}
-"""What x can be -> its title."""
+"""The choices for x -> their titles."""
 
 MOST_DRAWN = 14_000
 """Points of all lines of a chart."""
 
 MOST_RANGES = 60
-"""Lines up to which each has the range of its bins behind it; of more, nobody could tell whose it is."""
+"""Most lines for which the range of each bin is drawn; among more, nobody could tell whose range it is."""
 
 MOST_OF_LINE = 400
 """Points of a line; a longer one is drawn as the mean and the range of its bins."""
@@ -39,7 +39,7 @@ MOST_OVERLAID = 12
 """Results whose distributions of step times are drawn over one another."""
 
 MULTIPLES_FROM = 5
-"""Systems from which on each has a small chart of its own."""
+"""Fewest systems for which each one also gets a small chart."""
 
 MOST_MULTIPLES = 150
 
@@ -67,21 +67,21 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A description and what stands beside it."""
+    """A chart: its description for Vega-Lite and the texts around it."""
 
     title: str
     note: str
     said: str
-    """For those who do not see it."""
+    """The description for people who cannot see it."""
     spec: Mapping[str, Any]
     """Vega-Lite, with its data."""
     over_run: bool = False
-    """Whether x runs with the run, so that the page's choice of axis and of zoom is for it."""
+    """Whether x follows the run, so that the page's choice of axis and zoom applies."""
     wide: bool = False
     folded: bool = False
-    """Whether it is drawn only when it is asked for."""
+    """Whether it is drawn only on demand."""
     legend: tuple[tuple[str, Colour], ...] = ()
-    """Of its own, where colours are not those of runs."""
+    """The names of its colours, where they are not those of runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ HEADS = ("result", "log", "curve", "samples", "minutes", "value")
 
 
 def of_run(run: RunSummary) -> dict[str, Curve]:
-    """By name."""
+    """Return the curves of a run, by name."""
     return {
         "log_perplexity": run.evaluations,
         "training_loss": run.losses,

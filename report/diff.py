@@ -19,7 +19,7 @@ from report.results import Curve, ResultSummary, flatten, gather
 from report.table import RESULT_COLUMNS, STEP_COLUMNS, RunRow
 
 PLACES = 8
-"""Of the training loss, that are compared: as many parts of what both were trained on."""
+"""Number of places at which the training losses are compared, equally spaced over what both were trained on."""
 
 _ABSENT = "–"
 _OF_A_RUN = frozenset({"seed", "config_filename", "init_start", "init_stop", "run_start", "run_stop"})
@@ -96,7 +96,7 @@ _RECORDED = {
 
 
 def lines(one: ResultSummary, other: ResultSummary, parts: Sequence[Part]) -> Iterator[str]:
-    """As text: a part with differences, then those that are the same."""
+    """Yield the lines of a comparison: the parts that differ, then the names of those that do not."""
     yield f"A  {one.path}"
     yield f"B  {other.path}"
     for part in parts:
@@ -125,7 +125,7 @@ def _settings(result: ResultSummary) -> dict[str, str]:
 
 
 def _logged(result: ResultSummary) -> dict[str, str]:
-    """What the first run logged once: hyperparameters and schedule, and who submits."""
+    """Return what the first run logged once: hyperparameters, schedule, and who submits."""
     settings = result.runs[0].settings if result.runs else {}
     return {key: value for key, value in settings.items() if key not in _OF_A_RUN}
 
@@ -144,7 +144,7 @@ def _steps(result: ResultSummary) -> dict[str, str]:
 
 
 def _evaluations(one: ResultSummary, other: ResultSummary) -> list[dict[str, str]]:
-    """At every place where both have evaluated."""
+    """Return the evaluations of both at every place where both have one."""
     found = [_by_place(result) for result in (one, other)]
     shared = sorted(set(found[0]) & set(found[1]))
     return [{f"{place:,}": f"{fmean(values[place]):.4f}" for place in shared} for values in found]
@@ -159,7 +159,7 @@ def _by_place(result: ResultSummary) -> dict[int, list[float]]:
 
 
 def _losses(one: ResultSummary, other: ResultSummary) -> list[dict[str, str]]:
-    """In equal parts of what all runs of both were trained on, the mean of the steps around the end of each."""
+    """Return the losses of both at equally spaced places, each as the mean of the steps around it."""
     curves = [[run.losses for run in result.runs if len(run.losses)] for result in (one, other)]
     if not all(curves):
         return [{}, {}]

@@ -208,7 +208,7 @@ class RunFacts:
 
     @property
     def checkpoint_faults(self) -> list[str]:
-        """What it said of saves that failed, and of damaged checkpoints that it passed over."""
+        """A line for each failed save, and for each damaged checkpoint that the run did not resume from."""
         return [said for event in self.run.all("tracked_stats") for said in _checkpoint_faults(event.event)]
 
     @cached_property
@@ -218,7 +218,7 @@ class RunFacts:
 
     @property
     def started_ms(self) -> float | None:
-        """When its clock started."""
+        """The time of run_start, in ms since the epoch; None without one."""
         return self._time("run_start")
 
     def _logged(self) -> Iterator[tuple[str, float]]:

@@ -22,7 +22,7 @@ from report.watch import NAME, certain, in_set
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What is seen of a log at a moment."""
+    """A look at a log at one moment."""
 
     run: Run
     quiet: float
@@ -55,7 +55,7 @@ def follow(
 
 
 def was_killed(path: Path) -> bool:
-    """Whether run.json says that the run of a log is on, while none of its processes is left."""
+    """Return whether run.json calls a run running while none of its processes is left."""
     return any(one.result == path.name and one.status == KILLED for one in _recorded(path).experiments)
 
 
@@ -80,7 +80,7 @@ def _is_on(log: Path) -> bool:
 
 
 def _written(log: Path) -> float:
-    """When a log was last written; lstat, since a link may lead nowhere."""
+    """Return when a log was last written, by lstat, because a link may lead nowhere."""
     return log.lstat().st_mtime
 
 
@@ -121,7 +121,7 @@ def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> 
 
 
 def _recorded(log: Path) -> RunRecord:
-    """What run.json says beside a log; nothing where there is none, which `check` finds."""
+    """Return the run.json in the folder of a log; an empty record if there is none, which `check` reports."""
     try:
         return read(log.with_name(RUN_JSON))
     except (OSError, UnreadableRecord):

@@ -51,10 +51,10 @@ TALL = 30
 """Rows from which on a table scrolls by itself."""
 
 MOST_FINDINGS = 200
-"""Of a result, that are listed."""
+"""Most findings of a result that are listed."""
 
 MOST_RESULTS = 150
-"""That have a section of their own; the first table and the CSV have all."""
+"""Most results that get a section each. The first table and the CSV have all of them."""
 
 UNFOLDED = 4
 """Results up to which each section is open."""
@@ -63,13 +63,13 @@ MOST_ROWS = 32
 """Nodes, and slow ranks, of a result that are listed."""
 
 MOST_RUNS = 24
-"""Of a result, whose nodes, slow ranks and measurements are shown."""
+"""Most runs of a result whose nodes, slow ranks and measurements are shown."""
 
 MOST_TEXT = 2000
 """Characters of a value of run.json or of a system's description that are shown."""
 
 MOST_VALUES = 400
-"""Of them."""
+"""Most of these values that are shown."""
 
 _PRECISIONS = ("bf16", "fp8", "mxfp8", "nvfp4")
 _VERDICTS = {"PASS": "pass", "FAIL": "fail"}
@@ -80,7 +80,7 @@ _HERE = Path(__file__).parent
 class Cell:
     text: str
     number: str | None = None
-    """In full, for those who sort or copy it; None for what is no number."""
+    """The number with all digits, for sorting and copying; None for a text."""
     style: str | None = None
 
 
@@ -90,7 +90,7 @@ class Line:
 
     cells: Sequence[Cell]
     key: str | None = None
-    """Of the result, by which its runs are switched."""
+    """The key by which the runs of the result are switched on and off."""
     href: str | None = None
 
 
@@ -178,7 +178,7 @@ def _hash(text: str) -> str:
 
 
 def _json(value: object) -> str:
-    """For a script element, which `<` could end."""
+    """Return JSON for a script element, which a `<` could end."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -208,16 +208,16 @@ class _SystemSwitch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """What a page has where the libraries are installed that draw."""
+    """The parts of a page that need the libraries of the extra."""
 
     engine: str = ""
     axes: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, float] = field(default_factory=dict)
-    """Where the longest run ends on each axis."""
+    """The end of the longest run on each axis."""
     switches: Sequence[_SystemSwitch] = ()
     figures: Sequence[Figure] = ()
     of_nodes: Mapping[int, Sequence[Figure]] = field(default_factory=dict)
-    """By the number of the result."""
+    """Charts of nodes, by the number of the result."""
 
 
 def _drawn(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> _Drawn:
@@ -227,7 +227,7 @@ def _drawn(results: Sequence[ResultSummary], published: Sequence[ResultSummary])
     general = list(charts.charts(results, published))
     of_nodes = {number: list(charts.node_charts(one)) for number, one in enumerate(results[:MOST_RESULTS])}
     every = [*general, *(chart for some in of_nodes.values() for chart in some)]
-    # What is folded is no part of a printed page, and a round's small charts take seconds.
+    # Folded charts are not printed, and the small charts of a round would take seconds.
     stills = [vega.still(one.spec, vega.WIDE if one.wide else vega.WIDTH) for one in every if not one.folded]
     pictures = iter(vega.draw(stills))
     figures = [
@@ -271,7 +271,7 @@ def _ends(results: Sequence[ResultSummary]) -> dict[str, float]:
 
 
 def _switches(runs: Sequence[Any], *, several: bool) -> list[_SystemSwitch]:
-    """Systems with their results with their runs; what there is but one of has no switch of its own."""
+    """Return the switches of systems, their results and their runs. A single one of a kind gets none."""
     systems: dict[str, dict[str, list[Any]]] = {}
     for one in runs:
         systems.setdefault(one.system, {}).setdefault(one.key.partition(".")[0], []).append(one)
@@ -308,7 +308,7 @@ def _about(results: Sequence[ResultSummary]) -> Iterator[str]:
 
 
 def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
-    """Why some results are not what a score of the closed division is."""
+    """Yield the reasons why some results are not scores of the closed division, each with its text."""
     said: dict[tuple[str, str], list[str]] = {}
     for one in results:
         for caveat in caveats(one):
@@ -319,7 +319,7 @@ def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
 
 
 def caveats(one: ResultSummary) -> Iterator[tuple[str, str]]:
-    """What a result is not, each with why."""
+    """Yield a heading and a reason for each way in which a result does not count."""
     for mark in one.marks:
         if mark == "simulated":
             yield "SIMULATED", "A rehearsal in virtual time: nothing was trained, and no number was measured."
@@ -458,7 +458,7 @@ def _finding(finding: Finding) -> dict[str, str]:
 
 
 def _profiles(one: ResultSummary) -> Iterator[tuple[str, str]]:
-    """What PROFILE=torch left beside the logs, as links from a page that lies there, too."""
+    """Yield links to the traces of PROFILE=torch, for a page in the same folder."""
     for path in sorted(one.group.paths[0].parent.glob("profile_*.json.gz"))[:MOST_ROWS]:
         yield quote(path.name), path.name
 

@@ -6,7 +6,7 @@ import colorsys
 from dataclasses import dataclass
 
 LIGHT, DARK = "#f5f6f8", "#1d2127"
-"""What charts are drawn on; style.css has the same."""
+"""The backgrounds of charts, as in style.css."""
 
 LEAST = 3.0
 """Contrast that a mark has with what is behind it, by WCAG 2.2."""
@@ -15,7 +15,7 @@ _HUES = (0.575, 0.07, 0.44, 0.80, 0.125, 0.93, 0.30, 0.68)
 """Blue, orange, green, purple, ochre, pink, grass, indigo: neighbours are far apart."""
 
 _GOLDEN = 0.6180339887
-"""Beyond the table, hues go on by it: no two are alike for long."""
+"""The step between hues beyond the table, by which no two are alike for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Colour:
 
 
 def colour(system: int, run: int = 0, of: int = 1) -> Colour:
-    """That of a system's run, the first the strongest."""
+    """Return the colour of a run of a system; the first run has the strongest."""
     hue = _HUES[system] if system < len(_HUES) else (system * _GOLDEN) % 1.0
     place = run / max(1, of - 1) if of > 1 else 0.0
     return Colour(

@@ -52,9 +52,9 @@ class Curve:
     """Values over a run."""
 
     samples: Numbers
-    """Trained on so far."""
+    """Samples trained on so far."""
     minutes: Numbers
-    """From run_start, or from the first value where there is none."""
+    """Minutes from run_start, or without one from the first value."""
     values: Numbers
 
     def __len__(self) -> int:
@@ -69,9 +69,9 @@ class RunSummary:
     seed: str
     status: str
     minutes: float | None
-    """To the target; None where it was not reached."""
+    """Minutes to the target; None if it was not reached."""
     samples: int | None
-    """To the target."""
+    """Samples to the target."""
     batch: int | None
     evaluations: Curve
     losses: Curve
@@ -88,17 +88,17 @@ class RunSummary:
     made_for: str | None
     """The earlier round that it was made for, where it was submitted again; None where it was not."""
     settings: Mapping[str, str]
-    """What it logged once before it started: hyperparameters, and who submits."""
+    """The events that it logged once: hyperparameters, and who submits."""
 
     @property
     def number(self) -> str:
-        """What tells it from the other runs of its result: 0 of result_0.txt."""
+        """The part of its name that differs between the runs of a result: 0 of result_0.txt."""
         return self.name.removeprefix("result_").removesuffix(".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a model was cut over the GPUs; None for what nobody says."""
+    """How a model was split over the GPUs; None for what neither log nor run.json states."""
 
     tensor: int | None = None
     pipeline: int | None = None
@@ -111,13 +111,13 @@ class ResultSummary:
     """The runs of one directory, or one log."""
 
     name: str
-    """What tells it from the other results of a report, by the folders it lies in."""
+    """The name that distinguishes it within a report, made of the folders it lies in."""
     label: str
     """The same, as short as it can be."""
     path: Path
     group: LogGroup
     findings: tuple[Finding, ...]
-    """Of its logs, of the runs together, and of its system."""
+    """The findings about its logs, its runs together, and its system."""
     record: RunRecord
     """run.json; empty where there is none, or it cannot be read, which is a finding of run.provenance."""
     runs: Sequence[RunSummary]
@@ -125,28 +125,28 @@ class ResultSummary:
     convergence: Convergence
     rules: Rules | None
     ruleset: str
-    """And why it is judged by that one."""
+    """The version, and why it is judged by that one."""
     is_open: bool
     marks: tuple[str, ...]
-    """Why its runs do not count, as their logs say."""
+    """Reasons why its runs do not count, as their logs state them."""
     system: Mapping[str, object]
     """The description of its system; empty where there is none."""
     gpus: int | None
-    """By the system's description, else by run.json; ranks where they are no GPUs."""
+    """The number in the system's description, else in run.json; the number of ranks if there are no GPUs."""
     nodes: int | None
     gpu: Gpu | None
     """The model, by the system's description, the name of the system, or the platform that the logs name."""
     precision: str | None
-    """Of the linear layers, by the logs or by run.json."""
+    """The precision of the linear layers, from the logs or run.json."""
     shape: Shape
     submitter: str | None
     availability: str | None
     network: ModelSize | None
-    """What was trained: the benchmark's, unless the logs name another of the open division."""
+    """The model that was trained: the benchmark's, unless logs of the open division name another."""
 
     @property
     def system_name(self) -> str:
-        """What its results are grouped by: the folder of the system, else run.json's, else its own name."""
+        """The name by which results are grouped: the folder of the system, else run.json's, else its own name."""
         place = self.group.place
         if place is not None and place.below:
             return place.below[0]
@@ -154,7 +154,7 @@ class ResultSummary:
 
     @cached_property
     def reference(self) -> Record | None:
-        """What the reference needs at its batch size, whether or not the runs are enough to be compared with it."""
+        """The record of the reference at its batch size, even if there are too few runs to compare."""
         if self.rules is None or self.global_batch_size is None:
             return None
         return find_record(self.rules, self.global_batch_size)[1]
@@ -165,7 +165,7 @@ class ResultSummary:
 
     @property
     def verdict(self) -> str:
-        """Whether it passes, and why it does not count where its logs say so."""
+        """PASS or FAIL, followed by the marks of its logs."""
         return ", ".join(filter(None, ("PASS" if self.passed else "FAIL", in_capitals(self.marks))))
 
     @property
@@ -175,7 +175,7 @@ class ResultSummary:
 
     @property
     def counts(self) -> bool:
-        """Whether it is what a score of the closed division is: checked, complete, and nothing but measured."""
+        """Whether it is a score of the closed division: checked, complete, measured, and of an MLPerf benchmark."""
         rules = self.rules
         excluded = self.marks or self.is_open or self.made_for or rules is None or not is_official(rules)
         return self.passed and not excluded and self.score.normalised_minutes is not None
@@ -216,7 +216,7 @@ class ResultSummary:
 
     @property
     def flops_per_sequence(self) -> int | None:
-        """Of the model, forward and backward; see benchmark.sizes."""
+        """FLOPs of the model for one sample, forward and backward; see benchmark.sizes."""
         if self.rules is None or self.network is None:
             return None
         vocabulary = benchmark_named(self.rules.benchmark).vocabulary
@@ -224,7 +224,7 @@ class ResultSummary:
 
     @property
     def teraflops(self) -> float | None:
-        """TFLOP/s of one GPU, or of one rank where there are none."""
+        """TFLOP/s of one GPU, or of one rank if there are no GPUs."""
         rate, work = self.sequences_per_second, self.flops_per_sequence
         return None if rate is None or work is None or not self.gpus else rate * work / self.gpus / 1e12
 
@@ -235,7 +235,7 @@ class ResultSummary:
 
 
 def is_official(rules: Rules) -> bool:
-    """Whether the benchmark is one of MLPerf's, of which results can be submitted."""
+    """Return whether the benchmark is one of MLPerf's, for which results can be submitted."""
     return benchmark_named(rules.benchmark).submittable
 
 
@@ -262,7 +262,7 @@ def published(folder: Path) -> list[ResultSummary]:
 
 
 def _summaries(opened: list[Opened], findings: Sequence[Finding]) -> Iterator[ResultSummary]:
-    """What is kept of each, which is taken off the list, so that its logs can be let go."""
+    """Yield the summaries. Each result is taken off the list, so that the memory of its logs is freed."""
     while opened:
         group, result = opened.pop(0)
         yield _summary(group, result, findings)
@@ -302,7 +302,7 @@ def _summary(group: LogGroup, result: Result, findings: Iterable[Finding]) -> Re
 
 
 def summarise(run: Run) -> RunSummary:
-    """What is kept of a run."""
+    """Return the summary of a run."""
     facts = RunFacts(run)
     started = facts.started_ms
     times = {mark.line: mark.time_ms for mark in run.log.marks if mark.key == "tracked_stats"}
@@ -336,7 +336,7 @@ def summarise(run: Run) -> RunSummary:
 
 
 def _curve(points: Sequence[tuple[float, float, float]], started_ms: float | None) -> Curve:
-    """Of (samples, time in ms, value); without what is no number that can be drawn."""
+    """Return the curve of some (samples, time in ms, value), without numbers that cannot be drawn."""
     table = np.array(points, dtype=np.float64).reshape(-1, 3)
     # NaN compares false, too.
     table = table[(np.abs(table) <= LARGEST).all(axis=1)]
@@ -352,7 +352,7 @@ def _batch(run: Run) -> int | None:
 
 
 def _first(result: Result, key: str) -> object:
-    """What the first run says that has an event of the key; None where none has."""
+    """Return the value of a key in the first run that logs it; None if no run does."""
     return next((run.value(key) for run in result.runs if run.has(key)), None)
 
 
@@ -455,7 +455,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Of each name as few words of its last part as no other name begins with: theia of theia_ngpu512_ngc25.09_nemo.
+    """Return the shortest start of each name that is unique among them: theia for theia_ngpu512_ngc25.09_nemo.
 
     Names that end alike stay whole.
     """
@@ -470,5 +470,5 @@ def _label(name: str, words: Sequence[str], starts: Counter[str]) -> str:
 
 
 def _clipped(text: str, most: int = 40) -> str:
-    """Its two ends, which say more than its middle."""
+    """Return a long text without its middle, which says less than its ends."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"

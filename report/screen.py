@@ -27,7 +27,7 @@ _USUAL_SIZE = (80, 24)
 """Columns and rows of a terminal that does not say."""
 
 _TO_LINE_END, _TO_SCREEN_END = "\x1b[K", "\x1b[J"
-"""What clears them; ECMA-48, EL and ED."""
+"""Control sequences that clear to the end of the line and of the screen (ECMA-48, EL and ED)."""
 
 Say = Callable[[Run, View], Iterable[str]]
 

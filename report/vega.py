@@ -1,4 +1,4 @@
-"""What draws charts: the script of the page, and still pictures without a browser, by vl-convert.
+"""Draw charts with vl-convert: the script of the page, and still pictures without a browser.
 
 It holds a JavaScript engine, which runs in a process of its own: its 150 MB end with it, and a crash is an error.
 As a file, this page is that process: descriptions come in as JSON, script and pictures go out.
@@ -19,7 +19,7 @@ from typing import Any
 from benchmark.files import write_at_once
 
 EXTRA = "pip install 'mlperf-llama31[report]'"
-"""What brings the libraries that draw."""
+"""The command that installs the libraries that draw."""
 
 WIDTH, WIDE = 460, 940
 """Pixels of a still picture."""
@@ -32,12 +32,12 @@ class NotDrawn(Exception):
 
 
 def available() -> bool:
-    """Whether the extra is installed."""
+    """Return whether the extra is installed."""
     return find_spec("altair") is not None and find_spec("vl_convert") is not None
 
 
 def theme(*, dark: bool, background: str | None = None) -> dict[str, Any]:
-    """Colours and letters of a chart, as Vega-Lite's config."""
+    """Return the colours and fonts of a chart, as Vega-Lite's config."""
     text, quiet, rule = ("#e8eaed", "#a9b1bb", "#3a414b") if dark else ("#1b1f24", "#565d66", "#d3d7dd")
     return {
         "background": background,
@@ -61,7 +61,7 @@ def theme(*, dark: bool, background: str | None = None) -> dict[str, Any]:
 
 
 def still(spec: Mapping[str, Any], width: int = WIDTH) -> dict[str, Any]:
-    """A description without what only a pointer finds, and of a width."""
+    """Return a description for a still picture of a width, without the layers that need a pointer."""
     layers = [layer for layer in spec.get("layer", ()) if layer.get("name") != "hover" or _is_seen(layer)]
     parameters = [parameter for parameter in spec.get("params", ()) if "select" not in parameter]
     changed: dict[str, Any] = {"params": parameters, "config": theme(dark=False, background="white")}
@@ -75,7 +75,7 @@ def _is_seen(layer: Mapping[str, Any]) -> bool:
 
 
 def draw(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The still pictures of some descriptions, as SVG.
+    """Return the still pictures of some descriptions, as SVG.
 
     Raises:
         NotDrawn: the engine cannot draw one.
@@ -85,7 +85,7 @@ def draw(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def script() -> str:
-    """Vega, Vega-Lite and Vega-Embed for a page, which leave `vegaEmbed` behind.
+    """Return Vega, Vega-Lite and Vega-Embed as a script, which defines `vegaEmbed`.
 
     Putting them together takes two seconds, so an environment of its own keeps what it made.
 

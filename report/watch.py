@@ -59,7 +59,7 @@ QUIET = 60
 """Seconds without an event from which they are said."""
 
 LEAST_CURVE, WIDEST_CURVE = 8, 60
-"""Characters; a wider one is no clearer."""
+"""Most characters of a curve; a wider one is not clearer."""
 
 NAME = 12
 """Characters of what a line is about."""
@@ -83,19 +83,19 @@ class View:
     final: bool = False
     """Whether the log has come to its end, so that every rule can be judged."""
     number: int = 1
-    """Of the run in its set, from 1."""
+    """Number of the run in its set, from 1."""
     runs: int = 1
-    """Of the set."""
+    """Number of runs in the set."""
     usual: float | None = None
     """Seconds that a run of the set takes, by those that are over, or as planned."""
     quiet: float = 0.0
     """Seconds since the last event."""
     resuming: bool = False
-    """Whether processes have been started that go on with the run, and have logged nothing yet."""
+    """Whether processes that resume the run have been started and have logged nothing yet."""
 
 
 def in_set(experiments: Sequence[Experiment], log: str) -> View:
-    """The view of a run among those of its set, as run.json has them."""
+    """Return the view of a run within its set, which run.json describes."""
     names = [one.result for one in experiments]
     if log not in names:
         return View()
@@ -164,7 +164,7 @@ def _curve(facts: RunFacts, view: View) -> str:
 
 
 def _those(said: Callable[[RunFacts, View], Iterator[str]], facts: RunFacts, view: View) -> list[str]:
-    """What can be said of a run whose log may not say enough."""
+    """Return the text of `said`, or nothing if the log does not say enough."""
     try:
         return list(said(facts, view))
     except Absent:
@@ -176,7 +176,7 @@ def _row(name: str, parts: Sequence[str]) -> str:
 
 
 def _times(facts: RunFacts, view: View) -> Iterator[str]:
-    """When the run is over, and when all of its set are."""
+    """Return the ETA of the run, and of its set."""
     left = 0.0 if _is_over(facts, view) else seconds_left(facts, view.usual, view.quiet)
     if not _is_over(facts, view):
         yield f"ETA {'after step 1' if left is None else duration(left)}"
@@ -185,7 +185,7 @@ def _times(facts: RunFacts, view: View) -> Iterator[str]:
 
 
 def _all(facts: RunFacts, view: View, left: float) -> str:
-    """When all of a set are over, this one after `left` seconds; empty for the last."""
+    """Return the ETA of a set whose current run ends after `left` seconds; empty for the last run."""
     more = view.runs - view.number
     each = seconds_so_far(facts.run) + left if view.usual is None else view.usual
     return f", all {duration(left + more * each)}" if more else ""
@@ -246,7 +246,7 @@ def phase(run: Run) -> str:
 
 
 def _is_resuming(run: Run, last: Located) -> bool:
-    """Whether it has been resumed, and no step is done and nothing else begun since."""
+    """Return whether it was resumed and has neither done a step nor begun anything else since."""
     marks = [mark for mark in run.all("tracked_stats") if isinstance(mark.event.value, dict)]
     resumed = [mark for mark in marks if mark.event.value.get("resumed") is True]
     steps = deque(run.log.steps, maxlen=1)

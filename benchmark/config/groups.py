@@ -120,9 +120,9 @@ class Kernels(Group):
     tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
     """Run the tensor-parallel collectives at the same time as the matrix products next to them."""
     tp_overlap_gather: bool = Field(True, alias="MC_TP_OVERLAP_AG")
-    """Of TP_COMM_OVERLAP: the products that begin with a gather."""
+    """Include the products that begin with a gather in TP_COMM_OVERLAP."""
     tp_overlap_scatter: bool = Field(True, alias="MC_TP_OVERLAP_RS")
-    """Of TP_COMM_OVERLAP: the products that end with a reduction."""
+    """Include the products that end with a reduction in TP_COMM_OVERLAP."""
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
     """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
     grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")

@@ -130,7 +130,7 @@ def job_faults(job: Job) -> Iterator[str]:
 
 
 def profile_faults(job: Job, layout: Layout, org: str | None, *, submittable: bool) -> Iterator[str]:
-    """Why a run cannot be profiled like this."""
+    """Say why a run cannot be profiled."""
     if job.profile is None:
         return
     if submittable and org is not None:

@@ -1,4 +1,4 @@
-"""What configs of systems with GPUs export for the libraries underneath, unless it is set already.
+"""List what configs of systems with GPUs export for the libraries underneath, unless it is set already.
 
 config_common.sh sets the same, with the reasons, and docs/gpu.md has them as a table; tests compare all three.
 """
@@ -43,6 +43,6 @@ RECORDED = (
 
 
 def settings(system: str) -> Mapping[str, str]:
-    """What a config of this name exports."""
+    """Return what the config of a system exports."""
     gpu = gpu_of_system(system)
     return BLACKWELL if gpu is not None and gpu.generation == "Blackwell" else HOPPER

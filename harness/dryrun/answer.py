@@ -81,11 +81,11 @@ class Answer(_Part):
     changed_by_warm_up: tuple[str, ...]
     """Entries of the optimizer's groups and states that are not what they were before."""
     tensors: int
-    """That hold weights, scales and the optimizer's state."""
+    """Number of tensors that hold weights, scales and the optimizer's state."""
     not_put_back: tuple[str, ...]
-    """Those of them that nothing is written to when a warm-up ends."""
+    """The tensors among them that nothing writes to when a warm-up ends."""
     not_read_back: tuple[str, ...]
-    """And when a checkpoint is read, where one was."""
+    """The tensors among them that reading a checkpoint does not write to; empty if none was read."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
     graphs: int

@@ -17,7 +17,7 @@ from compliance.check import check_paths
 from harness.launch.standing import Standing
 
 REFUSED = 2
-"""Status of a rank that could not start, go on, or write its log."""
+"""Status of a rank that could not start, continue, or write its log."""
 
 _ERROR = re.compile(r"(?:\s*(\d+): ?)?error: (.*)")
 """A line with which a rank says why it ends; srun puts the rank's number before it."""
@@ -28,20 +28,20 @@ class Ending:
     """How the processes of a run ended."""
 
     status: int
-    """As a shell gives it: 128 + n for signal n."""
+    """The exit status as a shell reports it: 128 + n for signal n."""
     standing: Standing
     cause: str = ""
-    """Why it is no success."""
+    """Why it is not a success."""
     cut_off: bool = False
-    """The run came to no end of its own: it hung, was killed, failed on its way, or was told to save and stop."""
+    """The run did not end by itself: it hung, was killed, failed on its way, or was told to save and stop."""
     gone: bool = True
-    """Whether it is certain that nobody writes to its log any more."""
+    """Whether it is certain that no process writes to its log any more."""
     could_not: bool = False
-    """It could not be started, or what it says could not be written: this says nothing of a result."""
+    """It could not be started, or its log could not be written. So nothing is known about a result."""
 
 
 def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str] = (), *, stop: int = 0) -> Ending:
-    """By the processes' status (-n for signal n), log and last words, where they hung, and what told them to stop."""
+    """Work out the ending from the processes' status (-n for signal n), their log, last words, hang and stop signal."""
     status = returncode if returncode >= 0 else 128 - returncode
     if hang:
         cause = "; ".join(hang[:2])
@@ -57,7 +57,7 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
 
 
 def was_cut_off(status: int, standing: Standing, words: str) -> bool:
-    """Whether a run ended on its way: after its clock had started, or by a signal that nobody here had sent.
+    """Return whether a run ended on its way: after its clock had started, or by a signal from outside.
 
     srun ends the other ranks when one fails, so its own status tells little; `words` are the run's last ones.
     """
@@ -69,7 +69,7 @@ def was_cut_off(status: int, standing: Standing, words: str) -> bool:
 
 
 def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
-    """Whether a log is that of a whole and valid run, so that it is a success whatever became of its processes."""
+    """Return whether a log is whole and valid, so that its run is a success whatever became of its processes."""
     if standing.status != "success":
         return False
     try:
@@ -80,9 +80,9 @@ def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
 
 
 def last_words(console: Path, start: int = 0) -> str:
-    """Why a run's processes say that they ended: what the rank that ended first has called an error.
+    """Return the reason that a run's processes give for their end: the error of the rank that ended first.
 
-    Where none has, srun's complaint about that rank alone, or their last line.
+    Without one it is srun's complaint about that rank, or the last line of all.
 
     Args:
         start: where in the console they began.
@@ -110,7 +110,7 @@ def _after_the_cause(complaint: str) -> int:
 
 
 def close_log(log: Path, ending: Ending) -> None:
-    """Log the run_stop that a run which was killed could not log itself; half a line at the end is kept beside it."""
+    """Log the run_stop that a run which was killed could not log itself; half a line at its end is kept apart."""
     standing = ending.standing
     if standing.started_ms is None or standing.stopped_ms is not None:
         return

@@ -169,7 +169,7 @@ def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> N
 
 
 def stands(log: Path, config: RunConfig) -> Standing:
-    """Where a run stands by its log."""
+    """Return the state of a run that its log shows."""
     follower = LogFollower(log, config.rules.ruleset)
     follower.poll()
     return standing(follower.run)

@@ -18,18 +18,18 @@ _LABEL = re.compile(r"^\s*(?P<rank>\d+): ?(?P<text>.*)$")
 
 
 STOP_S = 4.0
-"""For a run that was told to stop."""
+"""Seconds that a run may take to stop when it is told to."""
 
 END_S = 45.0
-"""For processes to end when their run has: leaving a process group may hang, and a save that nobody needs any more
-may take long."""
+"""Seconds that processes may take to end after run_stop. Leaving a process group may hang, and a save that nobody needs
+any more may take long."""
 
 AGAIN_S = 10.0
-"""Between SIGKILL and the next one."""
+"""Seconds between SIGKILL and the next one."""
 
 
 class Awaited(Enum):
-    """What comes next from a run that is well."""
+    """The next sign of life that a healthy run gives."""
 
     LINE = "a line in the log"
     END = "the end of its processes, after run_stop"
@@ -37,7 +37,7 @@ class Awaited(Enum):
 
 
 class Patience:
-    """How long what is awaited may take.
+    """Tells whether the next sign of life takes too long.
 
     Args:
         line_s: seconds without a line in the log; 0 is no limit.
@@ -50,7 +50,7 @@ class Patience:
         self._until = now + self._line_s
 
     def heard(self, now: float, *, run_stop: bool) -> None:
-        """The log has grown, and has its run_stop or not."""
+        """Note that the log has grown, and whether it has run_stop."""
         if self.awaited is Awaited.LINE:
             self.awaited, limit = (Awaited.END, END_S) if run_stop else (Awaited.LINE, self._line_s)
             self._until = now + limit

@@ -19,7 +19,7 @@ class CannotStart(RuntimeError):
 
 
 class Launcher(Protocol):
-    """What starts the processes of a run, on this machine or on the nodes of a job.
+    """Starts the processes of a run, on this machine or on the nodes of a job.
 
     A context manager around all runs, which leaves nothing behind.
     """
@@ -29,7 +29,7 @@ class Launcher(Protocol):
 
     @property
     def job(self) -> dict[str, str]:
-        """Where this runs, for run.json; empty if there is nothing to say. `id` tells jobs apart."""
+        """The facts about the job for run.json; empty outside a job. `id` tells jobs apart."""
         ...
 
     def missing(self) -> list[str]:
@@ -56,21 +56,21 @@ class Launcher(Protocol):
         ...
 
     def variables(self) -> dict[str, str]:
-        """What the command has to know beside the configuration."""
+        """Return the variables that the command needs besides the configuration."""
         ...
 
     def send(self, process: Process, number: int) -> None:
         """Pass a signal on to the ranks."""
 
     def stacks(self, console: Path) -> list[str]:
-        """Which rank hangs, and where, a line each; empty where that cannot be told."""
+        """Return a line for each rank that hangs, with the place; empty if that cannot be told."""
         ...
 
     def kill(self, process: Process) -> None:
         """End ranks that may no longer listen."""
 
     def gone(self, process: Process) -> bool:
-        """Make sure that no rank is left of a process that has ended; False where that cannot be told."""
+        """Make sure that no rank of an ended process is left. Return False if that cannot be told."""
         ...
 
     def on_each_node(self, command: Sequence[str]) -> list[str]:
@@ -78,11 +78,11 @@ class Launcher(Protocol):
         ...
 
     def is_requeued(self) -> bool:
-        """Asked after a SIGTERM: whether this job will be run again, so that what it leaves is no end."""
+        """Return, after a SIGTERM, whether this job will run again, so that its runs have not ended."""
         ...
 
     def requeue(self) -> bool:
-        """Ask for another allocation, which this process does not outlive; False if there is none to be had."""
+        """Ask for another allocation, which ends this process. Return False if none can be had."""
         ...
 
 

@@ -17,7 +17,7 @@ from reference_impl.ready import make_ready
 
 
 def missing_data(config: RunConfig) -> Iterator[str]:
-    """A line for each file or folder that the run needs and nobody has named."""
+    """Yield a line for each file or folder that the run needs and no variable names."""
     row = config.benchmark_row
     if config.data.data_dir is None and row.dataset.files is not None:
         yield f"DATADIR, the dataset of {row.name}: `llama31 data download {row.name} FOLDER` (docs/data.md)"

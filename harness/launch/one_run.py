@@ -41,7 +41,7 @@ def run_once(
     assert config.process.result_file is not None
     console = Path(output.name)
     follower = LogFollower(config.process.result_file, config.rules.ruleset)
-    # Of a run that goes on, what its console and log say is of the processes before these.
+    # If the run is resumed, its console and log so far are those of earlier processes.
     said_before = output.seek(0, os.SEEK_END)
     view = replace(view, blocks=characters(), resuming=follower.poll())
     before = standing(follower.run)
@@ -113,7 +113,7 @@ def hand_on(number: int, process: Process, launcher: Launcher, patience: Patienc
 
 
 def find_hang(launcher: Launcher, console: Path, limit: float) -> list[str]:
-    """Which ranks of a run hang, and where, a line each."""
+    """Return a line for each rank that hangs, with the place, and print them."""
     hang = [f"no line in the log for {limit:g} s", *launcher.stacks(console)]
     print("\n".join(f"hang      {line}" for line in hang), flush=True)
     return hang

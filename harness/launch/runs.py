@@ -30,7 +30,7 @@ from benchmark.run_record import (
 )
 
 WAITING, CUT_OFF = "waiting", "to be continued"
-"""What run.json says of a run that is not over, beside RUNNING and KILLED."""
+"""The other statuses of a run that is not over, besides RUNNING and KILLED."""
 
 _NOT_OVER = (WAITING, RUNNING, KILLED, CUT_OFF)
 
@@ -48,7 +48,7 @@ class RunSet:
     folder: Path
     recorded: RunRecord
     requeued: bool = False
-    """Whether an earlier allocation of this very job has begun them, which is surely over."""
+    """Whether an earlier allocation of the same job began them. It is surely over."""
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -104,7 +104,7 @@ class RunSet:
         return self.folder / self.experiments[index].result
 
     def console(self, index: int) -> Path:
-        """What the processes of a run print."""
+        """Return the file that the processes of a run print to."""
         return console_of(self.folder, self.experiments[index].result)
 
     def update(self, index: int, **changes: Any) -> None:

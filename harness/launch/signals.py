@@ -26,11 +26,11 @@ class Received:
     pending: list[int] = field(default_factory=list)
     """To be passed on to the run."""
     running: bool = False
-    """Whether there is one."""
+    """Whether a run is under way."""
 
     @contextmanager
     def for_a_run(self) -> Iterator[None]:
-        """Within the block, signals are the run's to take."""
+        """Pass signals on to the run within the block."""
         self.running = True
         try:
             yield
@@ -40,7 +40,7 @@ class Received:
 
 @contextmanager
 def listening() -> Iterator[Received]:
-    """Within the block, signals are noted for the run; where there is none, one that asks to stop ends this process."""
+    """Note signals for the run within the block. Without a run, a signal that asks to stop ends this process."""
     received = Received()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -78,7 +78,7 @@ def listening() -> Iterator[Received]:
 
 
 def leave_terminal() -> None:
-    """Write nothing more to a terminal that is gone, where writing fails."""
+    """Write nothing more to a closed terminal, because that would fail."""
     for descriptor in (1, 2):
         if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -47,7 +47,7 @@ _STACKS_WAIT_S = 5.0
 _REQUEUE_WAIT_S = 120.0
 
 _GONE_S, _POLL_S = 60.0, 0.5
-"""For ranks to be gone after SIGKILL, by what Slurm says."""
+"""Seconds until Slurm must report the ranks as gone after SIGKILL, and seconds between two questions."""
 
 _FIRST_PORT, _PORTS = 20_000, 12_768
 """Below those that Linux gives to outgoing connections."""

@@ -134,7 +134,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """What the measured steps of one size of the model say."""
+    """The constants that fit the measured steps of one size of the model."""
 
     constants: Constants
     evaluation: float

@@ -107,7 +107,7 @@ class Job:
         return (self.size.layers + 2) // (last + 1) - (position == 0) - (position == last)
 
     def bf16_layers(self, stage: int, chunk: int) -> list[bool]:
-        """Of each layer of a model chunk, whether it stays in bf16."""
+        """Return, for each layer of a model chunk, whether it stays in bf16."""
         layers, position = self.chunk_layers(stage, chunk), chunk * self.pipeline + stage
         start, end = self.bf16_ends
         if self.precision == "bf16" or not (start or end):

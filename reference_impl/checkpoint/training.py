@@ -82,7 +82,7 @@ def save(
 
 
 def _begin(folder: Path, common: dict[str, Any], needed: int) -> str:
-    """Make the folder and write into it what is no part of a tensor; why that cannot be."""
+    """Make the folder and write the state that is not in tensors. Return why that failed, or nothing."""
     if no_room := why_no_room(folder, needed):
         return no_room
     path = folder / COMMON_STATE_FNAME
@@ -97,7 +97,7 @@ def _begin(folder: Path, common: dict[str, Any], needed: int) -> str:
 
 
 def damage(folder: Path) -> list[str]:
-    """What is no longer as it was written, a line for each file; the same on every rank, each of which reads a share.
+    """Return a line for each file that is no longer as it was written. Each rank reads a share; all return the same.
 
     A flipped bit in the weights would train on without an error, so every byte is read: as many more as `load` reads.
     """

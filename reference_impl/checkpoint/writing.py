@@ -1,4 +1,4 @@
-"""A checkpoint is written by processes of its own while training goes on, and all ranks complete it, or give it up.
+"""Write a checkpoint in separate processes while training continues. All ranks complete it together, or give it up.
 
 Megatron-Core plans what each rank writes, and its function writes a file. The processes and what follows are ours: its
 own wait for ever for a process that was killed (out of memory), and leave the other ranks waiting where one meets a
@@ -33,7 +33,7 @@ from reference_impl.files.checksum import digest
 from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, describe_files
 
 BACKEND, VERSION = "torch_dist", 1
-"""Of Megatron-Core's formats."""
+"""The name and version of the format, as Megatron-Core calls them."""
 
 _fork = get_context("fork")
 
@@ -44,7 +44,7 @@ filesystem_async._results_queue = queue.SimpleQueue()
 
 @dataclass(frozen=True)
 class Plan:
-    """What this rank writes, and on the first one the index of all."""
+    """The writer of this rank's part, and on the first rank the index of all parts."""
 
     writer: FileSystemWriterAsync
     index: Any
@@ -67,9 +67,9 @@ class Files:
 
     fault: str = ""
     entries: dict[str, FileEntry] = field(default_factory=dict)
-    """By name."""
+    """The entries of the manifest, by the name of the file."""
     results: list[Any] = field(default_factory=list)
-    """What the index has to know of what is in them."""
+    """What Megatron-Core's index needs to know about their content."""
 
 
 class _Writer:
@@ -89,7 +89,7 @@ class _Writer:
         says.close()
 
     def listen(self, *, wait: bool) -> None:
-        """Hear what it says, or that it is gone."""
+        """Take its answer, or note that it has ended."""
         if self.said is not None or not (wait or self._hears.poll()):
             return
         try:
@@ -110,7 +110,7 @@ def _end_of(exit_code: int) -> str:
 
 
 def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
-    """Write one file, in a process of its own; `benchmark.processes` ends it with the rank."""
+    """Write one file. This runs in a separate process, which `benchmark.processes` ends with the rank."""
     # What it would free is the rank's, on a GPU too.
     gc.disable()
     # Slurm sends them to all of a rank's processes; they ask the rank for a save, and for its stack.
@@ -133,8 +133,8 @@ def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
 
 
 def why(error: Exception, path: str | Path) -> str:
-    """What kept a file from being written, in a line."""
-    # torch.save raises an error of its own while it closes what the system's has left half written.
+    """Return in a line what kept a file from being written."""
+    # torch.save raises another error while it closes the file that the system's error has left half written.
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.strerror:
@@ -161,7 +161,7 @@ class Saving:
         self._writers = [_Writer(bucket, transforms) for bucket in buckets]
 
     def look(self) -> tuple[bool, bool]:
-        """Whether this rank still writes, and whether it has failed to; asks no other rank."""
+        """Return whether this rank still writes, and whether it has failed, without asking another rank."""
         for writer in self._writers:
             writer.listen(wait=False)
         failed = any(writer.said is not None and writer.said.fault for writer in self._writers)
@@ -188,7 +188,7 @@ class Saving:
         return self._end()
 
     def _end(self) -> Files:
-        """What this rank has come to; what still writes is ended."""
+        """End what still writes, and return what this rank has written."""
         for writer in self._writers:
             writer.listen(wait=False)
             writer.end()
@@ -200,7 +200,7 @@ class Saving:
         )
 
     def _conclude(self, everybodys: Sequence[Files]) -> str:
-        """On the first rank: complete the checkpoint, or say why it cannot be."""
+        """Complete the checkpoint on the first rank, or say why that is impossible."""
         faults = [f"rank {rank}: {files.fault}" for rank, files in enumerate(everybodys) if files.fault]
         if not faults:
             try:
@@ -223,7 +223,7 @@ class Saving:
 
 
 def agreed(decide: Callable[[], str]) -> str:
-    """What the first rank decides, on every rank."""
+    """Return on every rank what the first rank decides."""
     said = [decide() if dist.get_rank() == 0 else ""]
     dist.broadcast_object_list(said)
     return said[0]
