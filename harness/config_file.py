@@ -73,8 +73,8 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
     """A config file that exports `values` (shell name -> value).
 
     Args:
-        library: what it sets for the libraries where it is not set; without any, as in configs/, it sources
-            config_common.sh, which does so.
+        library: what it sets for the libraries of the system's GPU where it is not set; without any, as in configs/,
+            it sources config_common.sh, which does so.
 
     DGXSYSTEM and CONFIG_FILENAME are left out: the file's name gives them. So is an empty value, which is an unset one.
 
@@ -89,6 +89,7 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
     alone = ((name,) for name in NAMES if name not in together)
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
     lines += _ELSEWHERE if library else _IN_CONFIGS
+    library = {**library, **libraries.of_precision(values.get("BENCHMARK", ""), values.get("PRECISION", ""))}
     lines += [f"export {name}=${{{name}:-{value}}}" for name, value in library.items()]
     lines += [
         _export(present) for names in (*_LINES, *alone) if (present := [(n, given[n]) for n in names if n in given])

@@ -19,7 +19,7 @@ from compliance.findings import Severity
 from harness.__main__ import main
 from harness.config_file import write_config
 from harness.plan.config_new import new_config
-from harness.plan.job import Job, from_config
+from harness.plan.job import Job, from_config, precision_of
 from harness.plan.measured import read_table
 from harness.preflight import check_plan, make_plan
 from harness.simulate import Pace, VirtualClock, simulate
@@ -70,10 +70,11 @@ def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
 
 
 def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtests) -> None:
-    """By architecture; and the one for CPUs nothing."""
-    for path in CONFIGS:
+    """By architecture and precision; the one for CPUs sets nothing."""
+    for path, config in CONFIGS.items():
         with subtests.test(path.stem):
-            expected = libraries.settings(path.stem.removeprefix("config_")) if path in OFFICIAL else {}
+            expected = dict(libraries.settings(path.stem.removeprefix("config_"))) if path in OFFICIAL else {}
+            expected |= libraries.of_precision(config.benchmark, precision_of(config.kernels))
             assert resolve(path, BARE).libraries == expected
 
 
@@ -93,10 +94,19 @@ def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, s
     assert {name: after[name] for name in libraries.HOPPER} == dict(libraries.HOPPER) | expected
 
 
-@pytest.mark.parametrize(("system", "expected"), [("X", libraries.HOPPER), ("GB200", libraries.BLACKWELL)])
-def test_a_config_beside_no_other_sets_the_same(tmp_path: Path, system: str, expected: dict[str, str]) -> None:
-    """What `plan --write` and `config new` write outside the repository."""
-    values = environment(DGXSYSTEM=system, DGXNNODES=8, MINIBS=18)
+@pytest.mark.parametrize(
+    ("system", "precision", "expected"),
+    [
+        ("X", "fp8", libraries.HOPPER),
+        ("GB200", "fp8", libraries.BLACKWELL),
+        ("GB200", "nvfp4", {**libraries.BLACKWELL, **libraries.NVFP4["llama31_405b"]}),
+    ],
+)
+def test_a_config_outside_the_repository_sets_the_same(
+    tmp_path: Path, system: str, precision: str, expected: dict[str, str]
+) -> None:
+    """What `plan --write` and `config new` write there."""
+    values = environment(DGXSYSTEM=system, DGXNNODES=8, MINIBS=18, PRECISION=precision)
     path = write_config(tmp_path, system, values, "a draft")
     assert resolve(path, BARE).libraries == expected
 

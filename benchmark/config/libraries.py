@@ -1,6 +1,7 @@
 """List what configs of systems with GPUs export for the libraries underneath, unless it is set already.
 
-config_common.sh sets the same, with the reasons, and docs/gpu.md has them as a table; tests compare all three.
+config_common.sh sets the same, with the reasons, configs in nvfp4 add `NVFP4`, and docs/gpu.md has them as a table; tests
+compare them.
 """
 
 from __future__ import annotations
@@ -31,13 +32,23 @@ BLACKWELL: Mapping[str, str] = MappingProxyType(
     | {"NVTE_FWD_LAYERNORM_SM_MARGIN": "16", "NVTE_BWD_LAYERNORM_SM_MARGIN": "16"}
 )
 
+_NO_HADAMARD = {"NVTE_NVFP4_DISABLE_RHT": "1"}
+
+NVFP4: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "llama31_405b": _NO_HADAMARD
+        | {"NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING": "1", "NVTE_NVFP4_DISABLE_2D_QUANTIZATION": "1"},
+        "llama31_8b": _NO_HADAMARD,
+    }
+)
+"""By benchmark, what NVIDIA's v5.1 runs in nvfp4 switched off of Transformer Engine's recipe (its config_common_8b.sh
+switches rounding and 2D scales on again)."""
+
 RECORDED = (
     *BLACKWELL,
-    # The same as PYTORCH_CUDA_ALLOC_CONF, and what decides how Transformer Engine rounds to nvfp4.
+    # The same as PYTORCH_CUDA_ALLOC_CONF.
     "PYTORCH_ALLOC_CONF",
-    "NVTE_NVFP4_DISABLE_2D_QUANTIZATION",
-    "NVTE_NVFP4_DISABLE_RHT",
-    "NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING",
+    *sorted({name for names in NVFP4.values() for name in names}),
 )
 """The libraries' own variables that run.json has."""
 
@@ -46,3 +57,8 @@ def settings(system: str) -> Mapping[str, str]:
     """Return what the config of a system exports."""
     gpu = gpu_of_system(system)
     return BLACKWELL if gpu is not None and gpu.generation == "Blackwell" else HOPPER
+
+
+def of_precision(benchmark: str, precision: str) -> Mapping[str, str]:
+    """Return what a config exports besides, for how Transformer Engine rounds."""
+    return NVFP4.get(benchmark, {}) if precision == "nvfp4" else {}
