@@ -1,7 +1,7 @@
 """List what configs of systems with GPUs export for the libraries underneath, unless it is set already.
 
-config_common.sh sets the same, with the reasons, configs in nvfp4 add `NVFP4`, and docs/gpu.md has them as a table; tests
-compare them.
+config_common.sh sets the same, with the reasons; configs in nvfp4 add `NVFP4`; docs/gpu.md has them as a table. Tests
+compare the three.
 """
 
 from __future__ import annotations
