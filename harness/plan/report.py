@@ -45,6 +45,9 @@ def _memory(plan: Plan) -> Iterable[str]:
         bar = _stacked([(_LETTERS[part], size / largest) for part, size in stage.parts.items()])
         detail = f"{stage.layers} layers, {stage.layer_activations} layers' activations"
         yield f"  {stage.stage:2} |{bar:{WIDTH}}| {_gib(stage.total):>6}  {detail}"
+    if plan.config.kernels.captures:
+        yield "The pools of CUDA graphs are not counted, and may take tens of GiB. This counts them on the null device:"
+        yield f"  llama31 dryrun CONFIG --microbatches {plan.job.microbatches}"
     room = capacity - worst.total
     needs = (
         f"stage {worst.stage} allocates {_gib(worst.allocated)} GiB, reserves at most {_gib(worst.reserved)}, "

@@ -156,6 +156,13 @@ def test_several_numbers_of_gpus_are_a_row_each() -> None:
     assert [line.split()[-1] for line in text[2:4]] == ["100.0%", f"{found[1]['efficiency']:.1%}"]
 
 
+def test_memory_of_graphs_is_not_counted_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CUDA graphs the plan names the command that counts their pools; without, it has no such line."""
+    assert "pools" not in invoke(GB200).stdout
+    monkeypatch.setenv("FULL_CUDA_GRAPH", "True")
+    assert "  llama31 dryrun CONFIG --microbatches 144\n" in invoke(GB200).stdout
+
+
 def test_a_number_that_nothing_fits_on_is_a_row_that_says_what_would(tmp_path: Path) -> None:
     """The nearest numbers, a part of a node among them; the others are listed and written. Exit status 1."""
     done = invoke(*EIGHT, "--gpus", "3,8,56", "--write", tmp_path)
