@@ -1,8 +1,8 @@
 """How right the planner is on published runs: step time, memory, time to target, the search; and how fast it answers.
 
-The tables of published runs and layouts lie beside this checkout, not in it. Each prediction says what its constants
-were fitted to. The shape of the model was chosen by people who had seen these rows; rows that nobody here has seen are
-the better test.
+The rows are the tables in perf/steps, which the shipped calibration is fitted to. Each prediction says what its
+constants were fitted to. The shape of the model was chosen by people who had seen these rows; rows that nobody here has
+seen are the better test.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from harness.plan.measured import read_table, table_rows
 from harness.plan.search import bare_values, search
 from harness.plan.time_to_target import Pace, evaluation_steps, outcome, outcomes
 
-PUBLISHED = ROOT.parent / "shared" / "published"
-RUNS, LAYOUTS = PUBLISHED / "llama31_405b_runs.csv", PUBLISHED / "llama31_405b_layouts.csv"
-EIGHT = (PUBLISHED / "llama31_8b_runs.csv", Path(__file__).with_name("llama31_8b_logged.csv"))
-"""Of llama31_8b: the published table, and two systems whose layouts it does not have and their logs do."""
+STEPS = ROOT / "perf" / "steps"
+RUNS, LAYOUTS = STEPS / "llama31_405b_runs.csv", STEPS / "llama31_405b_layouts.csv"
+EIGHT = STEPS / "llama31_8b_runs.csv"
 SMALL = 512
 """GPUs up to which a row counts as small."""
 
@@ -57,10 +56,9 @@ def read(runs: Path = RUNS, layouts: Path = LAYOUTS) -> Data:
     return Data(runs=read_table(runs), layouts=read_table(layouts), columns=[row for _, row in table_rows(runs)])
 
 
-def read_eight(tables: Sequence[Path] = EIGHT) -> Data:
-    """The rows of llama31_8b, which are all of whole runs."""
-    rows = [row for table in tables for row in read_table(table)]
-    return Data(runs=rows, layouts=[], columns=[row for table in tables for _, row in table_rows(table)])
+def read_eight(runs: Path = EIGHT) -> Data:
+    """Read the rows of llama31_8b, which are all of whole runs."""
+    return Data(runs=read_table(runs), layouts=[], columns=[row for _, row in table_rows(runs)])
 
 
 # Step time.
@@ -351,20 +349,14 @@ def main(runs: Path, layouts: Path, held_out: Path | None, benchmark: str | None
             print(f"    {error:+7.2%}  {row.job.gpus:5} {row.group:17} M={row.job.microbatches:3}  {row.source}")
         print(f"  {summary(found)}")
         return
-    if not (runs.is_file() and layouts.is_file()):
-        print(f"no tables of published runs at {runs} and {layouts}: skipped")
-    else:
-        data = read(runs, layouts)
-        step_tables(data)
-        memory_table(data)
-        target_tables(data)
-        search_table(data)
-    if not EIGHT[0].is_file():
-        print(f"no table of published runs at {EIGHT[0]}: skipped")
-    else:
-        eight = read_eight()
-        eight_tables(eight)
-        target_tables(eight)
+    data = read(runs, layouts)
+    step_tables(data)
+    memory_table(data)
+    target_tables(data)
+    search_table(data)
+    eight = read_eight()
+    eight_tables(eight)
+    target_tables(eight)
     speed_table()
 
 

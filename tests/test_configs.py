@@ -34,7 +34,6 @@ SHAPED = {path: config for path, config in OFFICIAL.items() if path.parent.name 
 """All but the templates, whose names have no content to state."""
 BARE = {"PATH": os.environ["PATH"]}
 """An environment in which nobody has set anything."""
-PUBLISHED = ROOT.parent / "shared" / "published"
 
 
 def test_config_is_the_same_after_another_one() -> None:
@@ -215,11 +214,10 @@ def test_the_official_checkers_accept_a_rehearsal(
             assert accepts_directories([logs[0].parent for logs in results], ruleset)
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is not there")
 def test_published_systems_have_their_config() -> None:
     """GPU, layout, batch and precision of every published submission that states them are those of a config here."""
     configured = {_shape(from_config(config)) for config in SHAPED.values()}
-    tables = (PUBLISHED / "llama31_405b_runs.csv", *plan_accuracy.EIGHT)
+    tables = (plan_accuracy.RUNS, plan_accuracy.EIGHT)
     published = {_shape(row.job) for table in tables for row in read_table(table)}
     assert len(published) > 30
     assert published - configured == set()

@@ -1,24 +1,16 @@
-"""What the planner's tests share: jobs, and the published rows where they are beside the checkout."""
+"""What the planner's tests share: jobs, and the published rows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
 
-import pytest
 from hypothesis import strategies as st
 
-from benchmark.checkout import ROOT
 from benchmark.hardware import GPUS
 from benchmark.sizes import SIZES
 from harness.plan.job import Job
 from perf import plan_accuracy
-
-PUBLISHED = ROOT.parent / "shared" / "published"
-
-needs_published = pytest.mark.skipif(
-    not plan_accuracy.RUNS.is_file(), reason="tables of published runs are not beside this checkout"
-)
 
 GB200 = Job(
     size=SIZES["405b"],

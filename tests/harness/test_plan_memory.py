@@ -16,7 +16,7 @@ from benchmark.hardware import GPUS, OUTSIDE_ALLOCATOR, gpu_of_system
 from harness.plan.job import Job, from_config, precision_of
 from harness.plan.memory import GIB, MIB, Stage, fits, layer_bytes, stages, worst
 from perf.plan_accuracy import without_moments
-from tests.harness.plan_data import GB200, jobs, needs_published, published
+from tests.harness.plan_data import GB200, jobs, published
 
 OURS = replace(GB200, quantised_weights=False, projection_copy=False, fused_weight_gradients=False)
 """The same, as our trainer keeps it."""
@@ -224,13 +224,11 @@ def test_every_shipped_configuration_fits() -> None:
     assert [peak for peak in PEAKS if not fits(worst(peak.job), peak.job)] == []
 
 
-@needs_published
 def test_every_published_run_fits() -> None:
     """What ran, fits."""
     assert [row.source for row in published().runs if not fits(worst(row.job), row.job)] == []
 
 
-@needs_published
 def test_logged_peaks_are_within_two_and_a_half_percent() -> None:
     """Global rank 0's `max_memory_usage` of every log that has it, counted with no constant fitted."""
     data, checked = published(), 0

@@ -18,7 +18,7 @@ from harness.plan.calibration import Constants, Measured, calibrate, fit
 from harness.plan.job import Job
 from harness.plan.step_time import KINDS, PARTS, breakdown, seconds, step, terms, total
 from perf.plan_accuracy import constant_rate, errors, fitted, read_eight
-from tests.harness.plan_data import GB200, jobs, needs_published, published
+from tests.harness.plan_data import GB200, jobs, published
 
 ONE = Constants()
 
@@ -193,7 +193,6 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
         calibration.load(path)
 
 
-@needs_published
 def test_the_shipped_constants_are_those_of_the_published_rows() -> None:
     """Fitted again, they come out the same to the digits of the file."""
     for size, rows in (("405b", published().all), ("8b", read_eight().all)):
@@ -201,7 +200,6 @@ def test_the_shipped_constants_are_those_of_the_published_rows() -> None:
         assert {name: round(value, 4) for name, value in found.items()} == shipped
 
 
-@needs_published
 def test_small_rows_predict_large_ones() -> None:
     """Fitted to 512 GPUs and less: 3 % on average for larger runs, 6 % at worst, half of what a constant rate does."""
     data = published()
@@ -213,7 +211,6 @@ def test_small_rows_predict_large_ones() -> None:
     assert found.mean() < np.abs(errors(large, constant_rate(small))).mean() / 2
 
 
-@needs_published
 def test_one_pipeline_depth_predicts_others() -> None:
     """Fitted to PP 8: 5 % on average for the other depths, 15 % at worst."""
     rows = published().all

@@ -26,7 +26,7 @@ from harness.plan.time_to_target import (
 )
 from perf.plan_accuracy import target_outcomes
 from tests.fakes import FakeClock, configured, read_events
-from tests.harness.plan_data import needs_published, published
+from tests.harness.plan_data import published
 
 PACE = Pace(step=10.0, evaluation=7.0, start=20.0, spread=0.05)
 BATCHES = st.integers(64, 4608)
@@ -144,7 +144,6 @@ def test_without_reference_points_the_first_evaluations_are_shown() -> None:
     assert likely_samples(rules, 1152) == (0, 0)
 
 
-@needs_published
 def test_published_runs_ended_at_printed_outcomes() -> None:
     """All but one that stopped on its step limit, between two evaluations."""
     whole = calibration.load().sizes["405b"]

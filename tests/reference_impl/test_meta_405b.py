@@ -25,7 +25,7 @@ from benchmark.sizes import SIZES
 from reference_impl import cpu
 from reference_impl.model import gpt_chunk, is_split, transformer_config, virtual_stages
 
-LAYOUTS = ROOT.parent / "shared" / "published" / "llama31_405b_layouts.csv"
+LAYOUTS = ROOT / "perf" / "steps" / "llama31_405b_layouts.csv"
 
 LLAMA_3_VOCABULARY = 128_256
 PADDED_AT_TP4 = 32_256
@@ -36,9 +36,7 @@ Layout = tuple[int, int, int, int]
 
 
 def published_layouts() -> list[Layout]:
-    """Those of whole 405B models in public tables; none where the tables are not at hand."""
-    if not LAYOUTS.exists():
-        return []
+    """List those of whole 405B models in public tables."""
     with LAYOUTS.open(encoding="utf-8") as file:
         whole = [row for row in csv.DictReader(file) if int(row["layers"]) == SIZES["405b"].layers]
     return sorted({(int(row["tp"]), int(row["pp"]), int(row["vp"]), int(row["cp"])) for row in whole})
