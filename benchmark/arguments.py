@@ -1,15 +1,15 @@
-"""Parts that all command lines share: types of arguments, and the report of a refusal."""
+"""Parts that all command lines share: types of arguments, and how a refusal is printed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import click
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError, error_lines
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 """The settings of every group and command."""
@@ -52,17 +52,17 @@ RULESET = click.option(
 )
 
 
-class RefusalError(click.ClickException):
+class _CommandError(click.ClickException):
     """Prints each fault of a refusal on a line of its own, without the usage, and ends with status 2."""
 
     exit_code = 2
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self._faults = faults
-        super().__init__("\n".join(faults))
+    def __init__(self, refusal: RefusedError) -> None:
+        self._faults = refusal.faults
+        super().__init__(str(refusal))
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo("".join(f"error: {fault}\n" for fault in self._faults), file=file, err=file is None, nl=False)
+        click.echo(error_lines(self._faults), file=file, err=file is None, nl=False)
 
 
 @contextmanager
@@ -73,11 +73,11 @@ def refusing_files() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise Refused(str(error)) from None
+        raise RefusedError(str(error)) from None
 
 
 class Verbs(click.Group):
-    """A group whose commands may raise Refused."""
+    """A group whose commands may raise RefusedError."""
 
     of_files: ClassVar[bool] = False
     """Whether its commands may also raise an OSError for a file."""
@@ -86,5 +86,5 @@ class Verbs(click.Group):
         try:
             with refusing_files() if self.of_files else nullcontext():
                 return super().invoke(ctx)
-        except Refused as error:
-            raise RefusalError(error.faults) from None
+        except RefusedError as error:
+            raise _CommandError(error) from None

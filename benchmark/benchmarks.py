@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
+from benchmark.errors import RefusedError
 from benchmark.rules import LLAMA31_8B_RULES, LLAMA31_405B_RULES, LLAMA31_TINY_RULES, Rules
 from benchmark.sizes import SIZES, ModelSize
 
@@ -280,7 +281,7 @@ DEFAULT = LLAMA31_405B
 """The benchmark of commands that are not told one."""
 
 
-class UnknownRules(LookupError):
+class UnknownRulesError(RefusedError):
     """The benchmark is unknown, or a ruleset does not have it; the message lists the known ones."""
 
 
@@ -288,10 +289,10 @@ def benchmark_named(name: str) -> Benchmark:
     """Return the row of a benchmark.
 
     Raises:
-        UnknownRules: there is none.
+        UnknownRulesError: there is none.
     """
     if name not in BENCHMARKS:
-        raise UnknownRules(f"benchmark {name!r} is unknown; known: {', '.join(BENCHMARKS)}")
+        raise UnknownRulesError(f"benchmark {name!r} is unknown; known: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
@@ -299,7 +300,7 @@ def find(benchmark: str, ruleset: str | None = None) -> Rules:
     """Return the rules of a benchmark in one ruleset, or in the latest one that has the benchmark.
 
     Raises:
-        UnknownRules: there is no such row.
+        UnknownRulesError: there is no such row.
     """
     row = benchmark_named(benchmark)
     if ruleset is None:
@@ -307,7 +308,7 @@ def find(benchmark: str, ruleset: str | None = None) -> Rules:
     for rules in row.rules:
         if rules.ruleset == ruleset:
             return rules
-    raise UnknownRules(f"{benchmark} is not in ruleset {ruleset!r}; it is in: {', '.join(row.rulesets)}")
+    raise UnknownRulesError(f"{benchmark} is not in ruleset {ruleset!r}; it is in: {', '.join(row.rulesets)}")
 
 
 def every_rules() -> tuple[Rules, ...]:

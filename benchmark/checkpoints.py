@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark.config import ConfigError, RunConfig
-from benchmark.decode import Malformed, from_json, read_regular, shown
+from benchmark.decode import MalformedError, from_json, read_regular, shown
+from benchmark.errors import RefusedError, RunFailedError
 from benchmark.eventlog import EventLog
 from benchmark.files import beside, existing_above, flush, sync_names
 from benchmark.mllog import read
-from benchmark.refusal import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Resumption:
         return value | ({"damaged": list(self.damaged)} if self.damaged else {})
 
 
-class Damaged(Refused):
+class DamagedCheckpointError(RefusedError):
     """A checkpoint whose bytes are not those that were written."""
 
     def __init__(self, folder: Path, faults: str | Sequence[str]) -> None:
@@ -80,7 +80,7 @@ class Damaged(Refused):
         self.folder = folder
 
 
-class SaveFailed(RuntimeError):
+class SaveFailedError(RunFailedError):
     """A checkpoint could not be written, and SAVE_FAILURE=stop ends the run for that."""
 
 
@@ -170,13 +170,13 @@ class Checkpoints:
         """Log the saves that have failed since the last call.
 
         Raises:
-            SaveFailed: there is one, and that ends the run.
+            SaveFailedError: there is one, and that ends the run.
         """
         while self._failed:
             step, samples, fault = self._failed.pop(0)
             log.event("tracked_stats", {"save_failed": fault}, step=step, samples_count=samples)
             if self._stop:
-                raise SaveFailed(f"step {step} was not saved: {fault}")
+                raise SaveFailedError(f"step {step} was not saved: {fault}")
 
     def _complete(self, unfinished: Path, step: int) -> None:
         record = {"step": step, "log_bytes": self._log_bytes, "run": self._run}
@@ -228,7 +228,7 @@ def _damaged_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"step_*.{_DAMAGED}-*"))
 
 
-def put_aside(damage: Damaged) -> str:
+def put_aside(damage: DamagedCheckpointError) -> str:
     """Rename a damaged checkpoint, so that it no longer counts, and return a line that says which it was and why.
 
     Raises:
@@ -289,7 +289,7 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
 
     Raises:
         ConfigError: it has begun and cannot go on; nothing is lost.
-        Damaged: that checkpoint does not say what it is of.
+        DamagedCheckpointError: that checkpoint does not say what it is of.
     """
     log, folder = _log_of(config), folder_of(config)
     checkpoints = complete_in(folder) if folder else []
@@ -341,7 +341,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """Read `step`, `log_bytes` and `run` from resume.json.
 
     Raises:
-        Damaged: it is missing, or says something else than was written.
+        DamagedCheckpointError: it is missing, or says something else than was written.
     """
     path = checkpoint / RECORD
     try:
@@ -349,13 +349,15 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         seal = record.pop("sha256")
         step, log_bytes, run = record["step"], record["log_bytes"], record["run"]
     except OSError as error:
-        raise Damaged(checkpoint, f"{path}: {error.strerror}") from None
-    except (Malformed, AttributeError, KeyError, TypeError) as error:
-        raise Damaged(checkpoint, f"{path} says nothing about a run: {type(error).__name__}: {error}") from None
+        raise DamagedCheckpointError(checkpoint, f"{path}: {error.strerror}") from None
+    except (MalformedError, AttributeError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(
+            checkpoint, f"{path} says nothing about a run: {type(error).__name__}: {error}"
+        ) from None
     if type(step) is not int or type(log_bytes) is not int or min(step, log_bytes) < 0 or not isinstance(run, dict):
-        raise Damaged(checkpoint, f"{path} says nothing about a run: {shown(record)}")
+        raise DamagedCheckpointError(checkpoint, f"{path} says nothing about a run: {shown(record)}")
     if _seal(record) != seal:
-        raise Damaged(checkpoint, f"{path} is not as it was written: its own checksum is another")
+        raise DamagedCheckpointError(checkpoint, f"{path} is not as it was written: its own checksum is another")
     return {"step": step, "log_bytes": log_bytes, "run": run}
 
 

@@ -1,6 +1,6 @@
 """Decode JSON, YAML and pickles that others wrote, within limits of type, size and depth.
 
-Nothing here executes what it reads. Whatever is refused raises Malformed, whose message is one short line.
+Nothing here executes what it reads. Whatever is refused raises MalformedError, whose message is one short line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar
 
+from benchmark.errors import HarnessError
+
 DEEPEST = 64
 """The deepest nesting that is decoded; Python's own decoders recurse."""
 
@@ -25,7 +27,7 @@ MOST_NODES = 20_000
 """The most nodes of a YAML document, counted with every alias expanded; NeMo's model.yaml has under 500."""
 
 
-class Malformed(ValueError):
+class MalformedError(HarnessError, ValueError):
     """The input cannot be decoded, or it exceeds a limit."""
 
 
@@ -34,13 +36,13 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises:
         OSError: it cannot be opened.
-        Malformed: it is a pipe, a device or a folder.
+        MalformedError: it is a pipe, a device or a folder.
     """
     # Opening a pipe would wait for a writer otherwise.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Malformed("not a regular file")
+        raise MalformedError("not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -49,12 +51,12 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        Malformed: it is a pipe, a device or a folder, or larger.
+        MalformedError: it is a pipe, a device or a folder, or larger.
     """
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise Malformed(f"larger than {most_bytes:,} bytes")
+        raise MalformedError(f"larger than {most_bytes:,} bytes")
     return content
 
 
@@ -80,14 +82,14 @@ def from_json(content: bytes, decoder: json.JSONDecoder | None = None) -> Any:
         decoder: Python's own if None.
 
     Raises:
-        Malformed: it is not JSON in UTF-8, or it is nested too deeply.
+        MalformedError: it is not JSON in UTF-8, or it is nested too deeply.
     """
     if json_depth(content) > DEEPEST:
-        raise Malformed(f"arrays and objects are nested more than {DEEPEST} deep")
+        raise MalformedError(f"arrays and objects are nested more than {DEEPEST} deep")
     try:
         return (decoder or _JSON).decode(content.decode())
     except ValueError as error:
-        raise Malformed(one_line(error)) from None
+        raise MalformedError(one_line(error)) from None
 
 
 _JSON = json.JSONDecoder()
@@ -97,7 +99,7 @@ def from_yaml(content: bytes) -> Any:
     """Decode a YAML document; every scalar is text, as it is written.
 
     Raises:
-        Malformed: it is not YAML, or it is too deep or, with its aliases expanded, too large.
+        MalformedError: it is not YAML, or it is too deep or, with its aliases expanded, too large.
     """
     import yaml
 
@@ -105,11 +107,11 @@ def from_yaml(content: bytes) -> Any:
         _refuse_growth(yaml.parse(content, Loader=yaml.BaseLoader), yaml)
         return yaml.load(content, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError) as error:
-        raise Malformed(one_line(error)) from None
+        raise MalformedError(one_line(error)) from None
 
 
 def _refuse_growth(events: Any, yaml: Any) -> None:
-    """Raise Malformed for a document that is too deep or, with its aliases expanded, too large."""
+    """Raise MalformedError for a document that is too deep or, with its aliases expanded, too large."""
     sizes: dict[str, int] = {}
     """Anchor of a complete node -> number of its nodes."""
     total, open_at = 0, list[tuple[str | None, int]]()
@@ -117,7 +119,7 @@ def _refuse_growth(events: Any, yaml: Any) -> None:
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
-                raise Malformed(f"the alias {shown(anchor)} refers to a node that is not complete")
+                raise MalformedError(f"the alias {shown(anchor)} refers to a node that is not complete")
             total += sizes[anchor]
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
@@ -131,9 +133,9 @@ def _refuse_growth(events: Any, yaml: Any) -> None:
             if name is not None:
                 sizes[name] = total - start
         if total > MOST_NODES:
-            raise Malformed(f"more than {MOST_NODES:,} values with its aliases expanded")
+            raise MalformedError(f"more than {MOST_NODES:,} values with its aliases expanded")
         if len(open_at) > DEEPEST:
-            raise Malformed(f"lists and mappings are nested more than {DEEPEST} deep")
+            raise MalformedError(f"lists and mappings are nested more than {DEEPEST} deep")
 
 
 class Record:
@@ -163,20 +165,20 @@ def from_pickle(
     length, and recurses without a limit when it hashes a tuple.
 
     Args:
-        named: returns what stands for a class, by its module and name; raises Malformed for an unexpected one.
+        named: returns what stands for a class, by its module and name; raises MalformedError for an unexpected one.
         persistent: returns what stands for an object that is stored elsewhere, by its id; all are refused if None.
         number: how many pickles follow each other in `content`; the last one is returned.
 
     Raises:
-        Malformed: it is not a pickle, or needs more than plain data does.
+        MalformedError: it is not a pickle, or needs more than plain data does.
     """
     try:
         file = BytesIO(content)
         return [_Unpickler(file, named, persistent).load() for _ in range(number)][-1]
-    except Malformed:
+    except MalformedError:
         raise
     except _ODD_PICKLE as error:
-        raise Malformed(one_line(error)) from None
+        raise MalformedError(one_line(error)) from None
 
 
 _ODD_PICKLE = (
@@ -219,7 +221,7 @@ class _Unpickler(_InPython):
 
     def persistent_load(self, identifier: Any) -> Any:
         if self._persistent is None:
-            raise Malformed("it refers to an object that is stored elsewhere")
+            raise MalformedError("it refers to an object that is stored elsewhere")
         return self._persistent(identifier)
 
     def load_setitem(self) -> None:
@@ -254,7 +256,7 @@ class _Unpickler(_InPython):
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
         if not isinstance(made, Record):
-            raise Malformed(f"it gives {type(made).__name__} a state")
+            raise MalformedError(f"it gives {type(made).__name__} a state")
         made.__setstate__(state)
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -275,20 +277,20 @@ class _Unpickler(_InPython):
 def _set(target: object, key: object, value: object) -> None:
     # Keys of these types can be hashed without recursion.
     if not isinstance(target, dict) or not isinstance(key, str | int | float | Record | None):
-        raise Malformed(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
+        raise MalformedError(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
     target[key] = value
 
 
 def _append(target: object, values: list[Any]) -> None:
     if not isinstance(target, list):
-        raise Malformed(f"it appends to {type(target).__name__}")
+        raise MalformedError(f"it appends to {type(target).__name__}")
     target.extend(values)
 
 
 def _made(function: object, arguments: object) -> object:
     """Call the function that stands for a class with the arguments of an object."""
     if not callable(function) or not isinstance(arguments, tuple) or len(arguments) > _LONGEST_TUPLE:
-        raise Malformed(f"it calls {shown(type(function).__name__)} with {type(arguments).__name__}")
+        raise MalformedError(f"it calls {shown(type(function).__name__)} with {type(arguments).__name__}")
     return function(*arguments)
 
 
@@ -296,16 +298,16 @@ def shape_of(*arguments: Any) -> tuple[int, ...]:
     """Return the shape that is made from one tuple of whole numbers."""
     (values,) = arguments
     if not isinstance(values, tuple | list) or len(values) > _LONGEST_TUPLE:
-        raise Malformed(f"expected a shape of at most {_LONGEST_TUPLE} axes")
+        raise MalformedError(f"expected a shape of at most {_LONGEST_TUPLE} axes")
     if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
-        raise Malformed("expected a shape of whole numbers >= 0")
+        raise MalformedError("expected a shape of whole numbers >= 0")
     return tuple(values)
 
 
 def mapping_of(*arguments: Any) -> dict[Any, Any]:
     """Return an empty dict, with which an OrderedDict begins."""
     if arguments:
-        raise Malformed("expected an empty dict, which is filled later")
+        raise MalformedError("expected an empty dict, which is filled later")
     return {}
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmark.errors import HarnessError
+
 NULL_MARK = "(null)"
 """How the name of a GPU ends that counts instead of computing: one of the null device (nullcuda/)."""
 
@@ -27,7 +29,7 @@ def gpu_names() -> tuple[str, ...] | None:
     for library in _libraries():
         try:
             return _names(ctypes.CDLL(library))
-        except (OSError, AttributeError, _NoAnswer):
+        except (OSError, AttributeError, _NoDriverError):
             continue
     return None
 
@@ -49,7 +51,7 @@ def null_fault(names: Sequence[str]) -> str:
     return null and f"{null} is the null device, which counts and computes nothing: only `llama31 dryrun` uses it"
 
 
-class _NoAnswer(Exception):
+class _NoDriverError(HarnessError):
     """The library is there, and no driver behind it."""
 
 
@@ -81,4 +83,4 @@ def _names(driver: ctypes.CDLL) -> tuple[str, ...]:
 
 def _ask(status: int) -> None:
     if status:
-        raise _NoAnswer
+        raise _NoDriverError

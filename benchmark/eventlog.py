@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from benchmark.checkout import ROOT
 from benchmark.clock import Clock
+from benchmark.errors import UnwritableError
 from benchmark.files import beside, flush, sync_file
 from benchmark.mllog import END, POINT, START
-from benchmark.refusal import Unwritable
 
 Heard = Callable[[str, Any, Mapping[str, Any]], object]
 
@@ -42,7 +42,7 @@ class EventLog:
         """Log a point in time; `at` is seconds since the epoch, now if None.
 
         Raises:
-            Unwritable: the file cannot be written; it ends with the line before.
+            UnwritableError: the file cannot be written; it ends with the line before.
             ValueError: value or metadata is no strict JSON (NaN, infinity, foreign types); nothing is written.
         """
         self._write(POINT, key, value, at, metadata)
@@ -59,14 +59,14 @@ class EventLog:
         """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged.
 
         Raises:
-            Unwritable
+            UnwritableError
         """
         if self.path is None or not self.path.exists():
             return 0
         try:
             sync_file(self.path)
         except OSError as error:
-            raise Unwritable(self.path, error) from None
+            raise UnwritableError(self.path, error) from None
         return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
@@ -119,7 +119,7 @@ class _LogFile(logging.Handler):
             if (end := end_of_lines(self._file)) < self._size():
                 self._file.truncate(end)
         except OSError as error:
-            raise Unwritable(path, error) from None
+            raise UnwritableError(path, error) from None
 
     def emit(self, record: logging.LogRecord) -> None:
         rest, end = (self.format(record) + "\n").encode(), self._size()
@@ -129,7 +129,7 @@ class _LogFile(logging.Handler):
         except OSError as error:
             if self._size() > end:
                 self._file.truncate(end)
-            raise Unwritable(self._path, error) from None
+            raise UnwritableError(self._path, error) from None
 
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size

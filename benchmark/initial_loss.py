@@ -7,9 +7,10 @@ The first loss shows the mistake after one step.
 from __future__ import annotations
 
 from benchmark.config import RunConfig
+from benchmark.errors import RunFailedError
 
 
-class WrongInitialLoss(ArithmeticError):
+class WrongInitialLossError(RunFailedError):
     """The first training loss is not that of a right start; ends the run."""
 
 
@@ -21,7 +22,7 @@ def require_initial_loss(config: RunConfig, loss: float) -> None:
     run.json records, turns the check off.
 
     Raises:
-        WrongInitialLoss: the loss is outside the range; the message has the numbers and the likely causes.
+        WrongInitialLossError: the loss is outside the range; the message has the numbers and the likely causes.
     """
     row, loaded = config.benchmark_row, config.data.load_checkpoint is not None
     low, high = row.initial_train_loss
@@ -30,7 +31,7 @@ def require_initial_loss(config: RunConfig, loss: float) -> None:
         return
     start = f"LOAD_CHECKPOINT={config.data.load_checkpoint}" if loaded else "random weights"
     likely = _LIKELY[loss > high] if loaded else _LIKELY_FROM_RANDOM
-    raise WrongInitialLoss(
+    raise WrongInitialLossError(
         f"first training loss {loss:.4f} from {start}, expected {low} to {high} for {config.benchmark}; likely causes: "
         f"{likely}; INITIAL_LOSS_GATE=0 trains anyway"
     )

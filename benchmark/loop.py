@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmark.announce import announce
-from benchmark.checkpoints import Checkpoints, Resumption, SaveFailed
+from benchmark.checkpoints import Checkpoints, Resumption
 from benchmark.config import RunConfig
+from benchmark.errors import RunFailedError
 from benchmark.eventlog import EventLog
-from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
+from benchmark.initial_loss import require_initial_loss
 from benchmark.stragglers import SlowRank
 
 
@@ -83,8 +84,8 @@ class Outcome:
     """Why a run ended without success; empty for success."""
 
 
-class NonFinite(ArithmeticError):
-    """A loss that is not a number ends the run."""
+class NonFiniteError(RunFailedError):
+    """A loss or a gradient norm is not a finite number."""
 
 
 def run(
@@ -207,7 +208,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
             reason = f"log perplexity {accuracy} after {done} steps, target {rules.target_log_perplexity} not reached"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, NonFinite | WrongInitialLoss | SaveFailed):
+        if not isinstance(error, RunFailedError):
             # Nothing that the run came to by itself: a launcher may continue it from a checkpoint.
             error_type = type(error).__name__
             raise
@@ -250,5 +251,5 @@ def _stop(log: EventLog, status: str, *, samples: int, **explanation: str) -> No
 
 def _finite(value: float, name: str, step: int) -> float:
     if not math.isfinite(value):
-        raise NonFinite(f"{name} is {value} at step {step}")
+        raise NonFiniteError(f"{name} is {value} at step {step}")
     return value

@@ -19,6 +19,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmark.errors import HarnessError
+
 TOKEN = ":::MLLOG"
 
 POINT = "POINT_IN_TIME"
@@ -39,7 +41,7 @@ class Event(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-class MalformedEvent(ValueError):
+class MalformedEventError(HarnessError, ValueError):
     """The text after a `:::MLLOG` token is not an event; the message says what was expected and what was read."""
 
     def __init__(self, expected: str, read: object, *, because: object = "") -> None:
@@ -55,11 +57,11 @@ def decode(text: str) -> Event:
     """Decode the event in `text`, which is what follows the `:::MLLOG` token.
 
     Raises:
-        MalformedEvent: as for decode_at, or something follows the event.
+        MalformedEventError: as for decode_at, or something follows the event.
     """
     event, end = decode_at(text, 0)
     if text[end:].strip():
-        raise MalformedEvent("one JSON object", text, because="something follows it")
+        raise MalformedEventError("one JSON object", text, because="something follows it")
     return event
 
 
@@ -69,7 +71,7 @@ def events_in(line: str) -> Iterator[Event]:
     if token:
         try:
             yield decode(text)
-        except MalformedEvent:
+        except MalformedEventError:
             return
 
 
@@ -87,19 +89,19 @@ def decode_at(text: str, start: int) -> tuple[Event, int]:
     after the event is not read.
 
     Raises:
-        MalformedEvent: there is no valid event; the message says what was read and what was expected.
+        MalformedEventError: there is no valid event; the message says what was read and what was expected.
     """
     # The fast path for the one space that mllog writes: this is called a million times.
     begin = start + 1 if text.startswith(" {", start) else _WHITE_SPACE.match(text, start).end()  # type: ignore[union-attr]
     if not text.startswith("{", begin):
-        raise MalformedEvent("one JSON object", text[begin : begin + _LONGEST])
+        raise MalformedEventError("one JSON object", text[begin : begin + _LONGEST])
     try:
         fields, end = STRICT_JSON.raw_decode(text, begin)
-    except MalformedEvent:
+    except MalformedEventError:
         raise
     except (ValueError, RecursionError) as error:
         read = text[begin : begin + _LONGEST]
-        raise MalformedEvent("one JSON object", read, because=error) from None
+        raise MalformedEventError("one JSON object", read, because=error) from None
     return _event_from(fields), end
 
 
@@ -108,19 +110,19 @@ def _event_from(fields: dict[str, Any]) -> Event:
         key, value, event_type, time_ms, metadata = _REQUIRED(fields)
     except KeyError:
         missing = ", ".join(name for name in REQUIRED if name not in fields)
-        raise MalformedEvent(f"the fields {', '.join(REQUIRED)}; missing {missing}", fields) from None
+        raise MalformedEventError(f"the fields {', '.join(REQUIRED)}; missing {missing}", fields) from None
     namespace = fields.get("namespace", "")
     # The decoder does not make subclasses of these types, and type() tells True from 1.
     if type(key) is not str or not key:
-        raise MalformedEvent("key as a non-empty string", key)
+        raise MalformedEventError("key as a non-empty string", key)
     if type(event_type) is not str or event_type not in EVENT_TYPES:
-        raise MalformedEvent(f"event_type among {', '.join(sorted(EVENT_TYPES))}", event_type)
+        raise MalformedEventError(f"event_type among {', '.join(sorted(EVENT_TYPES))}", event_type)
     if type(time_ms) not in (int, float) or not 0 <= time_ms <= _LARGEST:
-        raise MalformedEvent("time_ms as milliseconds since the epoch", time_ms)
+        raise MalformedEventError("time_ms as milliseconds since the epoch", time_ms)
     if type(metadata) is not dict:
-        raise MalformedEvent("metadata as an object", metadata)
+        raise MalformedEventError("metadata as an object", metadata)
     if type(namespace) is not str:
-        raise MalformedEvent("namespace as a string", namespace)
+        raise MalformedEventError("namespace as a string", namespace)
     return Event(key, value, event_type, time_ms, namespace, metadata)
 
 
@@ -128,19 +130,19 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise MalformedEvent(f"unique names in an object, not {_short(twice)} twice", result)
+        raise MalformedEventError(f"unique names in an object, not {_short(twice)} twice", result)
     return result
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
-        raise MalformedEvent("a finite number", text)
+        raise MalformedEventError("a finite number", text)
     return number
 
 
 def _refuse_constant(text: str) -> None:
-    raise MalformedEvent("a finite number", text)
+    raise MalformedEventError("a finite number", text)
 
 
 REQUIRED = ("key", "value", "event_type", "time_ms", "metadata")
@@ -150,7 +152,7 @@ _LARGEST = sys.float_info.max
 _REQUIRED = itemgetter(*REQUIRED)
 _WHITE_SPACE = re.compile(r"\s*")
 STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite)
-"""Python's own decoder, except that repeated names and numbers that are not finite raise MalformedEvent."""
+"""Python's own decoder, except that repeated names and numbers that are not finite raise MalformedEventError."""
 
 _LONGEST = 80
 """Characters of a value that a message shows."""

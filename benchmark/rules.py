@@ -18,6 +18,8 @@ from fractions import Fraction
 from math import ceil, cos, floor, pi
 from typing import TypeVar
 
+from benchmark.errors import HarnessError
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -222,7 +224,7 @@ class Rules:
             warmup_steps: likewise.
 
         Raises:
-            RuleViolation: a value is given that the ruleset fixes, or is missing where it is free.
+            RuleViolationError: a value is given that the ruleset fixes, or is missing where it is free.
         """
         rate = self.learning_rate
         if isinstance(rate, ScaledLearningRate):
@@ -258,7 +260,7 @@ class Rules:
         Warm-up and decay together take as many steps as there, unless `decay_steps` is given.
 
         Raises:
-            RuleViolation: the closed division has no default for a value that is not given.
+            RuleViolationError: the closed division has no default for a value that is not given.
         """
         if isinstance(self.learning_rate, ScaledLearningRate):
             closed = self.schedule(gbs)
@@ -280,7 +282,7 @@ def _or(given: _Number | None, otherwise: _Number) -> _Number:
     return otherwise if given is None else given
 
 
-class RuleViolation(ValueError):
+class RuleViolationError(HarnessError):
     """A value is given that the ruleset fixes, or is missing where the submitter has to choose it."""
 
 
@@ -288,7 +290,7 @@ def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_st
     given = {"LEARNING_RATE": learning_rate, "WARMUP_STEPS": warmup_steps}
     chosen = [f"{name}={value}" for name, value in given.items() if value is not None]
     if chosen:
-        raise RuleViolation(
+        raise RuleViolationError(
             f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives learning rate and warm-up from global "
             f"batch size {gbs}; unset them, or set MLPERF_SUBMISSION_DIVISION=open"
         )
@@ -302,7 +304,7 @@ def _free_choice(rules: Rules, gbs: int, learning_rate: float | None, warmup_ste
         warmup_steps = _ceil_div(point.warmup_samples, gbs)
     if learning_rate is None or warmup_steps is None:
         known = ", ".join(str(p.global_batch_size) for p in rules.reference_points)
-        raise RuleViolation(
+        raise RuleViolationError(
             f"LEARNING_RATE and WARMUP_STEPS: {rules.benchmark} {rules.ruleset} leaves them to the submitter and has "
             f"no reference point at global batch size {gbs} (it has points at {known}); set both"
         )

@@ -22,9 +22,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from benchmark import driver
 from benchmark.checkout import ROOT
 from benchmark.config import Resolved, RunConfig, kernels, libraries
-from benchmark.decode import Malformed, read_regular
+from benchmark.decode import MalformedError, read_regular
+from benchmark.errors import RefusedError, UnwritableError
 from benchmark.files import RUN_JSON, is_held, overwrite, write_at_once
-from benchmark.refusal import Refused, Unwritable
 
 VERSION = 1
 """Version of the schema. It rises when a field is removed or changes its meaning."""
@@ -48,7 +48,7 @@ _CODE = (
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
 
-class UnreadableRecord(Refused):
+class UnreadableRecordError(RefusedError):
     """A run.json that cannot be read, or that a later version wrote."""
 
 
@@ -173,7 +173,7 @@ def write(folder: Path, recorded: RunRecord) -> None:
     """Write run.json whole, or leave the last one; on a full disk, in the room that the last one has.
 
     Raises:
-        Unwritable
+        UnwritableError
     """
     path, text = folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n"
     try:
@@ -183,7 +183,7 @@ def write(folder: Path, recorded: RunRecord) -> None:
             if error.errno not in _FULL or not overwrite(path, text):
                 raise
     except OSError as error:
-        raise Unwritable(path, error) from None
+        raise UnwritableError(path, error) from None
 
 
 def console_of(folder: Path, result: str) -> Path:
@@ -198,17 +198,17 @@ def read(path: Path) -> RunRecord:
     """A run.json, which may be anybody's; a run that it says is on and whose processes are gone reads KILLED.
 
     Raises:
-        UnreadableRecord: it is none, with the first reason.
+        UnreadableRecordError: it is none, with the first reason.
         OSError: it cannot be opened.
     """
     try:
         recorded = RunRecord.model_validate_json(read_regular(path, LARGEST))
-    except Malformed as error:
-        raise UnreadableRecord(f"{path} is no record of runs: {error}") from None
+    except MalformedError as error:
+        raise UnreadableRecordError(f"{path} is no record of runs: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UnreadableRecord(f"{path} is no record of runs: {where}: {first['msg']}") from None
+        raise UnreadableRecordError(f"{path} is no record of runs: {where}: {first['msg']}") from None
     return recorded.with_experiments([_as_it_is(path.parent, one) for one in recorded.experiments])
 
 

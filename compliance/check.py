@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from benchmark.errors import RefusedError
 from benchmark.files import walk
 from benchmark.mllog import Event
-from benchmark.refusal import Refused
 from compliance.checks.packages import Package, check_package
 from compliance.checks.results import check_result, with_one_excused
 from compliance.checks.runs import check_run
@@ -23,7 +23,7 @@ from compliance.ruleset import choose
 from compliance.run import FREE_IN_OPEN, Run
 
 
-class NoLogs(Refused):
+class NoLogsError(RefusedError):
     """A path does not exist, cannot be searched, or is a folder without logs."""
 
 
@@ -101,14 +101,14 @@ def check_paths(paths: Sequence[Path], ruleset: str | None = None, *, scored: bo
         scored: whether to compute the scores too, which imports numpy.
 
     Raises:
-        NoLogs: a path does not exist, is a folder without logs, or holds a folder that cannot be searched.
+        NoLogsError: a path does not exist, is a folder without logs, or holds a folder that cannot be searched.
     """
     groups = find_logs(paths)
     reports = [report for _, report in _each_organisation(groups, paths, ruleset, scored=scored)]
     judged = {result.path for report in reports for result in report.results}
     others = [group for group in groups if str(group.path) not in judged]
     if len(others) == len(groups):
-        raise NoLogs(f"{paths[0]} has no log of a benchmark that is judged here: {_names_of(others)}")
+        raise NoLogsError(f"{paths[0]} has no log of a benchmark that is judged here: {_names_of(others)}")
     empty = _trees_without(groups, paths)
     return Report(
         logs=tuple(log for report in reports for log in report.logs),
@@ -138,7 +138,7 @@ def check_in_turn(
     For callers who look at a round that does not fit into memory: they keep what they need, and let the logs go.
 
     Raises:
-        NoLogs: as check_paths, but for logs of other benchmarks, which are passed over.
+        NoLogsError: as check_paths, but for logs of other benchmarks, which are passed over.
     """
     for opened, report in _each_organisation(find_logs(paths), paths, ruleset, scored=False):
         yield opened, report.findings
@@ -249,7 +249,7 @@ def find_logs(paths: Iterable[Path]) -> list[LogGroup]:
     Folders are walked in the order of their names; links to folders are not followed.
 
     Raises:
-        NoLogs: as check_paths.
+        NoLogsError: as check_paths.
     """
     groups = [group for path in paths for group in _groups(path)]
     return list({group.paths: group for group in groups}.values())
@@ -262,11 +262,11 @@ def _groups(path: Path) -> list[LogGroup]:
             return [LogGroup(paths=(path,), is_result=False)]
         logs = sorted(_logs_below(path), key=_natural)
     except FileNotFoundError:
-        raise NoLogs(f"{path} does not exist") from None
+        raise NoLogsError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise NoLogs(f"{path} cannot be searched for logs: {error}") from None
+        raise NoLogsError(f"{path} cannot be searched for logs: {error}") from None
     if not logs:
-        raise NoLogs(f"{path} has no log: no file result_*.txt in it or below it")
+        raise NoLogsError(f"{path} has no log: no file result_*.txt in it or below it")
     groups = groupby(logs, key=lambda log: log.parent)
     return [LogGroup(paths=tuple(group), is_result=True) for _, group in groups]
 

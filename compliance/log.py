@@ -22,7 +22,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmark.mllog import TOKEN, Event, MalformedEvent, decode_at
+from benchmark.mllog import TOKEN, Event, MalformedEventError, decode_at
 from compliance.findings import as_number, show
 
 if TYPE_CHECKING:
@@ -386,7 +386,7 @@ def _read_line(number: int, line: bytes, log: Log, ranks: _Ranks) -> None:
         start += len(TOKEN)
         try:
             event, end = decode_at(text, start)
-        except MalformedEvent as error:
+        except MalformedEventError as error:
             left, end = left - 1, start
             log.add_defect(DefectKind.MALFORMED, error, line=number, actual=text[start : start + _SHOWN].strip())
         else:

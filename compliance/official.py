@@ -21,7 +21,7 @@ from benchmark.benchmarks import BENCHMARKS
 from compliance.checks.events import OFFICIAL_LINE
 from compliance.findings import Finding, Severity, count
 from compliance.official_text import messages, shortened
-from compliance.official_worker import NoAnswer, Worker
+from compliance.official_worker import NoAnswerError, Worker
 from compliance.rewritten import Copy, rewrite
 
 TIMEOUT_S = 600.0
@@ -122,7 +122,7 @@ def judge(
         timeout_s: seconds that one call of a tool may take.
 
     Raises:
-        NoLogs: the path does not exist, or is a folder without logs.
+        NoLogsError: the path does not exist, or is a folder without logs.
     """
     with tempfile.TemporaryDirectory(prefix="official-") as scratch:
         work = Path(scratch, "work")
@@ -253,7 +253,7 @@ def _output(call: _Call, worker: Worker, folder: Path, timeout_s: float) -> tupl
     with tempfile.NamedTemporaryFile(dir=folder.parent) as output:
         try:
             status = worker.run(arguments, _MODULES[call.tool], folder, Path(output.name), timeout_s)
-        except NoAnswer as error:
+        except NoAnswerError as error:
             return [], str(error)
         lines = _last_lines(output)
     if "Traceback (most recent call last):" in lines or status not in (0, 1):

@@ -1,31 +1,24 @@
-"""Run the official tools, call after call, in one process at the other end of a pipe.
-
-Importing the tools takes 1 s, and checking a log takes 0.1 s. So the process imports a tool once and forks for every
-call: whatever a tool leaves behind (module state, log handlers, memory) ends with its fork. This file is also the
-script that the process runs, in Python's isolated mode, so it imports nothing of ours.
-"""
+"""Keep the process in which the official tools run, call after call. compliance.official_script is what it runs."""
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import os
-import resource
-import runpy
 import select
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+
+from benchmark.errors import HarnessError
+
+_SCRIPT = Path(__file__).with_name("official_script.py")
 
 
-class NoAnswer(Exception):
+class NoAnswerError(HarnessError):
     """A call ended without an exit status; the message says why."""
 
 
@@ -64,7 +57,7 @@ class Worker:
             timeout_s: seconds that the call may take.
 
         Raises:
-            NoAnswer: the call was not done in time, or ended the whole process.
+            NoAnswerError: the call was not done in time, or ended the whole process.
         """
         process = self._started()
         assert process.stdin is not None
@@ -78,7 +71,7 @@ class Worker:
         if not answer.endswith(b"\n"):
             self.stop()
             gone = "crashed: the process that runs the tools is gone"
-            raise NoAnswer(gone if answered else f"no verdict within {timeout_s:g} s")
+            raise NoAnswerError(gone if answered else f"no verdict within {timeout_s:g} s")
         return int(answer)
 
     def stop(self) -> None:
@@ -101,7 +94,7 @@ class Worker:
         if self._process is None:
             # -I: imports nothing from the current folder, the user's folder, or folders that the environment names.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", __file__, str(self._most_memory)],
+                [sys.executable, "-I", str(_SCRIPT), str(self._most_memory)],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.PIPE,
@@ -110,85 +103,3 @@ class Worker:
                 start_new_session=True,
             )
         return self._process
-
-
-# The other end of the pipe.
-
-
-def _main(most_memory: int) -> None:
-    _limit(most_memory)
-    call = _serve(sys.stdin.buffer, sys.stdout.buffer)
-    if call is not None:
-        # Shutting down an interpreter with the imported tools takes as long as checking a log, so it is skipped.
-        os._exit(_status(call))
-
-
-def _limit(most_memory: int) -> None:
-    limits = (most_memory, *resource.getrlimit(resource.RLIMIT_AS))
-    most = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _serve(calls: IO[bytes], answers: IO[bytes]) -> dict[str, Any] | None:
-    """Answer every call. Return a call in the fork that is to run it, and None in the parent after the last one."""
-    for line in calls:
-        call: dict[str, Any] = json.loads(line)
-        # If the import fails, the call fails in the same way and prints why.
-        with suppress(Exception):
-            importlib.import_module(call["module"])
-        # Keeps the garbage collector of a fork off the shared pages, so that they are not copied.
-        gc.freeze()
-        pid = os.fork()
-        if pid == 0:
-            return call
-        answers.write(b"%d\n" % _ended(pid, calls))
-        answers.flush()
-    return None
-
-
-def _ended(pid: int, calls: IO[bytes]) -> int:
-    """Return the exit status of a fork; kill the whole process group if the caller is gone first."""
-    done = os.pidfd_open(pid)
-    ready, _, _ = select.select([done, calls.fileno()], [], [])
-    os.close(done)
-    if calls.fileno() in ready:
-        # The caller sends no call before the last one is answered, so this is the end of the pipe.
-        os.killpg(0, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _status(call: dict[str, Any]) -> int:
-    """Run a call in this fork as Python would, and return the exit status."""
-    try:
-        _run(call)
-        return 0
-    except SystemExit as end:
-        if end.code is None or isinstance(end.code, int):
-            return end.code or 0
-        sys.stderr.write(f"{end.code}\n")
-        return 1
-    except BaseException:  # noqa: BLE001 - any error goes into the tool's output
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _run(call: dict[str, Any]) -> None:
-    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, call["output"], os.O_WRONLY)):
-        opened = os.open(path, mode)
-        os.dup2(opened, number)
-        os.close(opened)
-    os.dup2(1, 2)
-    os.chdir(call["folder"])
-    how, what, *rest = call["arguments"]
-    sys.argv = [how, *rest]
-    if how == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
-        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]))

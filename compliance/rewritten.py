@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from benchmark.errors import HarnessError
 from benchmark.files import walk
 from benchmark.mllog import TOKEN, Event
 from compliance.check import LogGroup, find_logs, open_run
@@ -44,7 +45,7 @@ _MAX_PARAMETERS = 1000
 _T = TypeVar("_T")
 
 
-class _Refused(Exception):
+class _NotRewritableError(HarnessError):
     """A file or an event cannot be written anew; the message says why."""
 
 
@@ -91,7 +92,7 @@ def rewrite(original: Path, folder: Path, ruleset: str | None = None) -> Copy:
         ruleset: as for compliance.check.check_paths.
 
     Raises:
-        NoLogs: the path does not exist, or is a folder without logs.
+        NoLogsError: the path does not exist, or is a folder without logs.
     """
     groups = find_logs([original])
     if original.is_dir():
@@ -111,7 +112,7 @@ def _with_logs(copy: Copy, groups: Iterable[LogGroup], ruleset: str | None) -> C
         for path in group.paths:
             try:
                 runs.append(_write_run(path, copy.of(path), ruleset))
-            except (_Refused, OSError) as error:
+            except (_NotRewritableError, OSError) as error:
                 findings.append(_refusal(path, error))
         results.append(Result(group.paths[0].parent, tuple(runs)))
     return replace(copy, results=() if findings else tuple(results), findings=tuple(findings))
@@ -150,7 +151,7 @@ def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterato
             try:
                 _write_entry(path, target / path.relative_to(original), organisations, is_log=path in logs)
                 kept.add(name)
-            except (_Refused, OSError, ValueError, RecursionError) as error:
+            except (_NotRewritableError, OSError, ValueError, RecursionError) as error:
                 yield _refusal(path, error)
         folders[:] = [name for name in folders if name in kept]
 
@@ -158,11 +159,11 @@ def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterato
 def _write_entry(path: Path, target: Path, organisations: Collection[Path], *, is_log: bool) -> None:
     status = path.lstat()
     if not path.name.isprintable() or not _PATTERNS.isdisjoint(path.name):
-        raise _Refused("the name has a control character, or one of {}[]*?")
+        raise _NotRewritableError("the name has a control character, or one of {}[]*?")
     if stat.S_ISDIR(status.st_mode):
         target.mkdir()
     elif not stat.S_ISREG(status.st_mode):
-        raise _Refused("it is neither a file nor a folder")
+        raise _NotRewritableError("it is neither a file nor a folder")
     elif write := _writer(path, organisations):
         write(path, target)
     elif not is_log:
@@ -188,14 +189,14 @@ def _write_scaling(path: Path, target: Path) -> None:
 def _write_id(path: Path, target: Path) -> None:
     text = _only(path, "private_id")
     if not isinstance(text, str):
-        raise _Refused("private_id is not text")
+        raise _NotRewritableError("private_id is not text")
     target.write_text(json.dumps({"private_id": text}), encoding="ascii")
 
 
 def _only(path: Path, name: str) -> object:
     fields = read_description(path)
     if list(fields) != [name]:
-        raise _Refused(f"expected the one field {name}, read {show(list(fields))}")
+        raise _NotRewritableError(f"expected the one field {name}, read {show(list(fields))}")
     return fields[name]
 
 
@@ -203,7 +204,7 @@ def _write_parameters(path: Path, target: Path) -> None:
     with path.open("rb") as stream:
         content = stream.read(_MAX_PARAMETERS)
     if not _PARAMETERS.fullmatch(content):
-        raise _Refused("expected only lines rcp-bypass and seed-checker-bypass")
+        raise _NotRewritableError("expected only lines rcp-bypass and seed-checker-bypass")
     target.write_bytes(content)
 
 
@@ -211,7 +212,7 @@ def _write_power(path: Path, target: Path) -> None:
     log = _written(target, lambda each: load(path, each))
     _refuse_defects(log)
     for line in log.crowded:
-        raise _Refused(f"line {line}: an event does not stand alone on its line")
+        raise _NotRewritableError(f"line {line}: an event does not stand alone on its line")
 
 
 # The files that a tool reads, by their path in the tree. Sources: package_checker.py, system_desc_checker.py,
@@ -233,7 +234,9 @@ def _write_run(path: Path, target: Path, ruleset: str | None) -> Run:
     _refuse_defects(run.log)
     if run.row is None:
         benchmark = ", ".join(show(event.event.value) for event in run.all("submission_benchmark")[:1])
-        raise _Refused(f"submission_benchmark {benchmark or 'missing'} in ruleset {run.chosen.ruleset or 'latest'}")
+        raise _NotRewritableError(
+            f"submission_benchmark {benchmark or 'missing'} in ruleset {run.chosen.ruleset or 'latest'}"
+        )
     return run
 
 
@@ -245,7 +248,7 @@ def _written(target: Path, read: Callable[[Callable[[int, Event], None]], _T]) -
             try:
                 file.write(line_of(event))
             except (OSError, ValueError, RecursionError) as error:
-                raise _Refused(f"line {line}: {error}") from None
+                raise _NotRewritableError(f"line {line}: {error}") from None
 
         return read(write)
 
@@ -274,4 +277,4 @@ def line_of(event: Event) -> bytes:
 
 def _refuse_defects(log: Log) -> None:
     for defect in log.defects:
-        raise _Refused(defect.message if defect.line is None else f"line {defect.line}: {defect.message}")
+        raise _NotRewritableError(defect.message if defect.line is None else f"line {defect.line}: {defect.message}")

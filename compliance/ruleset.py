@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmark.benchmarks import every_rules
+from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON
-from benchmark.refusal import Refused
 
 # Other folders have names that end in a version too, so an unknown version counts only in the name of a repository.
 _REPOSITORY = re.compile(r"training_results_v(\d+\.\d+)")
@@ -77,7 +77,7 @@ def choose(folder: Path, ruleset: str | None = None) -> Chosen:
         return asked_for(ruleset)
     try:
         recorded, fault = _recorded(folder / RUN_JSON), ""
-    except (OSError, Refused) as error:
+    except (OSError, RefusedError) as error:
         recorded, fault = None, str(error)
     if recorded is not None:
         return Chosen(ruleset=recorded, origin=f"from {RUN_JSON}")

@@ -1,6 +1,6 @@
 """One log as the rules see it: its events by key, the rules that apply, its evaluations and training steps.
 
-A property raises Absent if the log lacks an event that it needs; see compliance.checks.rule.
+A property raises AbsentError if the log lacks an event that it needs; see compliance.checks.rule.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from benchmark.benchmarks import UnknownRules, find
-from benchmark.rules import FreeLearningRate, Rules, RuleViolation, Schedule
-from compliance.checks.rule import Absent, Rulebook, in_force
+from benchmark.benchmarks import UnknownRulesError, find
+from benchmark.rules import FreeLearningRate, Rules, RuleViolationError, Schedule
+from compliance.checks.rule import AbsentError, Rulebook, in_force
 from compliance.findings import as_count, as_number
 from compliance.log import Located, Log
 from compliance.ruleset import LATEST, Chosen, round_at
@@ -83,30 +83,30 @@ class Run:
         """Return the first event of a key.
 
         Raises:
-            Absent: there is none.
+            AbsentError: there is none.
         """
         if not self.all(key):
-            raise Absent(key)
+            raise AbsentError(key)
         return self.all(key)[0]
 
     def last(self, key: str) -> Located:
-        """Return the last event of a key; raises Absent as `first` does."""
+        """Return the last event of a key; raises AbsentError as `first` does."""
         self.first(key)
         return self.all(key)[-1]
 
     def value(self, key: str) -> object:
-        """Return the value of the first event of a key; raises Absent as `first` does."""
+        """Return the value of the first event of a key; raises AbsentError as `first` does."""
         return self.first(key).event.value
 
     def number(self, key: str) -> float:
         """Return the number that is the value of a key's first event.
 
         Raises:
-            Absent: there is no such event, or its value is not a finite number.
+            AbsentError: there is no such event, or its value is not a finite number.
         """
         number = as_number(self.value(key))
         if number is None:
-            raise Absent(key)
+            raise AbsentError(key)
         return number
 
     def in_order(self, keys: Sequence[str]) -> list[Located]:
@@ -142,7 +142,7 @@ class Run:
         """Return whether the first evaluation is where a row has it, which depends on the batch size only."""
         try:
             size = self.global_batch_size
-        except Absent:
+        except AbsentError:
             return False
         first = (row.skipped_evals(size) + 1) * row.eval_interval_steps(size) * size
         return bool(self.evaluations) and self.evaluations[0].position == first
@@ -151,14 +151,14 @@ class Run:
         try:
             benchmark = self.value("submission_benchmark")
             return find(benchmark, ruleset) if isinstance(benchmark, str) else None
-        except (Absent, UnknownRules):
+        except (AbsentError, UnknownRulesError):
             return None
 
     @property
     def rules(self) -> Rules:
-        """The rules that apply; raises Absent if there are none."""
+        """The rules that apply; raises AbsentError if there are none."""
         if self.row is None:
-            raise Absent("submission_benchmark")
+            raise AbsentError("submission_benchmark")
         return self.row
 
     @property
@@ -168,17 +168,17 @@ class Run:
 
     @property
     def closed_rules(self) -> Rules:
-        """The rules, for values that they fix only in the closed division; raises Absent in the open one."""
+        """The rules, for values that they fix only in the closed division; raises AbsentError in the open one."""
         if self.is_open:
-            raise Absent("closed division")
+            raise AbsentError("closed division")
         return self.rules
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of a step; raises Absent if the log has no whole number >= 1 under that key."""
+        """Samples of a step; raises AbsentError if the log has no whole number >= 1 under that key."""
         size = as_count(self.value("global_batch_size"))
         if not size:
-            raise Absent("global_batch_size")
+            raise AbsentError("global_batch_size")
         return size
 
     @property
@@ -186,7 +186,7 @@ class Run:
         """The schedule that the rules give this run; where they leave it free, with its own learning rate and warm-up.
 
         Raises:
-            Absent: the log lacks a value that the schedule needs.
+            AbsentError: the log lacks a value that the schedule needs.
         """
         if not isinstance(self.rules.learning_rate, FreeLearningRate):
             return self.rules.schedule(self.global_batch_size)
@@ -194,14 +194,14 @@ class Run:
         warmup = int(self.number("opt_learning_rate_warmup_steps"))
         try:
             return self.rules.schedule(self.global_batch_size, learning_rate=rate, warmup_steps=warmup)
-        except RuleViolation as error:
-            raise Absent("schedule") from error
+        except RuleViolationError as error:
+            raise AbsentError("schedule") from error
 
     # What happened in the run.
 
     @property
     def status(self) -> object:
-        """The status at run_stop; raises Absent without a run_stop."""
+        """The status at run_stop; raises AbsentError without a run_stop."""
         return self.first("run_stop").event.metadata.get("status")
 
     @property
@@ -216,22 +216,22 @@ class Run:
 
     @property
     def last_evaluation(self) -> Evaluation:
-        """The last evaluation; raises Absent if there is none."""
+        """The last evaluation; raises AbsentError if there is none."""
         if not self.evaluations:
-            raise Absent("eval_accuracy")
+            raise AbsentError("eval_accuracy")
         return self.evaluations[-1]
 
     @property
     def last_log_perplexity(self) -> float:
-        """The log perplexity of the last evaluation; raises Absent if it has no usable value."""
+        """The log perplexity of the last evaluation; raises AbsentError if it has no usable value."""
         value = self.last_evaluation.log_perplexity
         if value is None:
-            raise Absent("eval_accuracy")
+            raise AbsentError("eval_accuracy")
         return value
 
     @property
     def samples(self) -> int:
-        """Samples trained on, by run_stop or else by the last evaluation; raises Absent without either."""
+        """Samples trained on, by run_stop or else by the last evaluation; raises AbsentError without either."""
         stated = samples_count(self.first("run_stop"))
         return self.last_evaluation.position if stated is None else stated
 

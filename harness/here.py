@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 
 from benchmark.checkpoints import KEPT, bytes_of_one
+from benchmark.errors import RefusedError
 from benchmark.files import existing_above, why_unwritable
-from benchmark.refusal import Refused
-from compliance.checks.rule import Absent, Breach, Rulebook
+from compliance.checks.rule import AbsentError, Breach, Rulebook
 from compliance.checks.sources import PREFLIGHT
 from compliance.findings import Finding, Severity
 from harness.preflight import Plan
@@ -43,9 +43,9 @@ def dataset(plan: Plan) -> Iterator[Breach]:
     folder = config.data.data_dir
     # What is not there at all is a finding of preflight.data.
     if folder is None and config.benchmark_row.dataset.files is not None:
-        raise Absent("DATADIR")
+        raise AbsentError("DATADIR")
     if folder is not None and not folder.is_dir():
-        raise Absent("DATADIR")
+        raise AbsentError("DATADIR")
     command = f"llama31 data verify --quick --expect {config.benchmark} {folder}"
     expected = "" if folder is None else f"what `{command}` accepts"
     yield from (Breach(message=fault, expected=expected) for fault in quick_faults(config))
@@ -59,7 +59,7 @@ def weights(plan: Plan) -> Iterator[Breach]:
         require_initial_weights(config)
         if config.data.load_checkpoint is not None:
             usable_checkpoint(config)
-    except Refused as error:
+    except RefusedError as error:
         command = f"llama31 checkpoint inspect {config.data.load_checkpoint or 'FOLDER'}"
         expected = f"initial weights of {config.benchmark}; `{command}` shows what is there"
         yield from (Breach(message=fault, expected=expected) for fault in error.faults)

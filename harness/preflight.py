@@ -21,7 +21,7 @@ from benchmark.rules import Rules
 from compliance.check import Report
 from compliance.checks.packages import NAME
 from compliance.checks.results import check_result
-from compliance.checks.rule import Absent, Breach, Rulebook
+from compliance.checks.rule import AbsentError, Breach, Rulebook
 from compliance.checks.runs import check_run
 from compliance.checks.sources import PREFLIGHT
 from compliance.checks.systems import SUMMARIZER, SYSTEM_CHECKER, SYSTEM_RULES, System
@@ -30,7 +30,7 @@ from compliance.log import Log
 from compliance.package import machine
 from compliance.package.facts import read_facts
 from compliance.package.fields import RECORDED
-from compliance.package.runs import NotPackageable
+from compliance.package.runs import NotPackageableError
 from compliance.package.system import contradictions, decided_by, lacking, merged
 from compliance.result import Result
 from compliance.ruleset import asked_for
@@ -76,9 +76,9 @@ class Plan:
 
     @property
     def config(self) -> RunConfig:
-        """Raises Absent where no such run is possible."""
+        """Raises AbsentError where no such run is possible."""
         if self.possible is None:
-            raise Absent("configuration")
+            raise AbsentError("configuration")
         return self.possible
 
 
@@ -201,7 +201,7 @@ def system(plan: Plan) -> Iterator[Breach]:
         return
     try:
         facts = read_facts(plan.system_yaml)
-    except NotPackageable as error:
+    except NotPackageableError as error:
         yield from (Breach(message=fault) for fault in error.faults)
         return
     config = plan.config.changed(MLPERF_SUBMISSION_STATUS=plan.config.submission.status or "research")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from compliance.checks.packages import PACKAGE_RULES
 from compliance.checks.rule import Rule, Rulebook
 from compliance.checks.systems import SYSTEM_RULES
@@ -64,12 +64,12 @@ def rule_text(id: str) -> str:
     """One rule, for a terminal.
 
     Raises:
-        Refused: there is none of this id; those that it may have meant are named.
+        RefusedError: there is none of this id; those that it may have meant are named.
     """
     rules = {rule.id: rule for _, book in BOOKS for rule in book.rules.values()}
     if id not in rules:
         close = get_close_matches(id, rules, cutoff=0.5) or [rule for rule in rules if id in rule]
-        raise Refused(
+        raise RefusedError(
             f"there is no rule {id!r}"
             + (f"; did you mean {' or '.join(close)}?" if close else "; `llama31 rules` has all")
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from benchmark.config import RunConfig
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from compliance.checks.packages import NAME
 from compliance.package.facts import STACK, Facts
 from compliance.package.fields import MEANINGS, RECORDED
@@ -127,7 +127,7 @@ def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, as
         ask: None where there is nobody to ask.
 
     Raises:
-        Refused: something is missing, or cannot be what it should.
+        RefusedError: something is missing, or cannot be what it should.
     """
     answers: dict[str, str | dict[str, str]] = {**here, **given}
     missing = []
@@ -142,7 +142,7 @@ def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, as
         else:
             missing.append(f"{question.flag} is missing: {question}")
     if faults := [*missing, *_faults(answers)]:
-        raise Refused(faults)
+        raise RefusedError(faults)
     identity = {question.name: str(answers[question.name]) for question in IDENTITY}
     return Said(identity, {name: answers[name] for name in MEANINGS if name in answers})
 
@@ -196,17 +196,19 @@ def _quoted(text: str) -> str:
 
 
 def require_free(folder: Path) -> None:
-    """Raise Refused where one of the files is in a folder already."""
+    """Raise RefusedError where one of the files is in a folder already."""
     paths = [folder / name for name in (EXPORTS, SYSTEM_YAML)]
     if there := [path for path in paths if path.exists() or path.is_symlink()]:
-        raise Refused([f"{path} is there, and is never overwritten; move it, or say another --out" for path in there])
+        raise RefusedError(
+            [f"{path} is there, and is never overwritten; move it, or say another --out" for path in there]
+        )
 
 
 def write(folder: Path, said: Said) -> tuple[Path, Path]:
     """Write both files; returns where they are.
 
     Raises:
-        Refused: one is there, or the folder cannot be written.
+        RefusedError: one is there, or the folder cannot be written.
     """
     require_free(folder)
     exports, system_yaml = folder / EXPORTS, folder / SYSTEM_YAML
@@ -214,5 +216,5 @@ def write(folder: Path, said: Said) -> tuple[Path, Path]:
         exports.write_text(said.exports, encoding="utf-8")
         system_yaml.write_text(said.system_yaml, encoding="utf-8")
     except OSError as error:
-        raise Refused(f"--out {folder} cannot be written: {error.strerror}") from None
+        raise RefusedError(f"--out {folder} cannot be written: {error.strerror}") from None
     return exports, system_yaml

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from benchmark.benchmarks import BENCHMARKS, every_rules
 from benchmark.config import NAMES, RunConfig
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 
 _HEAD = """\
 # Variables
@@ -47,11 +47,11 @@ def variable_text(name: str) -> str:
     """Return one variable, for a terminal.
 
     Raises:
-        Refused: there is none of this name. The nearest ones are named.
+        RefusedError: there is none of this name. The nearest ones are named.
     """
     if name not in NAMES:
         close = get_close_matches(name.upper(), NAMES, cutoff=0.5)
-        raise Refused(
+        raise RefusedError(
             f"there is no variable {name!r}"
             + (f"; did you mean {' or '.join(close)}?" if close else "; `llama31 variables` has all")
         )

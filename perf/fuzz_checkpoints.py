@@ -26,7 +26,7 @@ from random import Random
 import click
 
 from benchmark.checkpoints import RECORD, read_record
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from benchmark.sizes import SIZES
 from perf.fuzz_reader import ODD_BYTES, ODD_VALUES
 from perf.fuzzing import Fuzz, options, run
@@ -212,7 +212,7 @@ def _special(chance: Random, path: Path) -> None:
 def attempt(folder: Path) -> str:
     """Inspect it, compare it with its model, read a tensor, and take it for what a run goes on from."""
     for read_it in (_inspect, _common, read_record):
-        with suppress(Refused):
+        with suppress(RefusedError):
             read_it(folder)
     return ""
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 
+from benchmark.errors import RefusedError
 from benchmark.files import DEEPEST, RUN_JSON
-from benchmark.refusal import Refused
 from benchmark.telemetry import HEADER, file_of
 from compliance import formats
 from compliance.check import check_paths, find_logs, open_result
@@ -190,7 +190,7 @@ def attempt(folder: Path) -> str:
     try:
         groups = find_logs([folder])
         report = check_paths([folder], scored=True)
-    except Refused:
+    except RefusedError:
         return ""
     for form in (formats.text, formats.as_json, formats.junit, formats.sarif):
         form(report)

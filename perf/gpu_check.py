@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.checkout import ROOT
+from benchmark.errors import HarnessError
 from harness.dryrun.run import Rank, ask, run
 from perf.measure import in_turns
 
@@ -44,7 +45,7 @@ _PEAK_TOLERANCE = 0.02
 """Workspaces of cuBLAS and cuDNN are in the allocator, and not on the null device."""
 
 
-class Failed(AssertionError):
+class CheckFailedError(HarnessError):
     """What was found is not what has to be."""
 
 
@@ -54,7 +55,7 @@ def curve(*arguments: str, **variables: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "perf.curve", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failed(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise CheckFailedError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -64,7 +65,7 @@ def neutral(smoke: bool) -> Iterator[str]:
     cold, warm = curve(), curve("--warm-up")
     for name in ("losses", "grad_norms"):
         if cold[name] != warm[name]:
-            raise Failed(f"{name} {cold[name]} without warm-up, {warm[name]} after it")
+            raise CheckFailedError(f"{name} {cold[name]} without warm-up, {warm[name]} after it")
     yield f"losses {cold['losses'][0]:.4f} to {cold['losses'][-1]:.4f} with and without warm-up"
     yield f"tiny: peak {cold['peak'] / 2**20:.1f} MiB allocated, {cold['reserved'] / 2**20:.1f} reserved"
     yield f"tiny: {cold['synchronisations']} host synchronisations in a step"
@@ -93,7 +94,9 @@ def predicted(smoke: bool) -> Iterator[str]:
     for name in differing:
         yield f"{kernels.get(name, 0)} x, predicted {counted.get(name, 0)} x {name[:100]}"
     if abs(off) > _PEAK_TOLERANCE:
-        raise Failed(f"peak {found['peak']} bytes is {100 * off:+.1f} % off the predicted {before['peak_bytes']}")
+        raise CheckFailedError(
+            f"peak {found['peak']} bytes is {100 * off:+.1f} % off the predicted {before['peak_bytes']}"
+        )
 
 
 def predict() -> None:

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmark.errors import HarnessError
 
-class Unreadable(Exception):
+
+class UnreadableTokenizerError(HarnessError):
     """A file that the library does not take for one of its own; says why."""
 
 
@@ -58,7 +60,7 @@ class SentencePiece:
         try:
             self.processor.Load(str(path))
         except (OSError, RuntimeError) as error:
-            raise Unreadable(str(error).strip()) from None
+            raise UnreadableTokenizerError(str(error).strip()) from None
         self.vocab_size = int(self.processor.vocab_size())
         self.eod = int(self.processor.eos_id())
 
@@ -133,11 +135,11 @@ class HuggingFace:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - the library raises Exception itself, for whatever is wrong
-            raise Unreadable(str(error)) from None
+            raise UnreadableTokenizerError(str(error)) from None
         self.vocab_size = int(self._tokenizer.get_vocab_size())
         ends = [index for index in map(self._tokenizer.token_to_id, self._ENDS) if index is not None]
         if not ends:
-            raise Unreadable(f"none of {', '.join(self._ENDS)} is in its vocabulary")
+            raise UnreadableTokenizerError(f"none of {', '.join(self._ENDS)} is in its vocabulary")
         self.eod = int(ends[0])
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -166,7 +168,7 @@ class Llama3:
         try:
             self._encoding = Encoding(path.name, pat_str=self.PATTERN, mergeable_ranks=ranks, special_tokens={})
         except ValueError as error:
-            raise Unreadable(str(error)) from None
+            raise UnreadableTokenizerError(str(error)) from None
         self.vocab_size = len(ranks) + self._SPECIAL_TOKENS
         # <|begin_of_text|> is the first special token, <|end_of_text|> the second.
         self.eod = len(ranks) + 1
@@ -176,14 +178,14 @@ class Llama3:
         """The file's tokens and their ids, the special ones left out.
 
         Raises:
-            Unreadable: a line is no token and its rank.
+            UnreadableTokenizerError: a line is no token and its rank.
         """
         try:
             # tiktoken's own reader keeps a copy under /tmp, and reads that ever after.
             lines = [line.split() for line in path.read_bytes().splitlines() if line]
             return {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
         except ValueError as error:
-            raise Unreadable(str(error)) from None
+            raise UnreadableTokenizerError(str(error)) from None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         return _packed(self._encoding.encode_ordinary_batch(list(texts), num_threads=1))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.config import RunConfig
+from benchmark.errors import error_lines
 from benchmark.processes import adopting, ending_with_this, scratch
 
 NOTICE_S = 5.0
@@ -114,7 +115,7 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 def _say_how_it_ended(rank: int, returncode: int) -> None:
     """Say that a rank was killed, because it could not say so itself."""
     if returncode < 0:
-        sys.stderr.write(f"error: rank {rank} was ended by {signal.Signals(-returncode).name}\n")
+        sys.stderr.write(error_lines([f"rank {rank} was ended by {signal.Signals(-returncode).name}"]))
 
 
 def _send(ranks: Iterable[subprocess.Popen[bytes]], number: int) -> None:

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from benchmark.checkpoints import (
     Checkpoints,
-    Damaged,
+    DamagedCheckpointError,
     Identity,
     Resumption,
     find_resumption,
@@ -35,10 +35,10 @@ from benchmark.checkpoints import (
 from benchmark.clock import SystemClock
 from benchmark.config import ConfigError, RunConfig
 from benchmark.console import Console
+from benchmark.errors import RefusedError, error_lines
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, run
 from benchmark.processes import bind_forks, scratch
-from benchmark.refusal import Refused
 from reference_impl.data.read.configured import data_folder, dataset_of
 from reference_impl.files.manifest import Manifest
 from reference_impl.quiet import quieten_libraries
@@ -74,14 +74,14 @@ def main() -> int:
             # Of ranks that meet in a file, their launcher has seen to it.
             os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
             return train(config)
-    except Refused as error:
-        say(f"error: {error}")
+    except RefusedError as error:
+        say(error_lines(error.faults))
         return 2
     except Interrupted as interruption:
         return interruption.exit_status
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said, last and in one line
         traceback.print_exc()
-        say(f"error: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        say(error_lines([f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]))
         return 1
 
 
@@ -161,7 +161,7 @@ def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
         faults = damage(resumption.folder)
         if not faults:
             return resumption
-        aside = parallel.on_rank_0(partial(_put_aside, aside, Damaged(resumption.folder, faults)))
+        aside = parallel.on_rank_0(partial(_put_aside, aside, DamagedCheckpointError(resumption.folder, faults)))
 
 
 def _choose(config: RunConfig, run: Identity, aside: tuple[str, ...]) -> tuple[Resumption | None, tuple[str, ...]]:
@@ -169,7 +169,7 @@ def _choose(config: RunConfig, run: Identity, aside: tuple[str, ...]) -> tuple[R
     while True:
         try:
             resumption = find_resumption(config, run)
-        except Damaged as damage:
+        except DamagedCheckpointError as damage:
             aside = _put_aside(aside, damage)
             continue
         if (folder := folder_of(config)) is not None:
@@ -177,7 +177,7 @@ def _choose(config: RunConfig, run: Identity, aside: tuple[str, ...]) -> tuple[R
         return None if resumption is None else replace(resumption, damaged=aside), aside
 
 
-def _put_aside(aside: tuple[str, ...], damage: Damaged) -> tuple[str, ...]:
+def _put_aside(aside: tuple[str, ...], damage: DamagedCheckpointError) -> tuple[str, ...]:
     return (*aside, put_aside(damage))
 
 
@@ -240,9 +240,9 @@ def clear_caches(folder: Path, manifest: Manifest) -> str:
 
 
 def say(text: str) -> None:
-    """Print the last line of a rank; where the disk of its console is full, the status must do."""
+    """Print the last lines of a rank; where the disk of its console is full, the status must do."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from benchmark.answers import answer
 from benchmark.config import ConfigError, RunConfig
+from benchmark.errors import RefusedError, error_lines
 from benchmark.files import links_in
-from benchmark.refusal import Refused
 from benchmark.run_record import Seen, seen_here
 from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import usable_checkpoint
@@ -36,12 +36,12 @@ def make_ready(config: RunConfig) -> Ready:
     """Make sure that a run can be trained here.
 
     Raises:
-        Refused: it cannot.
+        RefusedError: it cannot.
     """
     try:
         return _make_ready(config)
-    except Refused as error:
-        raise Refused([*error.faults, *links_to_nowhere(config)]) from None
+    except RefusedError as error:
+        raise RefusedError([*error.faults, *links_to_nowhere(config)]) from None
 
 
 def links_to_nowhere(config: RunConfig) -> Iterator[str]:
@@ -77,8 +77,8 @@ def require_initial_weights(config: RunConfig) -> None:
 def main() -> int:
     try:
         done = make_ready(RunConfig.from_environment())
-    except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
+    except RefusedError as error:
+        sys.stderr.write(error_lines(error.faults))
         return 2
     print("\n".join(done.lines), file=sys.stderr)
     answer(done.seen.model_dump_json())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.benchmarks import DEFAULT, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
-class TokenizerError(Refused):
+class TokenizerError(RefusedError):
     """A tokenizer file that is missing, unreadable, or not the one expected."""
 
 
@@ -79,7 +79,7 @@ class Tokenizer:
             load = encoders.Mixtral if self.sha256 == MIXTRAL_8X22B.sha256 else encoders.SentencePiece
         try:
             return load(self.path)
-        except encoders.Unreadable as error:
+        except encoders.UnreadableTokenizerError as error:
             raise TokenizerError(f"{self.path} is no {self.kind}: {error}") from None
 
     @property

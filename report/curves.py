@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from report.results import Curve, ResultSummary, RunSummary
 
 EXTRA = "pip install 'mlperf-llama31[tensorboard]'"
@@ -51,10 +51,10 @@ def write_tensorboard(results: Sequence[ResultSummary], folder: Path) -> int:
     """A folder of event files for each run; x is samples, and TensorBoard's relative time the run's own clock.
 
     Raises:
-        Refused: the extra is not installed.
+        RefusedError: the extra is not installed.
     """
     if find_spec("tensorboardX") is None:
-        raise Refused(f"--tensorboard needs the library that writes its files: {EXTRA}")
+        raise RefusedError(f"--tensorboard needs the library that writes its files: {EXTRA}")
     from tensorboardX import SummaryWriter
 
     number = 0

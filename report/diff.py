@@ -12,7 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from compliance.findings import counted
 from compliance.formats import printable
 from report.results import Curve, ResultSummary, flatten, gather
@@ -55,13 +55,13 @@ def open_one(path: Path, ruleset: str | None = None) -> ResultSummary:
     """The one result under a path.
 
     Raises:
-        NoLogs: as report.results.gather.
-        Refused: there are several.
+        NoLogsError: as report.results.gather.
+        RefusedError: there are several.
     """
     found = gather([path], ruleset)
     if len(found) > 1:
         names = ", ".join(one.name for one in found[:5])
-        raise Refused(f"{path} holds {len(found)} results, where one was expected: {names}")
+        raise RefusedError(f"{path} holds {len(found)} results, where one was expected: {names}")
     return found[0]
 
 

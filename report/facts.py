@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import fmean, median, pstdev
 
 from benchmark.mllog import Event
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.convergence.rcp import samples_to_target
 from compliance.convergence.score import minutes_to_target
 from compliance.findings import as_number, show
@@ -232,7 +232,7 @@ class RunFacts:
     def _time(self, key: str) -> float | None:
         try:
             time = self.run.first(key).event.time_ms
-        except Absent:
+        except AbsentError:
             return None
         return time if _small(time) else None
 

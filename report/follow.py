@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from benchmark.files import RUN_JSON
-from benchmark.run_record import KILLED, RunRecord, UnreadableRecord, read
-from compliance.check import NoLogs, find_logs, open_run
+from benchmark.run_record import KILLED, RunRecord, UnreadableRecordError, read
+from compliance.check import NoLogsError, find_logs, open_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, Severity, count
 from compliance.run import Run
@@ -63,13 +63,13 @@ def newest_log(path: Path) -> Path:
     """The log to watch: of a folder, the newest of a run that is not over in the newest folder of logs, or its newest.
 
     Raises:
-        NoLogs: the path does not exist, is neither file nor folder, or holds no log.
+        NoLogsError: the path does not exist, is neither file nor folder, or holds no log.
     """
     groups = find_logs([path])
     if not path.is_dir():
         if not path.is_file():
             # Opening a pipe would wait for a writer.
-            raise NoLogs(f"{path} is neither a regular file nor a folder")
+            raise NoLogsError(f"{path} is neither a regular file nor a folder")
         return path
     logs = max((group.paths for group in groups), key=lambda paths: max(map(_written, paths)))
     return max(logs, key=lambda log: (_is_on(log), _written(log)))
@@ -100,7 +100,7 @@ def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> 
         Whether nothing is wrong with it by then, nor the run was killed.
 
     Raises:
-        NoLogs: as newest_log.
+        NoLogsError: as newest_log.
     """
     path = newest_log(path)
     # The characters are those of standard output itself, which a screen may stand in for.
@@ -124,5 +124,5 @@ def _recorded(log: Path) -> RunRecord:
     """Return the run.json in the folder of a log; an empty record if there is none, which `check` reports."""
     try:
         return read(log.with_name(RUN_JSON))
-    except (OSError, UnreadableRecord):
+    except (OSError, UnreadableRecordError):
         return RunRecord()

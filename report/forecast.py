@@ -14,7 +14,7 @@ from statistics import fmean, median
 
 from benchmark.convergence import accepted_from, find_record, mean_samples
 from benchmark.rules import Rules
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.convergence.olympic import olympic_mean
 from compliance.run import Run
 from report.facts import RunFacts
@@ -63,12 +63,12 @@ class Margin:
 
 
 def trained(run: Run) -> int:
-    """Sequences trained on so far; raises Absent for a number that cannot be computed with."""
+    """Sequences trained on so far; raises AbsentError for a number that cannot be computed with."""
     last = deque(run.log.steps, maxlen=1)
     steps = last[0].samples if last and math.isfinite(last[0].samples) else 0.0
     samples = max(int(steps), run.evaluations[-1].position if run.evaluations else 0)
     if samples > LARGEST:
-        raise Absent("samples_count")
+        raise AbsentError("samples_count")
     return samples
 
 
@@ -76,7 +76,7 @@ def next_evaluation(run: Run) -> int:
     """After how many sequences the next evaluation is, or the one that is under way.
 
     Raises:
-        Absent: the log does not say what run it is.
+        AbsentError: the log does not say what run it is.
     """
     done = [one.position for one in run.evaluations if one.log_perplexity is not None]
     return _evaluation_from(run, max(trained(run), done[-1] + 1 if done else 0))
@@ -85,7 +85,7 @@ def next_evaluation(run: Run) -> int:
 def _evaluation_from(run: Run, samples: float) -> int:
     """The first scheduled evaluation after `samples` sequences or more."""
     if run.global_batch_size > LARGEST:
-        raise Absent("global_batch_size")
+        raise AbsentError("global_batch_size")
     return run.schedule.evaluation_from(samples)
 
 
@@ -97,7 +97,7 @@ def expected(run: Run) -> tuple[int, str]:
     it; where it does so after the reference's mean, the mean is no longer to be had.
 
     Raises:
-        Absent: the log does not say what run it is, or its rules have no reference.
+        AbsentError: the log does not say what run it is, or its rules have no reference.
     """
     rules, size, coming = run.rules, run.global_batch_size, next_evaluation(run)
     crossing = _crossing(run, rules.target_log_perplexity)
@@ -106,7 +106,7 @@ def expected(run: Run) -> tuple[int, str]:
     if crossing is not None and (crossing <= coming or mean is None or crossing > mean):
         return _evaluation_from(run, max(crossing, coming)), "its last evaluations"
     if mean is None:
-        raise Absent("reference")
+        raise AbsentError("reference")
     return _evaluation_from(run, max(mean, coming)), f"the reference's mean of {mean:,.0f}"
 
 
@@ -125,12 +125,12 @@ def arrival(facts: RunFacts) -> Arrival:
     """When the run will reach the target, with the evaluations on the way.
 
     Raises:
-        Absent: the log does not say enough: no run_start, no timed step, no reference.
+        AbsentError: the log does not say enough: no run_start, no timed step, no reference.
     """
     run, size = facts.run, facts.run.global_batch_size
     recent = [seconds for _, seconds in facts.step_seconds[-RECENT:]]
     if not recent:
-        raise Absent("train_step_time")
+        raise AbsentError("train_step_time")
     step, (samples, by) = fmean(recent), expected(run)
     evaluations = 1 + (samples - next_evaluation(run)) // (run.schedule.eval_interval_steps * size)
     steps = max(0, samples - trained(run)) / size
@@ -148,7 +148,7 @@ def seconds_left(facts: RunFacts, usual: float | None = None, quiet: float = 0.0
     """
     try:
         left = arrival(facts).remaining
-    except Absent:
+    except AbsentError:
         if usual is None:
             return None
         left = usual - seconds_so_far(facts.run)

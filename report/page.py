@@ -120,7 +120,7 @@ def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary]
     """The page's text.
 
     Raises:
-        NotDrawn: as report.vega.draw.
+        NotDrawnError: as report.vega.draw.
     """
     drawn = _Drawn() if not vega.available() else _drawn(results, published)
     script = (_HERE / "page.js").read_text(encoding="utf-8")

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from benchmark.benchmarks import BENCHMARKS, benchmark_named
 from benchmark.convergence import Record, find_record
+from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON
 from benchmark.hardware import Gpu, gpu_of_system
-from benchmark.refusal import Refused
 from benchmark.rules import Rules
 from benchmark.run_record import RunRecord, Scalar, read
 from benchmark.sizes import SIZES, ModelSize
-from compliance.check import LogGroup, NoLogs, Opened, check_in_turn, find_logs, open_results
-from compliance.checks.rule import Absent
+from compliance.check import LogGroup, NoLogsError, Opened, check_in_turn, find_logs, open_results
+from compliance.checks.rule import AbsentError
 from compliance.checks.systems import System
 from compliance.convergence.rcp import Convergence, compare
 from compliance.convergence.score import Score, score
@@ -243,11 +243,11 @@ def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultSumm
     """The results under some paths, judged as `llama31 check` does.
 
     Raises:
-        NoLogs: as compliance.check.check_in_turn, and where all logs are of other benchmarks.
+        NoLogsError: as compliance.check.check_in_turn, and where all logs are of other benchmarks.
     """
     found = [one for opened, findings in check_in_turn(paths, ruleset) for one in _summaries(opened, findings)]
     if not found:
-        raise NoLogs(f"{paths[0]} has no log of a benchmark that is judged here")
+        raise NoLogsError(f"{paths[0]} has no log of a benchmark that is judged here")
     return _named(found)
 
 
@@ -255,7 +255,7 @@ def published(folder: Path) -> list[ResultSummary]:
     """Published results, each judged by the rules of its own round; without their findings.
 
     Raises:
-        NoLogs: as compliance.check.find_logs.
+        NoLogsError: as compliance.check.find_logs.
     """
     found = [one for group in find_logs([folder]) for one in _summaries(open_results([group]), ())]
     return _named(found)
@@ -347,7 +347,7 @@ def _curve(points: Sequence[tuple[float, float, float]], started_ms: float | Non
 def _batch(run: Run) -> int | None:
     try:
         return run.global_batch_size if run.global_batch_size <= LARGEST else None
-    except Absent:
+    except AbsentError:
         return None
 
 
@@ -364,7 +364,7 @@ def _gpus(system: System | None, record: RunRecord) -> int | None:
     try:
         if system is not None:
             return system.accelerators
-    except Absent:
+    except AbsentError:
         pass
     nodes, each = as_count(record.setting("DGXNNODES")), as_count(record.setting("DGXNGPU"))
     product = (nodes or 0) * (each or 0)
@@ -375,7 +375,7 @@ def _nodes(system: System | None, record: RunRecord) -> int | None:
     try:
         if system is not None:
             return system.count("number_of_nodes")
-    except Absent:
+    except AbsentError:
         pass
     return _small(record.setting("DGXNNODES"))
 
@@ -412,7 +412,7 @@ def _network(result: Result) -> ModelSize | None:
 def _record(path: Path) -> RunRecord:
     try:
         return read(path)
-    except (OSError, Refused):
+    except (OSError, RefusedError):
         return RunRecord()
 
 

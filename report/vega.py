@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import HarnessError
 from benchmark.files import write_at_once
 
 EXTRA = "pip install 'mlperf-llama31[report]'"
@@ -27,7 +28,7 @@ WIDTH, WIDE = 460, 940
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
 
 
-class NotDrawn(Exception):
+class NotDrawnError(HarnessError):
     """The engine gave up; its last line says why."""
 
 
@@ -78,7 +79,7 @@ def draw(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the still pictures of some descriptions, as SVG.
 
     Raises:
-        NotDrawn: the engine cannot draw one.
+        NotDrawnError: the engine cannot draw one.
     """
     made: list[str] = json.loads(_ask(json.dumps(specs, allow_nan=False)))
     return made
@@ -90,7 +91,7 @@ def script() -> str:
     Putting them together takes two seconds, so an environment of its own keeps what it made.
 
     Raises:
-        NotDrawn: the engine cannot put it together.
+        NotDrawnError: the engine cannot put it together.
     """
     kept = Path(sys.prefix, "share", "mlperf-llama31", f"vega-{version('vl-convert-python')}.js")
     if kept.is_file():
@@ -106,7 +107,7 @@ def _ask(text: str) -> str:
     # Not by its package's name, which need not be on the path of a bare interpreter; -P keeps this folder off it.
     done = subprocess.run([sys.executable, "-P", __file__], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NotDrawn((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+        raise NotDrawnError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
     return done.stdout
 
 

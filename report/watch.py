@@ -14,7 +14,7 @@ from statistics import fmean, median
 
 from benchmark import stragglers
 from benchmark.run_record import Experiment
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.checks.runs import check_run
 from compliance.convergence.rcp import samples_to_target
 from compliance.findings import Finding, show
@@ -167,7 +167,7 @@ def _those(said: Callable[[RunFacts, View], Iterator[str]], facts: RunFacts, vie
     """Return the text of `said`, or nothing if the log does not say enough."""
     try:
         return list(said(facts, view))
-    except Absent:
+    except AbsentError:
         return []
 
 
@@ -206,7 +206,7 @@ def _step(facts: RunFacts, view: View) -> Iterator[str]:
     taken = f"step {trained(run) // run.global_batch_size:,}"
     try:
         yield taken if _is_over(facts, view) else f"{taken} of {arrival(facts).samples // run.global_batch_size:,}"
-    except Absent:
+    except AbsentError:
         yield taken
 
 
@@ -259,7 +259,7 @@ def _benchmark(run: Run) -> str:
     name = f"{run.row.benchmark} {run.row.ruleset} ({run.chosen.origin})"
     try:
         return f"{name}, batch size {run.global_batch_size}"
-    except Absent:
+    except AbsentError:
         return name
 
 

@@ -21,7 +21,7 @@ def render(
         published: a folder of results to compare with.
 
     Raises:
-        NoLogs: as compliance.check.find_logs.
+        NoLogsError: as compliance.check.find_logs.
     """
     found = results.gather(paths, ruleset)
     if form == "csv":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import os
 import re
 import subprocess
@@ -168,6 +169,20 @@ def test_all_floors_but_the_trainer_import_without_torch() -> None:
     """Every module of the four packages imports where torch and megatron are missing: a login node, a laptop, CI."""
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_exceptions_share_a_base_and_end_in_error() -> None:
+    """Every Exception of ours derives from HarnessError, directly or through another, and its name ends in Error."""
+    of_python = {
+        name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)
+    }
+    classes = [node for path in MODULES for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
+    found, ours = set[str](), {"HarnessError"}
+    while found != ours:
+        found, ours = ours, ours | {name for name in bases if bases[name] & ours}
+    strangers = {name for name in bases if bases[name] & of_python} - ours
+    assert (strangers, {name for name in ours if not name.endswith("Error")}) == (set(), set())
 
 
 # Shell.

@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.benchmarks import Benchmark, UnknownRules, benchmark_named, find
+from benchmark.benchmarks import Benchmark, UnknownRulesError, benchmark_named, find
 from benchmark.config import impossible, kernels
 from benchmark.config.groups import Data, Group, Hyperparameters, Job, Kernels, Layout, Process, Submission
-from benchmark.refusal import Refused
-from benchmark.rules import AdamW, Rules, RuleViolation, Schedule
+from benchmark.errors import RefusedError
+from benchmark.rules import AdamW, Rules, RuleViolationError, Schedule
 from benchmark.seeds import SEED_LIMIT, draw_seeds
 from benchmark.sizes import SIZES, ModelSize
 
@@ -32,7 +32,7 @@ _BATCH_PREFIX = "SBATCH_"
 """Options of sbatch, which a config may export, too; it reads them itself."""
 
 
-class ConfigError(Refused):
+class ConfigError(RefusedError):
     """A configuration that cannot run; `faults` lists everything that is wrong with it."""
 
 
@@ -183,7 +183,7 @@ class RunConfig(BaseModel):
     def _faults(self, *, made: bool) -> list[str]:
         try:
             rules = self.rules
-        except UnknownRules as error:
+        except UnknownRulesError as error:
             return [f"BENCHMARK={self.benchmark} RULESET={self.ruleset}: {error}"]
         layout = self.layout
         faults = [
@@ -208,7 +208,7 @@ class RunConfig(BaseModel):
     def _schedule_faults(self) -> Iterator[str]:
         try:
             schedule = self.schedule
-        except RuleViolation as error:
+        except RuleViolationError as error:
             yield str(error)
             return
         yield from impossible.schedule_faults(schedule)

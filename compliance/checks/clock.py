@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 
-from compliance.checks.rule import Absent, Breach
+from compliance.checks.rule import AbsentError, Breach
 from compliance.checks.sources import RUN_RESULTS
 from compliance.findings import Severity, counted, show
 from compliance.log import Located, Mark
@@ -47,7 +47,7 @@ def init_limit(run: Run) -> Iterator[Breach]:
     stop, division = run.first("init_stop"), run.value("submission_division")
     starts = [mark.time_ms for mark in run.log.marks if mark.key == "init_start"]
     if division not in DIVISIONS_WITH_LIMIT or not starts:
-        raise Absent("submission_division")
+        raise AbsentError("submission_division")
     rules = run.rules
     limit = rules.init_limit_minutes_closed if division == "closed" else rules.init_limit_minutes_open
     minutes = (stop.event.time_ms - min(starts)) / 60_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compliance.checks.rule import Absent, Breach
+from compliance.checks.rule import AbsentError, Breach
 from compliance.checks.sources import LOGGING, QUALITY, RUN_RESULTS
 from compliance.findings import Severity, as_count, as_number, counted, show
 from compliance.run import Evaluation, Run, rule, samples_count
@@ -199,7 +199,7 @@ def _missed_target(run: Run) -> bool:
     """Return whether the run ended above the target; other rules report one that has no end or no last value."""
     try:
         return run.has("run_stop") and run.last_log_perplexity > run.rules.target_log_perplexity
-    except Absent:
+    except AbsentError:
         return False
 
 

@@ -15,7 +15,7 @@ from compliance.bypass import RCP_BYPASS, bypassed
 from compliance.checks import power
 from compliance.checks.events import ANNOUNCED
 from compliance.checks.hyperparameters import as_seed
-from compliance.checks.rule import Absent, Breach
+from compliance.checks.rule import AbsentError, Breach
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HYPERPARAMETERS, RANDOM_NUMBERS
 from compliance.checks.systems import SUBMISSION_STRUCTURE, place_of
 from compliance.convergence.olympic import converged
@@ -88,7 +88,7 @@ def _ended(run: Run) -> str:
     stop = f"run_stop has status {show(run.status)}" if run.has("run_stop") else "no run_stop"
     try:
         return f"{stop}, last log perplexity {run.last_log_perplexity}"
-    except Absent:
+    except AbsentError:
         return f"{stop}, no evaluation"
 
 

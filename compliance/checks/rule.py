@@ -1,8 +1,9 @@
 """Write and run rules: `@rule("<id>", source=..., since=..., until=...)` makes one of a function that takes a view.
 
 That function, the check, yields a `Breach` for each fault of its view (a run, a result). It asks the view for what it
-needs. If that is not in the log, the view raises `Absent` and the check ends: the rule that requires the missing thing
-reports it, so that one missing event makes one finding. A check that crashes becomes an ERROR finding under its own id.
+needs. If that is not in the log, the view raises `AbsentError` and the check ends: the rule that requires the missing
+thing reports it, so that one missing event makes one finding. A check that crashes becomes an ERROR finding under its
+own id.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Generic, Protocol, TypeVar
 
+from benchmark.errors import HarnessError
 from benchmark.rules import Rules
 from compliance.findings import Finding, Severity, counted
 
@@ -19,7 +21,7 @@ MOST_BREACHES = 10
 """Findings of one rule about one view that are listed. The rest are counted, so that no log floods its reader."""
 
 
-class Absent(LookupError):
+class AbsentError(HarnessError):
     """Raised by a view for something that it lacks; the rule that requires it reports that."""
 
 
@@ -102,7 +104,7 @@ class Rule(Generic[V]):
     def _breaches(self, view: V) -> Iterator[Breach]:
         try:
             yield from self.check(view)
-        except Absent:
+        except AbsentError:
             return
         except Exception as error:  # noqa: BLE001 - a crash must become a finding
             name = type(error).__name__

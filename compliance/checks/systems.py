@@ -18,7 +18,7 @@ from benchmark.decode import from_json, read_regular
 from benchmark.mllog import STRICT_JSON
 from benchmark.rules import Rules
 from compliance.checks.clock import DIVISIONS_WITH_LIMIT
-from compliance.checks.rule import Absent, Breach, Rulebook
+from compliance.checks.rule import AbsentError, Breach, Rulebook
 from compliance.checks.sources import DIVISIONS, HYPERPARAMETERS
 from compliance.findings import Finding, Severity, as_count, show
 from compliance.result import Result
@@ -110,40 +110,40 @@ class System:
         """Return a field of the description.
 
         Raises:
-            Absent: the description cannot be read, or lacks the field.
+            AbsentError: the description cannot be read, or lacks the field.
         """
         if isinstance(self.description, str) or name not in self.description:
-            raise Absent(name)
+            raise AbsentError(name)
         return self.description[name]
 
     def text(self, name: str) -> str:
         """Return a field that is text.
 
         Raises:
-            Absent: as `field` does, or the field is not text.
+            AbsentError: as `field` does, or the field is not text.
         """
         value = self.field(name)
         if not isinstance(value, str):
-            raise Absent(name)
+            raise AbsentError(name)
         return value
 
     def count(self, name: str) -> int:
         """Return the whole number that a field holds, as text or as a number.
 
         Raises:
-            Absent: as `field` does, or the field is not a whole number.
+            AbsentError: as `field` does, or the field is not a whole number.
         """
         number = _whole(self.field(name))
         if number is None:
-            raise Absent(name)
+            raise AbsentError(name)
         return number
 
     @property
     def accelerators(self) -> int:
-        """Accelerators of all nodes together; raises Absent as `count` does, and if there are none."""
+        """Accelerators of all nodes together; raises AbsentError as `count` does, and if there are none."""
         accelerators = self.count("number_of_nodes") * self.count("accelerators_per_node")
         if not accelerators:
-            raise Absent("accelerators")
+            raise AbsentError("accelerators")
         return accelerators
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.run import Run
 
 
@@ -24,5 +24,5 @@ def converged(run: Run) -> bool:
     """Return whether the status of the run is success and its last evaluation reached the target."""
     try:
         return run.status == "success" and run.last_log_perplexity <= run.rules.target_log_perplexity
-    except Absent:
+    except AbsentError:
         return False

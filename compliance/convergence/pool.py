@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
+from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON
-from benchmark.refusal import Refused
 from compliance.checks.systems import place_of
 from compliance.convergence.rcp import batch_size
 from compliance.result import Result
@@ -67,5 +67,5 @@ def _system(folder: Path) -> Hashable | None:
 
         recorded = read(folder / RUN_JSON)
         return (recorded.system, recorded.setting("MLPERF_SUBMISSION_ORG")) if recorded.system else None
-    except (OSError, Refused):
+    except (OSError, RefusedError):
         return None

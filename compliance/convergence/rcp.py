@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmark.convergence import Match, Record, accepted_from, find_record, score_factor
 from benchmark.rules import Rules
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.convergence.olympic import converged, olympic_mean
 from compliance.result import Result
 from compliance.run import Run, samples_count
@@ -134,5 +134,5 @@ def batch_size(run: Run) -> int | None:
     """Return the global batch size, in samples; None if the log does not state it."""
     try:
         return run.global_batch_size
-    except Absent:
+    except AbsentError:
         return None

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from benchmark.benchmarks import benchmark_named
 from benchmark.convergence import Record, accepted_from, record_of
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from benchmark.rules import FreeLearningRate, ReferencePoint, Rules
 from compliance.checks.events import HYPERPARAMETERS
 from compliance.checks.results import check_result
@@ -39,7 +39,7 @@ _NAMES = {"bfloat16": "BF16", "fp32": "FP32", "fp8": "FP8"}
 """Name of a precision in logs -> its name in the files."""
 
 
-class NoReference(Refused):
+class NoReferenceError(RefusedError):
     """The runs cannot make reference convergence points."""
 
 
@@ -64,7 +64,7 @@ def references(results: Iterable[Result]) -> list[Reference]:
     """Return one point for each global batch size of the runs, sorted by size.
 
     Raises:
-        NoReference: the runs cannot make points; it lists every reason.
+        NoReferenceError: the runs cannot make points; it lists every reason.
     """
     runs = joined(list(results)).runs
     faults = [f"{run.file}: {fault}" for run in runs if (fault := _fault(run))]
@@ -77,7 +77,7 @@ def references(results: Iterable[Result]) -> list[Reference]:
         pools[batch_size(run) or 0].append(run)
     faults += [f"batch size {size}: {fault}" for size, pool in sorted(pools.items()) for fault in _differences(pool)]
     if faults:
-        raise NoReference(faults)
+        raise NoReferenceError(faults)
     ((_, rules),) = kinds.items()
     return [_reference(rules, size, pool) for size, pool in sorted(pools.items())]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.convergence.olympic import converged, olympic_mean
 from compliance.convergence.rcp import Convergence, compare
 from compliance.convergence.scaling import Scaling, is_compared, scaling
@@ -86,7 +86,7 @@ def minutes_to_target(run: Run) -> float | None:
     """Return the minutes from run_start to run_stop; None if the run missed the target or lacks either event."""
     try:
         elapsed = run.first("run_stop").event.time_ms - run.first("run_start").event.time_ms
-    except Absent:
+    except AbsentError:
         return None
     # Divided in this order, so that the last digit is that of the official result_summarizer.
     return elapsed / 60 / 1000 if converged(run) else None

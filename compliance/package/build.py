@@ -21,7 +21,7 @@ from compliance.package import machine
 from compliance.package.checklist import Item, Packed, checklist
 from compliance.package.facts import Facts, read_facts
 from compliance.package.readme import readme
-from compliance.package.runs import Chosen, NotPackageable, choose
+from compliance.package.runs import Chosen, NotPackageableError, choose
 from compliance.package.system import describe
 
 IMPLEMENTATION = (
@@ -82,7 +82,7 @@ def build(
         rehearsal: take simulated runs only, and write their tree to `out`/REHEARSAL-<submitter>.
 
     Raises:
-        NotPackageable: the runs cannot be submitted; it lists every reason. Nothing has been written then.
+        NotPackageableError: the runs cannot be submitted; it lists every reason. Nothing has been written then.
     """
     facts, chosen = read_facts(facts_file), choose(folders, rehearsal=rehearsal)
     submitter = submitter or str(chosen[0].batch.config.submission.org)
@@ -92,7 +92,7 @@ def build(
     if target.exists() or target.is_symlink():
         faults.append(f"{target} exists; a submission is never changed: move it away")
     if faults:
-        raise NotPackageable(faults)
+        raise NotPackageableError(faults)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
         tree = Path(folder, submitter)

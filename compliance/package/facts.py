@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from compliance.checks.systems import FIELDS
-from compliance.package.runs import NotPackageable
+from compliance.package.runs import NotPackageableError
 
 MAX_BYTES = 1 << 15
 """Bytes of a system.yaml that are read at most; a full one has 3000."""
@@ -25,7 +25,7 @@ Facts = dict[str, str | dict[str, str]]
 """Field -> its value. A field that is missing is unknown."""
 
 
-class _Alias(yaml.MarkedYAMLError):
+class _AliasError(yaml.MarkedYAMLError):
     """The file has an alias, by which a small file can expand to gigabytes."""
 
 
@@ -34,7 +34,9 @@ class _Loader(yaml.BaseLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise _Alias(problem="aliases are not read; write the value out", problem_mark=self.peek_event().start_mark)
+            raise _AliasError(
+                problem="aliases are not read; write the value out", problem_mark=self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -42,14 +44,14 @@ def read_facts(path: Path) -> Facts:
     """Read the fields of a YAML file that are not empty.
 
     Raises:
-        NotPackageable: the file cannot be read, or has a field twice or an unknown one; it lists every fault.
+        NotPackageableError: the file cannot be read, or has a field twice or an unknown one; it lists every fault.
     """
     node = _parse(path)
     if not isinstance(node, yaml.MappingNode):
         read = "an empty file" if node is None else _kind(node)
-        raise NotPackageable([f"{path}: expected lines such as `system_name: DGX H100`, read {read}"])
+        raise NotPackageableError([f"{path}: expected lines such as `system_name: DGX H100`, read {read}"])
     if faults := [f"{path}, {fault}" for fault in _faults(node)]:
-        raise NotPackageable(faults)
+        raise NotPackageableError(faults)
     facts = {name.value: _value(value) for name, value in node.value}
     return {name: value for name, value in facts.items() if _is_filled(value)}
 
@@ -62,11 +64,11 @@ def _parse(path: Path) -> yaml.Node | None:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes; expected a list of fields, about 3,000 bytes")
         return yaml.compose(content.decode("utf-8-sig"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        raise NotPackageable([f"{path}, {_line(error.problem_mark)}: {error.problem or error.context}"]) from None
+        raise NotPackageableError([f"{path}, {_line(error.problem_mark)}: {error.problem or error.context}"]) from None
     except OSError as error:
-        raise NotPackageable([f"{path} cannot be read: {error.strerror}"]) from None
+        raise NotPackageableError([f"{path} cannot be read: {error.strerror}"]) from None
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise NotPackageable([f"{path} cannot be read: {error}"]) from None
+        raise NotPackageableError([f"{path} cannot be read: {error}"]) from None
 
 
 def _line(mark: yaml.Mark | None) -> str:

@@ -18,14 +18,15 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmark.announce import announce
-from benchmark.benchmarks import UnknownRules, benchmark_named, find
-from benchmark.config import ConfigError, RunConfig
+from benchmark.benchmarks import benchmark_named, find
+from benchmark.config import RunConfig
+from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON, walk
 from benchmark.rules import Rules
-from benchmark.run_record import RunRecord, UnreadableRecord, read
+from benchmark.run_record import RunRecord, UnreadableRecordError, read
 from compliance.check import open_run
 from compliance.checks.packages import disqualifications
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.convergence.olympic import olympic_mean
 from compliance.convergence.score import minutes_to_target
 from compliance.findings import show
@@ -33,12 +34,8 @@ from compliance.log import SIMULATED, DefectKind
 from compliance.run import Run
 
 
-class NotPackageable(ValueError):
-    """The runs cannot be submitted; `faults` lists every reason."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(faults))
+class NotPackageableError(RefusedError):
+    """The runs cannot be submitted; `faults` lists every reason. For it `llama31 package` ends with status 1."""
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -59,7 +56,7 @@ class Batch:
 
     @property
     def rules(self) -> Rules:
-        """The rules of its benchmark and ruleset; raises UnknownRules if there are none."""
+        """The rules of its benchmark and ruleset; raises UnknownRulesError if there are none."""
         return find(self.record.benchmark, self.record.ruleset)
 
     @cached_property
@@ -93,20 +90,20 @@ def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[Chosen]:
         rehearsal: whether to choose among simulated runs and refuse all others.
 
     Raises:
-        NotPackageable: the runs cannot be submitted; it lists every reason.
+        NotPackageableError: the runs cannot be submitted; it lists every reason.
     """
     batches = sorted(_batches(folders), key=lambda batch: batch.started)
     faults = [fault for batch in batches for fault in _faults(batch, rehearsal=rehearsal)]
     if len(rulesets := {batch.record.ruleset for batch in batches}) > 1:
         faults.append(f"the runs have several rulesets ({', '.join(sorted(rulesets))}); a submission has one")
     if faults:
-        raise NotPackageable(faults)
+        raise NotPackageableError(faults)
     groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
     for batch in batches:
         groups[batch.record.system, batch.record.benchmark].append(batch)
     choices = [_chosen(group) for group in groups.values()]
     if faults := [choice for choice in choices if isinstance(choice, str)]:
-        raise NotPackageable(faults)
+        raise NotPackageableError(faults)
     return [choice for choice in choices if isinstance(choice, Chosen)]
 
 
@@ -158,23 +155,23 @@ def _launches(folder: Path) -> list[Path]:
     try:
         launches = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
     except OSError as error:
-        raise NotPackageable([f"{folder} cannot be searched for runs: {error}"]) from None
+        raise NotPackageableError([f"{folder} cannot be searched for runs: {error}"]) from None
     if not launches:
-        raise NotPackageable([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run wrote"])
+        raise NotPackageableError([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run wrote"])
     return launches
 
 
 def _record(path: Path) -> RunRecord:
     try:
         return read(path)
-    except (OSError, UnreadableRecord) as error:
-        raise NotPackageable([str(error)]) from None
+    except (OSError, UnreadableRecordError) as error:
+        raise NotPackageableError([str(error)]) from None
 
 
 def _faults(batch: Batch, *, rehearsal: bool) -> Iterator[str]:
     try:
         rules, config = batch.rules, batch.config
-    except (UnknownRules, ConfigError) as error:
+    except RefusedError as error:
         yield f"{batch.folder}: {error}"
         return
     if batch.record.started is None:
@@ -206,7 +203,7 @@ def _differences(config: RunConfig, run: Run) -> Iterator[str]:
     """Yield where the log of a run differs from its configuration."""
     try:
         seed = run.value("seed")
-    except Absent:
+    except AbsentError:
         # The run ended before it announced anything.
         return
     if isinstance(seed, bool) or not isinstance(seed, int):

@@ -9,7 +9,7 @@ from benchmark.run_record import RunRecord
 from compliance.checks.systems import FIELDS, STATUSES
 from compliance.package import machine
 from compliance.package.facts import STACK, Facts
-from compliance.package.runs import NotPackageable
+from compliance.package.runs import NotPackageableError
 
 FROM_THE_RUNS = ("submitter", "division", "status", "number_of_nodes", "accelerators_per_node")
 """Fields that the configuration decides; system.yaml may repeat them, but not change them."""
@@ -28,7 +28,7 @@ def describe(record: RunRecord, config: RunConfig, submitter: str, facts: Facts)
     because a package may be built on another one.
 
     Raises:
-        NotPackageable: the facts contradict the runs, or a needed field is empty.
+        NotPackageableError: the facts contradict the runs, or a needed field is empty.
     """
     decided = decided_by(config, submitter)
     here = machine.processor()
@@ -37,7 +37,7 @@ def describe(record: RunRecord, config: RunConfig, submitter: str, facts: Facts)
     description = merged(decided, facts, _recorded(record), here)
     faults = [*contradictions(decided, facts), *lacking(description)]
     if faults:
-        raise NotPackageable(faults)
+        raise NotPackageableError(faults)
     return description
 
 

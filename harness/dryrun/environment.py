@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmark.checkout import ROOT
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 
 
-class NoNullDevice(Refused):
+class NoNullDeviceError(RefusedError):
     """Raised where there is no environment with the null device, or an outdated one."""
 
 
@@ -19,13 +19,13 @@ def interpreter() -> Path:
     """Of the environment that `setup.sh --null-gpu` has made.
 
     Raises:
-        NoNullDevice: it is missing or out of date.
+        NoNullDeviceError: it is missing or out of date.
     """
     asked = subprocess.run(
         ["bash", str(ROOT / "setup.sh"), "--made", "--null-gpu"], capture_output=True, text=True, check=False
     )
     if asked.returncode:
-        raise NoNullDevice(
+        raise NoNullDeviceError(
             f"{asked.stderr.strip().removeprefix('setup: ')}\n"
             "A dry run needs an environment of its own: CUDA's torch, Transformer Engine, a device that only counts."
         )

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from benchmark.checkout import ROOT
 from benchmark.config import RunConfig, resolve
+from benchmark.errors import RefusedError
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
-from benchmark.refusal import Refused
 from benchmark.rules import FreeLearningRate
 from harness.dryrun.answer import Answer, Broken, Verdict
 from harness.dryrun.environment import interpreter, variables
@@ -23,7 +23,7 @@ DEFAULT_GPU = GPUS["H100"]
 """Taken where neither the system's name nor the caller says which GPU."""
 
 
-class Failed(Refused):
+class DryRunFailedError(RefusedError):
     """Raised where the process that runs the ranks ended before all had answered."""
 
 
@@ -110,8 +110,8 @@ def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, Verdict
     """Yields the outcome of each rank, in the order in which they end.
 
     Raises:
-        NoNullDevice: there is no environment for it.
-        Failed: their process has ended before all were run.
+        NoNullDeviceError: there is no environment for it.
+        DryRunFailedError: their process has ended before all were run.
     """
     python = interpreter()
     # A process has one environment; configurations that export the same for the libraries share it.
@@ -139,7 +139,9 @@ def _run(
                 rank = ranks[answer.pop("index")]
                 yield rank, _outcome(rank, answer)
         if answered < len(ranks):
-            raise Failed([f"the null device's process ended with status {process.returncode}", *_last_lines(said)])
+            raise DryRunFailedError(
+                [f"the null device's process ended with status {process.returncode}", *_last_lines(said)]
+            )
 
 
 def _outcome(rank: Rank, answer: dict[str, Any]) -> Verdict | Broken:

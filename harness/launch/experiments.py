@@ -16,12 +16,12 @@ import click
 
 from benchmark.checkpoints import complete_in, folder_of
 from benchmark.config import Resolved, RunConfig, overrides
+from benchmark.errors import UnwritableError
 from benchmark.files import beside, hold, why_unwritable
-from benchmark.refusal import Unwritable
 from benchmark.run_record import KILLED, RUNNING
 from compliance.formats import text
 from harness.launch.ending import Ending, close_log, has_succeeded
-from harness.launch.launcher import CannotStart, Launcher
+from harness.launch.launcher import CannotStartError, Launcher
 from harness.launch.one_run import run_once
 from harness.launch.runs import CUT_OFF, RunSet
 from harness.launch.signals import Received, listening
@@ -40,6 +40,8 @@ def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
 
     Raises:
         ConfigError: the results folder cannot be made, or holds other runs.
+        CannotStartError: something that every run needs is missing.
+        UnwritableError: a file of the runs cannot be written.
     """
     with listening() as received:
         return _run_experiments(resolved, launcher, received)
@@ -53,14 +55,10 @@ def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received)
     if missing or not may:
         return 2
     with launcher:
-        try:
-            runs = RunSet.open(resolved, launcher.prepare(), launcher.job)
-            if unknown := runs.recorded.code.get("error"):
-                print(f"revision  not recorded: {unknown}", flush=True)
-            endings = run_all(config, runs, launcher, received)
-        except (CannotStart, Unwritable) as error:
-            print(f"error: {error}", flush=True)
-            return 2
+        runs = RunSet.open(resolved, launcher.prepare(), launcher.job)
+        if unknown := runs.recorded.code.get("error"):
+            print(f"revision  not recorded: {unknown}", flush=True)
+        endings = run_all(config, runs, launcher, received)
         if received.stop and launcher.is_requeued():
             return os.EX_TEMPFAIL
         could_not = any(ending.could_not for ending in endings.values())
@@ -75,7 +73,7 @@ def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], recei
     for index, ending in endings.items():
         try:
             close_log(runs.result(index), ending)
-        except Unwritable as error:
+        except UnwritableError as error:
             unwritten.append(str(error))
     stopped = 128 + received.stop if received.stop else 0
     if received.again:
@@ -109,19 +107,19 @@ def open_console(path: Path) -> IO[bytes]:
     """Open what the processes of a run print to.
 
     Raises:
-        Unwritable
+        UnwritableError
     """
     try:
         return path.open("ab")
     except OSError as error:
-        raise Unwritable(path, error) from None
+        raise UnwritableError(path, error) from None
 
 
 def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
     """One of the runs, from where it stands.
 
     Raises:
-        CannotStart: its processes are still on, or it cannot be started.
+        CannotStartError: its processes are still on, or it cannot be started.
     """
     seed, log = runs.experiments[index].seed, runs.result(index)
     run = config.for_experiment(seed=seed, result_file=log)
@@ -129,7 +127,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
     with open_console(runs.console(index)) as output:
         # Held by whatever is started here, too, so that it is free when nothing of the run is left.
         if not hold(output) and not runs.requeued:
-            raise CannotStart(
+            raise CannotStartError(
                 f"run {index} of {runs.folder} is on: a process has {output.name} open; where its node is dead and "
                 "there is none, rename that file"
             )
@@ -164,7 +162,7 @@ def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> N
         else:
             said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
             runs.update(index, status=said, minutes=ending.standing.minutes)
-    except Unwritable as error:
+    except UnwritableError as error:
         print(f"run {index} is not recorded: {error}", flush=True)
 
 

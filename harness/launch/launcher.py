@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmark.config import NAMES, RunConfig
+from benchmark.errors import RefusedError
 from benchmark.run_record import Seen
 
 Process = subprocess.Popen[bytes]
 
 
-class CannotStart(RuntimeError):
+class CannotStartError(RefusedError):
     """Something that every run needs is missing."""
 
 
@@ -40,7 +41,7 @@ class Launcher(Protocol):
         """Make sure that runs can start; returns what they will be trained on and with.
 
         Raises:
-            CannotStart
+            CannotStartError
         """
         ...
 
@@ -48,7 +49,7 @@ class Launcher(Protocol):
         """Called before a run starts.
 
         Raises:
-            CannotStart
+            CannotStartError
         """
 
     def command(self) -> list[str]:

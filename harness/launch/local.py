@@ -10,9 +10,8 @@ from benchmark import driver
 from benchmark.config import ConfigError, RunConfig, kernels
 from benchmark.hardware import gpu_of_system
 from benchmark.processes import sweep
-from benchmark.refusal import Refused
 from benchmark.run_record import Seen
-from harness.launch.launcher import CannotStart, Process
+from harness.launch.launcher import CannotStartError, Process
 from reference_impl.ready import make_ready
 
 
@@ -63,12 +62,9 @@ class Local:
     def prepare(self) -> Seen:
         # Once, and before there is a folder for the runs; each rank would find it out by itself.
         if faults := driver.faults(self._config.layout.gpus_per_node, driver.gpu_names()):
-            raise CannotStart("\n".join(faults))
+            raise CannotStartError(faults)
         sweep()
-        try:
-            ready = make_ready(self._config)
-        except Refused as error:
-            raise CannotStart(str(error)) from None
+        ready = make_ready(self._config)
         print("\n".join(ready.lines), file=sys.stderr, flush=True)
         return ready.seen
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from benchmark import driver
+from benchmark.errors import error_lines
 from benchmark.shared import unseen
 
 
@@ -56,8 +57,7 @@ def _gpus() -> tuple[str, ...] | None:
 def main(readable: Sequence[Path], writable: Sequence[Path], tokens: Sequence[tuple[str, Path]], ranks: int) -> None:
     """Print what this node does not see of what a run needs."""
     found = list(faults(readable, writable, dict(tokens), ranks))
-    for fault in found:
-        click.echo(f"error: {socket.gethostname()}: {fault}", err=True)
+    click.echo(error_lines(f"{socket.gethostname()}: {fault}" for fault in found), err=True, nl=False)
     raise SystemExit(int(bool(found)))
 
 

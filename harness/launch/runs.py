@@ -21,7 +21,7 @@ from benchmark.run_record import (
     Experiment,
     RunRecord,
     Seen,
-    UnreadableRecord,
+    UnreadableRecordError,
     console_of,
     read,
     record,
@@ -84,7 +84,7 @@ class RunSet:
         path = folder.absolute() / RUN_JSON
         try:
             recorded = read(path)
-        except (OSError, UnreadableRecord) as error:
+        except (OSError, UnreadableRecordError) as error:
             raise ConfigError([f"{path} is no record of runs to go on with: {error}"]) from None
         now = config.values(as_json=True)
         faults = [
@@ -155,7 +155,7 @@ def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
     for path in sorted(config.job.log_dir.absolute().glob(f"{config.system}/*/{RUN_JSON}"), reverse=True):
         try:
             jobs = read(path).jobs
-        except (OSError, UnreadableRecord):
+        except (OSError, UnreadableRecordError):
             # Broken: what this one began was written at once.
             continue
         if any(one.get("id") == job["id"] for one in jobs):

@@ -23,7 +23,7 @@ from benchmark.run_record import Seen
 from benchmark.shared import make_folder, tokens
 from harness.launch.containers import Container, Mount, Wrapped, back_end_of, image_of, mounts_of, mounts_of_links
 from harness.launch.hang import explain, stacks_in
-from harness.launch.launcher import CannotStart, Process, child_environment
+from harness.launch.launcher import CannotStartError, Process, child_environment
 
 # Runs its arguments with the environment's interpreter, in a container or not.
 _PYTHON = ("bash", "-euc", 'python=$(bash setup.sh); exec "$python" "$@"', "bash")
@@ -157,7 +157,7 @@ class Slurm:
         ready = self._require("checking the data", self._inside(*_PYTHON, "-m", "reference_impl.ready"), nodes[:1])
         seen = answers(ready)
         if len(seen) != 1:
-            raise CannotStart(f"checking the data: expected one answer, got {len(seen)} in {ready[:1000]!r}")
+            raise CannotStartError(f"checking the data: expected one answer, got {len(seen)} in {ready[:1000]!r}")
         return Seen.model_validate_json(seen[0])
 
     @property
@@ -246,13 +246,13 @@ class Slurm:
         """Have rank 0, which serves the meeting of all, run on the node that MASTER_ADDR names.
 
         Raises:
-            CannotStart: it names none of the job, or MASTER_PORT is held.
+            CannotStartError: it names none of the job, or MASTER_PORT is held.
         """
         process, nodes = self._config.process, self._job.nodes
         address = process.master_addr or nodes[0]
         node = address if address in nodes else self._owner_of(address)
         if node is None:
-            raise CannotStart(
+            raise CannotStartError(
                 f"MASTER_ADDR={address} belongs to no node of job {self._job.number}: {_some(nodes)}; valid: a name or "
                 f"an address of one of them by which the others reach it, or unset for {nodes[0]}"
             )
@@ -260,7 +260,7 @@ class Slurm:
             first = (node, *(other for other in nodes if other != node))
             self._job, self._as_listed = replace(self._job, nodes=first), True
         elif process.master_port is not None and not _is_free(process.master_port, again=True):
-            raise CannotStart(
+            raise CannotStartError(
                 f"MASTER_PORT={process.master_port} is held by a program on {node}; unset it, and each run takes a "
                 "free one"
             )
@@ -289,7 +289,7 @@ class Slurm:
         """What a step prints, on these nodes or, as the ranks are, on all of them.
 
         Raises:
-            CannotStart: a rank of it failed.
+            CannotStartError: a rank of it failed.
         """
         as_listed = nodes is None and self._as_listed
         start = srun(nodes or self._job.nodes, ranks_per_node, *step.srun, as_listed=as_listed)
@@ -298,7 +298,9 @@ class Slurm:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             said = done.stdout.replace(MARK, "")
-            raise CannotStart(f"{what} failed, see above (srun ended with status {done.returncode})\n{said}".strip())
+            raise CannotStartError(
+                f"{what} failed, see above (srun ended with status {done.returncode})\n{said}".strip()
+            )
         return done.stdout
 
     def _signal_ranks(self, number: int) -> None:

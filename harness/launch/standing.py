@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compliance.checks.rule import Absent
+from compliance.checks.rule import AbsentError
 from compliance.run import Run
 from report.forecast import trained
 
@@ -40,7 +40,7 @@ def standing(run: Run) -> Standing:
     said = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}
     try:
         samples = trained(run)
-    except Absent:
+    except AbsentError:
         samples = 0
     return Standing(
         samples=samples,

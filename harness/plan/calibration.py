@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from benchmark.errors import RefusedError
 from benchmark.sizes import SIZES, ModelSize
 from harness.plan.job import Job
 from harness.plan.step_time import Term, seconds, terms
@@ -306,7 +307,7 @@ def load(path: Path = SHIPPED) -> Calibration:
     """A calibration from its file.
 
     Raises:
-        ValueError: the file is no calibration.
+        RefusedError: the file is no calibration.
     """
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -317,7 +318,7 @@ def load(path: Path = SHIPPED) -> Calibration:
             command=fields["command"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no calibration file: {type(error).__name__}: {error}") from None
+        raise RefusedError(f"{path} is no calibration file: {type(error).__name__}: {error}") from None
 
 
 def _of_values(values: Mapping[str, Any]) -> Fitted:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmark.arguments import SETTINGS, PathArgument, Verbs
+from benchmark.arguments import SETTINGS, PathArgument, Verbs, refusing_files
 from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import CONFIGS
 from benchmark.config import ConfigError, RunConfig, resolve
+from benchmark.errors import error_lines
 from benchmark.files import walk
 from benchmark.hardware import GPUS, PRECISIONS
 from harness.arguments import BENCHMARK_OPTION
@@ -181,10 +182,7 @@ def _refuse(faults: dict[str, bool]) -> None:
 def _calibration(path: Path | None) -> Calibration:
     from harness.plan.calibration import SHIPPED, load
 
-    try:
-        return load(path or SHIPPED)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
+    return load(path or SHIPPED)
 
 
 def _plan(
@@ -244,7 +242,7 @@ def _search_fewest(question: Question, minutes: float, top: int, as_json: bool) 
 
     found = fewest(question, minutes, top)
     if found is None or found.candidates[0].minutes > minutes:
-        click.echo(f"error: {too_slow(found, minutes)}", err=True)
+        click.echo(error_lines([too_slow(found, minutes)]), err=True, nl=False)
         raise SystemExit(1)
     click.echo(json.dumps(search_values(found, top, []), indent=2) if as_json else fewest_text(found, minutes, top))
     return [found]
@@ -353,14 +351,12 @@ def _logs_below(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path, config: RunConfig | None, gpu: str | None) -> list[Measured]:
-    from harness.plan.measured import Unreadable, read_log, read_table
+    from harness.plan.measured import UnreadableMeasurementError, read_log, read_table
 
-    try:
+    with refusing_files():
         if path.suffix == ".csv":
             return read_table(path)
         logs = sorted(_logs_below(path)) if path.is_dir() else [path]
         if not logs:
-            raise Unreadable(f"{path} holds no result_*.txt")
+            raise UnreadableMeasurementError(f"{path} holds no result_*.txt")
         return [read_log(log, config, gpu) for log in logs]
-    except (Unreadable, OSError) as error:
-        raise ConfigError([str(error)]) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from benchmark.rules import Rules, RuleViolation
+from benchmark.rules import Rules, RuleViolationError
 from harness.plan import memory, step_time
 from harness.plan.calibration import Calibration
 from harness.plan.job import Job
@@ -101,7 +101,7 @@ class Lengths:
         if gbs not in self._known:
             try:
                 self._known[gbs] = expected_steps(self._rules, self._rules.schedule(gbs), self._ratio)
-            except RuleViolation:
+            except RuleViolationError:
                 self._known[gbs] = None
         return self._known[gbs]
 

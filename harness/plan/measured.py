@@ -16,10 +16,10 @@ from typing import TypeVar
 
 from benchmark.benchmarks import BENCHMARKS, DEFAULT, benchmark_named, find
 from benchmark.config import RunConfig
+from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON
 from benchmark.hardware import GPUS, PRECISIONS
-from benchmark.mllog import TOKEN, Event, MalformedEvent, decode
-from benchmark.refusal import Refused
+from benchmark.mllog import TOKEN, Event, MalformedEventError, decode
 from benchmark.rules import Rules
 from benchmark.run_record import read
 from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
@@ -57,7 +57,7 @@ SKIPPED_STEPS = 3
 """Steps at the start of a run that are slower than the rest."""
 
 
-class Unreadable(ValueError):
+class UnreadableMeasurementError(RefusedError):
     """A file that no step can be read from; the message says what was expected."""
 
 
@@ -68,7 +68,7 @@ def read_table(path: Path, benchmark: str | None = None) -> list[Measured]:
         benchmark: as of table_rows.
 
     Raises:
-        Unreadable: a column is missing, or a value is not what its column holds.
+        UnreadableMeasurementError: a column is missing, or a value is not what its column holds.
     """
     return [_named(path, number, _of_row, row) for number, row in table_rows(path, benchmark)]
 
@@ -82,17 +82,17 @@ def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict
         benchmark: of rows that name none; the one that the file's name begins with if None, or benchmarks.DEFAULT.
 
     Raises:
-        Unreadable: as read_table.
+        UnreadableMeasurementError: as read_table.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Unreadable(f"{path}: expected a table: {error}") from None
+        raise UnreadableMeasurementError(f"{path}: expected a table: {error}") from None
     if not rows:
-        raise Unreadable(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no row")
+        raise UnreadableMeasurementError(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no row")
     if missing := [" or ".join(names) for names in _NEEDED if not any(name in rows[0] for name in names)]:
-        raise Unreadable(f"{path}: a table of measured steps has also the columns {', '.join(missing)}")
+        raise UnreadableMeasurementError(f"{path}: a table of measured steps has also the columns {', '.join(missing)}")
     benchmark = benchmark or next((name for name in BENCHMARKS if path.name.startswith(name)), DEFAULT.name)
     return [
         (number, _named(path, number, _worked_out, {**row, "benchmark": row.get("benchmark") or benchmark}))
@@ -106,9 +106,9 @@ def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row
     try:
         return read(row)
     except KeyError as error:
-        raise Unreadable(f"{path}, line {number}: a column {error} is needed") from None
+        raise UnreadableMeasurementError(f"{path}, line {number}: a column {error} is needed") from None
     except ValueError as error:
-        raise Unreadable(f"{path}, line {number}: {error}") from None
+        raise UnreadableMeasurementError(f"{path}, line {number}: {error}") from None
 
 
 def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
@@ -217,17 +217,21 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
         config: of the run, where no run.json beside the log says it.
 
     Raises:
-        Unreadable: no configuration, no steps, or a batch that is not the configuration's.
+        UnreadableMeasurementError: no configuration, no steps, or a batch that is not the configuration's.
     """
     events = list(_events(path))
     config = config or _recorded_config(path)
     layout = config.layout
     times = [event.value["train_step_time"] for event in events if _is_step(event)][SKIPPED_STEPS:]
     if not times:
-        raise Unreadable(f"{path}: expected more than {SKIPPED_STEPS} tracked_stats events with train_step_time")
+        raise UnreadableMeasurementError(
+            f"{path}: expected more than {SKIPPED_STEPS} tracked_stats events with train_step_time"
+        )
     logged = next((event.value for event in events if event.key == "global_batch_size"), None)
     if logged != layout.global_batch_size:
-        raise Unreadable(f"{path}: logs global_batch_size {logged}; its configuration has {layout.global_batch_size}")
+        raise UnreadableMeasurementError(
+            f"{path}: logs global_batch_size {logged}; its configuration has {layout.global_batch_size}"
+        )
     job = from_config(config, gpu=gpu, release=OWN)
     step, evaluations = median(times), _durations(events, "eval_start", "eval_stop")
     batches = -(-config.rules.eval_sequences // layout.global_batch_size)
@@ -245,11 +249,13 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
 def _recorded_config(path: Path) -> RunConfig:
     record = path.with_name(RUN_JSON)
     if not record.is_file():
-        raise Unreadable(f"{path}: there is no run.json beside it; name its configuration with --config config_X.sh")
+        raise UnreadableMeasurementError(
+            f"{path}: there is no run.json beside it; name its configuration with --config config_X.sh"
+        )
     try:
         return read(record).config()
-    except Refused as error:
-        raise Unreadable(f"{record}: expected the configuration of a run: {error}") from None
+    except RefusedError as error:
+        raise UnreadableMeasurementError(f"{record}: expected the configuration of a run: {error}") from None
 
 
 def _events(path: Path) -> Iterator[Event]:
@@ -260,8 +266,8 @@ def _events(path: Path) -> Iterator[Event]:
                 continue
             try:
                 yield decode(text)
-            except MalformedEvent as error:
-                raise Unreadable(f"{path}: {error}") from None
+            except MalformedEventError as error:
+                raise UnreadableMeasurementError(f"{path}: {error}") from None
 
 
 def _is_step(event: Event) -> bool:

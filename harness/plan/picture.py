@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from harness.plan import memory
 from harness.plan.planner import Plan
 from report import vega
@@ -21,10 +21,10 @@ def svg(plan: Plan) -> str:
     """The picture's text.
 
     Raises:
-        Refused: the libraries that draw are not installed.
+        RefusedError: the libraries that draw are not installed.
     """
     if not vega.available():
-        raise Refused(f"--picture needs libraries that are not installed here: {vega.EXTRA}")
+        raise RefusedError(f"--picture needs libraries that are not installed here: {vega.EXTRA}")
     import altair as alt
 
     config = vega.theme(dark=False, background="white")

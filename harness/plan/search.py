@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
-from benchmark.benchmarks import Benchmark, UnknownRules, find
+from benchmark.benchmarks import Benchmark, find
 from benchmark.config import ConfigError, RunConfig
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.rules import Rules
@@ -137,10 +137,7 @@ def uncut(
     stated = base.get("DGXSYSTEM", "")
     found = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
     # One GPU at a reference point's batch: possible under any rules, so that a fault is one of `base` itself.
-    try:
-        points = find(base.get("BENCHMARK", ""), base.get("RULESET") or None).reference_points
-    except UnknownRules as error:
-        raise ConfigError([str(error)]) from None
+    points = find(base.get("BENCHMARK", ""), base.get("RULESET") or None).reference_points
     one = {**dict.fromkeys(LAYOUT_NAMES, "1"), "DGXNNODES": "1", "DGXNGPU": "1"}
     one["MINIBS"] = str(points[0].global_batch_size if points else 1)
     one["DGXSYSTEM"] = found.system if found else stated

@@ -15,6 +15,7 @@ import click
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS
+from benchmark.errors import error_lines
 from reference_impl.checkpoint.arrays import CheckpointError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def verify(folder: Path, benchmark: str | None) -> None:
     manifest = read_manifest(folder)
     with progress("verify", manifest.total_bytes) as advance:
         faults = find_faults(folder, manifest, BENCHMARKS[benchmark].size if benchmark else None, advance)
-    click.echo("".join(f"error: {fault}\n" for fault in faults), err=True, nl=False)
+    click.echo(error_lines(faults), err=True, nl=False)
     if faults:
         sys.exit(1)
     compared = f"{len(manifest.files)} files as in the manifest" if manifest.files else "no manifest to compare with"

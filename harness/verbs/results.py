@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from benchmark.arguments import RULESET, SETTINGS, PathArgument, refusing_files
+from benchmark.errors import error_lines
 from compliance import formats
 from compliance.check import Report
 from harness.arguments import PATHS
@@ -153,13 +154,13 @@ def package(
     """
     require_checkout("package")
     from compliance.package.build import build
-    from compliance.package.runs import NotPackageable
+    from compliance.package.runs import NotPackageableError
     from harness.text import submission_lines
 
     try:
         submission = build(folders, out, system_yaml, submitter=submitter, rehearsal=rehearsal)
-    except NotPackageable as error:
-        click.echo("".join(f"error: {formats.printable(fault)}\n" for fault in error.faults), err=True, nl=False)
+    except NotPackageableError as error:
+        click.echo(error_lines(map(formats.printable, error.faults)), err=True, nl=False)
         context.exit(1)
     tree, findings = str(submission.path), submission.findings
     found = Report(logs=(tree,), findings=findings, unreadable=False, not_run=submission.not_run)

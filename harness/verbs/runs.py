@@ -11,14 +11,16 @@ import click
 from benchmark.arguments import SETTINGS, PathArgument
 from benchmark.checkout import IS_CHECKOUT
 from benchmark.config import describe, resolve, resolve_for_nodes
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from harness.arguments import CONFIG_FILE, STEP_SECONDS
 
 
 def require_checkout(verb: str) -> None:
     """Refuse a verb that needs the repository's scripts beside the packages."""
     if not IS_CHECKOUT:
-        raise Refused(f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh installs the trainer, too")
+        raise RefusedError(
+            f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh installs the trainer, too"
+        )
 
 
 @click.command(context_settings=SETTINGS)

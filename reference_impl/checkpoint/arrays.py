@@ -18,8 +18,8 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from benchmark.decode import Malformed, Record, from_pickle, mapping_of, open_regular, shown
-from benchmark.refusal import Refused
+from benchmark.decode import MalformedError, Record, from_pickle, mapping_of, open_regular, shown
+from benchmark.errors import RefusedError
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ BLOCK_BYTES = 32 << 20
 """Most that is read at once where only some columns of it are wanted."""
 
 
-class CheckpointError(Refused):
+class CheckpointError(RefusedError):
     """A checkpoint that cannot be used; `faults` lists everything that is wrong with it."""
 
 
@@ -218,11 +218,11 @@ def _refuse_odd_entries(file: IO[bytes]) -> None:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if packed := next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None):
-            raise Malformed(f"{shown(packed)} is compressed")
+            raise MalformedError(f"{shown(packed)} is compressed")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 if entry.file_size > MOST_OF_PICKLE:
-                    raise Malformed(f"{shown(entry.filename)} has {entry.file_size:,} bytes")
+                    raise MalformedError(f"{shown(entry.filename)} has {entry.file_size:,} bytes")
                 from_pickle(archive.read(entry), _stand_in, Record)
 
 
@@ -241,7 +241,7 @@ class _File:
             self._file = open_regular(self._path)
         except OSError as error:
             raise CheckpointError([f"{self._path}: {error.strerror}"]) from None
-        except Malformed as error:
+        except MalformedError as error:
             raise CheckpointError([f"{self._path}: {error}"]) from None
         self.descriptor = self._file.fileno()
         return self

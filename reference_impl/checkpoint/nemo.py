@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.decode import (
-    Malformed,
+    MalformedError,
     Record,
     from_pickle,
     from_yaml,
@@ -132,7 +132,7 @@ def _named(module: str, name: str) -> Any:
         return name
     if (module, name) == ("torch.serialization", "_get_layout") or _RECORDS.fullmatch(module):
         return Record
-    raise Malformed(f"it names {shown(f'{module}.{name}')}, which no index holds")
+    raise MalformedError(f"it names {shown(f'{module}.{name}')}, which no index holds")
 
 
 def _index(folder: Path, metadata: Record) -> Index:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.benchmarks import BENCHMARKS, MIXTRAL_8X22B, BenchmarkTokenizer, TokenizerKind
-from benchmark.decode import Malformed, from_json, read_regular
+from benchmark.decode import MalformedError, from_json, read_regular
 from reference_impl.checkpoint import tokenizer_json
 from reference_impl.checkpoint.huggingface import POSITIONS
 from reference_impl.checkpoint.source import Checkpoint
-from reference_impl.encoders import SentencePiece, Unreadable
+from reference_impl.encoders import SentencePiece, UnreadableTokenizerError
 from reference_impl.tokenizer import TokenizerError, benchmark_tokenizer, kind, sha256
 
 TOKENIZER = "tokenizer.json"
@@ -110,7 +110,7 @@ def served(path: Path) -> Served:
         return read(path)
     except TokenizerError:
         raise
-    except (Unreadable, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (UnreadableTokenizerError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise TokenizerError(f"{path} is no {found}: {error or type(error).__name__}") from None
 
 
@@ -183,7 +183,7 @@ def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[
 def _read(path: Path) -> bytes:
     try:
         return read_regular(path, _LARGEST)
-    except Malformed as error:
+    except MalformedError as error:
         raise TokenizerError(f"{path} is no file of a tokenizer: {error}") from None
     except OSError as error:
         raise TokenizerError(f"{path}: {error.strerror}") from None

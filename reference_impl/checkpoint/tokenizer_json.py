@@ -33,7 +33,7 @@ def of_sentencepiece(path: Path) -> dict[str, Any]:
     """A SentencePiece model of byte pairs: two pieces merge if their union is a piece, that of the best score first.
 
     Raises:
-        Unreadable: it is no SentencePiece model.
+        UnreadableTokenizerError: it is no SentencePiece model.
     """
     processor = SentencePiece(path).processor
     pieces = [processor.id_to_piece(index) for index in range(processor.vocab_size())]
@@ -65,7 +65,7 @@ def of_ranks(path: Path) -> dict[str, Any]:
     """Llama 3's list of tiktoken ranks: two tokens merge if their union is a token, that of the lowest rank first.
 
     Raises:
-        Unreadable: it is no list of ranks.
+        UnreadableTokenizerError: it is no list of ranks.
     """
     ranks = Llama3.ranks(path)
     merges = [

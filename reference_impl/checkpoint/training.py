@@ -31,7 +31,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import MegatronModule
 
 from benchmark.checkpoints import why_no_room
-from benchmark.decode import Malformed, one_line, open_regular, shown
+from benchmark.decode import MalformedError, one_line, open_regular, shown
 from benchmark.files import flush
 from reference_impl import quantised
 from reference_impl.checkpoint.arrays import UNLOADABLE, CheckpointError, load_archive, read, why_unread
@@ -163,11 +163,11 @@ def _read_common(folder: Path) -> dict[str, Any]:
 def _known(common: Any) -> dict[str, Any]:
     """The common part, once it has what is taken from it."""
     if not isinstance(common, dict):
-        raise Malformed(f"it is {type(common).__name__}")
+        raise MalformedError(f"it is {type(common).__name__}")
     wanted: dict[str, type] = {"optimizer": dict, "schedule": dict, "step": int}
     for name, kind in wanted.items():
         if not isinstance(common.get(name), kind):
-            raise Malformed(f"its {name} is {shown(common.get(name))}, expected {kind.__name__}")
+            raise MalformedError(f"its {name} is {shown(common.get(name))}, expected {kind.__name__}")
     return common
 
 

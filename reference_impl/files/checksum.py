@@ -15,6 +15,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from benchmark.errors import HarnessError
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
@@ -32,16 +34,16 @@ def silent(_count: int) -> None:
     """An Advance that tells nobody."""
 
 
-class Stopped(Exception):
+class StoppedError(HarnessError):
     """Other work's trouble, or the user, ended this."""
 
 
 def until(stop: Event, advance: Advance) -> Advance:
-    """`advance`, which raises Stopped once that is set: it ends threads at work on large files."""
+    """`advance`, which raises StoppedError once that is set: it ends threads at work on large files."""
 
     def checked(count: int) -> None:
         if stop.is_set():
-            raise Stopped
+            raise StoppedError
         advance(count)
 
     return checked

@@ -19,9 +19,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.decode import Malformed, read_regular
+from benchmark.decode import MalformedError, read_regular
+from benchmark.errors import RefusedError
 from benchmark.files import DEEPEST, UNFINISHED, walk, write_at_once
-from benchmark.refusal import Refused
 from reference_impl.files.checksum import Advance, Algorithm, digest, in_parallel, silent, until
 from reference_impl.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ _SHOWN = 80
 _UNFINISHED = re.compile(rf"{re.escape(FILE_NAME)}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 
 
-class DataError(Refused):
+class DataError(RefusedError):
     """Data that must not be trained on, or cannot be had; the message lists every fault."""
 
 
@@ -123,7 +123,7 @@ class FolderManifest(BaseModel):
             raise DataError(f"{path} does not exist; {cls._advice(folder)}") from None
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from None
-        except Malformed as error:
+        except MalformedError as error:
             raise DataError(f"{path} is no manifest: {error}") from None
 
     @classmethod

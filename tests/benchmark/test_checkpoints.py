@@ -13,8 +13,8 @@ import pytest
 
 from benchmark.checkpoints import (
     Checkpoints,
-    Damaged,
-    SaveFailed,
+    DamagedCheckpointError,
+    SaveFailedError,
     complete_in,
     find_resumption,
     folder_of,
@@ -158,7 +158,7 @@ def test_a_save_that_fails_ends_a_run_that_asks_for_it(config: Callable[..., Run
     run.checkpoints = Checkpoints(run.folder, writes=False, stop=True)
     run.start_saving(20)
     run.failed("no")
-    with pytest.raises(SaveFailed, match=r"^step 20 was not saved: no$"):
+    with pytest.raises(SaveFailedError, match=r"^step 20 was not saved: no$"):
         run.checkpoints.settle(run.log)
     run.checkpoints.settle(run.log)
 
@@ -287,7 +287,7 @@ def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "says nothing about a run: Malformed"),
+        ("", "says nothing about a run: MalformedError"),
         ("{}", "says nothing about a run: KeyError"),
         ("[]", "says nothing about a run"),
         ('{"step": 1, "log_bytes": "x", "run": {}, "sha256": ""}', "says nothing about a run"),
@@ -305,7 +305,7 @@ def test_a_record_that_is_not_as_it_was_written_is_damage(
         run.save(step)
     record = run.folder / "step_20" / "resume.json"
     record.unlink() if content is None else record.write_text(content)
-    with pytest.raises(Damaged, match=f"step_20/resume.json:? {said}") as caught:
+    with pytest.raises(DamagedCheckpointError, match=f"step_20/resume.json:? {said}") as caught:
         find_resumption(config(), identity(config(), "data"))
     assert put_aside(caught.value).startswith("step_20 is damaged: ")
     found = find_resumption(config(), identity(config(), "data"))
@@ -319,7 +319,7 @@ def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(config: Callabl
     run = Run(config())
     run.train(10)
     run.save(10)
-    put_aside(Damaged(run.folder / "step_10", "a disk"))
+    put_aside(DamagedCheckpointError(run.folder / "step_10", "a disk"))
     assert "has no complete checkpoint of it (step_10.damaged-1 put aside): move the log away" in refusal(config())
 
 
@@ -328,7 +328,7 @@ def test_the_next_checkpoint_replaces_a_damaged_one(config: Callable[..., RunCon
     run = Run(config())
     run.save(10)
     run.save(20)
-    put_aside(Damaged(run.folder / "step_20", "a disk"))
+    put_aside(DamagedCheckpointError(run.folder / "step_20", "a disk"))
     run.save(30)
     assert run.names == ["step_10", "step_30"]
 

@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.decode import DEEPEST, Malformed, Record, from_json, from_pickle, from_yaml, mapping_of, read_regular
+from benchmark.decode import (
+    DEEPEST,
+    MalformedError,
+    Record,
+    from_json,
+    from_pickle,
+    from_yaml,
+    mapping_of,
+    read_regular,
+)
 from perf.fuzz_checkpoints import BOMBS, YAML_BOMBS
 
 
@@ -44,7 +53,7 @@ def test_an_ordered_dict_comes_back_as_a_dict() -> None:
 def test_a_pickle_that_asks_for_more_than_it_is_costs_little(bomb: str) -> None:
     """It is refused or decoded in seconds of a processor at most; nothing that it names is called."""
     began = time.process_time()
-    with suppress(Malformed):
+    with suppress(MalformedError):
         from_pickle(BOMBS[bomb], named)
     assert time.process_time() - began < 3
 
@@ -53,7 +62,7 @@ def test_a_pickle_that_asks_for_more_than_it_is_costs_little(bomb: str) -> None:
 def test_yaml_that_grows_costs_little(number: int) -> None:
     """Aliases of aliases, aliases within themselves, depth and calls: refused or plain text, in seconds at most."""
     began = time.process_time()
-    with suppress(Malformed):
+    with suppress(MalformedError):
         from_yaml(YAML_BOMBS[number].encode())
     assert time.process_time() - began < 3
 
@@ -69,9 +78,9 @@ def test_json_beyond_a_depth_is_refused() -> None:
     """Brackets within strings do not count."""
     deepest = b"[" * DEEPEST + b'"[{\\"["' + b"]" * DEEPEST
     assert isinstance(from_json(deepest), list)
-    with pytest.raises(Malformed, match="nested more than"):
+    with pytest.raises(MalformedError, match="nested more than"):
         from_json(b"[" + deepest + b"]")
-    with pytest.raises(Malformed, match="nested more than"):
+    with pytest.raises(MalformedError, match="nested more than"):
         from_json(b'{"a":' * 100_000)
 
 
@@ -81,8 +90,8 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     large.write_bytes(b"x" * 11)
     for path in (pipe, Path("/dev/zero"), tmp_path):
-        with pytest.raises((Malformed, OSError)):
+        with pytest.raises((MalformedError, OSError)):
             read_regular(path, 10)
-    with pytest.raises(Malformed, match="larger than 10 bytes"):
+    with pytest.raises(MalformedError, match="larger than 10 bytes"):
         read_regular(large, 10)
     assert read_regular(large, 11) == b"x" * 11

@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.benchmarks import LLAMA31_8B, LLAMA31_TINY, Benchmark, random_first_loss
 from benchmark.eventlog import EventLog
-from benchmark.initial_loss import WrongInitialLoss, require_initial_loss
+from benchmark.initial_loss import WrongInitialLossError, require_initial_loss
 from benchmark.loop import Outcome, StepStats, run
 from tests.fakes import FakeClock, FakeStep, configured, read_events
 
@@ -81,6 +81,6 @@ def test_random_weights_start_at_the_loss_of_their_vocabulary(
         require_initial_loss(config, loss)
     for wrong in (7.7, random_first_loss(benchmark.size, 160_256 - benchmark.vocabulary)[0]):
         with pytest.raises(
-            WrongInitialLoss, match=rf"from random weights, expected {low} to {high} for {benchmark.name}"
+            WrongInitialLossError, match=rf"from random weights, expected {low} to {high} for {benchmark.name}"
         ):
             require_initial_loss(config, wrong)

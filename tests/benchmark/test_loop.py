@@ -425,7 +425,7 @@ def test_a_save_that_fails(stop: bool, preempted_after: int | None, tmp_path: Pa
     assert failures == ([10] if stop or preempted_after else [10, 20, 30, 40, 50, 60, 70])
     assert outcome.status == ("aborted" if stop else "preempted" if preempted_after else "success")
     if stop:
-        assert outcome.reason == "SaveFailed: step 10 was not saved: the disk"
+        assert outcome.reason == "SaveFailedError: step 10 was not saved: the disk"
         assert ended.one("run_stop").metadata["status"] == "aborted"
         assert "error" not in ended.one("run_stop").metadata
 

@@ -19,9 +19,9 @@ from mlperf_logging.mllog import constants
 
 from benchmark.announce import announce
 from benchmark.console import Console
+from benchmark.errors import UnwritableError
 from benchmark.eventlog import EventLog
-from benchmark.mllog import END, POINT, START, TOKEN, MalformedEvent, decode, read
-from benchmark.refusal import Unwritable
+from benchmark.mllog import END, POINT, START, TOKEN, MalformedEventError, decode, read
 from tests.fakes import EPOCH, FakeClock, FakeStep, configured, read_events
 
 LINE = '{"namespace": "", "time_ms": 1, "event_type": "POINT_IN_TIME", "key": "seed", "value": 7, "metadata": {}}'
@@ -48,7 +48,7 @@ def refusal(text: str) -> str:
     """Why a text is no event; empty if it is one."""
     try:
         decode(text)
-    except MalformedEvent as error:
+    except MalformedEventError as error:
         return str(error)
     return ""
 
@@ -83,7 +83,7 @@ def test_decode_allows_spaces_around_and_no_namespace() -> None:
 def test_decode_refuses_what_is_not_finite(number: str, field: str) -> None:
     """No number that is not finite gets in anywhere, though Python's own decoder takes it."""
     text = changed(**{field: {"deep": [0.5]} if field == "metadata" else 0.5}).replace("0.5", number)
-    with pytest.raises(MalformedEvent, match="finite"):
+    with pytest.raises(MalformedEventError, match="finite"):
         decode(text)
 
 
@@ -94,14 +94,14 @@ def test_decode_refuses_what_is_not_finite(number: str, field: str) -> None:
 )
 def test_decode_refuses_a_name_given_twice(text: str) -> None:
     """A repeated name is refused and named, because readers disagree on which one counts."""
-    with pytest.raises(MalformedEvent, match=r"unique names.*'(value|b)' twice"):
+    with pytest.raises(MalformedEventError, match=r"unique names.*'(value|b)' twice"):
         decode(text)
 
 
 @pytest.mark.parametrize("field", ["key", "value", "event_type", "time_ms", "metadata"])
 def test_decode_refuses_a_missing_field(field: str) -> None:
     """A line without one of the five fields is refused with its name."""
-    with pytest.raises(MalformedEvent, match=f"missing {field}"):
+    with pytest.raises(MalformedEventError, match=f"missing {field}"):
         decode(changed(**{field: ...}))
 
 
@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
 def test_decode_refuses_a_field_of_the_wrong_type(field: str, value: Any) -> None:
     """A field of another type is refused with its name and what was read."""
-    with pytest.raises(MalformedEvent, match=f"expected {field}"):
+    with pytest.raises(MalformedEventError, match=f"expected {field}"):
         decode(changed(**{field: value}))
 
 
@@ -126,7 +126,7 @@ def test_decode_refuses_a_field_of_the_wrong_type(field: str, value: Any) -> Non
 )
 def test_decode_refuses_what_is_no_object(text: str) -> None:
     """Truncated, doubled and foreign texts are refused."""
-    with pytest.raises(MalformedEvent, match="expected"):
+    with pytest.raises(MalformedEventError, match="expected"):
         decode(text)
 
 
@@ -142,7 +142,7 @@ def test_decode_survives_deep_nesting(field: str, depth: int) -> None:
 
 def test_decode_refuses_an_endless_number() -> None:
     """An integer of a hundred thousand digits is refused, not computed."""
-    with pytest.raises(MalformedEvent):
+    with pytest.raises(MalformedEventError):
         decode(changed(value=0.5).replace("0.5", "9" * 100_000))
 
 
@@ -229,7 +229,7 @@ def test_nothing_is_printed(log: EventLog, capfd: pytest.CaptureFixture[str]) ->
 
 def test_a_log_that_cannot_be_written_raises() -> None:
     """A full disk ends the run, in one line with the file; it does not lose events in silence."""
-    with pytest.raises(Unwritable, match=r"^/dev/full cannot be written: No space left on device$"):
+    with pytest.raises(UnwritableError, match=r"^/dev/full cannot be written: No space left on device$"):
         EventLog(Path("/dev/full"), FakeClock()).event("seed", 1)
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_no_half_line(log: EventLog) -> None:
     """What had room of a line that had none is taken back, and is not written later, when there is room again."""
     assert log.path is not None
     log.event("seed", 1)
-    with limited_to(log.path.stat().st_size + 20), pytest.raises(Unwritable, match="File too large"):
+    with limited_to(log.path.stat().st_size + 20), pytest.raises(UnwritableError, match="File too large"):
         log.event("seed", 2)
     assert [event.value for event in events_of(log)] == [1]
     log.event("seed", 3)

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.announce import announce
-from benchmark.benchmarks import BENCHMARKS, Benchmark, UnknownRules, every_rules, find
+from benchmark.benchmarks import BENCHMARKS, Benchmark, UnknownRulesError, every_rules, find
 from benchmark.config import RunConfig
-from benchmark.rules import FreeLearningRate, Rules, RuleViolation, ScaledLearningRate
+from benchmark.rules import FreeLearningRate, Rules, RuleViolationError, ScaledLearningRate
 from tests.fakes import configured
 from tests.official import needs_official, package
 
@@ -304,13 +304,13 @@ def test_8b_evaluates_every_12288_sequences_from_the_start() -> None:
 
 def test_8b_refuses_a_batch_size_without_a_reference() -> None:
     """Without a reference to borrow from, the refusal names both variables and the batch sizes that have one."""
-    with pytest.raises(RuleViolation, match=r"LEARNING_RATE and WARMUP_STEPS.*24.*16, 32, 64, 96, 128"):
+    with pytest.raises(RuleViolationError, match=r"LEARNING_RATE and WARMUP_STEPS.*24.*16, 32, 64, 96, 128"):
         find("llama31_8b").schedule(24)
 
 
 def test_405b_refuses_a_chosen_learning_rate() -> None:
     """Where the rules derive it, a learning rate from the submitter is a violation."""
-    with pytest.raises(RuleViolation, match=r"LEARNING_RATE=0.001"):
+    with pytest.raises(RuleViolationError, match=r"LEARNING_RATE=0.001"):
         find("llama31_405b").schedule(1152, learning_rate=1e-3)
 
 
@@ -333,13 +333,13 @@ def test_the_latest_ruleset_is_the_default() -> None:
 
 def test_unknown_benchmark_lists_the_known_ones() -> None:
     """The refusal of a benchmark names those there are."""
-    with pytest.raises(UnknownRules, match=r"llama31_405b, llama31_8b, llama31_tiny"):
+    with pytest.raises(UnknownRulesError, match=r"llama31_405b, llama31_8b, llama31_tiny"):
         find("llama2_70b_lora")
 
 
 def test_unknown_ruleset_lists_the_known_ones() -> None:
     """The refusal of a ruleset names those that have the benchmark."""
-    with pytest.raises(UnknownRules, match=r"'6.1.0'.*5.0.0, 5.1.0, 6.0.0"):
+    with pytest.raises(UnknownRulesError, match=r"'6.1.0'.*5.0.0, 5.1.0, 6.0.0"):
         find("llama31_405b", "6.1.0")
 
 

@@ -18,15 +18,15 @@ from benchmark.checkout import ROOT
 from benchmark.config import resolve
 from benchmark.config.kernels import never_on_a_gpu
 from benchmark.config.libraries import RECORDED
+from benchmark.errors import UnwritableError
 from benchmark.files import RUN_JSON
-from benchmark.refusal import Unwritable
 from benchmark.run_record import (
     _CODE,
     LARGEST,
     VERSION,
     Experiment,
     RunRecord,
-    UnreadableRecord,
+    UnreadableRecordError,
     code_revision,
     read,
     record,
@@ -64,7 +64,7 @@ def test_a_record_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.
     ended = made.with_experiments([made.experiments[0].model_copy(update={"status": "aborted"})])
     write(tmp_path, ended)
     assert read(tmp_path / RUN_JSON) == ended
-    with pytest.raises(Unwritable, match=r"run\.json cannot be written: No space left on device$"):
+    with pytest.raises(UnwritableError, match=r"run\.json cannot be written: No space left on device$"):
         write(tmp_path, made.model_copy(update={"system": "x" * 10_000}))
     assert read(tmp_path / RUN_JSON) == ended
 
@@ -117,7 +117,7 @@ def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatc
 def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -> None:
     """With the place and the reason, whoever wrote it."""
     (tmp_path / RUN_JSON).write_text(content, encoding="utf-8")
-    with pytest.raises(UnreadableRecord) as refusal:
+    with pytest.raises(UnreadableRecordError) as refusal:
         read(tmp_path / RUN_JSON)
     assert said in str(refusal.value)
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from benchmark.checkout import ROOT
 from benchmark.files import RUN_JSON
 from benchmark.mllog import TOKEN
-from compliance.check import NoLogs, check_paths, find_logs
+from compliance.check import NoLogsError, check_paths, find_logs
 from compliance.log import MAX_DEFECTS, MAX_FILE, MAX_KEPT_TEXT, MAX_LINE, DefectKind, Log, load
 from harness.__main__ import main
 from tests.compliance.test_log_reader import event
@@ -318,7 +318,7 @@ def test_directory_that_may_not_be_searched_is_refused(log: LogFile, monkeypatch
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(NoLogs, match=r"cannot be searched.*closed"):
+    with pytest.raises(NoLogsError, match=r"cannot be searched.*closed"):
         find_logs([log.path.parent])
 
 

@@ -29,7 +29,7 @@ from compliance.checks.systems import COUNTS, FIELDS, MAX_DESCRIPTION, STATUSES
 from compliance.log import load
 from compliance.official import Official, Tool, judge
 from compliance.official_text import messages
-from compliance.official_worker import NoAnswer, Worker
+from compliance.official_worker import NoAnswerError, Worker
 from compliance.rewritten import rewrite
 from harness.__main__ import main
 from harness.counting import Lines
@@ -580,7 +580,7 @@ def test_call_that_is_not_done_in_time_ends_with_what_it_started(
 
     with monkeypatch.context() as patch:
         patch.setattr("compliance.official_worker.select.select", in_vain)
-        with pytest.raises(NoAnswer, match=r"^no verdict within 2 s$"):
+        with pytest.raises(NoAnswerError, match=r"^no verdict within 2 s$"):
             worker.run(["-c", _HANG], "json", tmp_path, output, 2)
     wait_for_end(int(output.read_text(encoding="utf-8")))
     assert told(worker, tmp_path, "print(1)") == (0, "1\n")
@@ -606,7 +606,7 @@ def test_ends_of_a_call_are_those_of_an_interpreter(
 
 def test_process_that_dies_is_started_again(worker: Worker, tmp_path: Path) -> None:
     """Where a call takes the whole process with it, that is how the call ended; later ones are answered."""
-    with pytest.raises(NoAnswer, match="crashed"):
+    with pytest.raises(NoAnswerError, match="crashed"):
         told(worker, tmp_path, "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)")
     _, pid = told(worker, tmp_path, "import os; print(os.getppid())")
     os.kill(int(pid), signal.SIGKILL)

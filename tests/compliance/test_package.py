@@ -21,7 +21,7 @@ from benchmark.checkout import ROOT
 from benchmark.config import RunConfig, config_files, resolve
 from benchmark.files import RUN_JSON
 from compliance.bypass import PARAMETERS
-from compliance.check import NoLogs, check_paths, find_logs, open_result
+from compliance.check import NoLogsError, check_paths, find_logs, open_result
 from compliance.checks import packages as package_checks
 from compliance.checks.packages import PACKAGE_RULES, SUBMITTABLE, Package, check_package
 from compliance.checks.systems import FIELDS, STATUSES
@@ -35,7 +35,7 @@ from compliance.package import runs as choosing
 from compliance.package import system as describing
 from compliance.package.build import Submission, _copy_implementation, build
 from compliance.package.facts import Facts
-from compliance.package.runs import NotPackageable, choose, median_window
+from compliance.package.runs import NotPackageableError, choose, median_window
 from harness import simulate as simulating
 from harness.__main__ import main
 from harness.text import submission_lines
@@ -111,7 +111,7 @@ def test_run_without_a_log_counts(tmp_path: Path) -> None:
     """A run that was launched and left no log is one of the group, and no set with it is a result."""
     folder = launch(tmp_path / "runs", llama31_405b(), seeds=range(4))
     (folder / "result_0.txt").unlink()
-    with pytest.raises(NotPackageable, match="1 of 4 runs did not converge"):
+    with pytest.raises(NotPackageableError, match="1 of 4 runs did not converge"):
         choose([folder], rehearsal=True)
 
 
@@ -265,8 +265,8 @@ class Attempt:
         self.facts = self.out.parent / "other.yaml"
         self.facts.write_text(text, encoding="utf-8")
 
-    def faults(self) -> tuple[str, ...]:
-        with pytest.raises(NotPackageable) as refusal:
+    def faults(self) -> list[str]:
+        with pytest.raises(NotPackageableError) as refusal:
             build(
                 self.runs,
                 self.out,
@@ -670,7 +670,7 @@ def test_logs_of_other_benchmarks_are_not_judged(tree: Path, log: LogFile) -> No
     report = check_paths([tree])
     assert (report.passed, str(other / "result_0.txt") in report.logs) == (True, False)
     assert any("flux1" in sentence for sentence in report.not_run)
-    with pytest.raises(NoLogs, match="flux1"):
+    with pytest.raises(NoLogsError, match="flux1"):
         check_paths([other])
 
 

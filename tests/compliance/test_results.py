@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlperf_logging.package_checker.seed_checker import SeedChecker
 
-from compliance.check import NoLogs, check_paths, find_logs, open_result
+from compliance.check import NoLogsError, check_paths, find_logs, open_result
 from compliance.convergence.score import Score, score
 from compliance.findings import Finding, Severity
 from compliance.result import RESULT_RULES
@@ -252,7 +252,7 @@ def test_a_tree_without_logs_fails_beside_one_with_logs(result: Path, tmp_path: 
 def test_nothing_to_check_is_refused(tmp_path: Path, name: str) -> None:
     """A path that does not exist, or holds no log, is an error of the caller."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NoLogs, match=name):
+    with pytest.raises(NoLogsError, match=name):
         check_paths([tmp_path / name])
 
 

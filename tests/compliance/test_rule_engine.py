@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.benchmarks import find
 from benchmark.rules import Rules
-from compliance.checks.rule import MOST_BREACHES, Absent, Breach, Rule, Rulebook
+from compliance.checks.rule import MOST_BREACHES, AbsentError, Breach, Rule, Rulebook
 from compliance.findings import Severity
 from compliance.result import RESULT_RULES
 from compliance.run import RUN_RULES
@@ -67,7 +67,7 @@ def test_check_ends_where_something_is_absent() -> None:
     @book.rule("a.rule", source="here")
     def asks(view: FakeView) -> Iterator[Breach]:
         if view.row is None:
-            raise Absent("seed")
+            raise AbsentError("seed")
         yield Breach(message="never")
 
     assert book.judge(FakeView()) == ()

@@ -9,7 +9,7 @@ import pytest
 
 from compliance.package import machine
 from compliance.package.facts import MAX_BYTES, Facts, read_facts
-from compliance.package.runs import NotPackageable
+from compliance.package.runs import NotPackageableError
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "system.yaml"
 
 
-def faults(file: Path, text: str) -> tuple[str, ...]:
+def faults(file: Path, text: str) -> list[str]:
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(NotPackageable) as refusal:
+    with pytest.raises(NotPackageableError) as refusal:
         read_facts(file)
     return refusal.value.faults
 

@@ -17,7 +17,7 @@ from benchmark.run_record import KILLED, RUNNING, Seen, read
 from harness.launch import experiments, hang
 from harness.launch.ending import Ending
 from harness.launch.experiments import finish, run_all
-from harness.launch.launcher import CannotStart
+from harness.launch.launcher import CannotStartError
 from harness.launch.local import Local
 from harness.launch.one_run import run_once
 from harness.launch.runs import WAITING, RunSet
@@ -161,7 +161,7 @@ def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
     with runs.console(0).open("ab") as held:
         assert hold(held)
         assert read(runs.folder / "run.json").experiments[0].status == RUNNING
-        with pytest.raises(CannotStart, match=r"run 0 of .* is on: a process has .*console_0\.log open"):
+        with pytest.raises(CannotStartError, match=r"run 0 of .* is on: a process has .*console_0\.log open"):
             run_all(config, runs, Program("exit 1", runs.result(0)), Received())
 
 

@@ -30,7 +30,7 @@ from harness.launch.containers import Wrapped
 from harness.launch.ending import Ending, close_log, last_words, was_cut_off
 from harness.launch.experiments import run_all, set_aside, view_of
 from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
-from harness.launch.launcher import CannotStart
+from harness.launch.launcher import CannotStartError
 from harness.launch.local import Local
 from harness.launch.node import faults
 from harness.launch.one_run import run_once
@@ -409,7 +409,7 @@ def test_without_master_addr_ranks_meet_on_the_first_node(tmp_path: Path) -> Non
 
 def test_an_address_of_no_node_is_refused(tmp_path: Path) -> None:
     """With what was read, the nodes, and what would do."""
-    with pytest.raises(CannotStart) as refusal:
+    with pytest.raises(CannotStartError) as refusal:
         answering(tmp_path, MASTER_ADDR="login1")._meet()
     assert str(refusal.value) == (
         "MASTER_ADDR=login1 belongs to no node of job 42: n1, n2, n3; valid: a name or an address of one of them by "
@@ -421,7 +421,7 @@ def test_a_held_port_is_refused(tmp_path: Path) -> None:
     """A user's own is not replaced in silence."""
     with socket.create_server(("", 0)) as held:
         port = held.getsockname()[1]
-        with pytest.raises(CannotStart, match=f"MASTER_PORT={port} is held by a program on n1; unset it"):
+        with pytest.raises(CannotStartError, match=f"MASTER_PORT={port} is held by a program on n1; unset it"):
             answering(tmp_path, MASTER_PORT=port)._meet()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from benchmark.config import Resolved, RunConfig, resolve
 from benchmark.config.libraries import RECORDED
 from harness.__main__ import main
 from harness.launch.experiments import run_experiments
-from harness.launch.launcher import child_environment
+from harness.launch.launcher import CannotStartError, child_environment
 from harness.launch.local import Local
 from tests.fakes import configured, environment
 
@@ -40,14 +41,13 @@ def test_what_ranks_cannot_train_on_is_said_once(
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Too few GPUs, or the null device: one error before a rank starts, and no folder of runs."""
     monkeypatch.setattr(driver, "gpu_names", lambda: gpus)
     resolved = resolve(None, environment(LOGDIR=str(tmp_path / "logs"), DATADIR=str(tmp_path)))
-    assert run_experiments(resolved, Local(resolved.config)) == 2
-    (error,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: {said}")
+    with pytest.raises(CannotStartError, match=f"^{re.escape(said)}") as refusal:
+        run_experiments(resolved, Local(resolved.config))
+    assert len(refusal.value.faults) == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from benchmark.benchmarks import LLAMA31_8B
+from benchmark.benchmarks import LLAMA31_8B, UnknownRulesError
 from benchmark.config import ConfigError, RunConfig
 from benchmark.hardware import GPUS
 from harness.plan import calibration, layouts, memory, scaling, step_time
@@ -158,5 +158,5 @@ def test_an_impossible_base_is_refused() -> None:
     """What no layout can mend is an error, not an empty list."""
     with pytest.raises(ConfigError, match="H100 has no matrix products in nvfp4"):
         search(base("H100", 512, "nvfp4"), calibration.load())
-    with pytest.raises(ConfigError, match="is not in ruleset"):
+    with pytest.raises(UnknownRulesError, match="is not in ruleset"):
         search(base("H100", 512, RULESET="4.0"), calibration.load())

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmark.config import RunConfig
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from compliance.checks.systems import FIELDS
 from compliance.package.facts import Facts, read_facts
 from compliance.package.fields import MEANINGS
@@ -120,7 +120,7 @@ def test_a_person_knows_better_than_the_machine() -> None:
 def test_what_package_would_refuse_is_refused_now(changed: dict[str, str], fault: str) -> None:
     """A name that is no folder's, and a number that the official tools cannot multiply."""
     given = {"MLPERF_SUBMISSION_ORG": "A", "MLPERF_SUBMISSION_STATUS": "cloud", "system_name": "A"}
-    with pytest.raises(Refused, match=fault):
+    with pytest.raises(RefusedError, match=fault):
         complete({**given, **changed}, NODE, configured(), None)
 
 

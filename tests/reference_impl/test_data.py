@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from benchmark.config import RunConfig
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from reference_impl.data.prepare import built_in
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import data_folder, ready
@@ -193,7 +193,7 @@ def test_a_link_whose_target_is_not_there_is_named(tiny: Callable[..., RunConfig
     (copy / "manifest.json").symlink_to("../manifest.json")
     make_ready(tiny(DATADIR=copy))
     copy.with_name("manifest.json").unlink()
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RefusedError) as refusal:
         make_ready(tiny(DATADIR=copy))
     link, target = copy / "manifest.json", copy.with_name("manifest.json")
     assert refusal.value.faults[-1] == f"{link} leads to {target}, which is not there"

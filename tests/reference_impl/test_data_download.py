@@ -32,7 +32,7 @@ from harness.verbs.data import data as main
 from reference_impl.data.fetch.download import WORK, Settings, download_set
 from reference_impl.data.fetch.listing import listing, parse_headers, parse_md5sums
 from reference_impl.data.fetch.partial import Partial
-from reference_impl.data.fetch.sources import LONGEST_RETRY_AFTER_S, Interruption, Patience, _retry_after
+from reference_impl.data.fetch.sources import LONGEST_RETRY_AFTER_S, Patience, TransferInterruptedError, _retry_after
 from reference_impl.data.published import PUBLISHED, Published, repaired_name
 from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
 from tests.reference_impl.hostile_server import Fault, Site, serve
@@ -682,4 +682,6 @@ def test_an_overloaded_server_is_left_alone_as_long_as_it_asks(header: str | Non
     asked = _retry_after(answer)
     assert asked == seconds
     patience = Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
-    assert patience.pause_s(Interruption("busy", asked), 1) == pytest.approx(max(seconds, 0.0075), abs=0.0026)
+    assert patience.pause_s(TransferInterruptedError("busy", asked), 1) == pytest.approx(
+        max(seconds, 0.0075), abs=0.0026
+    )

@@ -52,7 +52,7 @@ def test_a_loss_that_is_no_number_aborts_the_run(tiny: Tiny, tmp_path: Path) -> 
     assert run_ranks(config, train_with_broken_weights) == [1, 1]
     stop = next(event for event in events(log) if event.key == "run_stop")
     assert stop.metadata["status"] == "aborted"
-    assert stop.metadata["reason"] == "NonFinite: training loss is nan at step 1"
+    assert stop.metadata["reason"] == "NonFiniteError: training loss is nan at step 1"
     assert [event.key for event in events(log)][-2:] == ["run_stop", "train_samples"]
 
 

@@ -235,7 +235,7 @@ def stop_by_writer(jobs: Bench, run: int, since: float, dice: random.Random) -> 
     seen = kill_writer(jobs, run, since, dice)
     assert jobs.cluster.wait(jobs.numbers[-1]) == "FAILED", jobs.output()
     (stop,) = (event for event in jobs.events(run) if event.key == "run_stop")
-    assert str(stop.metadata["reason"]).startswith("SaveFailed: step "), stop
+    assert str(stop.metadata["reason"]).startswith("SaveFailedError: step "), stop
     code = jobs.cluster.job(jobs.numbers[-1])["ExitCode"]
     assert (stop.metadata["status"], code) == ("aborted", "1:0"), (stop, code)
     return f"{seen}; run_stop aborted, status {code}"

@@ -21,9 +21,9 @@ from threading import Event
 from benchmark.files import locked
 from reference_impl.data.fetch.listing import Listing, Wanted
 from reference_impl.data.fetch.partial import Partial, Segment, bytes_on_disk
-from reference_impl.data.fetch.sources import PATIENCE, READ_BYTES, Interruption, Patience, Remote, Source
+from reference_impl.data.fetch.sources import PATIENCE, READ_BYTES, Patience, Remote, Source, TransferInterruptedError
 from reference_impl.data.published import Published
-from reference_impl.files.checksum import BUFFER_BYTES, Advance, Algorithm, Stopped, digest, in_parallel, new
+from reference_impl.files.checksum import BUFFER_BYTES, Advance, Algorithm, StoppedError, digest, in_parallel, new
 from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
 from reference_impl.files.progress import Show, size, unseen
 
@@ -182,7 +182,7 @@ def _fetch_all(
         finally:
             # For the exit by Ctrl-C; otherwise nothing runs any more.
             stop.set()
-    errors = [error for future in arriving if not isinstance(error := future.exception(), Stopped | None)]
+    errors = [error for future in arriving if not isinstance(error := future.exception(), StoppedError | None)]
     for error in errors:
         if not isinstance(error, DataError):
             raise error
@@ -210,7 +210,7 @@ class _Fetch:
 
         Raises:
             DataError: its bytes are wrong or cannot be had; or they cannot be written, which ends the whole download.
-            Stopped: another file ended it.
+            StoppedError: another file ended it.
         """
         algorithm, expected = file.wanted.checksum or ("sha256", None)
         try:
@@ -286,20 +286,20 @@ class _Fetch:
                     arriving.write(data, at)
                     at += len(data)
                     self._tell(len(data))
-            except Interruption as fault:
+            except TransferInterruptedError as fault:
                 if file.remote.ranges:
                     failures = 1 if at - try_start >= READ_BYTES else failures + 1
                 else:
                     self.advance(try_start - at)
                     at, failures = try_start, failures + 1
                 if self.stop.wait(self.settings.patience.pause_s(fault, failures)):
-                    raise Stopped from None
+                    raise StoppedError from None
         arriving.complete(segment)
 
     def _tell(self, count: int) -> None:
         """Count bytes that are done, unless everything is to end."""
         if self.stop.is_set():
-            raise Stopped
+            raise StoppedError
         self.advance(count)
 
 

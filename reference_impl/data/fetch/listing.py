@@ -11,7 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reference_impl.data.fetch.sources import PATIENCE, HttpSource, Missing, Patience, Source, open_source, parse_url
+from reference_impl.data.fetch.sources import (
+    PATIENCE,
+    HttpSource,
+    MissingFileError,
+    Patience,
+    Source,
+    open_source,
+    parse_url,
+)
 from reference_impl.data.published import Published, repaired_name
 from reference_impl.files.checksum import Algorithm
 from reference_impl.files.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
@@ -73,7 +81,7 @@ def listing(
     source = open_source(location, headers, timeout_s)
     try:
         text = patience.call(lambda: source.text(FILE_NAME, LIST_BYTES))
-    except Missing:
+    except MissingFileError:
         if published is None:
             raise DataError(
                 f"{source.where(FILE_NAME)} does not exist; a source has that list, or is a .uri address with an .md5 "

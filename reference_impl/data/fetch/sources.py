@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 import urllib3
 
+from benchmark.errors import HarnessError
 from reference_impl.files.manifest import DataError
 
 READ_BYTES = 1 << 20
@@ -40,11 +41,11 @@ _Result = TypeVar("_Result")
 _TRY_AGAIN_LATER = {408, 425, 429, 500, 502, 503, 504}
 
 
-class Missing(DataError):
+class MissingFileError(DataError):
     """There is no such file."""
 
 
-class Interruption(Exception):
+class TransferInterruptedError(HarnessError):
     """A fault that may be gone at the next try: a time-out, a reset, a short answer, an overloaded server.
 
     Args:
@@ -81,7 +82,7 @@ class Patience:
     notice: Callable[[str], object] = _unsaid
     """Told of each try that failed, from any thread."""
 
-    def pause_s(self, fault: Interruption, failures: int) -> float:
+    def pause_s(self, fault: TransferInterruptedError, failures: int) -> float:
         """How long to wait after so many failures in a row; random, so that connections do not come back all at once.
 
         Raises:
@@ -95,7 +96,7 @@ class Patience:
         return seconds
 
     def call(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` returns, once it does so without an Interruption.
+        """What `work` returns, once it does so without a TransferInterruptedError.
 
         Raises:
             DataError: it never did.
@@ -104,7 +105,7 @@ class Patience:
         while True:
             try:
                 return work()
-            except Interruption as fault:
+            except TransferInterruptedError as fault:
                 failures += 1
                 pause_s = self.pause_s(fault, failures)
             time.sleep(pause_s)
@@ -120,8 +121,8 @@ class Source(Protocol):
         """What is there, without reading it.
 
         Raises:
-            Missing, DataError: it is not there, or cannot be had.
-            Interruption: perhaps at the next try.
+            MissingFileError, DataError: it is not there, or cannot be had.
+            TransferInterruptedError: perhaps at the next try.
         """
         ...
 
@@ -130,7 +131,7 @@ class Source(Protocol):
 
         Raises:
             DataError: they cannot be had.
-            Interruption: fewer came, or they are of another file than `remote`.
+            TransferInterruptedError: fewer came, or they are of another file than `remote`.
         """
         ...
 
@@ -138,8 +139,8 @@ class Source(Protocol):
         """A small file, whole.
 
         Raises:
-            Missing, DataError: it is not there, cannot be had, or is longer than `limit`.
-            Interruption: perhaps at the next try.
+            MissingFileError, DataError: it is not there, cannot be had, or is longer than `limit`.
+            TransferInterruptedError: perhaps at the next try.
         """
         ...
 
@@ -192,9 +193,9 @@ class FolderSource:
         try:
             status = path.stat()
         except OSError as error:
-            raise Missing(f"{path}: {error.strerror}") from None
+            raise MissingFileError(f"{path}: {error.strerror}") from None
         if not path.is_file():
-            raise Missing(f"{path} is no file")
+            raise MissingFileError(f"{path} is no file")
         return Remote(status.st_size, ranges=True, version=str(status.st_mtime_ns))
 
     def read(self, name: str, remote: Remote, start: int, stop: int) -> Iterator[bytes]:
@@ -250,13 +251,15 @@ class HttpSource:
             version = _version(answer.headers)
             if version != remote.version:
                 # Or several servers behind a name disagree, and the next try meets the one that was probed.
-                raise Interruption(f"{self.where(name)} changed: it is now {version}, it was {remote.version}")
+                raise TransferInterruptedError(
+                    f"{self.where(name)} changed: it is now {version}, it was {remote.version}"
+                )
             if remote.ranges:
                 expected, found = f"bytes {start}-{stop - 1}/{remote.bytes}", answer.headers.get("Content-Range")
             else:
                 expected, found = str(remote.bytes), answer.headers.get("Content-Length")
             if found != expected:
-                raise Interruption(f"{self.where(name)}: the answer holds {found}, asked for {expected}")
+                raise TransferInterruptedError(f"{self.where(name)}: the answer holds {found}, asked for {expected}")
             yield from self._body(name, answer, stop - start)
 
     def text(self, name: str, limit: int) -> bytes:
@@ -268,7 +271,7 @@ class HttpSource:
         if len(data) > limit:
             raise DataError(f"{self.where(name)} has more than the {limit} bytes that a list of files may have")
         if wanted is not None and len(data) != wanted:
-            raise Interruption(f"{self.where(name)}: the answer ended after {len(data)} of {wanted} bytes")
+            raise TransferInterruptedError(f"{self.where(name)}: the answer ended after {len(data)} of {wanted} bytes")
         return data
 
     def _body(self, name: str, answer: Answer, count: int, *, exact: bool = True) -> Iterator[bytes]:
@@ -279,10 +282,14 @@ class HttpSource:
                 # read1 returns what is there; read would wait for all of it.
                 data = answer.read1(min(READ_BYTES, count - received))
             except (OSError, urllib3.exceptions.HTTPError) as error:
-                raise Interruption(f"{self.where(name)}: {_reason(error)} after {received} of {count} bytes") from None
+                raise TransferInterruptedError(
+                    f"{self.where(name)}: {_reason(error)} after {received} of {count} bytes"
+                ) from None
             if not data:
                 if exact:
-                    raise Interruption(f"{self.where(name)}: the answer ended after {received} of {count} bytes")
+                    raise TransferInterruptedError(
+                        f"{self.where(name)}: the answer ended after {received} of {count} bytes"
+                    )
                 return
             received += len(data)
             yield data
@@ -299,10 +306,10 @@ class HttpSource:
         with answer:
             status = f"{address}: {answer.status} {answer.reason}"
             if answer.status in (404, 410):
-                raise Missing(status)
+                raise MissingFileError(status)
             # A success of another kind than the probe's: one of several servers behind a name, perhaps.
             if answer.status in {*_TRY_AGAIN_LATER, 200, 206}:
-                raise Interruption(status, _retry_after(answer))
+                raise TransferInterruptedError(status, _retry_after(answer))
             raise DataError(status)
 
     def _follow(self, address: str, headers: Mapping[str, str]) -> Answer:
@@ -334,9 +341,9 @@ class HttpSource:
             if isinstance(cause := error.args[0], ssl.SSLCertVerificationError):
                 # No later try meets another certificate.
                 raise DataError(f"{address}: its certificate is not trusted: {cause.verify_message}") from None
-            raise Interruption(f"{address}: {_reason(error)}") from None
+            raise TransferInterruptedError(f"{address}: {_reason(error)}") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:
-            raise Interruption(f"{address}: {_reason(error)}") from None
+            raise TransferInterruptedError(f"{address}: {_reason(error)}") from None
 
 
 Answer = urllib3.BaseHTTPResponse

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmark.refusal import Refused
+from benchmark.errors import RefusedError
 from compliance.check import check_paths
 from compliance.findings import Severity
 from tests.compliance.mutations.bases import Bases
@@ -52,7 +52,7 @@ def errors_of_ours(path: Path, ruleset: str) -> tuple[str, ...]:
     """
     try:
         findings = check_paths([path], ruleset).findings
-    except Refused as refusal:
+    except RefusedError as refusal:
         return (f"refused: {type(refusal).__name__}",)
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     return tuple(sorted({f"{error.rule} crashed" if "crashed" in error.message else error.rule for error in errors}))
