@@ -74,7 +74,7 @@ _VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class OfficialVerdict:
     """The verdict of one official tool on one file or folder."""
 
     tool: Tool
@@ -89,7 +89,7 @@ class Verdict:
 class Official:
     """The verdicts of the official tools on a path."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[OfficialVerdict, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -170,7 +170,7 @@ def _read_otherwise(copy: Copy) -> Iterator[Finding]:
             yield replace(finding, rule="official.line", message=f"{finding.message}; the verdicts assume that it does")
 
 
-def _finding(verdict: Verdict) -> Finding:
+def _finding(verdict: OfficialVerdict) -> Finding:
     return Finding(
         rule=f"official.{verdict.tool}",
         severity=Severity.ERROR,
@@ -216,7 +216,7 @@ def _module(tool: Tool, subject: Path, ruleset: str, *arguments: str | Path) -> 
 # One call and its output.
 
 
-def _verdicts(copy: Copy, work: Path, timeout_s: float, advance: Advance) -> Iterator[Verdict]:
+def _verdicts(copy: Copy, work: Path, timeout_s: float, advance: Advance) -> Iterator[OfficialVerdict]:
     calls = list(_calls(copy))
     with Worker(work, _environment(), MOST_MEMORY) as worker:
         for done, call in enumerate(calls, start=1):
@@ -226,7 +226,7 @@ def _verdicts(copy: Copy, work: Path, timeout_s: float, advance: Advance) -> Ite
             advance(done, len(calls))
 
 
-def _ask(copy: Copy, call: _Call, worker: Worker, folder: Path, timeout_s: float) -> Verdict:
+def _ask(copy: Copy, call: _Call, worker: Worker, folder: Path, timeout_s: float) -> OfficialVerdict:
     lines, ended = _output(call, worker, folder, timeout_s)
     accepting, refusing = _VERDICTS[call.tool]
     accepted = not ended and _any(accepting, lines) and not _any(refusing, lines)
@@ -234,7 +234,7 @@ def _ask(copy: Copy, call: _Call, worker: Worker, folder: Path, timeout_s: float
     if call.tool is Tool.SUMMARY and accepted:
         texts = _scores(folder / _SUMMARY)
         accepted = bool(texts)
-    return Verdict(
+    return OfficialVerdict(
         tool=call.tool,
         path=copy.restore(str(call.subject)),
         ruleset=call.ruleset,

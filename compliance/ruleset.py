@@ -33,7 +33,7 @@ v6.0 that this was tried on.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class ChosenRuleset:
     """A ruleset, and why it was chosen."""
 
     ruleset: str | None = None
@@ -44,7 +44,7 @@ class Chosen:
     """Why the run.json in the folder of the log cannot be read; empty if it can, or if there is none."""
 
 
-LATEST = Chosen()
+LATEST = ChosenRuleset()
 
 
 class WithRuleset(Protocol):
@@ -62,12 +62,12 @@ def judged_by(what: WithRuleset) -> str:
     return f"{what.ruleset or 'unknown'} ({what.ruleset_from})"
 
 
-def asked_for(ruleset: str) -> Chosen:
+def asked_for(ruleset: str) -> ChosenRuleset:
     """Return the choice of a ruleset that the caller names."""
-    return Chosen(ruleset=ruleset, origin="as asked for")
+    return ChosenRuleset(ruleset=ruleset, origin="as asked for")
 
 
-def choose(folder: Path, ruleset: str | None = None) -> Chosen:
+def choose(folder: Path, ruleset: str | None = None) -> ChosenRuleset:
     """Choose the ruleset for the logs in a folder; raises nothing.
 
     It is `ruleset` if given; else the one in the folder's run.json; else that of the nearest folder in the path that is
@@ -80,13 +80,13 @@ def choose(folder: Path, ruleset: str | None = None) -> Chosen:
     except (OSError, RefusedError) as error:
         recorded, fault = None, str(error)
     if recorded is not None:
-        return Chosen(ruleset=recorded, origin=f"from {RUN_JSON}")
+        return ChosenRuleset(ruleset=recorded, origin=f"from {RUN_JSON}")
     # Ask the path as it was typed, then the one to which its links lead.
     named = _named(Path(os.path.abspath(folder))) or _named(Path(os.path.realpath(folder)))
     if named is None:
         return replace(LATEST, fault=fault)
     name, of_round = named
-    return Chosen(ruleset=of_round, origin=f"from the folder {name}", fault=fault)
+    return ChosenRuleset(ruleset=of_round, origin=f"from the folder {name}", fault=fault)
 
 
 def _recorded(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from benchmark.rules import FreeLearningRate, Rules, RuleViolationError, Schedul
 from compliance.checks.rule import AbsentError, Rulebook, in_force
 from compliance.findings import as_count, as_number
 from compliance.log import Located, Log
-from compliance.ruleset import LATEST, Chosen, round_at
+from compliance.ruleset import LATEST, ChosenRuleset, round_at
 
 EVALUATION = ("eval_start", "eval_accuracy", "eval_stop")
 BLOCK = ("block_start", "block_stop")
@@ -60,7 +60,7 @@ class Run:
     """A log under a ruleset."""
 
     log: Log
-    chosen: Chosen = LATEST
+    chosen: ChosenRuleset = LATEST
     """The ruleset to judge by."""
     excused: bool = False
     """Whether it is the one run of its result that may miss the target and counts as the slowest."""

@@ -14,22 +14,22 @@ from benchmark.files import existing_above, why_unwritable
 from compliance.checks.rule import AbsentError, Breach, Rulebook
 from compliance.checks.sources import PREFLIGHT
 from compliance.findings import Finding, Severity
-from harness.preflight import Plan
+from harness.preflight import PlannedRuns
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.read.configured import quick_faults
 from reference_impl.ready import links_to_nowhere, require_initial_weights
 
-HERE_RULES: Rulebook[Plan] = Rulebook()
+HERE_RULES: Rulebook[PlannedRuns] = Rulebook()
 rule = HERE_RULES.rule
 
 
-def check_here(plan: Plan) -> tuple[Finding, ...]:
+def check_here(plan: PlannedRuns) -> tuple[Finding, ...]:
     """Every finding about what a run of the plan would meet on this machine; raises nothing, and leaves nothing."""
     return HERE_RULES.judge(plan)
 
 
 @rule("preflight.index", source=PREFLIGHT, example="NPY_INDEX_DIR in a folder that is read-only")
-def index(plan: Plan) -> Iterator[Breach]:
+def index(plan: PlannedRuns) -> Iterator[Breach]:
     """The shuffled index can be written to NPY_INDEX_DIR."""
     folder = plan.config.data.index_dir
     if folder is not None and (reason := why_unwritable(folder)):
@@ -37,7 +37,7 @@ def index(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.dataset", source=PREFLIGHT, example="a .bin file of another size than the published one")
-def dataset(plan: Plan) -> Iterator[Breach]:
+def dataset(plan: PlannedRuns) -> Iterator[Breach]:
     """The dataset and the tokenizer are the benchmark's, by the sizes of files; their bytes are a run's to compare."""
     config = plan.config
     folder = config.data.data_dir
@@ -52,7 +52,7 @@ def dataset(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.weights", source=PREFLIGHT, example="LOAD_CHECKPOINT not set for 405B, or with the weights of 8B")
-def weights(plan: Plan) -> Iterator[Breach]:
+def weights(plan: PlannedRuns) -> Iterator[Breach]:
     """The initial weights are there, whole, and those of the benchmark's model; they are not read."""
     config = plan.config
     try:
@@ -66,7 +66,7 @@ def weights(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.links", source=PREFLIGHT, example="DATADIR of links into a disk that is not mounted here")
-def links(plan: Plan) -> Iterator[Breach]:
+def links(plan: PlannedRuns) -> Iterator[Breach]:
     """What links in DATADIR and LOAD_CHECKPOINT lead to is there."""
     yield from (Breach(message=fault) for fault in links_to_nowhere(plan.config))
 
@@ -76,7 +76,7 @@ def links(plan: Plan) -> Iterator[Breach]:
     source=PREFLIGHT,
     example="SAVE_CHECKPOINT with room for one checkpoint; for two, but not for those of all runs, is a WARNING",
 )
-def checkpoints(plan: Plan) -> Iterator[Breach]:
+def checkpoints(plan: PlannedRuns) -> Iterator[Breach]:
     """SAVE_CHECKPOINT can be written and has room: for two checkpoints, and for those that finished runs leave."""
     config, folder = plan.config, plan.config.job.save_checkpoint
     if folder is None:

@@ -37,11 +37,11 @@ from compliance.ruleset import asked_for
 from compliance.run import Run
 from harness.launch.containers import require_container
 from harness.pace import Expected, expected
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PlannedRuns:
     """A configuration before its runs."""
 
     path: Path | None
@@ -85,17 +85,17 @@ class Plan:
 _PLACE = {"file": announce.__module__, "lineno": 1}
 """What mllog adds to every event; one that is only announced was logged nowhere yet."""
 
-PREFLIGHT_RULES: Rulebook[Plan] = Rulebook()
+PREFLIGHT_RULES: Rulebook[PlannedRuns] = Rulebook()
 rule = PREFLIGHT_RULES.rule
 
 
-def make_plan(file: Path | None, *, step_seconds: float | None = None, system_yaml: Path | None = None) -> Plan:
+def make_plan(file: Path | None, *, step_seconds: float | None = None, system_yaml: Path | None = None) -> PlannedRuns:
     """The plan of a config file, or of the environment; raises nothing that is wrong with either."""
     try:
         resolved = resolve(file)
     except ConfigError as error:
-        return Plan(path=file, faults=tuple(error.faults))
-    return Plan(
+        return PlannedRuns(path=file, faults=tuple(error.faults))
+    return PlannedRuns(
         path=file,
         possible=resolved.config,
         origins=tuple(by_origin(resolved)),
@@ -105,12 +105,12 @@ def make_plan(file: Path | None, *, step_seconds: float | None = None, system_ya
     )
 
 
-def report_on(plan: Plan) -> Report:
+def report_on(plan: PlannedRuns) -> Report:
     """Every finding about a plan, as the commands print them."""
     return Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
 
 
-def check_plan(plan: Plan) -> tuple[Finding, ...]:
+def check_plan(plan: PlannedRuns) -> tuple[Finding, ...]:
     """Every finding about a plan; raises nothing."""
     findings = PREFLIGHT_RULES.judge(plan)
     if plan.possible is None:
@@ -138,13 +138,13 @@ def _announced(config: RunConfig, seed: int, path: Path) -> Run:
     source=PREFLIGHT,
     example="MINIBS=31 on 64 replicas: no learning rate passes the official check at batch size 1984",
 )
-def possible(plan: Plan) -> Iterator[Breach]:
+def possible(plan: PlannedRuns) -> Iterator[Breach]:
     """The configuration describes a run that is possible, and its name what it describes."""
     yield from (Breach(message=fault) for fault in plan.faults)
 
 
 @rule("preflight.name", source=PREFLIGHT, severity=Severity.WARNING, example="config_OLD.sh that exports DGXSYSTEM=NEW")
-def name(plan: Plan) -> Iterator[Breach]:
+def name(plan: PlannedRuns) -> Iterator[Breach]:
     """A config file is named after its system, which its results are kept under."""
     expected = f"config_{plan.config.system}.sh"
     if plan.path is not None and plan.path.name != expected:
@@ -157,7 +157,7 @@ def name(plan: Plan) -> Iterator[Breach]:
     severity=Severity.INFO,
     example="MINIBS=16 in the environment, and a config that exports MINIBS=8",
 )
-def overridden(plan: Plan) -> Iterator[Breach]:
+def overridden(plan: PlannedRuns) -> Iterator[Breach]:
     """What the environment says counts, unless the config file says otherwise."""
     yield from (Breach(message=line) for line in plan.overrides)
 
@@ -167,7 +167,7 @@ def overridden(plan: Plan) -> Iterator[Breach]:
     source=PREFLIGHT,
     example="MLPERF_SUBMISSION_ORG not set and NEXP=3 for 405B; a WARNING where NEXP makes no whole result",
 )
-def identity(plan: Plan) -> Iterator[Breach]:
+def identity(plan: PlannedRuns) -> Iterator[Breach]:
     """Runs that make a result say who submits what: a log is not changed afterwards, and is packaged as it is."""
     config, said = plan.config, plan.config.submission
     if not config.benchmark_row.submittable:
@@ -195,7 +195,7 @@ def identity(plan: Plan) -> Iterator[Breach]:
     source=f"{SYSTEM_CHECKER}; {SUMMARIZER}",
     example="cores that a node of the system contradicts are a WARNING; not judged without `--system-yaml`",
 )
-def system(plan: Plan) -> Iterator[Breach]:
+def system(plan: PlannedRuns) -> Iterator[Breach]:
     """The description that packaging makes of system.yaml and these runs breaks no rule of `llama31 check`."""
     if plan.system_yaml is None:
         return
@@ -227,7 +227,7 @@ def system(plan: Plan) -> Iterator[Breach]:
     example="WALLTIME=60 for three runs of 90 minutes; a WARNING where the slowest likely end of a run is later, or "
     "SAVE_CHECKPOINT lets another job go on; an INFO where nobody knows how long a step takes",
 )
-def walltime(plan: Plan) -> Iterator[Breach]:
+def walltime(plan: PlannedRuns) -> Iterator[Breach]:
     """The runs of a job end before its walltime does, as the planner or `--step-seconds` has them."""
     job = plan.config.job
     if job.walltime is None or not plan.in_batch:
@@ -265,7 +265,7 @@ def walltime(plan: Plan) -> Iterator[Breach]:
     severity=Severity.WARNING,
     example="405B on 64 H100 with a copy on every 8",
 )
-def memory(plan: Plan) -> Iterator[Breach]:
+def memory(plan: PlannedRuns) -> Iterator[Breach]:
     """The model fits into the GPUs' memory, as the planner has it."""
     planned = plan.expected
     if planned is not None and not planned.fits:
@@ -278,7 +278,7 @@ def memory(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.output", source=PREFLIGHT, example="LOGDIR in a folder that is read-only")
-def output(plan: Plan) -> Iterator[Breach]:
+def output(plan: PlannedRuns) -> Iterator[Breach]:
     """Results can be written to LOGDIR."""
     folder = plan.config.job.log_dir
     if reason := why_unwritable(folder):
@@ -286,7 +286,7 @@ def output(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.data", source=PREFLIGHT, example="DATADIR not set, for llama31_405b")
-def data(plan: Plan) -> Iterator[Breach]:
+def data(plan: PlannedRuns) -> Iterator[Breach]:
     """The dataset is there; only the harness's own benchmark brings one."""
     folder, name = plan.config.data.data_dir, plan.config.benchmark
     published = plan.config.benchmark_row.dataset.files is not None
@@ -300,7 +300,7 @@ def data(plan: Plan) -> Iterator[Breach]:
 
 
 @rule("preflight.container", source=PREFLIGHT, example="CONTAINER_RUNTIME=docker for two nodes")
-def container(plan: Plan) -> Iterator[Breach]:
+def container(plan: PlannedRuns) -> Iterator[Breach]:
     """The container back end can run such a job, and mount what it needs."""
     try:
         require_container(plan.config)
@@ -322,5 +322,5 @@ def _where(switch: Switch) -> str:
 def expected_minutes(config: RunConfig, step_seconds: float) -> float:
     """Minutes that all runs of a job take, from the rehearsal of one that converges as the reference does."""
     clock = VirtualClock(0.0)
-    simulate(config.changed(SEED=0, RESULT_FILE=None), clock, Pace(step=step_seconds))
+    simulate(config.changed(SEED=0, RESULT_FILE=None), clock, SimulatedPace(step=step_seconds))
     return config.job.experiments * clock.now() / 60

@@ -64,7 +64,7 @@ class VirtualClock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class SimulatedPace:
     """How long things take, in seconds."""
 
     init: float = 300.0
@@ -78,7 +78,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class LossCurve:
     """Loss against sequences trained on: an exponential decay from `initial` that meets `target` at `crossing`."""
 
     initial: float
@@ -94,7 +94,7 @@ class Curve:
 class SimulatedStep:
     """A Step that trains nothing: it lets time pass and reads its losses off a curve. One seed gives one run."""
 
-    def __init__(self, config: RunConfig, clock: VirtualClock, log: EventLog, pace: Pace) -> None:
+    def __init__(self, config: RunConfig, clock: VirtualClock, log: EventLog, pace: SimulatedPace) -> None:
         self._random = Random(config.job.seed)
         self._batch = config.layout.global_batch_size
         self._schedule = config.schedule
@@ -152,18 +152,18 @@ class SimulatedStep:
         return self._random.lognormvariate(0, deviation)
 
 
-def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> Curve:
+def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> LossCurve:
     """A curve that meets the target within half an evaluation interval of the reference's mean."""
     interval = schedule.eval_interval_steps * schedule.global_batch_size
     mean = expected_samples(rules, schedule)
-    return Curve(
+    return LossCurve(
         initial=sum(benchmark_named(rules.benchmark).initial_train_loss) / 2,
         target=rules.target_log_perplexity,
         crossing=mean + interval * random.uniform(-0.5, 0.5),
     )
 
 
-def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:
+def simulate(config: RunConfig, clock: VirtualClock, pace: SimulatedPace) -> Outcome:
     """Rehearse one run, whose seed is set; it is logged to the configuration's result file, nowhere without one."""
     log = EventLog(config.process.result_file, clock)
     return run(
@@ -175,13 +175,13 @@ def simulate(config: RunConfig, clock: VirtualClock, pace: Pace) -> Outcome:
     )
 
 
-def planned(config: RunConfig) -> tuple[Pace, str]:
-    """How long things take by the planner, and in words; the defaults of Pace where it knows no GPU of the system's."""
+def planned(config: RunConfig) -> tuple[SimulatedPace, str]:
+    """How long things take by the planner, and in words; the defaults of the class for a GPU that it does not know."""
     expected = expected_of(config)
     if expected is None:
-        pace = Pace()
+        pace = SimulatedPace()
         return pace, f"{pace.step:g} s a step, taken as such: the planner knows no GPU of the name {config.system}"
-    pace = Pace(step=expected.pace.step, evaluation=expected.pace.evaluation, open_data=expected.pace.start)
+    pace = SimulatedPace(step=expected.pace.step, evaluation=expected.pace.evaluation, open_data=expected.pace.start)
     return pace, f"{pace.step:.2f} s a step and {pace.evaluation:.1f} s an evaluation, as `llama31 plan` says"
 
 
@@ -199,7 +199,9 @@ def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None
         ConfigError: the folder cannot be made, or holds something.
     """
     config, started = resolved.config, datetime.now(UTC)
-    pace, said = planned(config) if step_seconds is None else (Pace(step=step_seconds), f"{step_seconds:g} s a step")
+    pace, said = (
+        planned(config) if step_seconds is None else (SimulatedPace(step=step_seconds), f"{step_seconds:g} s a step")
+    )
     click.echo(f"SIMULATED, nothing is trained: {said}")
     folder = _folder_of_its_own(config, started) if out is None else _empty_folder(out)
     clock = VirtualClock(started.timestamp())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from compliance.convergence.rcp import Convergence, Limit
 from compliance.convergence.scaling import Scaling
 from compliance.convergence.score import Score
-from compliance.official import Official, Verdict
+from compliance.official import Official, OfficialVerdict
 from compliance.result import in_capitals
 from compliance.ruleset import judged_by
 
@@ -120,8 +120,8 @@ def submission_lines(submission: Submission) -> Iterator[str]:
     """What the description may have wrong, which runs were taken, what is left to do, and where the tree is."""
     yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
     for one in submission.chosen:
-        of = f"{len(one.runs)} of {one.launched} runs of {one.batch.record.system}"
-        yield f"{of}, {one.batch.record.benchmark}:"
+        of = f"{len(one.runs)} of {one.launched} runs of {one.launch.record.system}"
+        yield f"{of}, {one.launch.record.benchmark}:"
         yield from (f"  {run.file}" for run in one.runs)
     if submission.passed:
         yield "what the policies ask for (docs/submission.md):"
@@ -138,7 +138,7 @@ def submission_lines(submission: Submission) -> Iterator[str]:
         yield f"REHEARSAL  of simulated runs, no submission: {kept}"
 
 
-def _messages(verdict: Verdict) -> Iterator[str]:
+def _messages(verdict: OfficialVerdict) -> Iterator[str]:
     return (f"        {message}" for message in verdict.messages)
 
 

@@ -17,8 +17,8 @@ import click
 from benchmark.arguments import PathArgument
 from benchmark.checkout import ROOT
 from benchmark.config.sourcing import config_files
-from harness.dryrun.answer import Broken, Verdict
-from harness.dryrun.report import lines, table
+from harness.dryrun.answer import Broken, RankVerdict
+from harness.dryrun.lines import lines, table
 from harness.dryrun.run import Asked, Rank, ask, run
 from harness.plan import memory
 from harness.plan.job import from_config, precision_of
@@ -51,7 +51,7 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None, peaks: Path | 
     """Prints the table; exits 1 if a shape does not fit, or runs as it should not."""
     ranks = shipped_ranks(list(configs) or shipped())
     began = datetime.now(UTC)
-    outcomes: list[Verdict | Broken] = []
+    outcomes: list[RankVerdict | Broken] = []
     for rank, outcome in run(ranks, jobs=jobs):
         outcomes.append(outcome)
         sys.stderr.write(f"{len(outcomes)} of {len(ranks)}: {outcome.config.system}, rank {rank.rank}\n")
@@ -59,7 +59,7 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None, peaks: Path | 
         kept.write_text("".join(f"{json.dumps(outcome.document())}\n" for outcome in outcomes))
     for broken in (outcome for outcome in outcomes if isinstance(outcome, Broken)):
         sys.stderr.write("\n".join(lines(broken)) + "\n")
-    verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+    verdicts = [outcome for outcome in outcomes if isinstance(outcome, RankVerdict)]
     verdicts.sort(key=lambda verdict: (verdict.config.system, verdict.answer.stage))
     if peaks is not None:
         peaks.write_text(golden(verdicts, began))
@@ -91,7 +91,7 @@ def _rank(asked: Asked, stage: int) -> Rank:
     return Rank(asked=asked, rank=asked.rank_of(stage), microbatches=asked.fewer_microbatches(), steps=_STEPS)
 
 
-def golden(verdicts: Sequence[Verdict], measured: datetime) -> str:
+def golden(verdicts: Sequence[RankVerdict], measured: datetime) -> str:
     """tests/golden/null_peaks.json: what the planner may be above, and not below."""
     rows = [
         {
@@ -114,7 +114,7 @@ def golden(verdicts: Sequence[Verdict], measured: datetime) -> str:
     return json.dumps(document, indent=1).removesuffix("\n}") + f',\n "peaks": [\n{lines}\n ]\n}}\n'
 
 
-def planned(verdict: Verdict) -> float:
+def planned(verdict: RankVerdict) -> float:
     """The planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
     layout = verdict.config.layout
     fewer = verdict.config.changed(MINIBS=verdict.answer.microbatches * layout.micro_batch_size)

@@ -32,7 +32,7 @@ from perf.fuzz_reader import ODD_BYTES, ODD_VALUES
 from perf.fuzzing import Fuzz, options, run
 from reference_impl.checkpoint import huggingface, names
 from reference_impl.checkpoint.arrays import UNLOADABLE, load_archive, read
-from reference_impl.checkpoint.report import describe
+from reference_impl.checkpoint.inspection import describe
 from reference_impl.checkpoint.source import faults_for, open_checkpoint
 
 TINY, VOCABULARY = SIZES["tiny"], 8

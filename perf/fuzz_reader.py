@@ -23,7 +23,7 @@ from benchmark.config import RunConfig
 from benchmark.mllog import TOKEN
 from compliance.check import open_run
 from compliance.checks.runs import check_run
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 from perf.fuzzing import Fuzz, options, run
 
 FIRST, LAST = 60, 12
@@ -68,7 +68,7 @@ def _base_log(benchmark: str, ruleset: str) -> list[bytes]:
             "SEED": "1",
             "RESULT_FILE": str(log),
         }
-        simulate(RunConfig.from_environment(variables), VirtualClock(1.75e9), Pace())
+        simulate(RunConfig.from_environment(variables), VirtualClock(1.75e9), SimulatedPace())
         lines = log.read_bytes().splitlines(keepends=True)
     return lines[:FIRST] + lines[-LAST:]
 

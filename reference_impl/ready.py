@@ -17,7 +17,7 @@ from benchmark.config import ConfigError, RunConfig
 from benchmark.errors import RefusedError, error_lines
 from benchmark.files import links_in
 from benchmark.run_record import Seen, seen_here
-from reference_impl.checkpoint.report import summary
+from reference_impl.checkpoint.inspection import summary
 from reference_impl.checkpoint.source import usable_checkpoint
 from reference_impl.data.read.configured import data_folder, ready
 

@@ -28,7 +28,7 @@ from reference_impl.checkpoint.initial import load_initial_weights
 from reference_impl.checkpoint.writing import Saving
 from reference_impl.data.read.ahead import read_ahead
 from reference_impl.data.read.configured import data_folder, tokenizer_of
-from reference_impl.data.read.datasets import Batch, Datasets, Reader, open_datasets
+from reference_impl.data.read.datasets import Datasets, Microbatch, Reader, open_datasets
 from reference_impl.files.manifest import Manifest
 from reference_impl.gradients import finish_gradients
 from reference_impl.model import build_model, unwrap
@@ -169,7 +169,7 @@ class MegatronStep:
             raise RuntimeError("open_data() comes before training and evaluation")
         return self._datasets
 
-    def train_once(self, batches: Iterator[Batch]) -> StepStats:
+    def train_once(self, batches: Iterator[Microbatch]) -> StepStats:
         """One optimizer step, the same on every rank; a save that all have written, or one could not, is over."""
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -185,7 +185,7 @@ class MegatronStep:
             self.finish_saving(give_up=bool(failed_ranks))
         return StepStats(loss=loss, grad_norm=float(grad_norm), learning_rate=learning_rate, preempted=bool(preempted))
 
-    def _evaluate(self, batches: Iterator[Batch], microbatches: int) -> float:
+    def _evaluate(self, batches: Iterator[Microbatch], microbatches: int) -> float:
         if self._captured and self.chunks[0].ddp_config.overlap_param_gather:
             # A replay does not tell Megatron-Core that there are new weights, which layers would else gather.
             quantised.gather(self.chunks)
@@ -203,7 +203,9 @@ class MegatronStep:
         group = self._config.layout.pipeline_model_parallel if len(self.chunks) > 1 else 1
         return -(-microbatches // group) * group
 
-    def _run(self, batches: Iterator[Batch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
+    def _run(
+        self, batches: Iterator[Microbatch], microbatches: int, *, forward_only: bool
+    ) -> list[dict[str, torch.Tensor]]:
         """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
         # Of an interleaved pipeline's chunks on a rank, the first or the last of the model draws, or none.
@@ -235,7 +237,7 @@ def _draws(chunk: GPTModel) -> bool:
     return bool(chunk.pre_process or chunk.post_process)
 
 
-def _drawn(batches: Iterator[Batch]) -> Iterator[dict[str, torch.Tensor]]:
+def _drawn(batches: Iterator[Microbatch]) -> Iterator[dict[str, torch.Tensor]]:
     """Batches as Megatron-Core's graph of an iteration takes them, and copies them to where it reads."""
     for batch in batches:
         yield {"tokens": batch.tokens, "labels": batch.labels, "mask": batch.loss_mask}
@@ -265,18 +267,18 @@ def _forward_step(
     return losses, loss
 
 
-def _ahead(batches: Iterator[Batch], microbatches: int) -> AbstractContextManager[Iterator[Batch]]:
+def _ahead(batches: Iterator[Microbatch], microbatches: int) -> AbstractContextManager[Iterator[Microbatch]]:
     """So many of the batches, read ahead into memory that a GPU copies from without the host's help."""
     # A thread starts on the first GPU, whose memory it would take a part of.
     own_gpu = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_available() else None
     return read_ahead(map(_pinned, islice(batches, microbatches)), own_gpu)
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pinned(batch: Microbatch) -> Microbatch:
     """The batch as it is handed to a GPU; on a CPU as it is."""
     if not torch.cuda.is_available():
         return batch
-    return Batch(
+    return Microbatch(
         tokens=batch.tokens.pin_memory(), labels=batch.labels.pin_memory(), loss_mask=batch.loss_mask.pin_memory()
     )
 
@@ -305,10 +307,10 @@ def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[flo
     return [total / tokens, *raised]
 
 
-def synthetic_batches(config: RunConfig) -> Iterator[Batch]:
+def synthetic_batches(config: RunConfig) -> Iterator[Microbatch]:
     """Random tokens in the shapes of real ones; from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.layout.micro_batch_size, config.rules.sequence_length // config.layout.context_parallel)
     while True:
         tokens = torch.randint(0, config.vocabulary, shape, generator=generator)
-        yield _pinned(Batch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape)))
+        yield _pinned(Microbatch(tokens=tokens, labels=tokens.roll(-1, dims=1), loss_mask=torch.ones(shape)))

@@ -32,7 +32,7 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TimeSpan:
     """A part of a run's time, in seconds from run_start."""
 
     kind: str
@@ -147,14 +147,14 @@ class RunFacts:
         )
 
     @cached_property
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[TimeSpan]:
         """Initialisation, blocks of training and evaluations, in the order of their starts."""
         origin = self.started_ms
         pairs = [("initialisation", ("init_start", "init_stop"))]
         pairs += [("training", ("block_start", "block_stop")), ("evaluation", ("eval_start", "eval_stop"))]
         if origin is None:
             return []
-        found = [Span(kind, *span) for kind, keys in pairs for span in self._between(*keys, origin=origin)]
+        found = [TimeSpan(kind, *span) for kind, keys in pairs for span in self._between(*keys, origin=origin)]
         return sorted(found, key=lambda span: span.start)
 
     @cached_property

@@ -34,7 +34,7 @@ from compliance.findings import Finding, Severity, as_count, count, show
 from compliance.result import Result, in_capitals
 from compliance.ruleset import judged_by
 from compliance.run import Run
-from report.facts import Measure, RunFacts, SlowRank, Span, StepTimes
+from report.facts import Measure, RunFacts, SlowRank, StepTimes, TimeSpan
 from report.series import LARGEST
 from report.telemetry import Telemetry
 
@@ -77,7 +77,7 @@ class RunSummary:
     losses: Curve
     step_seconds: Curve
     step_times: StepTimes | None
-    spans: Sequence[Span]
+    spans: Sequence[TimeSpan]
     shares: Mapping[str, float]
     timed: float
     """Seconds from run_start to run_stop; 0 where the run did not stop."""

@@ -15,7 +15,7 @@ import click
 
 from compliance.formats import printable
 from compliance.run import Run
-from report.watch import BLOCKS, NAME, PLAIN_BLOCKS, View, head, lines, status
+from report.watch import BLOCKS, NAME, PLAIN_BLOCKS, WatchView, head, lines, status
 
 INTERVAL_S = 1.0
 """Between two drawings, and between two looks at a file that nobody else looks at."""
@@ -29,7 +29,7 @@ _USUAL_SIZE = (80, 24)
 _TO_LINE_END, _TO_SCREEN_END = "\x1b[K", "\x1b[J"
 """Control sequences that clear to the end of the line and of the screen (ECMA-48, EL and ED)."""
 
-Say = Callable[[Run, View], Iterable[str]]
+Say = Callable[[Run, WatchView], Iterable[str]]
 
 
 class Screen(Protocol):
@@ -37,7 +37,7 @@ class Screen(Protocol):
 
     def __enter__(self) -> Screen: ...
     def __exit__(self, *error: object) -> None: ...
-    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+    def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
         """Called several times a second, and once at the end."""
 
 
@@ -55,7 +55,7 @@ class PlainScreen:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+    def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
         evaluations, now = run.log.counts["eval_accuracy"], self._clock()
         if last:
             click.echo(printable("\n".join(lines(run, view))))
@@ -95,7 +95,7 @@ class DrawnScreen:
         # What is drawn stays, without the ^C that may have been put into it.
         self._write("".join(f"\r{row}\n" for row in self._rows))
 
-    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+    def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
         now = self._clock()
         if not last and now - self._drawn_at < INTERVAL_S:
             return
@@ -168,7 +168,7 @@ class Onlooker:
     def __exit__(self, *error: object) -> None:
         self._screen.__exit__(*error)
 
-    def show(self, run: Run, view: View, *, last: bool = False) -> None:
+    def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
         if self._failed:
             return
         try:

@@ -73,7 +73,7 @@ PLAIN_BLOCKS = "_.-=+*%#"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class WatchView:
     """How to write it."""
 
     width: int = 78
@@ -94,13 +94,13 @@ class View:
     """Whether processes that resume the run have been started and have logged nothing yet."""
 
 
-def in_set(experiments: Sequence[Experiment], log: str) -> View:
+def in_set(experiments: Sequence[Experiment], log: str) -> WatchView:
     """Return the view of a run within its set, which run.json describes."""
     names = [one.result for one in experiments]
     if log not in names:
-        return View()
+        return WatchView()
     over = [60 * one.minutes for one in experiments if one.minutes and one.status == "success"]
-    return View(number=names.index(log) + 1, runs=len(names), usual=fmean(over) if over else None)
+    return WatchView(number=names.index(log) + 1, runs=len(names), usual=fmean(over) if over else None)
 
 
 def certain(run: Run, *, final: bool = False) -> list[Finding]:
@@ -116,7 +116,7 @@ def _is_certain(rule: str, run: Run) -> bool:
     return known and not (rule == "event.sequence" and run.has("run_stop"))
 
 
-def lines(run: Run, view: View) -> Iterator[str]:
+def lines(run: Run, view: WatchView) -> Iterator[str]:
     """What there is to say about a run, a line each, in an order that stays."""
     facts = RunFacts(run)
     place = [f"run {view.number} of {view.runs}"] if view.runs > 1 else []
@@ -130,7 +130,7 @@ def lines(run: Run, view: View) -> Iterator[str]:
         yield f"{finding.severity:<{NAME}} {finding.rule}{where}: {finding.message}; {finding.actual}"
 
 
-def status(run: Run, view: View) -> Iterator[str]:
+def status(run: Run, view: WatchView) -> Iterator[str]:
     """The most of it in two lines that fit the width, one before the first step: when it is over, then where it is."""
     yield head(run, view)
     facts = RunFacts(run)
@@ -138,7 +138,7 @@ def status(run: Run, view: View) -> Iterator[str]:
         yield _curve(facts, view)
 
 
-def head(run: Run, view: View, *, alone: bool = False) -> str:
+def head(run: Run, view: WatchView, *, alone: bool = False) -> str:
     """The first of the two; `alone`, with the loss."""
     facts = RunFacts(run)
     now = "resuming" if view.resuming else phase(run)
@@ -149,7 +149,7 @@ def head(run: Run, view: View, *, alone: bool = False) -> str:
     return _row(now, parts)
 
 
-def _curve(facts: RunFacts, view: View) -> str:
+def _curve(facts: RunFacts, view: WatchView) -> str:
     """The losses as a line, and beside it as much as leaves it its least length."""
     low, high = f"{facts.losses[0][1]:.3f}", f"{facts.losses[-1][1]:.3f}"
     beside = [part for said in (_perplexity, _slow, _speed) for part in _those(said, facts, view)]
@@ -163,7 +163,7 @@ def _curve(facts: RunFacts, view: View) -> str:
     return _row("loss", [f"{low} {drawn} {high}", *beside])
 
 
-def _those(said: Callable[[RunFacts, View], Iterator[str]], facts: RunFacts, view: View) -> list[str]:
+def _those(said: Callable[[RunFacts, WatchView], Iterator[str]], facts: RunFacts, view: WatchView) -> list[str]:
     """Return the text of `said`, or nothing if the log does not say enough."""
     try:
         return list(said(facts, view))
@@ -175,7 +175,7 @@ def _row(name: str, parts: Sequence[str]) -> str:
     return f"{name:{NAME}} {'  '.join(parts)}".rstrip()
 
 
-def _times(facts: RunFacts, view: View) -> Iterator[str]:
+def _times(facts: RunFacts, view: WatchView) -> Iterator[str]:
     """Return the ETA of the run, and of its set."""
     left = 0.0 if _is_over(facts, view) else seconds_left(facts, view.usual, view.quiet)
     if not _is_over(facts, view):
@@ -184,14 +184,14 @@ def _times(facts: RunFacts, view: View) -> Iterator[str]:
         yield f"run {view.number} of {view.runs}{'' if left is None else _all(facts, view, left)}"
 
 
-def _all(facts: RunFacts, view: View, left: float) -> str:
+def _all(facts: RunFacts, view: WatchView, left: float) -> str:
     """Return the ETA of a set whose current run ends after `left` seconds; empty for the last run."""
     more = view.runs - view.number
     each = seconds_so_far(facts.run) + left if view.usual is None else view.usual
     return f", all {duration(left + more * each)}" if more else ""
 
 
-def _is_over(facts: RunFacts, view: View) -> bool:
+def _is_over(facts: RunFacts, view: WatchView) -> bool:
     """Whether nothing follows; what a resumed run goes on with may end with the run_stop of one that was killed."""
     return facts.run.has("run_stop") and not view.resuming
 
@@ -201,7 +201,7 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))) if 0 <= seconds < LONGEST else "unknown"
 
 
-def _step(facts: RunFacts, view: View) -> Iterator[str]:
+def _step(facts: RunFacts, view: WatchView) -> Iterator[str]:
     run = facts.run
     taken = f"step {trained(run) // run.global_batch_size:,}"
     try:
@@ -210,22 +210,22 @@ def _step(facts: RunFacts, view: View) -> Iterator[str]:
         yield taken
 
 
-def _loss(facts: RunFacts, _view: View) -> Iterator[str]:
+def _loss(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     if facts.losses:
         yield f"loss {facts.losses[-1][1]:.3f}"
 
 
-def _quiet(_facts: RunFacts, view: View) -> Iterator[str]:
+def _quiet(_facts: RunFacts, view: WatchView) -> Iterator[str]:
     if view.quiet >= QUIET:
         yield f"quiet for {duration(view.quiet)}"
 
 
-def _perplexity(facts: RunFacts, _view: View) -> Iterator[str]:
+def _perplexity(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     if facts.evaluations:
         yield f"eval {facts.evaluations[-1][1]:.4f} (target {facts.run.rules.target_log_perplexity})"
 
 
-def _speed(facts: RunFacts, _view: View) -> Iterator[str]:
+def _speed(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     recent = [seconds for _, seconds in facts.step_seconds[-RECENT:]]
     if sum(recent) > 0:
         tokens = len(recent) * facts.run.global_batch_size * facts.run.rules.sequence_length
@@ -263,25 +263,25 @@ def _benchmark(run: Run) -> str:
         return name
 
 
-def _progress(facts: RunFacts, _view: View) -> Iterator[str]:
+def _progress(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     run = facts.run
     loss = f", training loss {facts.losses[-1][1]:.3f}" if facts.losses else ""
     yield f"{'progress':{NAME}} step {trained(run) // run.global_batch_size:,}, {trained(run):,} sequences{loss}"
 
 
-def _losses(facts: RunFacts, view: View) -> Iterator[str]:
+def _losses(facts: RunFacts, view: WatchView) -> Iterator[str]:
     if facts.losses:
         yield f"{'loss':{NAME}} {_ends(facts.losses, view)}"
 
 
-def _evaluations(facts: RunFacts, view: View) -> Iterator[str]:
+def _evaluations(facts: RunFacts, view: WatchView) -> Iterator[str]:
     if facts.evaluations:
         latest = ", ".join(f"{value:.4f}" for _, value in facts.evaluations[-3:])
         drawn = _ends(facts.evaluations, view) if len(facts.evaluations) > 2 else ""
         yield f"{'evaluation':{NAME}} {latest} (target {facts.run.rules.target_log_perplexity}) {drawn}".rstrip()
 
 
-def _arrival(facts: RunFacts, view: View) -> Iterator[str]:
+def _arrival(facts: RunFacts, view: WatchView) -> Iterator[str]:
     if facts.run.has("run_stop"):
         return
     found = arrival(facts)
@@ -291,7 +291,7 @@ def _arrival(facts: RunFacts, view: View) -> Iterator[str]:
     )
 
 
-def _margin(facts: RunFacts, view: View) -> Iterator[str]:
+def _margin(facts: RunFacts, view: WatchView) -> Iterator[str]:
     run = facts.run
     stopped = samples_to_target(run)
     if run.has("run_stop") and stopped is None:
@@ -309,7 +309,7 @@ def _margin(facts: RunFacts, view: View) -> Iterator[str]:
     yield f"{'convergence':{NAME}} {samples:,}: {verb} normalised by {found.factor:.4f} ({of}); {room}"
 
 
-def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
+def _steps(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     times = facts.step_times
     if times is None:
         return
@@ -320,22 +320,22 @@ def _steps(facts: RunFacts, _view: View) -> Iterator[str]:
     yield f"{'step':{NAME}} median {times.median:.3f} s, last {RECENT} {trend:+.1%}; {slow}{latest}"
 
 
-def _checkpoints(facts: RunFacts, _view: View) -> Iterator[str]:
+def _checkpoints(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     """The last one that is missing."""
     if found := facts.checkpoint_faults:
         yield f"{'checkpoint':{NAME}} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
 
 
-def _stragglers(facts: RunFacts, view: View) -> Iterator[str]:
+def _stragglers(facts: RunFacts, view: WatchView) -> Iterator[str]:
     yield from (f"{'slow':{NAME}} {said.removeprefix('slow: ')}" for said in _slow(facts, view))
 
 
-def _last_line(facts: RunFacts, view: View) -> Iterator[str]:
+def _last_line(facts: RunFacts, view: WatchView) -> Iterator[str]:
     if view.quiet > 0 and not facts.run.has("run_stop"):
         yield f"{'last line':{NAME}} {view.quiet:.0f} s ago"
 
 
-def _slow(facts: RunFacts, _view: View) -> Iterator[str]:
+def _slow(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     """The ranks that the last report of stragglers found far slower than others; none once the run is over."""
     latest = [] if facts.run.has("run_stop") else facts.latest_slow_ranks
     far = [one for one in latest if one.high > stragglers.SLOW]
@@ -344,7 +344,7 @@ def _slow(facts: RunFacts, _view: View) -> Iterator[str]:
         yield f"slow: rank {far[0].rank} on {far[0].node}, {far[0].high - 1:.0%} over the median{more}"
 
 
-def _ends(points: Sequence[Point], view: View) -> str:
+def _ends(points: Sequence[Point], view: WatchView) -> str:
     """A curve between its first and its last value."""
     drawn = sparkline(points, max(LEAST_CURVE, view.width - 36), view.blocks)
     return f"{points[0][1]:.3f} {drawn} {points[-1][1]:.3f}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.config import NAMES, Resolved, RunConfig
 from benchmark.run_record import Experiment, record, seen_here, write
 from compliance.run import EVALUATION
-from harness.simulate import MARK, Pace, VirtualClock, simulate
+from harness.simulate import MARK, SimulatedPace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured
 from tests.logs import LogFile
 
@@ -37,7 +37,7 @@ def launch(
     experiments = []
     for index, seed in enumerate(seeds):
         log = folder / f"result_{index}.txt"
-        outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, Pace(step=step_seconds))
+        outcome = simulate(config.for_experiment(seed=seed, result_file=log), clock, SimulatedPace(step=step_seconds))
         experiments.append(Experiment(result=log.name, seed=seed, status=outcome.status))
     resolved = Resolved(config=config, origins=dict.fromkeys(NAMES, "default"))
     write(folder, record(resolved, seen_here(config, MARK), started).with_experiments(experiments))

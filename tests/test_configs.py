@@ -19,10 +19,10 @@ from compliance.findings import Severity
 from harness.__main__ import main
 from harness.config_file import write_config
 from harness.plan.config_new import new_config
-from harness.plan.job import Job, from_config, precision_of
+from harness.plan.job import TrainingJob, from_config, precision_of
 from harness.plan.measured import read_table
 from harness.preflight import check_plan, make_plan
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 from perf import plan_accuracy
 from tests.fakes import EPOCH, environment
 from tests.harness.test_simulate import run_of
@@ -162,7 +162,7 @@ def rehearsed(config: RunConfig, folder: Path) -> list[Path]:
     folder.mkdir()
     logs = [folder / f"result_{seed}.txt" for seed in range(3)]
     for seed, log in enumerate(logs):
-        simulate(config.for_experiment(seed=seed, result_file=log), VirtualClock(EPOCH), Pace())
+        simulate(config.for_experiment(seed=seed, result_file=log), VirtualClock(EPOCH), SimulatedPace())
     return logs
 
 
@@ -223,7 +223,7 @@ def test_published_systems_have_their_config() -> None:
     assert published - configured == set()
 
 
-def _shape(job: Job) -> tuple[str | int, ...]:
+def _shape(job: TrainingJob) -> tuple[str | int, ...]:
     cut = (job.tensor, job.pipeline, job.chunks, job.context, job.micro_batch)
     return (job.size.name, job.gpu.name, job.gpus, *cut, job.global_batch_size, job.precision)
 

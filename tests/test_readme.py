@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.checkout import ROOT
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 from tests.logs import llama31_405b
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     clock = VirtualClock(1.8e9)
     for seed in range(3):
-        simulate(llama31_405b(SEED=seed, RESULT_FILE=str(folder / f"result_{seed}.txt")), clock, Pace())
+        simulate(llama31_405b(SEED=seed, RESULT_FILE=str(folder / f"result_{seed}.txt")), clock, SimulatedPace())
     return folder
 
 

@@ -21,7 +21,7 @@ from compliance.package import machine
 from compliance.package.checklist import Item, Packed, checklist
 from compliance.package.facts import Facts, read_facts
 from compliance.package.readme import readme
-from compliance.package.runs import Chosen, NotPackageableError, choose
+from compliance.package.runs import ChosenRuns, NotPackageableError, choose
 from compliance.package.system import describe
 
 IMPLEMENTATION = (
@@ -45,7 +45,7 @@ class Submission:
 
     path: Path
     """The folder of the submitter. It exists only if the submission passed."""
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[ChosenRuns, ...]
     findings: tuple[Finding, ...]
     """Findings of this harness's checks and of the official tools, with the paths that the tree has once in place."""
     rehearsal: bool = False
@@ -85,7 +85,7 @@ def build(
         NotPackageableError: the runs cannot be submitted; it lists every reason. Nothing has been written then.
     """
     facts, chosen = read_facts(facts_file), choose(folders, rehearsal=rehearsal)
-    submitter = submitter or str(chosen[0].batch.config.submission.org)
+    submitter = submitter or str(chosen[0].launch.config.submission.org)
     faults = [*_bad_names(submitter, chosen), *_missing_configs(checkout, chosen)]
     submitter = f"{REHEARSAL}{submitter}" if rehearsal else submitter
     target = out / submitter
@@ -96,7 +96,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix="unfinished-") as folder:
         tree = Path(folder, submitter)
-        described = {choice.batch.record.system: _write(tree, choice, submitter, facts, checkout) for choice in chosen}
+        described = {choice.launch.record.system: _write(tree, choice, submitter, facts, checkout) for choice in chosen}
         doubts = dict.fromkeys(doubt for facts in described.values() for doubt in machine.differences(facts))
         submission = replace(
             _judged(tree, target, chosen, rehearsal=rehearsal),
@@ -108,21 +108,21 @@ def build(
     return submission
 
 
-def _bad_names(submitter: str, chosen: Sequence[Chosen]) -> Iterator[str]:
-    for name in dict.fromkeys([submitter, *(choice.batch.record.system for choice in chosen)]):
+def _bad_names(submitter: str, chosen: Sequence[ChosenRuns]) -> Iterator[str]:
+    for name in dict.fromkeys([submitter, *(choice.launch.record.system for choice in chosen)]):
         if not NAME.fullmatch(name):
             yield f"{name!r} cannot name a folder of a submission; use letters, digits and _ . + - @ = , no dot first"
     if submitter.startswith(REHEARSAL):
         yield f"{submitter!r} is reserved for rehearsals, which --rehearse makes"
 
 
-def _missing_configs(checkout: Path, chosen: Sequence[Chosen]) -> Iterator[str]:
+def _missing_configs(checkout: Path, chosen: Sequence[ChosenRuns]) -> Iterator[str]:
     for choice in chosen:
-        config = choice.batch.config.process.config_filename
+        config = choice.launch.config.process.config_filename
         if not config:
-            yield f"{choice.batch.folder}: the runs were not started from a config file, so nobody could repeat them"
+            yield f"{choice.launch.folder}: the runs were not started from a config file, so nobody could repeat them"
         elif not _configs(checkout, config):
-            yield f"{choice.batch.folder}: the runs used {config}, which is not in {checkout}"
+            yield f"{choice.launch.folder}: the runs used {config}, which is not in {checkout}"
 
 
 def _configs(checkout: Path, name: str) -> list[str]:
@@ -133,10 +133,10 @@ def _configs(checkout: Path, name: str) -> list[str]:
 # Writing.
 
 
-def _write(tree: Path, chosen: Chosen, submitter: str, facts: Facts, checkout: Path) -> Facts:
+def _write(tree: Path, chosen: ChosenRuns, submitter: str, facts: Facts, checkout: Path) -> Facts:
     """Write one system with its runs and return its description."""
-    system, benchmark = chosen.batch.record.system, chosen.batch.record.benchmark
-    description = describe(chosen.batch.record, chosen.batch.config, submitter, facts)
+    system, benchmark = chosen.launch.record.system, chosen.launch.record.benchmark
+    description = describe(chosen.launch.record, chosen.launch.config, submitter, facts)
     systems, results = tree / "systems", tree / "results" / system / benchmark
     systems.mkdir(parents=True, exist_ok=True)
     (systems / f"{system}.json").write_text(json.dumps(description, indent=4) + "\n", encoding="utf-8")
@@ -144,7 +144,7 @@ def _write(tree: Path, chosen: Chosen, submitter: str, facts: Facts, checkout: P
     for index, run in enumerate(chosen.runs):
         shutil.copyfile(run.log.path, results / f"result_{index}.txt")
     implementation = tree / "benchmarks" / benchmark / "implementations" / system
-    config = chosen.batch.config.process.config_filename
+    config = chosen.launch.config.process.config_filename
     _copy_implementation(checkout, implementation, config)
     text = readme(chosen, checkout, _configs(checkout, config)[0])
     (implementation / "README.md").write_text(text, encoding="utf-8")
@@ -165,8 +165,8 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 # Judging.
 
 
-def _judged(tree: Path, target: Path, chosen: Sequence[Chosen], *, rehearsal: bool) -> Submission:
-    ruleset = chosen[0].batch.record.ruleset
+def _judged(tree: Path, target: Path, chosen: Sequence[ChosenRuns], *, rehearsal: bool) -> Submission:
+    ruleset = chosen[0].launch.record.ruleset
     report = check_paths([tree], ruleset)
     findings = [*report.findings, *judge(tree, ruleset).findings]
     if rehearsal:

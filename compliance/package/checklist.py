@@ -15,7 +15,7 @@ from benchmark.config import RunConfig
 from benchmark.run_record import Scalar
 from compliance.checks.systems import FIELDS
 from compliance.package.facts import Facts
-from compliance.package.runs import Chosen
+from compliance.package.runs import ChosenRuns
 
 
 class State(enum.StrEnum):
@@ -46,7 +46,7 @@ class Item:
 class Packed:
     """A submission as the items see it."""
 
-    chosen: Sequence[Chosen]
+    chosen: Sequence[ChosenRuns]
     descriptions: Mapping[str, Facts]
     """Name of a system -> its description."""
     code: Mapping[str, Scalar]
@@ -54,7 +54,7 @@ class Packed:
 
     @property
     def configs(self) -> list[RunConfig]:
-        return [chosen.batch.config for chosen in self.chosen]
+        return [chosen.launch.config for chosen in self.chosen]
 
 
 _UNASKED = frozenset(
@@ -124,7 +124,7 @@ def _layout(_packed: Packed) -> tuple[State, str]:
 
 @_item("runs", 'training_rules.adoc, "Scoring"')
 def _runs(packed: Packed) -> tuple[State, str]:
-    sets = (f"{len(chosen.runs)} of {chosen.launched} of {chosen.batch.record.system}" for chosen in packed.chosen)
+    sets = (f"{len(chosen.runs)} of {chosen.launched} of {chosen.launch.record.system}" for chosen in packed.chosen)
     return State.DONE, f"the median set: {', '.join(sets)}; if you made more runs with these, package them together"
 
 
@@ -154,8 +154,8 @@ def _category(packed: Packed) -> tuple[State, str]:
 
 @_item("code", 'submission_rules.adoc, "Source code requirements for replication"')
 def _code(packed: Packed) -> tuple[State, str]:
-    ran = {chosen.batch.record.code.get("revision") for chosen in packed.chosen}
-    changed = any(chosen.batch.record.code.get("modified") is not False for chosen in packed.chosen)
+    ran = {chosen.launch.record.code.get("revision") for chosen in packed.chosen}
+    changed = any(chosen.launch.record.code.get("modified") is not False for chosen in packed.chosen)
     here = packed.code
     if changed or None in ran or ran != {here.get("revision")} or here.get("modified") is not False:
         revisions = ", ".join(sorted(f"{revision or 'unknown'}"[:12] for revision in ran))

@@ -20,7 +20,7 @@ from benchmark.config import ConfigError, RunConfig, source_config
 from benchmark.config.groups import Hyperparameters, Kernels, Layout, Submission
 from benchmark.rules import ScaledLearningRate
 from compliance.convergence.score import minutes_to_target
-from compliance.package.runs import Chosen
+from compliance.package.runs import ChosenRuns
 
 DATA, WEIGHTS = "/data/dataset", "/data/weights"
 """The folders that the steps use for data and weights; any others will do."""
@@ -46,7 +46,7 @@ _REPEATED = (Layout, Kernels, Hyperparameters, Submission)
 class _Runs:
     """The runs of a system, as the README describes them."""
 
-    chosen: Chosen
+    chosen: ChosenRuns
     file: str
     """The path of the config file, relative to the README."""
     exports: Mapping[str, str]
@@ -54,14 +54,14 @@ class _Runs:
 
     @property
     def config(self) -> RunConfig:
-        return self.chosen.batch.config
+        return self.chosen.launch.config
 
     @property
     def benchmark(self) -> Benchmark:
         return self.config.benchmark_row
 
 
-def readme(chosen: Chosen, checkout: Path, file: str) -> str:
+def readme(chosen: ChosenRuns, checkout: Path, file: str) -> str:
     """Return the text of the README.
 
     Args:
@@ -69,7 +69,7 @@ def readme(chosen: Chosen, checkout: Path, file: str) -> str:
         checkout: the folder from which the implementation is copied.
         file: the path of the runs' config file, relative to the checkout.
     """
-    runs = _Runs(chosen, file, beyond(chosen.batch.config, checkout / file))
+    runs = _Runs(chosen, file, beyond(chosen.launch.config, checkout / file))
     parts = (_head, _steps, _results, _data, _hyperparameters, _software, _where)
     return "\n".join(line for part in parts for line in part(runs))
 
@@ -87,7 +87,7 @@ def beyond(config: RunConfig, file: Path) -> dict[str, str]:
 
 
 def _head(runs: _Runs) -> Iterator[str]:
-    config, record = runs.config, runs.chosen.batch.record
+    config, record = runs.config, runs.chosen.launch.record
     layout = config.layout
     yield f"# {config.benchmark} on {record.system}"
     yield ""
@@ -132,7 +132,7 @@ def _steps(runs: _Runs) -> Iterator[str]:
     yield "   `NEXP=1 SEED=<seed>` repeats one of the runs below; without SEED each run draws its own seed."
     yield "5. Check their logs:"
     yield ""
-    yield f"        llama31 check results/logs/{runs.chosen.batch.record.system}"
+    yield f"        llama31 check results/logs/{runs.chosen.launch.record.system}"
 
 
 def _job(config: RunConfig) -> Iterator[str]:
@@ -170,7 +170,7 @@ def _results(runs: _Runs) -> Iterator[str]:
 
 
 def _data(runs: _Runs) -> Iterator[str]:
-    row, recorded = runs.benchmark, runs.chosen.batch.record.data
+    row, recorded = runs.benchmark, runs.chosen.launch.record.data
     files = recorded.get("files")
     yield from _section("Data")
     yield f"{row.dataset.corpus}; tokenizer {row.tokenizer.about}, {row.vocabulary:,} pieces."
@@ -219,7 +219,7 @@ def _as_if_closed(config: RunConfig) -> RunConfig:
 
 
 def _software(runs: _Runs) -> Iterator[str]:
-    record = runs.chosen.batch.record
+    record = runs.chosen.launch.record
     code, state = record.code, {True: ", with changes", False: "", None: ", possibly with changes"}
     versions = {
         "this code": f"revision {code.get('revision') or 'unknown'}{state.get(_flag(code.get('modified')), '')}",

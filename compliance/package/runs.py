@@ -43,7 +43,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Batch:
+class Launch:
     """The runs of one launch."""
 
     folder: Path
@@ -72,17 +72,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenRuns:
     """The runs of one system and benchmark that are submitted."""
 
-    batch: Batch
+    launch: Launch
     """The launch of the first of them."""
     runs: tuple[Run, ...]
     launched: int
     """How many runs they were chosen from."""
 
 
-def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[Chosen]:
+def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[ChosenRuns]:
     """Choose the runs to submit from the launches in or below some folders, for each system and benchmark.
 
     Args:
@@ -92,30 +92,30 @@ def choose(folders: Iterable[Path], *, rehearsal: bool = False) -> list[Chosen]:
     Raises:
         NotPackageableError: the runs cannot be submitted; it lists every reason.
     """
-    batches = sorted(_batches(folders), key=lambda batch: batch.started)
-    faults = [fault for batch in batches for fault in _faults(batch, rehearsal=rehearsal)]
-    if len(rulesets := {batch.record.ruleset for batch in batches}) > 1:
+    launches = sorted(_launches(folders), key=lambda launch: launch.started)
+    faults = [fault for launch in launches for fault in _faults(launch, rehearsal=rehearsal)]
+    if len(rulesets := {launch.record.ruleset for launch in launches}) > 1:
         faults.append(f"the runs have several rulesets ({', '.join(sorted(rulesets))}); a submission has one")
     if faults:
         raise NotPackageableError(faults)
-    groups: defaultdict[tuple[str, str], list[Batch]] = defaultdict(list)
-    for batch in batches:
-        groups[batch.record.system, batch.record.benchmark].append(batch)
+    groups: defaultdict[tuple[str, str], list[Launch]] = defaultdict(list)
+    for launch in launches:
+        groups[launch.record.system, launch.record.benchmark].append(launch)
     choices = [_chosen(group) for group in groups.values()]
     if faults := [choice for choice in choices if isinstance(choice, str)]:
         raise NotPackageableError(faults)
-    return [choice for choice in choices if isinstance(choice, Chosen)]
+    return [choice for choice in choices if isinstance(choice, ChosenRuns)]
 
 
-def _chosen(batches: Sequence[Batch]) -> Chosen | str:
+def _chosen(launches: Sequence[Launch]) -> ChosenRuns | str:
     """Return the choice among the runs of some launches, or the reason why there is none."""
-    rules = batches[0].rules
-    runs = [run for batch in batches for run in batch.runs]
+    rules = launches[0].rules
+    runs = [run for launch in launches for run in launch.runs]
     window = median_window(runs, rules.runs)
     if window is None:
-        return f"{batches[0].record.system}, {rules.benchmark}: {_why_none(runs, rules.runs)}"
-    owner = next(batch for batch in batches if window[0] in batch.runs)
-    return Chosen(batch=owner, runs=window, launched=len(runs))
+        return f"{launches[0].record.system}, {rules.benchmark}: {_why_none(runs, rules.runs)}"
+    owner = next(launch for launch in launches if window[0] in launch.runs)
+    return ChosenRuns(launch=owner, runs=window, launched=len(runs))
 
 
 def _why_none(runs: Sequence[Run], needed: int) -> str:
@@ -145,20 +145,20 @@ def _window_minutes(runs: Sequence[Run]) -> float:
 # Reading launches.
 
 
-def _batches(folders: Iterable[Path]) -> list[Batch]:
+def _launches(folders: Iterable[Path]) -> list[Launch]:
     """Read each launch once, even if folders overlap."""
-    launches = {here.resolve(): here for folder in folders for here in _launches(folder)}
-    return [Batch(here, _record(here / RUN_JSON)) for here in launches.values()]
+    paths = {path.resolve(): path for folder in folders for path in _launch_folders(folder)}
+    return [Launch(path, _record(path / RUN_JSON)) for path in paths.values()]
 
 
-def _launches(folder: Path) -> list[Path]:
+def _launch_folders(folder: Path) -> list[Path]:
     try:
-        launches = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
+        paths = sorted(Path(here) for here, _, names in walk(folder) if RUN_JSON in names)
     except OSError as error:
         raise NotPackageableError([f"{folder} cannot be searched for runs: {error}"]) from None
-    if not launches:
+    if not paths:
         raise NotPackageableError([f"no {RUN_JSON} in {folder} or below it; expected a folder that a run wrote"])
-    return launches
+    return paths
 
 
 def _record(path: Path) -> RunRecord:
@@ -168,22 +168,22 @@ def _record(path: Path) -> RunRecord:
         raise NotPackageableError([str(error)]) from None
 
 
-def _faults(batch: Batch, *, rehearsal: bool) -> Iterator[str]:
+def _faults(launch: Launch, *, rehearsal: bool) -> Iterator[str]:
     try:
-        rules, config = batch.rules, batch.config
+        rules, config = launch.rules, launch.config
     except RefusedError as error:
-        yield f"{batch.folder}: {error}"
+        yield f"{launch.folder}: {error}"
         return
-    if batch.record.started is None:
-        yield f"{batch.folder}: {RUN_JSON} does not state when the runs were launched"
+    if launch.record.started is None:
+        yield f"{launch.folder}: {RUN_JSON} does not state when the runs were launched"
     if not benchmark_named(rules.benchmark).submittable:
-        yield f"{batch.folder}: {rules.benchmark} exists only in this harness and cannot be submitted"
+        yield f"{launch.folder}: {rules.benchmark} exists only in this harness and cannot be submitted"
     elif unset := config.submission.unset:
         yield (
-            f"{batch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not state who "
+            f"{launch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not state who "
             "submits what, and a log must not be changed; run `llama31 submission init` before the next runs"
         )
-    for run in batch.runs:
+    for run in launch.runs:
         yield from (f"{run.file}: {fault}" for fault in _disowned(run, rehearsal=rehearsal))
         yield from (f"{run.file}: {difference}" for difference in _differences(config, run))
 

@@ -52,7 +52,7 @@ class Traffic(_Part):
     bytes: int
 
 
-class Step(_Part):
+class StepCounts(_Part):
     """Counts what the last step asked of the device, by name."""
 
     calls: dict[str, int]
@@ -96,7 +96,7 @@ class Answer(_Part):
     """Replays in an evaluation, whose microbatches are other in number."""
     host: tuple[Seconds, ...]
     """Of each step."""
-    step: Step
+    step: StepCounts
     flops: dict[str, int]
     """Of a step: `step` of matrix products, `recomputed` of those that the backward pass makes again, `attention`."""
 
@@ -130,7 +130,7 @@ class Answer(_Part):
         return 1000 * self.host[-1].cpu_s / self.microbatches
 
 
-class Verdict(BaseModel):
+class RankVerdict(BaseModel):
     """One rank of a configuration, judged for a GPU."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)

@@ -16,7 +16,7 @@ from benchmark.config import RunConfig, resolve
 from benchmark.errors import RefusedError
 from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.rules import FreeLearningRate
-from harness.dryrun.answer import Answer, Broken, Verdict
+from harness.dryrun.answer import Answer, Broken, RankVerdict
 from harness.dryrun.environment import interpreter, variables
 
 DEFAULT_GPU = GPUS["H100"]
@@ -106,7 +106,7 @@ class Rank:
         )
 
 
-def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, Verdict | Broken]]:
+def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, RankVerdict | Broken]]:
     """Yields the outcome of each rank, in the order in which they end.
 
     Raises:
@@ -124,7 +124,7 @@ def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, Verdict
 
 def _run(
     python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs: int
-) -> Iterator[tuple[Rank, Verdict | Broken]]:
+) -> Iterator[tuple[Rank, RankVerdict | Broken]]:
     with tempfile.TemporaryFile() as said:
         command = [str(python), "-m", "nullcuda", str(jobs)]
         with _process(command, environment, said) as process:
@@ -144,11 +144,11 @@ def _run(
             )
 
 
-def _outcome(rank: Rank, answer: dict[str, Any]) -> Verdict | Broken:
+def _outcome(rank: Rank, answer: dict[str, Any]) -> RankVerdict | Broken:
     asked = rank.asked
     if "error" in answer:
         return Broken(config=asked.config, gpu=asked.gpu, rank=rank.rank, error=answer["error"], trace=answer["trace"])
-    return Verdict(config=asked.config, gpu=asked.gpu, answer=Answer.model_validate(answer))
+    return RankVerdict(config=asked.config, gpu=asked.gpu, answer=Answer.model_validate(answer))
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from harness.launch.runs import CUT_OFF, RunSet
 from harness.launch.signals import Received, listening
 from harness.launch.standing import Standing, standing
 from harness.pace import expected
-from harness.preflight import Plan, report_on, warnings
+from harness.preflight import PlannedRuns, report_on, warnings
 from harness.verdict import conclude
 from report.follower import LogFollower
-from report.watch import View, in_set
+from report.watch import WatchView, in_set
 
 
 def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
@@ -173,7 +173,7 @@ def stands(log: Path, config: RunConfig) -> Standing:
     return standing(follower.run)
 
 
-def view_of(config: RunConfig, runs: RunSet, index: int) -> View:
+def view_of(config: RunConfig, runs: RunSet, index: int) -> WatchView:
     """One of the runs as it is shown: by those that are over, or by the planner, before it can tell by itself."""
     view, planned = in_set(runs.experiments, runs.experiments[index].result), expected(config)
     return view if view.usual is not None or planned is None else replace(view, usual=60 * planned.usual)
@@ -198,6 +198,6 @@ def set_aside(log: Path) -> int:
 
 def allowed(config: RunConfig, *, in_batch: bool) -> bool:
     """Whether the rules allow what is about to run; what they say of it is printed."""
-    report = report_on(Plan(path=None, possible=config, in_batch=in_batch))
+    report = report_on(PlannedRuns(path=None, possible=config, in_batch=in_batch))
     click.echo("\n".join([*warnings(config), text(report, "configuration")]))
     return report.passed

@@ -22,15 +22,15 @@ from harness.launch.standing import standing
 from harness.launch.telemetry import sampled, sampler
 from report.follower import LogFollower
 from report.screen import Onlooker, characters, screen
-from report.watch import View, status
+from report.watch import WatchView, status
 
 POLL_S = 0.2
 
-_ALONE = View()
+_ALONE = WatchView()
 
 
 def run_once(
-    config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received, view: View = _ALONE
+    config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received, view: WatchView = _ALONE
 ) -> Ending:
     """The processes of one run, from their start to their end.
 
@@ -68,7 +68,7 @@ def look_on(
     console: Path,
     launcher: Launcher,
     received: Received,
-    view: View,
+    view: WatchView,
 ) -> tuple[bool, list[str]]:
     """Show a run until its process has ended, hand signals on to it, and kill it where what is awaited does not come.
 

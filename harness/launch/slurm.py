@@ -54,7 +54,7 @@ _FIRST_PORT, _PORTS = 20_000, 12_768
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SlurmJob:
     """The job that this process is the batch script of."""
 
     number: str
@@ -64,7 +64,7 @@ class Job:
     """How often it was requeued."""
 
     @classmethod
-    def find(cls, number: str, node_list: str, restarts: int) -> Job:
+    def find(cls, number: str, node_list: str, restarts: int) -> SlurmJob:
         """From batch's variables; a node list is Slurm's short form (n[1-4,7])."""
         names = _output(["scontrol", "show", "hostnames", node_list]).split()
         return cls(number=number, nodes=tuple(names), restarts=restarts)
@@ -95,7 +95,7 @@ class Slurm:
         ConfigError: the job's nodes are not those of the configuration, or the container cannot have what it needs.
     """
 
-    def __init__(self, config: RunConfig, job: Job) -> None:
+    def __init__(self, config: RunConfig, job: SlurmJob) -> None:
         nodes = config.layout.nodes
         if len(job.nodes) != nodes:
             raise ConfigError(

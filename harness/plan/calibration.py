@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmark.errors import RefusedError
 from benchmark.sizes import SIZES, ModelSize
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 from harness.plan.step_time import Term, seconds, terms
 
 SHIPPED = Path(__file__).with_name("calibration.json")
@@ -98,7 +98,7 @@ class Constants(dict[str, float]):
 class Measured:
     """A step that was timed somewhere."""
 
-    job: Job
+    job: TrainingJob
     seconds: float
     """Median step."""
     source: str
@@ -114,7 +114,7 @@ class Measured:
         return group(self.job)
 
 
-def group(job: Job) -> str:
+def group(job: TrainingJob) -> str:
     """What one measurement says something about: the GPU, the precision, and the model's size."""
     return f"{job.gpu.name} {job.precision} {job.size.name}"
 
@@ -160,7 +160,7 @@ class Calibration:
         """The constants of a size, or of the nearest one that was measured."""
         return self.sizes[nearest(size, self.sizes)]
 
-    def spread(self, job: Job) -> float:
+    def spread(self, job: TrainingJob) -> float:
         """How far off a step of this job may be: twice the root mean square of its group's left-out errors."""
         errors = [residual.left_out for residual in self.residuals if residual.group == group(job)]
         if not errors:
@@ -169,11 +169,11 @@ class Calibration:
             return SINGLE_SPREAD
         return max(LEAST_SPREAD, 2 * fmean(error**2 for error in errors) ** 0.5)
 
-    def measured(self, job: Job) -> int:
+    def measured(self, job: TrainingJob) -> int:
         """How many steps of this job's group the constants were fitted to."""
         return sum(residual.group == group(job) for residual in self.residuals)
 
-    def graph_gain(self, job: Job) -> float | None:
+    def graph_gain(self, job: TrainingJob) -> float | None:
         """How many times as long a step takes without such a graph; None where the constants are not of steps in one.
 
         Constants that a user's own logs gave are of the user's own steps.
@@ -183,7 +183,7 @@ class Calibration:
             return None
         return FULL_GRAPH_GAIN.get(job.gpu.name)
 
-    def has_fp8_attention(self, job: Job) -> bool:
+    def has_fp8_attention(self, job: TrainingJob) -> bool:
         """Whether the measured steps of this job's kind have attention in fp8, which this trainer has not.
 
         Nobody has published what it brings, and no constant tells: every 8B step in nvfp4 has it, and no other.

@@ -194,7 +194,7 @@ def _plan(
     picture: Path | None,
 ) -> None:
     from harness.plan.planner import plan as make_plan
-    from harness.plan.report import plan_values, text
+    from harness.plan.presentation import plan_values, text
 
     made = make_plan(config, calibration, gpu, quantised_weights=quantised_weights)
     click.echo(json.dumps(plan_values(made), indent=2) if as_json else text(made, calibration))
@@ -208,7 +208,7 @@ def _plan(
 
 def _search_one(question: Question, gpus: int, top: int, as_json: bool) -> list[Found]:
     """The layouts of one number of GPUs; or what would fit."""
-    from harness.plan.report import instead_lines, search_values, table
+    from harness.plan.presentation import instead_lines, search_values, table
     from harness.plan.scaling import instead
 
     found = question.at(gpus, top)
@@ -222,7 +222,7 @@ def _search_one(question: Question, gpus: int, top: int, as_json: bool) -> list[
 
 def _search_several(question: Question, counts: tuple[int, ...], as_json: bool) -> list[Found]:
     """The fastest layout of each number of GPUs."""
-    from harness.plan.report import scaling_table, scaling_values
+    from harness.plan.presentation import scaling_table, scaling_values
     from harness.plan.scaling import instead
 
     found = [question.at(gpus, listed=1) for gpus in sorted(counts)]
@@ -237,7 +237,7 @@ def _search_fewest(question: Question, minutes: float, top: int, as_json: bool) 
     Raises:
         ConfigError: no number of GPUs is.
     """
-    from harness.plan.report import fewest_text, search_values, too_slow
+    from harness.plan.presentation import fewest_text, search_values, too_slow
     from harness.plan.scaling import fewest
 
     found = fewest(question, minutes, top)

@@ -12,7 +12,7 @@ from benchmark.sizes import ModelSize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """One training job: enough to say what a step computes, moves and keeps."""
 
     size: ModelSize
@@ -143,12 +143,12 @@ def from_config(
     release: str = "v5.0",
     stack: str = "mlperf",
     quantised_weights: bool = False,
-) -> Job:
+) -> TrainingJob:
     """The job that a configuration describes.
 
     Args:
         gpu: its name; the one that the system's name states if None.
-        quantised_weights: as in Job; also where FP8_PARAM_GATHER says so.
+        quantised_weights: as in TrainingJob; also where FP8_PARAM_GATHER says so.
 
     Raises:
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
@@ -162,7 +162,7 @@ def from_config(
     if precision not in PRECISIONS or found.peak(precision) is None:
         valid = ", ".join(name for name in PRECISIONS if found.peak(name) is not None)
         raise ConfigError([f"{found.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
-    return Job(
+    return TrainingJob(
         size=config.size,
         vocabulary=config.vocabulary,
         sequence_length=config.rules.sequence_length,

@@ -9,7 +9,7 @@ from itertools import product
 from benchmark.rules import Rules, RuleViolationError
 from harness.plan import memory, step_time
 from harness.plan.calibration import Calibration
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 from harness.plan.time_to_target import expected_steps
 
 TENSOR = CONTEXT = (1, 2, 4, 8)
@@ -30,7 +30,7 @@ LAYOUT_NAMES = (
 class Shape:
     """A layout with the two numbers that its step time is linear in: seconds = each * microbatches + once."""
 
-    job: Job
+    job: TrainingJob
     """Of any number of microbatches."""
     each: float
     once: float
@@ -57,11 +57,11 @@ class Shape:
         return dict(zip(LAYOUT_NAMES, map(str, sizes), strict=True))
 
 
-def name(job: Job) -> str:
+def name(job: TrainingJob) -> str:
     return f"tp{job.tensor}pp{job.pipeline}vp{job.chunks}cp{job.context}mbs{job.micro_batch}"
 
 
-def cuts(job: Job) -> Iterator[Job]:
+def cuts(job: TrainingJob) -> Iterator[TrainingJob]:
     """Every cut of the model that its layers and heads allow, whatever the number of GPUs."""
     layers = job.size.layers
     stages = [n for n in range(1, layers + 3) if layers % n == 0 or (layers + 2) % n == 0]
@@ -74,7 +74,7 @@ def cuts(job: Job) -> Iterator[Job]:
             )
 
 
-def worst(job: Job) -> memory.Stage:
+def worst(job: TrainingJob) -> memory.Stage:
     """The stage that needs most, at any minibatch.
 
     Activations grow with the microbatches up to the pipeline's depth; a run has at least that many.
@@ -82,7 +82,7 @@ def worst(job: Job) -> memory.Stage:
     return memory.worst(replace(job, microbatches=2 * job.pipeline))
 
 
-def timed(job: Job, calibration: Calibration) -> Shape:
+def timed(job: TrainingJob, calibration: Calibration) -> Shape:
     parts, constants = step_time.step(job), calibration.of(job.size).constants
     each = step_time.total(parts.microbatch, constants)
     once = step_time.total(parts.once, constants)

@@ -23,7 +23,7 @@ from benchmark.mllog import TOKEN, Event, MalformedEventError, decode
 from benchmark.rules import Rules
 from benchmark.run_record import read
 from harness.plan.calibration import LOGGED_SPREAD, OWN, TABLED_SPREAD, Measured
-from harness.plan.job import Job, from_config
+from harness.plan.job import TrainingJob, from_config
 
 _Read = TypeVar("_Read")
 
@@ -149,7 +149,7 @@ def _of_row(row: Mapping[str, str]) -> Measured:
         raise ValueError(f"neither a round ({', '.join(ROUNDS)}) nor the source of a recipe")
     if row["gpu"] not in GPUS:
         raise ValueError(f"gpu is {row['gpu']!r}, expected one of {', '.join(GPUS)}")
-    job = Job(
+    job = TrainingJob(
         size=replace(benchmark.size, layers=int(row.get("layers") or benchmark.size.layers)),
         vocabulary=int(row.get("vocab") or benchmark.vocabulary),
         sequence_length=benchmark.rules[-1].sequence_length,
@@ -181,7 +181,7 @@ def _of_row(row: Mapping[str, str]) -> Measured:
     return Measured(job=job, seconds=step, source=source, evaluation=evaluation / batches / step, start=median(starts))
 
 
-def _check(job: Job) -> None:
+def _check(job: TrainingJob) -> None:
     if min(job.gpus, job.ranks, job.chunks, job.micro_batch, job.microbatches, job.size.layers, job.vocabulary) < 1:
         raise ValueError("a count is below 1")
     if job.gpus % job.ranks:
@@ -205,7 +205,7 @@ def _release_of_recipe(source: str) -> str:
     return "v6.0" if "Megatron-Bridge" in source else "v5.0"
 
 
-def _evaluations(rules: Rules, job: Job, steps: int) -> int:
+def _evaluations(rules: Rules, job: TrainingJob, steps: int) -> int:
     gbs = job.global_batch_size
     return max(0, steps // rules.eval_interval_steps(gbs) - rules.skipped_evals(gbs))
 

@@ -18,7 +18,7 @@ from operator import mul
 from types import MappingProxyType
 
 from benchmark.hardware import OUTSIDE_ALLOCATOR
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 
 GIB, MIB = 2**30, 2**20
 
@@ -87,12 +87,12 @@ class Stage:
         return sum(self.parts.values())
 
 
-def stages(job: Job) -> list[Stage]:
+def stages(job: TrainingJob) -> list[Stage]:
     """Every pipeline stage, first to last."""
     return [_stage(job, stage) for stage in range(job.pipeline)]
 
 
-def worst(job: Job) -> Stage:
+def worst(job: TrainingJob) -> Stage:
     """The stage that needs most: the first, the second, the last, or the first that sends while it holds its most.
 
     Those between hold as many layers as the second one, with fewer microbatches in flight.
@@ -103,12 +103,12 @@ def worst(job: Job) -> Stage:
     return max((_stage(job, stage) for stage in candidates), key=lambda stage: stage.total)
 
 
-def fits(stage: Stage, job: Job) -> bool:
+def fits(stage: Stage, job: TrainingJob) -> bool:
     """Whether what PyTorch reserves and what lies outside its allocator are at most the GPU's memory."""
     return stage.total <= job.gpu.memory
 
 
-def _stage(job: Job, stage: int) -> Stage:
+def _stage(job: TrainingJob, stage: int) -> Stage:
     layers, last = job.layers(stage), job.pipeline - 1
     in_bf16 = [job.bf16_layers(stage, chunk) for chunk in range(job.chunks)]
     quantised = layers - sum(map(sum, in_bf16))
@@ -146,7 +146,7 @@ def _stage(job: Job, stage: int) -> Stage:
     )
 
 
-def _chunk_parameters(job: Job, stage: int, chunk: int) -> int:
+def _chunk_parameters(job: TrainingJob, stage: int, chunk: int) -> int:
     """Parameters of one model chunk on one rank: its layers, and embedding or output layer and final norm."""
     first = stage == 0 and chunk == 0
     last = stage == job.pipeline - 1 and chunk == job.chunks - 1
@@ -158,7 +158,7 @@ def _chunk_parameters(job: Job, stage: int, chunk: int) -> int:
 # Weights.
 
 
-def weight_bytes(job: Job) -> float:
+def weight_bytes(job: TrainingJob) -> float:
     """Bytes a weight of a layer's matrix, with the copies that matrix products need.
 
     Transformer Engine keeps them from one microbatch to the next (module/base.py, get_weight_workspace). Without
@@ -170,12 +170,12 @@ def weight_bytes(job: Job) -> float:
     return beside + _directions(job) * _PRODUCT_BYTES[job.precision]
 
 
-def product_bytes(job: Job) -> float:
+def product_bytes(job: TrainingJob) -> float:
     """Bytes of a value in the precision of the matrix products."""
     return _PRODUCT_BYTES[job.precision]
 
 
-def _directions(job: Job) -> int:
+def _directions(job: TrainingJob) -> int:
     """Quantised copies of what is multiplied in two directions.
 
     Hopper multiplies fp8 only row by column and needs a transposed copy; blocks of mxfp8 and nvfp4 run along the
@@ -189,19 +189,19 @@ def _directions(job: Job) -> int:
 # Activations.
 
 
-def layer_bytes(job: Job) -> float:
+def layer_bytes(job: TrainingJob) -> float:
     """Bytes that one layer keeps of one microbatch for its backward pass, on one rank, where it is not recomputed."""
     if "full" in job.recompute and job.recomputed_layers == 0:
         return _checkpoint_bytes(job)
     return _kept(job)
 
 
-def _checkpoint_bytes(job: Job) -> float:
+def _checkpoint_bytes(job: TrainingJob) -> float:
     """Of a layer that is recomputed whole: its input, in bf16."""
     return 2.0 * _shard(job)
 
 
-def _kept(job: Job) -> float:
+def _kept(job: TrainingJob) -> float:
     """Without recomputation of whole layers; 26.6 bytes a shard in fp8 for 405B, 31.8 in bf16."""
     size, each = job.size, product_bytes(job)
     ffn, groups = size.ffn_hidden / size.hidden, size.query_groups / size.heads
@@ -222,11 +222,11 @@ def _kept(job: Job) -> float:
     return (norms + attention + mlp) * _shard(job) + numbers
 
 
-def _shard(job: Job) -> float:
+def _shard(job: TrainingJob) -> float:
     return job.size.hidden * job.tokens / job.tensor
 
 
-def _normalised_bytes(job: Job) -> float:
+def _normalised_bytes(job: TrainingJob) -> float:
     """Bytes a value of a norm's output, as kept.
 
     Transformer Engine drops the copy that the backward pass does not multiply with, but of nvfp4 only where nothing is
@@ -235,12 +235,12 @@ def _normalised_bytes(job: Job) -> float:
     return product_bytes(job) * (2 if job.precision == "nvfp4" and job.tensor > 1 else 1)
 
 
-def _plain(job: Job) -> Job:
+def _plain(job: TrainingJob) -> TrainingJob:
     """The same job in bf16 throughout, as some of its layers may be."""
     return replace(job, precision="bf16")
 
 
-def _peak(job: Job, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
+def _peak(job: TrainingJob, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
     """What `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads again.
 
     Args:
@@ -259,7 +259,7 @@ def _peak(job: Job, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
     return _most_held(job.pipeline, stage, job.microbatches, weights, round(2 * checkpoint, 6))
 
 
-def _layer_activations(job: Job, stage: int) -> int:
+def _layer_activations(job: TrainingJob, stage: int) -> int:
     """Layers times microbatches whose activations `stage` holds at the peak of interleaved 1F1B."""
     layers = tuple(float(job.chunk_layers(stage, chunk)) for chunk in range(job.chunks))
     return round(_most_held(job.pipeline, stage, job.microbatches, layers, 0.0))
@@ -307,7 +307,7 @@ def _ahead(pipeline: int, stage: int, chunks: int, passes: int) -> int:
     return min(pipeline - stage - 1 if chunks == 1 else whole, passes)
 
 
-def _alternates(job: Job, stage: int) -> bool:
+def _alternates(job: TrainingJob, stage: int) -> bool:
     """Whether a stage comes to one forward, one backward: not where all its forward passes are ahead of that."""
     passes = job.microbatches * job.chunks
     return _ahead(job.pipeline, stage, job.chunks, passes) < passes
@@ -316,7 +316,7 @@ def _alternates(job: Job, stage: int) -> bool:
 # What one layer's backward pass, or the loss, works with.
 
 
-def _layer_under_way(job: Job, stage: int) -> float:
+def _layer_under_way(job: TrainingJob, stage: int) -> float:
     """The layer that the backward pass is in, at the larger of two moments of its MLP; beyond what layers keep."""
     outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
     # What the layer keeps of its MLP: the first product's output, which is gone by the weight gradient, and the second
@@ -334,7 +334,7 @@ def _layer_under_way(job: Job, stage: int) -> float:
     return found
 
 
-def _activation(job: Job) -> float:
+def _activation(job: TrainingJob) -> float:
     """SwiGLU's backward pass: the gradient of its output, of gate and up-projection, and both together.
 
     Counted as PyTorch runs it line by line (megatron/core/fusions/fused_bias_swiglu.py); torch.compile needs less.
@@ -343,7 +343,7 @@ def _activation(job: Job) -> float:
     return outputs + 2 * outputs + 2 * outputs + 2 * _shard(job)
 
 
-def _weight_gradient(job: Job) -> float:
+def _weight_gradient(job: TrainingJob) -> float:
     """The gradient of the MLP's first weight, the largest product.
 
     In the order of Transformer Engine's backward pass (module/layernorm_linear.py).
@@ -368,7 +368,7 @@ def _weight_gradient(job: Job) -> float:
     return found
 
 
-def _loss_under_way(job: Job) -> float:
+def _loss_under_way(job: TrainingJob) -> float:
     """The last stage in the output layer's backward pass, with Transformer Engine's cross entropy.
 
     That works in place, so the bf16 logits are their gradient by now (megatron/core/fusions). Beside them the output
@@ -387,7 +387,7 @@ def _loss_under_way(job: Job) -> float:
 # What is there in any case.
 
 
-def _buffers(job: Job, stage: int) -> float:
+def _buffers(job: TrainingJob, stage: int) -> float:
     """Workspaces, tables, messages between stages, and what waits for others to be freed."""
     size, last = job.size, stage == job.pipeline - 1
     found = WORKSPACE + 1024.0
@@ -415,7 +415,7 @@ def _buffers(job: Job, stage: int) -> float:
     return found
 
 
-def _between_blocks(job: Job) -> float:
+def _between_blocks(job: TrainingJob) -> float:
     """What expandable segments hold without use, at most.
 
     The allocator takes the smallest free block that is large enough and never moves one. AdamW's two moments of each

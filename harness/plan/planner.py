@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from benchmark.config import ConfigError, RunConfig
 from harness.plan import memory, step_time
 from harness.plan.calibration import Calibration
-from harness.plan.job import Job, from_config, precision_of
-from harness.plan.time_to_target import Outcome, Pace, evaluation_steps, outcomes, walltime
+from harness.plan.job import TrainingJob, from_config, precision_of
+from harness.plan.time_to_target import LikelyOutcome, Pace, evaluation_steps, outcomes, walltime
 
 BF16_GRADIENTS = {"GRAD_REDUCE_IN_FP32": "False"}
 
@@ -33,7 +33,7 @@ class WithoutGraph:
     gain: float
     """How many times as long a step takes."""
     pace: Pace
-    outcomes: list[Outcome]
+    outcomes: list[LikelyOutcome]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class Plan:
     """What a configuration would do."""
 
     config: RunConfig
-    job: Job
+    job: TrainingJob
     stages: list[memory.Stage]
     parts: Mapping[str, float]
     """Seconds of a step, by step_time.PARTS."""
     pace: Pace
     measured: int
     """Steps of this GPU, precision and model that the constants were fitted to; it is uncalibrated if 0."""
-    outcomes: list[Outcome]
+    outcomes: list[LikelyOutcome]
     without_graph: WithoutGraph | None
     """What this trainer takes, where the constants are of steps that it does not make."""
     walltime: int
@@ -74,7 +74,7 @@ class Plan:
 
 def job_of(
     config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
-) -> Job:
+) -> TrainingJob:
     """The job of a configuration, with the software that its GPU and precision were measured with.
 
     Raises:
@@ -86,7 +86,7 @@ def job_of(
     return from_config(config, gpu=name, release=release, stack=stack, quantised_weights=quantised_weights)
 
 
-def pace_of(config: RunConfig, job: Job, calibration: Calibration) -> Pace:
+def pace_of(config: RunConfig, job: TrainingJob, calibration: Calibration) -> Pace:
     known = calibration.of(job.size)
     step = step_time.seconds(job, known.constants)
     return Pace(
@@ -125,7 +125,7 @@ def plan(
     )
 
 
-def _without_graph(config: RunConfig, job: Job, pace: Pace, calibration: Calibration) -> WithoutGraph | None:
+def _without_graph(config: RunConfig, job: TrainingJob, pace: Pace, calibration: Calibration) -> WithoutGraph | None:
     gain = calibration.graph_gain(job)
     if gain is None or config.kernels.full_cuda_graph:
         return None
@@ -134,7 +134,7 @@ def _without_graph(config: RunConfig, job: Job, pace: Pace, calibration: Calibra
     return WithoutGraph(gain=gain, pace=slow, outcomes=likely)
 
 
-def _remedies(config: RunConfig, planned: Job, calibration: Calibration) -> Iterator[Remedy]:
+def _remedies(config: RunConfig, planned: TrainingJob, calibration: Calibration) -> Iterator[Remedy]:
     """Single changes that make a configuration fit, and gradients in bf16 together with those that alone do not."""
     found = {}
     for name, change in _changes(config):
@@ -150,7 +150,9 @@ def _remedies(config: RunConfig, planned: Job, calibration: Calibration) -> Iter
     yield from found.values()
 
 
-def _remedy(config: RunConfig, change: Mapping[str, str], planned: Job, calibration: Calibration) -> Remedy | None:
+def _remedy(
+    config: RunConfig, change: Mapping[str, str], planned: TrainingJob, calibration: Calibration
+) -> Remedy | None:
     """A change, if the configuration is possible with it and fits."""
     try:
         changed = RunConfig.from_environment({**config.to_environment(), "DGXSYSTEM": planned.gpu.system, **change})

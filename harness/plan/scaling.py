@@ -12,7 +12,7 @@ from benchmark.config import ConfigError
 from benchmark.hardware import PRECISIONS
 from harness.plan import layouts, memory
 from harness.plan.calibration import Calibration
-from harness.plan.job import Job, precision_values
+from harness.plan.job import TrainingJob, precision_values
 from harness.plan.layouts import Lengths, Shape, cuts, timed
 from harness.plan.planner import BF16_GRADIENTS
 from harness.plan.search import LISTED, Candidate, Found, Refusals, accepted, search, uncut
@@ -158,7 +158,7 @@ def _fewest(question: Question, minutes: float, runs: _Runs, shapes: list[Shape]
     return None
 
 
-def _multiple(gpus: float, smallest: Job) -> float:
+def _multiple(gpus: float, smallest: TrainingJob) -> float:
     """So many GPUs, in copies of the model on whole nodes, which `smallest` is one of."""
     return gpus if gpus == inf else max(1, ceil(gpus / smallest.gpus)) * smallest.gpus
 

@@ -17,7 +17,7 @@ from benchmark.hardware import GPUS, Gpu, gpu_of_system
 from benchmark.rules import Rules
 from harness.plan import layouts, memory, step_time
 from harness.plan.calibration import Calibration
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 from harness.plan.layouts import LAYOUT_NAMES, Lengths, Shape, cuts, name, options, timed
 from harness.plan.planner import BF16_GRADIENTS, job_of
 
@@ -32,7 +32,7 @@ class Candidate:
     config: RunConfig
     values: Mapping[str, str]
     """The variables that say it."""
-    job: Job
+    job: TrainingJob
     step: float
     """Seconds."""
     memory: float
@@ -132,7 +132,7 @@ def search(
 
 def uncut(
     base: Mapping[str, str], calibration: Calibration, gpu: str | None, quantised_weights: bool
-) -> tuple[Job, Rules]:
+) -> tuple[TrainingJob, Rules]:
     """The job of `base` before it is cut, and its rules."""
     stated = base.get("DGXSYSTEM", "")
     found = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
@@ -150,7 +150,7 @@ def uncut(
     return replace(job, gpus=gpus), config.rules
 
 
-def _fitting(job: Job, refusals: Refusals, calibration: Calibration) -> Iterator[Shape]:
+def _fitting(job: TrainingJob, refusals: Refusals, calibration: Calibration) -> Iterator[Shape]:
     for cut in cuts(job):
         if cut.gpus % cut.ranks:
             continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 from harness.plan import memory
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 
 MESSAGE_SECONDS = 20e-6
 """Of a small collective or transfer between GPUs, and of the kernels that wait for it."""
@@ -57,7 +57,7 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepTerms:
     """The terms of a training step."""
 
     microbatch: tuple[Term, ...]
@@ -65,7 +65,7 @@ class Step:
     once: tuple[Term, ...]
     """Paid once a step, however many microbatches it has."""
 
-    def terms(self, job: Job) -> list[Term]:
+    def terms(self, job: TrainingJob) -> list[Term]:
         """All of them, for the microbatches and the bubble of `job`."""
         return [
             *(Term(term.part, term.seconds * job.microbatches, term.constants) for term in self.microbatch),
@@ -74,12 +74,12 @@ class Step:
         ]
 
 
-def step(job: Job) -> Step:
+def step(job: TrainingJob) -> StepTerms:
     """What a job's step consists of; its number of microbatches does not matter."""
-    return Step(microbatch=(*_computation(job), *_communication(job)), once=tuple(_once(job)))
+    return StepTerms(microbatch=(*_computation(job), *_communication(job)), once=tuple(_once(job)))
 
 
-def terms(job: Job) -> list[Term]:
+def terms(job: TrainingJob) -> list[Term]:
     """Every term of a training step."""
     return step(job).terms(job)
 
@@ -89,12 +89,12 @@ def total(terms: Iterable[Term], constants: Mapping[str, float]) -> float:
     return sum(term.calibrated(constants) for term in terms)
 
 
-def seconds(job: Job, constants: Mapping[str, float]) -> float:
+def seconds(job: TrainingJob, constants: Mapping[str, float]) -> float:
     """Seconds of a step."""
     return total(terms(job), constants)
 
 
-def breakdown(job: Job, constants: Mapping[str, float]) -> dict[str, float]:
+def breakdown(job: TrainingJob, constants: Mapping[str, float]) -> dict[str, float]:
     """Seconds of a step by part."""
     found = dict.fromkeys(PARTS, 0.0)
     for term in terms(job):
@@ -102,7 +102,7 @@ def breakdown(job: Job, constants: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def _busiest(job: Job) -> tuple[int, bool]:
+def _busiest(job: TrainingJob) -> tuple[int, bool]:
     """Layers of the busiest stage, and whether the output layer is on it too.
 
     One in the middle, or the last one, whichever has more to multiply.
@@ -113,7 +113,7 @@ def _busiest(job: Job) -> tuple[int, bool]:
     return (end, True) if last == 0 or end + head > middle else (middle, False)
 
 
-def _software(job: Job) -> tuple[str, ...]:
+def _software(job: TrainingJob) -> tuple[str, ...]:
     """Constants of what differs from the reference: H100 or GB200 with the software of v5.0's submissions."""
     generation = job.gpu.generation
     differs = {
@@ -124,7 +124,7 @@ def _software(job: Job) -> tuple[str, ...]:
     return tuple(name for name, holds in differs.items() if holds)
 
 
-def _computation(job: Job) -> Iterator[Term]:
+def _computation(job: TrainingJob) -> Iterator[Term]:
     size, gpu, software = job.size, job.gpu, _software(job)
     peak, bf16_peak, bandwidth = gpu.peak(job.precision), gpu.bf16 * 1e12, gpu.memory_bandwidth * 1e12
     if peak is None:
@@ -154,17 +154,17 @@ def _computation(job: Job) -> Iterator[Term]:
     yield Term("weights and gradients", traffic / bandwidth, ("traffic",))
 
 
-def _recomputed(job: Job) -> float:
+def _recomputed(job: TrainingJob) -> float:
     """The part of a layer's forward pass that the backward pass does again, by its weights."""
     return job.mlp_share if "mlp" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
-def _attention_again(job: Job) -> float:
+def _attention_again(job: TrainingJob) -> float:
     """The part of a layer's core attention that the backward pass does again."""
     return 1.0 if "core_attn" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
-def _communication(job: Job) -> Iterator[Term]:
+def _communication(job: TrainingJob) -> Iterator[Term]:
     size, gpu, layers = job.size, job.gpu, _busiest(job)[0]
     full = job.recomputed_share(min(1, job.pipeline - 1))
     nvlink, nic = gpu.nvlink * 1e9, gpu.nic * 1e9
@@ -190,7 +190,7 @@ def _communication(job: Job) -> Iterator[Term]:
         yield Term("pipeline", 2 * job.chunks * output / job.tensor / nic, ("pipeline",))
 
 
-def _once(job: Job) -> Iterator[Term]:
+def _once(job: TrainingJob) -> Iterator[Term]:
     gpu, ranks = job.gpu, job.sharding
     weights = job.layer_matrices * max(job.layers(stage) for stage in range(job.pipeline)) / job.tensor
     if ranks > 1:

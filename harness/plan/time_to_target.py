@@ -33,7 +33,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class LikelyOutcome:
     """A run that reaches the target at a certain evaluation."""
 
     samples: int
@@ -48,7 +48,7 @@ class Outcome:
     """By which the score of such runs is multiplied, as `compliance rcp` has it."""
 
 
-def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[Outcome]:
+def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[LikelyOutcome]:
     """The evaluations at which a run is likely to reach the target, first to last.
 
     From the fastest seed of the reference, less what the rules allow, to its slowest, and one evaluation more: a run
@@ -65,12 +65,12 @@ def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None 
     return [outcome(rules, schedule, pace, step) for step in chosen]
 
 
-def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> Outcome:
+def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> LikelyOutcome:
     """A run that ends after `steps` steps."""
     samples, record = steps * schedule.global_batch_size, find_record(rules, schedule.global_batch_size)[1]
     fewest = None if record is None else accepted_from(record, rules.runs, rules.convergence_allowance)
     evaluations = sum(1 for _ in schedule.evaluation_steps(steps))
-    return Outcome(
+    return LikelyOutcome(
         samples=samples,
         steps=steps,
         evaluations=evaluations,
@@ -96,7 +96,7 @@ def expected_steps(rules: Rules, schedule: Schedule, ratio: float) -> float:
     return steps + ((steps - first) / interval + 1) * evaluation_steps(rules, gbs, ratio)
 
 
-def walltime(slowest: Outcome, pace: Pace, experiments: int) -> int:
+def walltime(slowest: LikelyOutcome, pace: Pace, experiments: int) -> int:
     """Minutes to ask a scheduler for: every run at its slowest likely end and as slow as the model may be off."""
     each = slowest.minutes * (1 + pace.spread) + LONGEST_INIT_MINUTES
     return ceil(each * experiments / 10) * 10

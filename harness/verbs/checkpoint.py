@@ -46,7 +46,7 @@ def inspect(folder: Path) -> None:
     \b
     llama31 checkpoint inspect /data/405b
     """
-    from reference_impl.checkpoint.report import describe
+    from reference_impl.checkpoint.inspection import describe
     from reference_impl.checkpoint.source import open_checkpoint
 
     click.echo(describe(open_checkpoint(folder)))
@@ -136,7 +136,7 @@ def verify(folder: Path, benchmark: str | None) -> None:
     \b
     llama31 checkpoint verify /data/405b --benchmark llama31_405b
     """
-    from reference_impl.checkpoint.report import find_faults, read_manifest
+    from reference_impl.checkpoint.inspection import find_faults, read_manifest
     from reference_impl.files.progress import progress
 
     manifest = read_manifest(folder)

@@ -51,7 +51,7 @@ def dryrun(
     llama31 dryrun config_DGX.sh
     llama31 dryrun configs/config_GB200_128x4x144xtp4pp8cp2.sh --stages PRECISION=bf16
     """
-    from harness.dryrun.report import lines
+    from harness.dryrun.lines import lines
     from harness.dryrun.run import Rank, ask, run
 
     if rank is not None and stages:

@@ -58,9 +58,9 @@ def job(number: str, node_list: str, restarts: int) -> None:
     """
     require_checkout("job")
     from harness.launch.experiments import run_experiments
-    from harness.launch.slurm import Job, Slurm
+    from harness.launch.slurm import Slurm, SlurmJob
 
-    nodes = Job.find(number, node_list, restarts)
+    nodes = SlurmJob.find(number, node_list, restarts)
     resolved = resolve_for_nodes(len(nodes.nodes))
     click.echo(describe(resolved))
     sys.exit(run_experiments(resolved, Slurm(resolved.config, nodes)))

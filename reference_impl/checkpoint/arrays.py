@@ -44,7 +44,7 @@ class CheckpointError(RefusedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """Bytes of a file."""
 
     path: Path
@@ -60,7 +60,7 @@ class Piece:
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
-    span: Span
+    span: ByteRange
 
 
 @dataclass(frozen=True, slots=True)

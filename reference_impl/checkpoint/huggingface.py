@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.decode import from_json, one_line, open_regular, read_regular, shape_of, shown
 from benchmark.sizes import ModelSize
-from reference_impl.checkpoint.arrays import ITEM_BYTES, CheckpointError, Piece, Span, Tensor
+from reference_impl.checkpoint.arrays import ITEM_BYTES, ByteRange, CheckpointError, Piece, Tensor
 from reference_impl.checkpoint.names import LONGEST_NAME, huggingface_shapes, require_possible, rows, shapes
 
 CONFIG = "config.json"
@@ -211,7 +211,7 @@ def _tensor(path: Path, name: str, data: int, entry: Mapping[str, Any]) -> Tenso
     start, end = shape_of(entry["data_offsets"])
     if end - start != prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"{name}: bytes {start} to {end} for {dtype} {shape}")
-    return Tensor(name, shape, dtype, (Piece((0,) * len(shape), shape, Span(path, data + start, end - start)),))
+    return Tensor(name, shape, dtype, (Piece((0,) * len(shape), shape, ByteRange(path, data + start, end - start)),))
 
 
 def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> d
         columns = tensor.shape[1:]
         row_bytes = prod(columns) * ITEM_BYTES[tensor.dtype]
         (whole,) = tensor.pieces
-        span = Span(whole.span.path, whole.span.start + part.huggingface_start * row_bytes, part.count * row_bytes)
+        span = ByteRange(whole.span.path, whole.span.start + part.huggingface_start * row_bytes, part.count * row_bytes)
         pieces[part.tensor].append(Piece(*part.box(columns), span))
     dtype = next(iter(files.values())).dtype
     return {name: Tensor(name, shape, dtype, tuple(pieces[name])) for name, shape in shapes(size, vocabulary).items()}

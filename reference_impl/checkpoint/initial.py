@@ -20,8 +20,8 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factor
 from benchmark.config import RunConfig
 from reference_impl import quantised
 from reference_impl.checkpoint.arrays import Box, CheckpointError, read
+from reference_impl.checkpoint.inspection import summary
 from reference_impl.checkpoint.names import fused
-from reference_impl.checkpoint.report import summary
 from reference_impl.checkpoint.source import Checkpoint, usable_checkpoint
 from reference_impl.model import unwrap
 from reference_impl.parallel import on_rank_0

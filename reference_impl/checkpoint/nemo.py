@@ -26,7 +26,7 @@ from benchmark.decode import (
     shown,
 )
 from benchmark.sizes import SIZES, ModelSize
-from reference_impl.checkpoint.arrays import ITEM_BYTES, CheckpointError, Piece, Span, Tensor
+from reference_impl.checkpoint.arrays import ITEM_BYTES, ByteRange, CheckpointError, Piece, Tensor
 from reference_impl.checkpoint.names import EMBEDDING, LONGEST_NAME, fused, require_possible, shapes
 
 METADATA = ".metadata"
@@ -62,7 +62,7 @@ class Index:
     folder: Path
     tensors: dict[str, Tensor]
     """By the names in the file, prefix included."""
-    objects: dict[str, Span]
+    objects: dict[str, ByteRange]
     """What is no tensor: bytes that the trainer that wrote them understands."""
 
     @property
@@ -158,7 +158,7 @@ def _count(value: object) -> int:
     return value
 
 
-def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[str, Any], Span]]:
+def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[str, Any], ByteRange]]:
     for index, info in storage.items():
         fqn = _name(index["fqn"])
         if info.state.get("transform_descriptors"):
@@ -167,11 +167,11 @@ def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[
         if Path(name).name != name:
             raise ValueError(f"{name!r} is no file of this folder")
         offset = index.state.get("offset")
-        span = Span(folder / name, _count(info["offset"]), _count(info["length"]), archive=True)
+        span = ByteRange(folder / name, _count(info["offset"]), _count(info["length"]), archive=True)
         yield (fqn, None if offset is None else shape_of(offset)), span
 
 
-def _tensor(name: str, entry: Record, spans: dict[tuple[str, Any], Span]) -> Tensor:
+def _tensor(name: str, entry: Record, spans: dict[tuple[str, Any], ByteRange]) -> Tensor:
     size, dtype = shape_of(entry["size"]), entry["properties"].state[0]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"{name} is of type {shown(dtype)}")

@@ -43,7 +43,7 @@ filesystem_async._results_queue = queue.SimpleQueue()
 
 
 @dataclass(frozen=True)
-class Plan:
+class SavePlan:
     """The writer of this rank's part, and on the first rank the index of all parts."""
 
     writer: FileSystemWriterAsync
@@ -58,7 +58,7 @@ class Planner(TorchDistSaveShardedStrategy):
 
     def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, save_state_dict_ret: Any) -> Any:
         _, index, _ = save_state_dict_ret
-        return Plan(writer, index)
+        return SavePlan(writer, index)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Saving:
     """
 
     def __init__(
-        self, folder: Path, plan: Plan, *, needed: int, complete: Callable[[], None], failed: Callable[[str], None]
+        self, folder: Path, plan: SavePlan, *, needed: int, complete: Callable[[], None], failed: Callable[[str], None]
     ) -> None:
         self._folder, self._plan, self._needed = folder, plan, needed
         self._complete, self._failed = complete, failed

@@ -25,14 +25,14 @@ from reference_impl.files.progress import Show, size
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Comparison:
     faults: list[str]
     """One line a file that is missing, not expected, or not as it should be."""
     summary: str
     """What was compared with what, where there is no fault."""
 
 
-def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int | None, show: Show) -> Verdict:
+def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int | None, show: Show) -> Comparison:
     """Compare a folder with its manifest and, if one is given, with a published set; which may stand in for it.
 
     Args:
@@ -47,7 +47,7 @@ def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int
         faults += unexpected_files(folder, published.sizes)
         total = sum(known for known in published.sizes.values() if known is not None)
         counted = f"{len(published.sizes)} files, {size(total)}"
-        return Verdict(faults, f"{counted}, sizes as published for the {published.about}; bytes not compared")
+        return Comparison(faults, f"{counted}, sizes as published for the {published.about}; bytes not compared")
     manifest = load_any(folder)
     if published is not None and published.benchmark is not None and isinstance(manifest, Manifest):
         faults += benchmark_faults(published.benchmark, folder, manifest)
@@ -61,7 +61,7 @@ def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int
     if published is not None:
         summary += f", sizes as published for the {published.about}"
     # A file of a wrong size is one fault, though two lists say so.
-    return Verdict(list(dict.fromkeys(faults)), summary)
+    return Comparison(list(dict.fromkeys(faults)), summary)
 
 
 def initialise(folder: Path, published: Published | None, show: Show) -> FolderManifest:

@@ -15,7 +15,7 @@ from benchmark.config import RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, run
 from compliance.check import check_paths
-from harness.simulate import Pace, SimulatedStep, VirtualClock
+from harness.simulate import SimulatedPace, SimulatedStep, VirtualClock
 from tests.fakes import EPOCH, configured, read_events
 from tests.official import accepts_log
 
@@ -43,7 +43,7 @@ class Interruptible(SimulatedStep):
     def __init__(self, config: RunConfig, log: EventLog, at: int | None, how: str) -> None:
         clock = log.clock
         assert isinstance(clock, VirtualClock)
-        super().__init__(config, clock, log, Pace())
+        super().__init__(config, clock, log, SimulatedPace())
         self._path = log.path
         self._at = at
         self._how = how

@@ -13,7 +13,7 @@ from compliance.check import check_paths, open_run
 from compliance.official import Tool
 from compliance.run import FREE_IN_OPEN
 from harness.__main__ import main
-from report.watch import View, lines
+from report.watch import WatchView, lines
 from tests.launches import launch, llama31_405b, stop_all_after
 
 
@@ -76,7 +76,7 @@ def test_report_counts_the_work_of_the_network_that_was_trained(result: Path) ->
 
 def test_watch_promises_no_factor(result: Path) -> None:
     """`watch` says nothing of a limit that does not bind the run."""
-    (said,) = [one for one in lines(open_run(result / "result_0.txt"), View()) if one.startswith("convergence")]
+    (said,) = [one for one in lines(open_run(result / "result_0.txt"), WatchView()) if one.startswith("convergence")]
     assert said == "convergence  not judged in the open division"
 
 

@@ -104,7 +104,7 @@ def test_runs_are_ordered_by_their_launch(tmp_path: Path) -> None:
         *(first / f"result_{n}.txt" for n in (1, 2)),
         later / "result_0.txt",
     ]
-    assert (chosen.launched, chosen.batch.folder) == (5, first)
+    assert (chosen.launched, chosen.launch.folder) == (5, first)
 
 
 def test_run_without_a_log_counts(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(machine, "machine", lambda: {"processor": "another"})
     (chosen,) = choose([launched], rehearsal=True)
     facts: Facts = {"system_name": "a", "accelerator_model_name": "b", "host_processors_per_node": "2"}
-    found = describing.describe(chosen.batch.record, chosen.batch.config, "Example", facts)
+    found = describing.describe(chosen.launch.record, chosen.launch.config, "Example", facts)
     assert (found["host_processor_caches"], found["operating_system"]) == ("", "")
     assert found["host_memory_capacity"]
 
@@ -237,10 +237,10 @@ def test_software_that_the_facts_name_joins_that_of_the_runs(launched: Path) -> 
         "host_processors_per_node": "2",
         "other_software_stack": {"nvidia_kernel_driver": "550.10"},
     }
-    stack = describing.describe(chosen.batch.record, chosen.batch.config, "Example", facts)["other_software_stack"]
+    stack = describing.describe(chosen.launch.record, chosen.launch.config, "Example", facts)["other_software_stack"]
     assert isinstance(stack, dict)
     assert stack["nvidia_kernel_driver"] == "550.10"
-    assert stack["torch"] == chosen.batch.record.versions["torch"]
+    assert stack["torch"] == chosen.launch.record.versions["torch"]
 
 
 # What is refused, with nothing written.

@@ -22,7 +22,7 @@ from compliance.package.build import _copy_implementation
 from compliance.package.checklist import Item, Packed, State, checklist, names
 from compliance.package.facts import Facts
 from compliance.package.readme import readme
-from compliance.package.runs import Chosen, choose
+from compliance.package.runs import ChosenRuns, choose
 from harness.__main__ import main
 from tests.launches import IDENTITY, launch, llama31_405b
 
@@ -32,7 +32,7 @@ ELSEWHERE = {"DATADIR": "/secret/c4", "LOAD_CHECKPOINT": "/secret/405b", "CONT":
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Chosen:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ChosenRuns:
     """Rehearsed runs of a config of the checkout, of the open division, with data that they compared."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (IDENTITY | CHOSEN | ELSEWHERE).items():
@@ -48,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Chosen:
 
 
 @pytest.fixture(scope="module")
-def text(runs: Chosen) -> str:
+def text(runs: ChosenRuns) -> str:
     return readme(runs, ROOT, CONFIG)
 
 
@@ -79,13 +79,13 @@ def leads_somewhere(page: Path, link: str) -> bool:
     return target.exists()
 
 
-def test_the_steps_give_the_runs_again(text: str, runs: Chosen) -> None:
+def test_the_steps_give_the_runs_again(text: str, runs: ChosenRuns) -> None:
     """A shell that sources and exports what the README says has the model, the layout and the choices of the runs."""
     steps = [line for line in commands(text) if line.startswith(("source ", "export "))]
     shell = ["bash", "-euc", "; ".join([*steps, "exec env -0"])]
     said = subprocess.run(shell, cwd=ROOT, env={"PATH": os.defpath}, capture_output=True, text=True, check=True).stdout
     again = RunConfig.from_environment(dict(line.split("=", 1) for line in said.split("\0") if "=" in line))
-    config = runs.batch.config
+    config = runs.launch.config
     for group in ("benchmark", "ruleset", "system", "layout", "kernels", "hyperparameters", "submission"):
         assert getattr(again, group) == getattr(config, group), group
     assert config.job.walltime is not None
@@ -138,13 +138,13 @@ FULL: Facts = dict.fromkeys(FIELDS, "something")
 CODE: dict[str, Any] = {"revision": "a" * 40, "modified": False}
 
 
-def packed(runs: Chosen, **changes: Any) -> Packed:
+def packed(runs: ChosenRuns, **changes: Any) -> Packed:
     """A submission of which the harness can do all that it ever can; `changes` are of its runs' configuration."""
-    record = runs.batch.record.model_copy(update={"code": CODE})
-    batch = replace(runs.batch, record=record)
+    record = runs.launch.record.model_copy(update={"code": CODE})
+    launch = replace(runs.launch, record=record)
     config = llama31_405b(**changes)
-    vars(batch)["config"] = config
-    return Packed(chosen=[replace(runs, batch=batch)], descriptions={"A": FULL}, code=CODE)
+    vars(launch)["config"] = config
+    return Packed(chosen=[replace(runs, launch=launch)], descriptions={"A": FULL}, code=CODE)
 
 
 def item(packed: Packed, what: str) -> Item:
@@ -159,13 +159,13 @@ def test_items_are_those_of_the_docs() -> None:
     assert tuple(what for what, _ in rows) == names()
 
 
-def test_what_the_harness_can_do_is_done(runs: Chosen) -> None:
+def test_what_the_harness_can_do_is_done(runs: ChosenRuns) -> None:
     """Of runs that lack nothing, only what no program can do is left."""
     left = {one.what for one in checklist(packed(runs)) if one.state is State.TO_DO}
     assert left == {"registration", "round", "category", "upload", "review", "publication"}
 
 
-def test_blank_fields_are_named(runs: Chosen) -> None:
+def test_blank_fields_are_named(runs: ChosenRuns) -> None:
     """A field that the rules want filled is to do, by name; one of cores and vcpus is enough; notes may be blank."""
     description = FULL | {"cooling": "", "hw_notes": "", "host_processor_core_count": ""}
     found = item(replace(packed(runs), descriptions={"A": description}), "system description")
@@ -176,7 +176,7 @@ def test_blank_fields_are_named(runs: Chosen) -> None:
 
 
 @pytest.mark.parametrize("code", [CODE | {"revision": "b" * 40}, CODE | {"modified": True}, {"revision": None}])
-def test_code_that_is_not_that_of_the_runs_is_to_do(runs: Chosen, code: dict[str, Any]) -> None:
+def test_code_that_is_not_that_of_the_runs_is_to_do(runs: ChosenRuns, code: dict[str, Any]) -> None:
     """Another revision, changed files, or a git that did not answer."""
     found = item(replace(packed(runs), code=code), "code")
     assert (found.state, "the runs had revision aaaaaaaaaaaa" in found.said) == (State.TO_DO, True)
@@ -194,7 +194,7 @@ def test_code_that_is_not_that_of_the_runs_is_to_do(runs: Chosen, code: dict[str
         ({"MLPERF_SUBMISSION_DIVISION": "open"}, "publication", State.TO_DO, "llama31_405b open"),
     ],
 )
-def test_items_follow_the_runs(runs: Chosen, changes: dict[str, Any], what: str, state: State, said: str) -> None:
+def test_items_follow_the_runs(runs: ChosenRuns, changes: dict[str, Any], what: str, state: State, said: str) -> None:
     """Division, batch size, image, status and ruleset decide what is left, and are named."""
     found = item(packed(runs, **changes), what)
     assert (found.state, said in found.said) == (state, True)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from benchmark.hardware import GPUS
 from benchmark.sizes import SIZES
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 from perf import plan_accuracy
 
-GB200 = Job(
+GB200 = TrainingJob(
     size=SIZES["405b"],
     vocabulary=32_000,
     sequence_length=8192,
@@ -36,7 +36,7 @@ def published() -> plan_accuracy.Data:
 
 
 @st.composite
-def jobs(draw: st.DrawFn) -> Job:
+def jobs(draw: st.DrawFn) -> TrainingJob:
     """Any cut of 405B that its layers allow."""
     size = SIZES["405b"]
     stages = draw(st.sampled_from([n for n in range(1, 129) if 126 % n == 0 or 128 % n == 0]))

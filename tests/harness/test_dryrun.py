@@ -15,8 +15,8 @@ from benchmark.config import ConfigError, resolve
 from benchmark.hardware import GPUS, OUTSIDE_ALLOCATOR
 from harness.__main__ import main
 from harness.dryrun import environment
-from harness.dryrun.answer import Answer, Verdict
-from harness.dryrun.report import lines
+from harness.dryrun.answer import Answer, RankVerdict
+from harness.dryrun.lines import lines
 from harness.dryrun.run import Asked, Rank, ask
 
 H100 = CONFIGS / "config_DGXH100_64x8x288xtp8pp8cp2.sh"
@@ -57,8 +57,8 @@ def answer(**changed: Any) -> Answer:
     return Answer.model_validate(values | changed)
 
 
-def verdict(**changed: Any) -> Verdict:
-    return Verdict(config=ask(H100).config, gpu=GPUS["H100"], answer=answer(**changed))
+def verdict(**changed: Any) -> RankVerdict:
+    return RankVerdict(config=ask(H100).config, gpu=GPUS["H100"], answer=answer(**changed))
 
 
 def test_fewer_microbatches_keep_the_learning_rate_of_all() -> None:

@@ -12,7 +12,7 @@ from benchmark.checkpoints import bytes_of_one
 from benchmark.files import why_unwritable
 from compliance.findings import Finding, Severity
 from harness.here import HERE_RULES, check_here
-from harness.preflight import Plan
+from harness.preflight import PlannedRuns
 from reference_impl.data.pair import _HEADER, _MAGIC, _VERSION
 from tests.fakes import configured
 
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 def found(**variables: str | int | Path) -> list[Finding]:
     values = {name: value if isinstance(value, int) else str(value) for name, value in variables.items()}
-    findings = check_here(Plan(path=None, possible=configured(**values)))
+    findings = check_here(PlannedRuns(path=None, possible=configured(**values)))
     return [finding for finding in findings if finding.rule != "preflight.weights" or "LOAD_CHECKPOINT" in values]
 
 
@@ -75,7 +75,7 @@ def test_a_tokenizer_that_is_not_there_is_an_error(data: Path, tmp_path: Path) -
 
 def test_weights_that_are_not_set_are_an_error(data: Path) -> None:
     """405B starts from a checkpoint."""
-    plan = Plan(path=None, possible=configured(DATADIR=str(data)))
+    plan = PlannedRuns(path=None, possible=configured(DATADIR=str(data)))
     (finding,) = check_here(plan)
     assert (finding.rule, finding.severity) == ("preflight.weights", Severity.ERROR)
     assert "set LOAD_CHECKPOINT" in finding.message

@@ -36,10 +36,10 @@ from harness.launch.node import faults
 from harness.launch.one_run import run_once
 from harness.launch.runs import RunSet, make_folder
 from harness.launch.signals import Received
-from harness.launch.slurm import Job, Slurm, node_check
+from harness.launch.slurm import Slurm, SlurmJob, node_check
 from harness.launch.standing import Standing
 from harness.verdict import conclude
-from report.watch import View
+from report.watch import WatchView
 from tests.fakes import configured, environment, read_events
 
 CONSOLE = """\
@@ -175,7 +175,7 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
 def test_a_node_with_a_disk_of_its_own_is_refused(tmp_path: Path) -> None:
     """The same path, and another folder: the check that a job makes on each node says which, and of which node."""
     config = configured(DGXNNODES=2, MINIBS=72, LOGDIR=str(tmp_path / "logs"), SAVE_CHECKPOINT=str(tmp_path / "saved"))
-    slurm = Slurm(config, Job(number="42", nodes=("n1", "n2")))
+    slurm = Slurm(config, SlurmJob(number="42", nodes=("n1", "n2")))
     with slurm, tokens(slurm.shared) as made:
         check = [sys.executable, *node_check([], made, 0)]
         script = 'mount -t tmpfs tmpfs "$1"; shift; exec "$@"'
@@ -303,7 +303,7 @@ def test_a_log_without_a_checkpoint_is_kept_beside_the_new_one(tmp_path: Path) -
 def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What another program of the node listens at is passed over."""
     config = configured(LOGDIR=str(tmp_path))
-    slurm = Slurm(config, Job(number="42", nodes=("n1",)))
+    slurm = Slurm(config, SlurmJob(number="42", nodes=("n1",)))
     with socket.socket() as held:
         with socket.socket() as free:
             held.bind(("", 0))
@@ -342,7 +342,7 @@ class Answering(Slurm):
 
 def answering(tmp_path: Path, **variables: str | int) -> Answering:
     config = configured(DGXNNODES=3, MINIBS=48, LOGDIR=str(tmp_path), **variables)
-    return Answering(config, Job(number="42", nodes=("n1", "n2", "n3")))
+    return Answering(config, SlurmJob(number="42", nodes=("n1", "n2", "n3")))
 
 
 @pytest.mark.parametrize(("address", "answers"), [("n2", ""), ("10.0.0.2", "1: yes\n2: no\n0: no\n")])
@@ -376,7 +376,7 @@ def talkative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     srun.write_text(SRUN)
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
-    return Slurm(configured(LOGDIR=str(tmp_path)), Job(number="42", nodes=("n1",)))
+    return Slurm(configured(LOGDIR=str(tmp_path)), SlurmJob(number="42", nodes=("n1",)))
 
 
 def test_text_before_an_answer_changes_nothing(talkative: Slurm) -> None:
@@ -479,7 +479,7 @@ def test_a_run_is_shown_by_the_planner_before_it_can_tell(tmp_path: Path) -> Non
     assert (planned.number, planned.runs) == (1, 3)
     assert 15 < (planned.usual or 0) / 60 < 25
     runs.update(0, status="success", minutes=21.0)
-    assert view_of(resolved.config, runs, 1) == View(number=2, runs=3, usual=21.0 * 60)
+    assert view_of(resolved.config, runs, 1) == WatchView(number=2, runs=3, usual=21.0 * 60)
 
 
 def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -497,7 +497,7 @@ def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.Ca
 
 def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A job's end is not lost over what it leaves behind."""
-    with Slurm(configured(LOGDIR=str(tmp_path)), Job(number="42", nodes=("n1",))):
+    with Slurm(configured(LOGDIR=str(tmp_path)), SlurmJob(number="42", nodes=("n1",))):
         (tmp_path / ".index_42").rmdir()
     assert capsys.readouterr().out == f"left behind {tmp_path}/.index_42: No such file or directory\n"
 
@@ -511,7 +511,7 @@ def test_a_logdir_that_leads_nowhere_is_one_clear_error(tmp_path: Path) -> None:
     assert str(refusal.value) == f"LOGDIR={link}: {link} is a link to /scratch/gone, which is not there"
     with (
         pytest.raises(ConfigError, match="is a link to /scratch/gone"),
-        Slurm(configured(LOGDIR=str(link)), Job(number="42", nodes=("n1",))),
+        Slurm(configured(LOGDIR=str(link)), SlurmJob(number="42", nodes=("n1",))),
     ):
         pass
 

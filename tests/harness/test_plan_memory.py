@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmark.checkout import ROOT
 from benchmark.config import RunConfig, config_files, resolve, source_config
 from benchmark.hardware import GPUS, OUTSIDE_ALLOCATOR, gpu_of_system
-from harness.plan.job import Job, from_config, precision_of
+from harness.plan.job import TrainingJob, from_config, precision_of
 from harness.plan.memory import GIB, MIB, Stage, fits, layer_bytes, stages, worst
 from perf.plan_accuracy import without_moments
 from tests.harness.plan_data import GB200, jobs, published
@@ -28,7 +28,7 @@ def test_parameters_of_a_rank_are_those_that_a_published_run_logged() -> None:
 
 
 @given(jobs())
-def test_all_ranks_together_hold_the_model(job: Job) -> None:
+def test_all_ranks_together_hold_the_model(job: TrainingJob) -> None:
     """Over all stages and tensor-parallel ranks the parameters are the model's; only norms are on every rank."""
     held = sum(stage.parameters for stage in stages(job)) * job.tensor
     norms = (2 * job.size.layers + 1) * job.size.hidden
@@ -36,12 +36,12 @@ def test_all_ranks_together_hold_the_model(job: Job) -> None:
 
 
 @given(jobs())
-def test_the_worst_stage_is_the_worst(job: Job) -> None:
+def test_the_worst_stage_is_the_worst(job: TrainingJob) -> None:
     """Looking at three stages finds the largest of all."""
     assert worst(job).total == max(stage.total for stage in stages(job))
 
 
-def peak_of_schedule(job: Job, stage: int) -> int:
+def peak_of_schedule(job: TrainingJob, stage: int) -> int:
     """Layers in flight at the peak of Megatron-Core's interleaved schedule, played forward and backward."""
     from megatron.core.pipeline_parallel.schedules import get_schedule_table
 
@@ -89,7 +89,7 @@ def test_nvfp4_keeps_a_norm_in_both_directions_where_it_is_gathered() -> None:
 
 
 @given(jobs())
-def test_recomputing_more_keeps_less(job: Job) -> None:
+def test_recomputing_more_keeps_less(job: TrainingJob) -> None:
     """No recomputation, the MLP, whole layers: each keeps less of a layer than the one before."""
     kept = [layer_bytes(replace(job, recompute=frozenset(what))) for what in ((), ("mlp",), ("full",))]
     assert kept == sorted(kept, reverse=True)
@@ -184,12 +184,12 @@ class Peak:
         return stages(self.job)[self.stage]
 
     @property
-    def job(self) -> Job:
+    def job(self) -> TrainingJob:
         return _job(self.config)
 
 
 @cache
-def _job(name: str) -> Job:
+def _job(name: str) -> TrainingJob:
     (path,) = (path for path in config_files() if path.stem == f"config_{name}")
     gpu = None if gpu_of_system(name) else "H100"
     return from_config(resolve(path).config, gpu=gpu)

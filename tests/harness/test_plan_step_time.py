@@ -15,7 +15,7 @@ from benchmark.hardware import GPUS
 from benchmark.sizes import SIZES
 from harness.plan import calibration
 from harness.plan.calibration import Constants, Measured, calibrate, fit
-from harness.plan.job import Job
+from harness.plan.job import TrainingJob
 from harness.plan.step_time import KINDS, PARTS, breakdown, seconds, step, terms, total
 from perf.plan_accuracy import constant_rate, errors, fitted, read_eight
 from tests.harness.plan_data import GB200, jobs, published
@@ -24,7 +24,7 @@ ONE = Constants()
 
 
 @given(jobs(), st.integers(1, 500))
-def test_a_step_is_linear_in_its_microbatches(job: Job, microbatches: int) -> None:
+def test_a_step_is_linear_in_its_microbatches(job: TrainingJob, microbatches: int) -> None:
     """A microbatch's time for each and for the bubble, and what is paid once."""
     parts, job = step(job), replace(job, microbatches=microbatches)
     expected = total(parts.microbatch, ONE) * (microbatches + job.bubble) + total(parts.once, ONE)
@@ -32,7 +32,7 @@ def test_a_step_is_linear_in_its_microbatches(job: Job, microbatches: int) -> No
 
 
 @given(jobs())
-def test_the_parts_make_the_step(job: Job) -> None:
+def test_the_parts_make_the_step(job: TrainingJob) -> None:
     """Every second is in one part, and every part is shown."""
     parts = breakdown(job, ONE)
     assert tuple(parts) == PARTS
@@ -46,14 +46,14 @@ def test_every_part_is_of_one_kind() -> None:
 
 
 @given(jobs(), st.sampled_from(["bf16", "memory_bandwidth", "nvlink", "nic", "nvlink_domain"]), st.integers(1, 4))
-def test_a_better_gpu_is_never_slower(job: Job, what: str, times: int) -> None:
+def test_a_better_gpu_is_never_slower(job: TrainingJob, what: str, times: int) -> None:
     """Whatever part of a GPU or of its links gets faster, no step gets longer."""
     better = replace(job.gpu, **{what: times * getattr(job.gpu, what)})
     assert seconds(replace(job, gpu=better), ONE) <= seconds(job, ONE)
 
 
 @given(jobs(), st.integers(1, 8))
-def test_more_gpus_are_never_more_than_so_much_faster(job: Job, times: int) -> None:
+def test_more_gpus_are_never_more_than_so_much_faster(job: TrainingJob, times: int) -> None:
     """The same batch over so many times the replicas: a step costs as many GPU-seconds as before, or more."""
     few = replace(job, microbatches=times * job.microbatches)
     many = replace(job, gpus=times * job.gpus)
@@ -62,14 +62,14 @@ def test_more_gpus_are_never_more_than_so_much_faster(job: Job, times: int) -> N
 
 
 @given(jobs())
-def test_recomputing_more_takes_longer(job: Job) -> None:
+def test_recomputing_more_takes_longer(job: TrainingJob) -> None:
     """Nothing, the MLPs, whole layers: each step takes longer than the one before, the last by less than half."""
     each = [seconds(replace(job, recompute=frozenset(what)), ONE) for what in ((), ("mlp",), ("full",))]
     assert each[0] < each[1] < each[2] < 1.5 * each[0]
 
 
 @given(jobs())
-def test_recomputing_layers_repeats_their_forward_pass(job: Job) -> None:
+def test_recomputing_layers_repeats_their_forward_pass(job: TrainingJob) -> None:
     """A third of the matrix products and elementwise work, on stages without the output layer."""
     job = replace(job, vocabulary=1)
     kept, again = (breakdown(replace(job, recompute=frozenset(what)), ONE) for what in ((), ("full",)))

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from compliance.findings import Finding, Severity
 from harness.__main__ import main
-from harness.preflight import PREFLIGHT_RULES, Plan, check_plan, expected_minutes, make_plan
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.preflight import PREFLIGHT_RULES, PlannedRuns, check_plan, expected_minutes, make_plan
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured, environment
 
 VALID: dict[str, str | int] = {
@@ -113,7 +113,7 @@ def test_runs_that_name_no_submitter_are_told_before_they_are_made(tmp_path: Pat
 
 def test_a_benchmark_that_nobody_submits_needs_no_submitter() -> None:
     """The tiny one runs as often as one likes without a name."""
-    plan = Plan(path=None, possible=configured(**TINY, NEXP=10))
+    plan = PlannedRuns(path=None, possible=configured(**TINY, NEXP=10))
     assert [finding for finding in check_plan(plan) if finding.rule == "preflight.identity"] == []
 
 
@@ -190,7 +190,7 @@ def test_walltime_is_judged_by_the_planner(
 def test_expected_time_is_that_of_a_rehearsal(tmp_path: Path) -> None:
     """The minutes of all runs together are what a rehearsal takes on its clock."""
     clock = VirtualClock(EPOCH)
-    simulate(configured(SEED=0), clock, Pace(step=7.0))
+    simulate(configured(SEED=0), clock, SimulatedPace(step=7.0))
     assert expected_minutes(configured(NEXP=3), 7.0) == pytest.approx(3 * (clock.now() - EPOCH) / 60, rel=1e-6)
 
 

@@ -25,7 +25,7 @@ from compliance.findings import Finding
 from compliance.result import Result
 from harness.__main__ import main
 from harness.rules_page import BOOKS, rules_page
-from harness.simulate import Pace, VirtualClock, simulate
+from harness.simulate import SimulatedPace, VirtualClock, simulate
 from tests.conftest import BASES
 from tests.fakes import EPOCH, configured
 from tests.logs import LogFile
@@ -218,7 +218,7 @@ def test_every_field_of_the_rules_decides_something(tmp_path: Path, benchmark: s
         size = row.reference_points[-1].global_batch_size
         config = configured(**common, DGXNGPU=1, MINIBS=size, MLPERF_SUBMISSION_DIVISION=division)
         paths.append(tmp_path / f"result_{division}.txt")
-        simulate(config.changed(RESULT_FILE=paths[-1]), VirtualClock(EPOCH), Pace())
+        simulate(config.changed(RESULT_FILE=paths[-1]), VirtualClock(EPOCH), SimulatedPace())
     before = verdict(paths, row)
     for name, changed_row in changed(row):
         with subtests.test(field=name):

@@ -20,7 +20,7 @@ from compliance.check import check_paths
 from harness.__main__ import main
 from harness.plan.calibration import load
 from harness.plan.planner import plan
-from harness.simulate import MARK, Curve, Pace, VirtualClock, simulate
+from harness.simulate import MARK, LossCurve, SimulatedPace, VirtualClock, simulate
 from tests.fakes import EPOCH, configured, read_events
 
 ROWS = [pytest.param(rules, id=f"{rules.benchmark}-{rules.ruleset}") for rules in every_rules()]
@@ -44,8 +44,8 @@ def run_of(rules: Rules, **overrides: str | int) -> RunConfig:
     return configured(**(variables | overrides))
 
 
-def rehearsed(path: Path, config: RunConfig, pace: Pace | None = None) -> Path:
-    simulate(config.changed(RESULT_FILE=path), VirtualClock(EPOCH), pace or Pace())
+def rehearsed(path: Path, config: RunConfig, pace: SimulatedPace | None = None) -> Path:
+    simulate(config.changed(RESULT_FILE=path), VirtualClock(EPOCH), pace or SimulatedPace())
     return path
 
 
@@ -110,7 +110,7 @@ def test_rehearsal_ends_about_where_the_reference_did(tmp_path: Path, seed: int)
 
 def test_time_is_what_the_pace_says(tmp_path: Path) -> None:
     """Initialisation, steps and evaluations take the seconds that they were given, on the log's clock."""
-    pace = Pace(init=60, open_data=5, step=2, evaluation=7)
+    pace = SimulatedPace(init=60, open_data=5, step=2, evaluation=7)
     events = read_events(rehearsed(tmp_path / "log", run_of(find("llama31_tiny")), pace))
     at = {
         key: next(e.time_ms for e in events if e.key == key) / 1000 for key in ("init_start", "run_start", "run_stop")
@@ -127,14 +127,14 @@ def test_time_is_what_the_pace_says(tmp_path: Path) -> None:
 
 def test_curve_goes_from_the_initial_loss_through_the_target() -> None:
     """It starts at the initial loss and meets the target at the crossing."""
-    curve = Curve(initial=7.75, target=5.6, crossing=300_000)
+    curve = LossCurve(initial=7.75, target=5.6, crossing=300_000)
     assert curve.at(0) == pytest.approx(7.75)
     assert curve.at(300_000) == pytest.approx(5.6)
 
 
 def test_curve_is_like_a_published_one() -> None:
     """Around the target the curve is within 0.02 of a published run's evaluations."""
-    curve = Curve(initial=7.75, target=5.6, crossing=326_000)
+    curve = LossCurve(initial=7.75, target=5.6, crossing=326_000)
     assert [curve.at(samples) for samples, _ in PUBLISHED] == pytest.approx([value for _, value in PUBLISHED], abs=0.02)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.checkout import CONFIGS, ROOT
-from harness.dryrun.answer import Verdict
+from harness.dryrun.answer import RankVerdict
 from harness.dryrun.environment import variables
 from harness.dryrun.run import Asked, Rank, ask, run
 
@@ -31,7 +31,7 @@ def tiny(**values: str) -> Asked:
 
 
 @pytest.fixture(scope="module")
-def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RankVerdict]:
     del null_python  # made, or the test is skipped
     split = ask(H200, {"LAYER_SPEC": "torch", "PRECISION": "bf16", "FP8_PARAM_GATHER": ""})
     few, many, folder = tiny(LAYER_SPEC="te"), tiny(LAYER_SPEC="te", MINIBS="64"), tmp_path_factory.mktemp("state")
@@ -55,34 +55,34 @@ def verdicts(null_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
     found = {}
     for rank, outcome in run(list(ranks.values())):
-        assert isinstance(outcome, Verdict), outcome
+        assert isinstance(outcome, RankVerdict), outcome
         found[next(name for name, one in ranks.items() if one is rank)] = outcome
     return found
 
 
 @pytest.mark.parametrize("name", ["te", "moments in bf16"])
-def test_a_warm_up_leaves_transformer_engines_optimizer_as_it_was(verdicts: dict[str, Verdict], name: str) -> None:
+def test_a_warm_up_leaves_transformer_engines_optimizer_as_it_was(verdicts: dict[str, RankVerdict], name: str) -> None:
     assert verdicts[name].answer.changed_by_warm_up == ()
 
 
-def test_the_host_waits_as_often_however_many_microbatches_a_step_has(verdicts: dict[str, Verdict]) -> None:
+def test_the_host_waits_as_often_however_many_microbatches_a_step_has(verdicts: dict[str, RankVerdict]) -> None:
     few, many = verdicts["te"].answer, verdicts["te, more microbatches"].answer
     assert (few.microbatches, many.microbatches) == (2, 8)
     assert few.step.waits == many.step.waits
 
 
-def test_moments_in_bf16_are_saved_and_loaded(verdicts: dict[str, Verdict]) -> None:
+def test_moments_in_bf16_are_saved_and_loaded(verdicts: dict[str, RankVerdict]) -> None:
     assert [phase.phase for phase in verdicts["moments in bf16"].answer.phases[-2:]] == ["save", "load"]
 
 
-def test_graphs_without_a_pipeline_are_captured_and_replayed(verdicts: dict[str, Verdict]) -> None:
+def test_graphs_without_a_pipeline_are_captured_and_replayed(verdicts: dict[str, RankVerdict]) -> None:
     """Forward and backward of each of the two layers, by the rules of captures, with the products of the model."""
     answer = verdicts["graphs"].answer
     assert (answer.graphs, answer.step.calls["cudaGraphLaunch"]) == (4, 4 * answer.microbatches)
     assert verdicts["graphs"].faults == []
 
 
-def test_an_iteration_is_one_graph(verdicts: dict[str, Verdict]) -> None:
+def test_an_iteration_is_one_graph(verdicts: dict[str, RankVerdict]) -> None:
     """Captured in the warm-up and replayed once a step, with the products of the model; an evaluation replays none."""
     answer = verdicts["one graph"].answer
     assert (answer.graphs, answer.step.calls["cudaGraphLaunch"], answer.graphs_in_evaluation) == (1, 1, 0)
@@ -90,7 +90,7 @@ def test_an_iteration_is_one_graph(verdicts: dict[str, Verdict]) -> None:
     assert verdicts["one graph"].faults == []
 
 
-def test_graphs_in_a_pipeline_are_replayed_in_the_order_of_their_capture(verdicts: dict[str, Verdict]) -> None:
+def test_graphs_in_a_pipeline_are_replayed_in_the_order_of_their_capture(verdicts: dict[str, RankVerdict]) -> None:
     """One for each pass of each of the four microbatches; those of an evaluation, which has one, replay none, and the
     step after it begins with the first graph again."""
     answer = verdicts["graphs in a pipeline"].answer
@@ -99,7 +99,7 @@ def test_graphs_in_a_pipeline_are_replayed_in_the_order_of_their_capture(verdict
     assert verdicts["graphs in a pipeline"].faults == []
 
 
-def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, Verdict]) -> None:
+def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, RankVerdict]) -> None:
     first, second = verdicts["CP rank 0"].answer.step, verdicts["CP rank 1"].answer.step
     # How often differs: the first rank's first block has nothing before it.
     assert first.kernels.keys() == second.kernels.keys()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.checkout import ROOT
-from harness.dryrun.answer import Verdict
+from harness.dryrun.answer import RankVerdict
 from harness.dryrun.run import Rank, ask, run
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_every_combination_is_put_back_saved_and_read(null_python: str, tmp_path
     ]
     for rank, outcome in run(ranks, jobs=2):
         combination = asked[ranks.index(rank)]
-        assert isinstance(outcome, Verdict), outcome
+        assert isinstance(outcome, RankVerdict), outcome
         # Of tensors that are not put back or not read, of group keys, and of graphs out of order or in an evaluation.
         assert outcome.faults == [], combination
         replayed = {"CUDA_GRAPH_IMPLEMENTATION": 4 * 2, "FULL_CUDA_GRAPH": 1}

@@ -11,7 +11,7 @@ import json
 import pytest
 
 from benchmark.checkout import ROOT
-from harness.dryrun.answer import Verdict
+from harness.dryrun.answer import RankVerdict
 from harness.dryrun.run import run
 from perf.dryrun import planned, shipped, worst_ranks
 
@@ -27,7 +27,7 @@ def test_every_shape_fits_and_needs_what_it_did(null_python: str, subtests: pyte
     before = {(row["config"], row["stage"]): row["allocated"] for row in rows}
     for rank, outcome in run(worst_ranks(shipped()), jobs=2):
         with subtests.test(msg=rank.asked.config.system, rank=rank.rank):
-            assert isinstance(outcome, Verdict), outcome
+            assert isinstance(outcome, RankVerdict), outcome
             assert outcome.faults == []
             answer = outcome.answer
             assert answer.peak == pytest.approx(before[outcome.config.system, answer.stage], rel=REPEATED)

@@ -24,9 +24,9 @@ from benchmark.sizes import ModelSize
 from reference_impl.checkpoint import convert
 from reference_impl.checkpoint.arrays import CheckpointError, read
 from reference_impl.checkpoint.convert import to_distributed, to_huggingface
+from reference_impl.checkpoint.inspection import describe, find_faults, read_manifest
 from reference_impl.checkpoint.names import huggingface_shapes
 from reference_impl.checkpoint.parts import JOURNAL, PartFolder
-from reference_impl.checkpoint.report import describe, find_faults, read_manifest
 from reference_impl.checkpoint.source import open_checkpoint
 from reference_impl.files.manifest import FolderManifest
 from tests.reference_impl.checkpoints import (

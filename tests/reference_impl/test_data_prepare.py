@@ -27,7 +27,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, Indexe
 from harness.verbs.data import data as main
 from reference_impl.data.pair import open_pair, write_idx
 from reference_impl.data.prepare import built_in, c4, tokenise
-from reference_impl.data.prepare.dataset import Counts, Output, Plan, prepare
+from reference_impl.data.prepare.dataset import Counts, DatasetPlan, Output, prepare
 from reference_impl.data.prepare.documents import C4Shard, Fault, document
 from reference_impl.data.published import PUBLISHED
 from reference_impl.files.manifest import DataError, load
@@ -64,12 +64,12 @@ def lines_of(texts: Sequence[str]) -> list[bytes]:
     return [json.dumps({"text": text, "url": "http://example.com"}).encode() for text in texts]
 
 
-def plan(*shards: C4Shard, lines: int | None = None, append_eod: bool = False) -> Plan:
+def plan(*shards: C4Shard, lines: int | None = None, append_eod: bool = False) -> DatasetPlan:
     outputs = (
         Output(prefix="train_text_document", shards=shards, weight=1.0),
         Output(prefix="validation_text_document", shards=shards[:1], lines=lines),
     )
-    return Plan(corpus="test", outputs=outputs, tokenizer=benchmark_tokenizer(), append_eod=append_eod)
+    return DatasetPlan(corpus="test", outputs=outputs, tokenizer=benchmark_tokenizer(), append_eod=append_eod)
 
 
 def megatron(prefix: Path, documents: Sequence[Sequence[int]], vocabulary: int = 32_000) -> dict[str, bytes]:
@@ -249,7 +249,7 @@ def test_the_first_lines_are_counted_through_the_shards(tmp_path: Path, tokenize
     output = Output(prefix="first", shards=shards, lines=5)
     counts = prepare(
         tmp_path / "out",
-        Plan(corpus="test", outputs=(output,), tokenizer=benchmark_tokenizer(), append_eod=False),
+        DatasetPlan(corpus="test", outputs=(output,), tokenizer=benchmark_tokenizer(), append_eod=False),
         workers=workers,
     )["first"]
 

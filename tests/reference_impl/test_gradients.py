@@ -11,7 +11,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.utils import get_model_config
 
 from benchmark.config import RunConfig
-from reference_impl.data.read.datasets import Batch
+from reference_impl.data.read.datasets import Microbatch
 from reference_impl.gradients import finish_gradients
 from reference_impl.step import MegatronStep, synthetic_batches
 from tests.reference_impl.conftest import run_ranks
@@ -20,7 +20,7 @@ from tests.reference_impl.test_step import build
 Tiny = Callable[..., RunConfig]
 
 
-def gradients(step: MegatronStep, batches: Iterator[Batch], finish: Callable[..., None]) -> list[torch.Tensor]:
+def gradients(step: MegatronStep, batches: Iterator[Microbatch], finish: Callable[..., None]) -> list[torch.Tensor]:
     """What is in this rank's gradient buffers when a step's backward passes are over."""
     for chunk in step.chunks:
         chunk.zero_grad_buffer()
@@ -33,7 +33,7 @@ def alike(config: RunConfig) -> list[tuple[bool, float]]:
     """Whether both leave the same bits, and the largest of them: where a third of the tokens counts, and where none."""
     step = build(config)
 
-    def counted(mask: torch.Tensor) -> Iterator[Batch]:
+    def counted(mask: torch.Tensor) -> Iterator[Microbatch]:
         return (replace(batch, loss_mask=mask.expand_as(batch.loss_mask)) for batch in synthetic_batches(config))
 
     third = (torch.arange(config.rules.sequence_length // config.layout.context_parallel) % 3 == 0).float()

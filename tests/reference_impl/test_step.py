@@ -18,7 +18,7 @@ from benchmark.config import RunConfig
 from reference_impl import parallel
 from reference_impl.data.read.ahead import THREAD
 from reference_impl.data.read.configured import data_folder
-from reference_impl.data.read.datasets import Batch
+from reference_impl.data.read.datasets import Microbatch
 from reference_impl.files.manifest import load
 from reference_impl.preserve import torch_optimizers
 from reference_impl.step import MegatronStep, _drawn, _draws, _forward_step, synthetic_batches
@@ -242,7 +242,7 @@ def test_a_stage_is_given_what_it_reads(first: bool, last: bool) -> None:
     Who reads neither takes no microbatch, so that nothing is read for it.
     """
     ones = torch.ones(1, 2)
-    batches = iter([Batch(tokens=ones, labels=ones, loss_mask=ones)])
+    batches = iter([Microbatch(tokens=ones, labels=ones, loss_mask=ones)])
     stage = Asked(first=first, last=last)
     _, loss = _forward_step(Stopwatch(), _drawn(batches) if _draws(stage) else None, stage)
     assert stage.given == (first, last, last)

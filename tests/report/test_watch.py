@@ -38,7 +38,7 @@ from report.follow import follow, newest_log, other_samples, was_killed
 from report.follower import FileFollower, LogFollower
 from report.forecast import arrival, expected, margin, next_evaluation
 from report.screen import DrawnScreen, Onlooker, PlainScreen
-from report.watch import CERTAIN, PLAIN_BLOCKS, View, certain, in_set, lines, phase, status
+from report.watch import CERTAIN, PLAIN_BLOCKS, WatchView, certain, in_set, lines, phase, status
 from tests.compliance.test_against_official import PUBLISHED, ROUNDS, published
 from tests.compliance.test_log_reader import event as text_of
 from tests.launches import launch, llama31_405b
@@ -142,7 +142,7 @@ def test_the_factor_that_is_shown_at_the_end(folder: Path) -> None:
     path = folder / "result_2.txt"
     watch = whole(path)
     found = compare(open_result(find_logs([folder])[0], "5.1.0"))
-    said = "\n".join(lines(watch.run, View(others=other_samples(path))))
+    said = "\n".join(lines(watch.run, WatchView(others=other_samples(path))))
     assert f"the score is normalised by {found.factor:.4f} (mean of 3 runs)" in said
 
 
@@ -157,7 +157,7 @@ def test_a_run_that_missed_counts_as_the_slowest() -> None:
 def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
     """Before the first evaluation, what stopping there would do to the score: 313344 / 276480 = 1.1333, and refused."""
     watch = until(rehearsed / "result_0.txt", "block_start")
-    (said,) = (line for line in lines(watch.run, View()) if line.startswith("convergence"))
+    (said,) = (line for line in lines(watch.run, WatchView()) if line.startswith("convergence"))
     assert "276,480: stopping at the next evaluation would be normalised by 1.1333" in said
     assert "BELOW the smallest accepted mean" in said
 
@@ -223,8 +223,8 @@ def test_what_is_shown_is_never_taken_back(made_logs: dict[str, Path], data: st.
         if number % 5 == 0:
             shown |= names(certain(watch.run))
     assert shown <= names(check_run(watch.run))
-    assert list(lines(watch.run, View()))
-    assert list(status(watch.run, View(number=1, runs=3)))
+    assert list(lines(watch.run, WatchView()))
+    assert list(status(watch.run, WatchView(number=1, runs=3)))
 
 
 def test_a_wrong_value_is_shown_at_once(log: LogFile) -> None:
@@ -367,11 +367,11 @@ def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture
     evaluations = 0
     for _, watch in growing(rehearsed / "result_0.txt"):
         now += 0.01
-        screen.show(watch.run, View())
+        screen.show(watch.run, WatchView())
         evaluations = watch.run.log.counts["eval_accuracy"]
     printed = capsys.readouterr().out.splitlines()
     assert 2 * evaluations <= len(printed) <= 2 * evaluations + 2 + now / 10
-    screen.show(watch.run, View(final=True, blocks=PLAIN_BLOCKS), last=True)
+    screen.show(watch.run, WatchView(final=True, blocks=PLAIN_BLOCKS), last=True)
     said = capsys.readouterr().out
     assert said.isascii()
     assert said.startswith("success      llama31_405b 6.0.0")
@@ -409,16 +409,16 @@ def test_what_is_drawn_is_replaced_and_what_is_printed_stays(rehearsed: Path, mo
     with DrawnScreen(status, lambda: now) as screen:
         for columns in (80, 60, 200):
             now += 1
-            screen.show(run, View())
+            screen.show(run, WatchView())
             assert terminal.getvalue().endswith("\x1b[J\r\x1b[1A")
             rows = terminal.rows()
             assert [row.split()[0] for row in rows] == ["before", "evaluating", "loss"]
             assert max(map(len, rows)) < columns
         print("between")  # noqa: T201
         now += 1
-        screen.show(run, View())
+        screen.show(run, WatchView())
         assert [row.split()[0] for row in terminal.rows()] == ["before", "between", "evaluating", "loss"]
-        screen.show(run, View(), last=True)
+        screen.show(run, WatchView(), last=True)
     print("after")  # noqa: T201
     last = ["SIMULATED", "progress", "loss", "ETA", "convergence", "step"]
     rows = [row.split()[0] for row in terminal.rows() if row.strip() and not row.startswith(" ")]
@@ -429,13 +429,13 @@ def test_a_display_that_fails_ends_no_run(rehearsed: Path, capsys: pytest.Captur
     """It is said once, and nothing is shown from then on."""
 
     class Broken(PlainScreen):
-        def show(self, run: Run, view: View, *, last: bool = False) -> None:
+        def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
             raise ZeroDivisionError("a step of no time")
 
     watch = whole(rehearsed / "result_0.txt")
     with Onlooker(Broken()) as shown:
         for last in (False, True):
-            shown.show(watch.run, View(), last=last)
+            shown.show(watch.run, WatchView(), last=last)
     assert capsys.readouterr().out == "display   given up: ZeroDivisionError: a step of no time\n"
 
 
@@ -447,7 +447,7 @@ def test_a_terminal_that_is_gone_ends_no_run(rehearsed: Path, monkeypatch: pytes
 
     monkeypatch.setattr(click, "echo", gone)
     with Onlooker(PlainScreen()) as shown:
-        shown.show(whole(rehearsed / "result_0.txt").run, View(), last=True)
+        shown.show(whole(rehearsed / "result_0.txt").run, WatchView(), last=True)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, 
     event = json.loads((rehearsed / "result_0.txt").read_text(encoding="utf-8").splitlines()[-1].partition(TOKEN)[2])
     event |= {"key": "tracked_stats", "value": {"slowest_ranks": slowest}}
     watch.feed(f"{TOKEN} {json.dumps(event)}\n".encode())
-    _, curve = status(watch.run, View(width=160))
+    _, curve = status(watch.run, WatchView(width=160))
     assert said in curve
     assert ("over the median" in curve) is bool(said)
 
@@ -482,7 +482,7 @@ def test_checkpoints_that_are_missing_are_said(rehearsed: Path) -> None:
     )
     for value in said:
         watch.feed(text_of("tracked_stats", value=value).encode() + b"\n")
-    assert "checkpoint   step_8 is damaged: x; 1 before" in list(lines(watch.run, View()))
+    assert "checkpoint   step_8 is damaged: x; 1 before" in list(lines(watch.run, WatchView()))
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_checkpoints_that_are_missing_are_said(rehearsed: Path) -> None:
 def test_two_lines_hold_what_people_ask_for(rehearsed: Path, width: int, head: str, end: str) -> None:
     """Time left of the run and of its set, step, losses as a curve, speed: as much as fits, the ETA before all else."""
     run = until(rehearsed / "result_0.txt", "eval_start").run
-    first, second = status(run, View(width=width, number=2, runs=3))
+    first, second = status(run, WatchView(width=width, number=2, runs=3))
     assert first == head
     assert second.startswith("loss         7.751 █")
     assert second.endswith(end)
@@ -506,18 +506,18 @@ def test_two_lines_hold_what_people_ask_for(rehearsed: Path, width: int, head: s
 
 def test_an_evaluation_is_shown_before_the_speed(rehearsed: Path) -> None:
     """With its target, where the curve leaves room for one of them."""
-    _, curve = status(until(rehearsed / "result_0.txt", "eval_stop").run, View(width=69))
+    _, curve = status(until(rehearsed / "result_0.txt", "eval_stop").run, WatchView(width=69))
     assert re.fullmatch(r"loss         7\.751 \S{8,} 5\.717  eval 5\.\d{4} \(target 5\.6\)", curve)
 
 
 def test_an_eta_is_always_there(rehearsed: Path) -> None:
     """From before the first event on: by the runs that are over, or it says what it waits for; silence shortens it."""
     nothing, start = LogFollower(Path("none")).run, until(rehearsed / "result_0.txt", "init_start").run
-    assert list(status(nothing, View())) == ["starting     ETA after step 1"]
-    view = View(usual=600.0, number=2, runs=3, quiet=100.0)
+    assert list(status(nothing, WatchView())) == ["starting     ETA after step 1"]
+    view = WatchView(usual=600.0, number=2, runs=3, quiet=100.0)
     assert list(status(start, view)) == ["initialising ETA 0:08:20  run 2 of 3, all 0:18:20  quiet for 0:01:40"]
     for _, watch in growing(rehearsed / "result_0.txt"):
-        head = next(status(watch.run, View()))
+        head = next(status(watch.run, WatchView()))
         assert " ETA " in head or watch.run.has("run_stop")
 
 
@@ -528,7 +528,7 @@ def test_a_run_is_one_of_its_set() -> None:
     experiments[1] = experiments[1].model_copy(update={"status": "aborted", "minutes": 1.0})
     view = in_set(experiments, "result_2.txt")
     assert (view.number, view.runs, view.usual) == (3, 4, 120.0)
-    assert in_set(experiments, "copy.txt") == View()
+    assert in_set(experiments, "copy.txt") == WatchView()
 
 
 def test_resuming_ends_with_the_first_new_step(rehearsed: Path) -> None:
@@ -537,15 +537,15 @@ def test_resuming_ends_with_the_first_new_step(rehearsed: Path) -> None:
     step = next(event for event in log.events if "reduced_train_loss" in str(event["value"]))
     resumed = step | {"value": {"resumed": True, "recomputed_steps": 3, "outage": 1.0}}
     watch = until(log.path, "block_start")
-    assert next(status(watch.run, View(resuming=True))).startswith("resuming     ETA ")
+    assert next(status(watch.run, WatchView(resuming=True))).startswith("resuming     ETA ")
     phases = []
     for event in (step, resumed, step):
         watch.feed(f"{TOKEN} {json.dumps(event)}\n".encode())
         phases.append(phase(watch.run))
     assert phases == ["training", "resuming", "training"]
     killed = until(log.path, "run_stop").run
-    assert next(status(killed, View(resuming=True))).startswith("resuming     ETA ")
-    assert next(status(killed, View())).startswith("success      step ")
+    assert next(status(killed, WatchView(resuming=True))).startswith("resuming     ETA ")
+    assert next(status(killed, WatchView())).startswith("success      step ")
 
 
 def test_command(rehearsed: Path) -> None:

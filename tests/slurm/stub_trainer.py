@@ -21,7 +21,7 @@ from benchmark.clock import SystemClock
 from benchmark.config import RunConfig
 from benchmark.eventlog import EventLog
 from benchmark.loop import StepStats, run
-from harness.simulate import Pace, SimulatedStep
+from harness.simulate import SimulatedPace, SimulatedStep
 
 STEP_S = 0.02
 HOLD = "hold"
@@ -135,7 +135,7 @@ def main() -> int:
         make_ready(folder)
     clock = RealClock(after=resumption.last_event if resumption else 0.0)
     log = EventLog(config.process.result_file, clock)
-    pace = Pace(init=0.1, open_data=0.0, step=STEP_S, evaluation=STEP_S, save=STEP_S, load=STEP_S)
+    pace = SimulatedPace(init=0.1, open_data=0.0, step=STEP_S, evaluation=STEP_S, save=STEP_S, load=STEP_S)
 
     def build() -> SteppedStep:
         step = SteppedStep(config, clock, log, pace)  # type: ignore[arg-type] # a clock whose time really passes

@@ -21,7 +21,7 @@ import pytest
 from benchmark.checkout import ROOT
 from benchmark.config import RunConfig
 from benchmark.telemetry import files_of
-from harness.simulate import MARK, Pace, VirtualClock, simulate
+from harness.simulate import MARK, SimulatedPace, VirtualClock, simulate
 from tests.fakes import read_events
 from tests.reference_impl.checkpoints import TINY as TINY_SIZE
 from tests.reference_impl.checkpoints import random_weights, write_huggingface
@@ -396,6 +396,8 @@ def evaluations(jobs: Jobs) -> list[tuple[int, float]]:
 def undisturbed(folder: Path) -> list[tuple[int, float]]:
     """The evaluations of the run of seed 3, rehearsed without a job and without interruption."""
     log = folder / "undisturbed.txt"
-    simulate(RunConfig.from_environment({**TINY, "SEED": "3", "RESULT_FILE": str(log)}), VirtualClock(0.0), Pace())
+    simulate(
+        RunConfig.from_environment({**TINY, "SEED": "3", "RESULT_FILE": str(log)}), VirtualClock(0.0), SimulatedPace()
+    )
     events = read_events(log)
     return [(event.metadata["samples_count"], event.value) for event in events if event.key == "eval_accuracy"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, Dataset
-from reference_impl.data.prepare.dataset import Output, Plan
+from reference_impl.data.prepare.dataset import DatasetPlan, Output
 from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ SHARDS_PER_FILE = 128
 VALIDATION_LINES = 91_205
 
 
-def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
+def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
     """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`, or `.json` where one was unpacked.
 
     Raises:
@@ -39,7 +39,7 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> Plan:
             f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {row.vocabulary}; "
             "--tokenizer names another"
         )
-    return Plan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
+    return DatasetPlan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
 
 
 def _outputs(dataset: Dataset, folder: Path) -> tuple[Output, ...]:

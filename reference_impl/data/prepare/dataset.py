@@ -48,7 +48,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DatasetPlan:
     """A dataset to be made."""
 
     corpus: str
@@ -79,7 +79,7 @@ class Counts:
 
 
 def prepare(
-    folder: Path, plan: Plan, *, workers: int = 1, skip_faulty: bool = False, advance: Advance = silent
+    folder: Path, plan: DatasetPlan, *, workers: int = 1, skip_faulty: bool = False, advance: Advance = silent
 ) -> dict[str, Counts]:
     """Make the dataset `folder`, which appears complete or not at all. Started again after a kill, it goes on.
 
@@ -107,7 +107,7 @@ def prepare(
 def _prepare(
     folder: Path,
     unfinished: Path,
-    plan: Plan,
+    plan: DatasetPlan,
     tokenizer: Tokenizer,
     workers: int,
     *,
@@ -128,7 +128,7 @@ def _prepare(
     return counts
 
 
-def _described(plan: Plan, tokenizer: Tokenizer) -> str:
+def _described(plan: DatasetPlan, tokenizer: Tokenizer) -> str:
     """All that decides what the receipts of the folder mean."""
     outputs = {
         output.prefix: {"lines": output.lines, "shards": [shard.identity for shard in output.shards]}
@@ -151,7 +151,7 @@ def _begin(unfinished: Path, dataset: Path, described: str) -> None:
     write_at_once(path, described)
 
 
-def _manifest(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Manifest:
+def _manifest(folder: Path, plan: DatasetPlan, tokenizer: Tokenizer) -> Manifest:
     names = [f"{output.prefix}.{suffix}" for output in plan.outputs for suffix in ("bin", "idx")]
     weights = {output.prefix: output.weight for output in plan.outputs}
     return Manifest(
@@ -164,7 +164,7 @@ def _manifest(folder: Path, plan: Plan, tokenizer: Tokenizer) -> Manifest:
     )
 
 
-def _tokenise_all(folder: Path, plan: Plan, assemblies: list[_Assembly], workers: int, advance: Advance) -> None:
+def _tokenise_all(folder: Path, plan: DatasetPlan, assemblies: list[_Assembly], workers: int, advance: Advance) -> None:
     def task(output: Output, number: int, shard: Shard) -> Task:
         base = folder / f"{output.prefix}.{number:05}"
         return Task(shard, base, plan.tokenizer, plan.append_eod, output.lines)

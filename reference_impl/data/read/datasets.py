@@ -157,7 +157,7 @@ def _validation(config: RunConfig, prefix: Path, tokenizer: Tokenizer) -> Ordere
 
 
 @dataclass(frozen=True)
-class Batch:
+class Microbatch:
     """One microbatch; each tensor is [micro batch, tokens of this context-parallel rank]."""
 
     tokens: torch.Tensor
@@ -176,32 +176,32 @@ class Reader:
     cp_rank: int = 0
     cp_size: int = 1
 
-    def training(self, dataset: Sequences, start: int) -> Iterator[Batch]:
+    def training(self, dataset: Sequences, start: int) -> Iterator[Microbatch]:
         """Microbatches from sequence `start` of the whole run onwards, without end."""
         while True:
             first = start + self.replica * self.micro_batch_size
-            yield self._batch([dataset[index] for index in range(first, first + self.micro_batch_size)])
+            yield self._microbatch([dataset[index] for index in range(first, first + self.micro_batch_size)])
             start += self.micro_batch_size * self.replicas
 
     def evaluation_microbatches(self, sequences: int) -> int:
         """Microbatches that every replica runs to cover `sequences`."""
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
-    def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Batch]:
+    def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Microbatch]:
         """Exactly the first `sequences` sequences over all replicas, then endless padding, which does not count."""
         for index in count():
             first = (index * self.replicas + self.replica) * self.micro_batch_size
             positions = range(first, first + self.micro_batch_size)
             samples = [dataset[min(position, sequences - 1)] for position in positions]
-            yield self._batch(samples, counted=[position < sequences for position in positions])
+            yield self._microbatch(samples, counted=[position < sequences for position in positions])
 
-    def _batch(self, samples: list[dict[str, torch.Tensor]], counted: list[bool] | None = None) -> Batch:
+    def _microbatch(self, samples: list[dict[str, torch.Tensor]], counted: list[bool] | None = None) -> Microbatch:
         tokens, labels, mask = (
             torch.stack([sample[name] for sample in samples]) for name in ("tokens", "labels", "loss_mask")
         )
         if counted is not None:
             mask = mask * torch.tensor(counted, dtype=mask.dtype)[:, None]
-        return Batch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
+        return Microbatch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
 
     def _mine(self, whole: torch.Tensor) -> torch.Tensor:
         """This context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs each the same."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmark.hardware import OUTSIDE_ALLOCATOR
-from harness.dryrun.answer import Answer, Broken, Verdict, gib
+from harness.dryrun.answer import Answer, Broken, RankVerdict, gib
 
 
-def lines(outcome: Verdict | Broken) -> Iterator[str]:
+def lines(outcome: RankVerdict | Broken) -> Iterator[str]:
     """One rank."""
     if isinstance(outcome, Broken):
         yield f"{outcome.config.system}, rank {outcome.rank}, on a null {outcome.gpu.name}"
@@ -18,7 +18,7 @@ def lines(outcome: Verdict | Broken) -> Iterator[str]:
         yield from _lines(outcome)
 
 
-def _lines(verdict: Verdict) -> Iterator[str]:
+def _lines(verdict: RankVerdict) -> Iterator[str]:
     config, gpu, answer = verdict.config, verdict.gpu, verdict.answer
     layout = config.layout
     own = layout.gradient_accumulation_steps
@@ -40,7 +40,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"{'FAIL' if verdict.faults else 'PASS'}  {_conclusion(verdict)}"
 
 
-def _memory(verdict: Verdict) -> Iterator[str]:
+def _memory(verdict: RankVerdict) -> Iterator[str]:
     yield "  memory, GiB           after     peak reserved"
     for phase in verdict.answer.phases:
         yield f"    {phase.phase:<14}{gib(phase.allocated):>9}{gib(phase.peak):>9}{gib(phase.reserved):>9}"
@@ -58,7 +58,7 @@ def _step(answer: Answer) -> Iterator[str]:
         yield f"  graphs      {answer.graphs} captured in the warm-up; a step replays {replayed:,} operations of them"
 
 
-def _flops(verdict: Verdict) -> Iterator[str]:
+def _flops(verdict: RankVerdict) -> Iterator[str]:
     counted = verdict.answer.flops
     yield (
         f"  products    {verdict.flops / 1e12:,.1f} TFLOP, of the model {verdict.model_flops / 1e12:,.1f}; "
@@ -73,7 +73,7 @@ def _traffic(answer: Answer) -> Iterator[str]:
             yield f"    {traffic.bytes / 2**30:>7.2f}  {traffic.operation}, {traffic.group}, {traffic.calls} calls"
 
 
-def _conclusion(verdict: Verdict) -> str:
+def _conclusion(verdict: RankVerdict) -> str:
     if verdict.faults:
         return "; ".join(verdict.faults)
     return (
@@ -106,7 +106,7 @@ COLUMNS = (
 )
 
 
-def table(rows: Sequence[tuple[Verdict, float]]) -> Iterator[str]:
+def table(rows: Sequence[tuple[RankVerdict, float]]) -> Iterator[str]:
     """Markdown, a row for each rank, with the planner's bytes for its stage; of what grows, a microbatch's share."""
     yield f"| {' | '.join(COLUMNS)} |"
     yield f"|{'|'.join(['---'] * 3 + ['---:'] * (len(COLUMNS) - 3))}|"
