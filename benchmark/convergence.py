@@ -75,7 +75,7 @@ class Match(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ReferenceRecord:
     """The samples that the reference needs at one global batch size."""
 
     global_batch_size: int
@@ -87,7 +87,7 @@ class Record:
     """The number of runs that the t-test assumes for the mean."""
 
 
-def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
+def find_record(rules: Rules, size: int) -> tuple[Match, ReferenceRecord | None]:
     """Return the record with which a result at global batch size `size` is compared, and how it was found."""
     records = pruned([record_of(point) for point in rules.reference_points])
     below = [record for record in records if record.global_batch_size <= size]
@@ -101,13 +101,13 @@ def find_record(rules: Rules, size: int) -> tuple[Match, Record | None]:
     return Match.INTERPOLATED, _between(below[-1], above[0], size, runs=2 * rules.runs)
 
 
-def record_of(point: ReferencePoint) -> Record:
+def record_of(point: ReferencePoint) -> ReferenceRecord:
     """Return the record of a reference convergence point."""
     # numpy takes as long to import as all of compliance, but it rounds the last digit as the official tool does.
     import numpy as np
 
     middle = sorted(point.samples)[1:-1]
-    return Record(
+    return ReferenceRecord(
         global_batch_size=point.global_batch_size,
         mean=sum(middle) / len(middle),
         deviation=float(np.std(sorted(point.samples))),
@@ -115,7 +115,7 @@ def record_of(point: ReferencePoint) -> Record:
     )
 
 
-def pruned(records: Sequence[Record]) -> list[Record]:
+def pruned(records: Sequence[ReferenceRecord]) -> list[ReferenceRecord]:
     """Return the records that the fastest convergence needs, sorted by batch size.
 
     Records below the batch size that converges fastest are dropped, then each that is slower than its neighbours
@@ -135,8 +135,8 @@ def pruned(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def _between(low: Record, high: Record, size: int, *, runs: int) -> Record:
-    return Record(
+def _between(low: ReferenceRecord, high: ReferenceRecord, size: int, *, runs: int) -> ReferenceRecord:
+    return ReferenceRecord(
         global_batch_size=size,
         mean=_interpolate(low, high, size, low.mean, high.mean),
         deviation=_interpolate(low, high, size, low.deviation, high.deviation),
@@ -145,13 +145,17 @@ def _between(low: Record, high: Record, size: int, *, runs: int) -> Record:
 
 
 def _interpolate(
-    low: Record | ReferencePoint, high: Record | ReferencePoint, size: int, at_low: float, at_high: float
+    low: ReferenceRecord | ReferencePoint,
+    high: ReferenceRecord | ReferencePoint,
+    size: int,
+    at_low: float,
+    at_high: float,
 ) -> float:
     slope = (at_high - at_low) / (high.global_batch_size - low.global_batch_size)
     return slope * (size - low.global_batch_size) + at_low
 
 
-def score_factor(record: Record | None, samples: float) -> float:
+def score_factor(record: ReferenceRecord | None, samples: float) -> float:
     """Return the factor of a score: no result is scored as converging faster than the record's mean."""
     return 1.0 if record is None else max(1.0, record.mean / samples)
 
@@ -159,12 +163,12 @@ def score_factor(record: Record | None, samples: float) -> float:
 # The t-test.
 
 
-def accepted_from(record: Record, runs: int, allowance: int = 0) -> float:
+def accepted_from(record: ReferenceRecord, runs: int, allowance: int = 0) -> float:
     """Return the smallest accepted mean of `runs` runs, in samples, rounded as the official tool rounds it."""
     return record.mean / (record.mean / (fastest_mean(record, runs) - allowance))
 
 
-def fastest_mean(record: Record, runs: int) -> float:
+def fastest_mean(record: ReferenceRecord, runs: int) -> float:
     """Return the smallest mean of a result of `runs` runs, two of them dropped, that the t-test accepts, in samples."""
     if record.deviation == 0:
         return record.mean

@@ -138,7 +138,7 @@ def _refuse_growth(events: Any, yaml: Any) -> None:
             raise MalformedError(f"lists and mappings are nested more than {DEEPEST} deep")
 
 
-class Record:
+class PickledObject:
     """Stands for an object of a pickle, without its class: the arguments of its constructor, and its state."""
 
     state: Any = MappingProxyType({})
@@ -255,7 +255,7 @@ class _Unpickler(_InPython):
 
     def load_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if not isinstance(made, Record):
+        if not isinstance(made, PickledObject):
             raise MalformedError(f"it gives {type(made).__name__} a state")
         made.__setstate__(state)
 
@@ -276,7 +276,7 @@ class _Unpickler(_InPython):
 
 def _set(target: object, key: object, value: object) -> None:
     # Keys of these types can be hashed without recursion.
-    if not isinstance(target, dict) or not isinstance(key, str | int | float | Record | None):
+    if not isinstance(target, dict) or not isinstance(key, str | int | float | PickledObject | None):
         raise MalformedError(f"it sets an item of {type(target).__name__} by {type(key).__name__}")
     target[key] = value
 

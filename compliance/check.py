@@ -14,7 +14,7 @@ from benchmark.mllog import Event
 from compliance.checks.packages import Package, check_package
 from compliance.checks.results import check_result, with_one_excused
 from compliance.checks.runs import check_run
-from compliance.checks.systems import Place, check_system, place_of
+from compliance.checks.systems import TreePlace, check_system, place_of
 from compliance.convergence.score import score
 from compliance.findings import Finding, Severity, count, counted
 from compliance.log import DefectKind, load
@@ -40,7 +40,7 @@ class LogGroup:
         return self.paths[0].parent if self.is_result else self.paths[0]
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> TreePlace | None:
         """Their place in the tree of a submission; None outside one."""
         return place_of(self.path) if self.is_result else None
 

@@ -24,7 +24,7 @@ def counting(what: str, noun: str, *, stream: TextIO | None = None) -> Iterator[
         with _bar(what, noun, stream) as advance:
             yield advance
     else:
-        yield Lines(what, noun, stream).advance
+        yield CountLines(what, noun, stream).advance
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def _bar(what: str, noun: str, stream: TextIO) -> Iterator[Advance]:
         yield lambda done, total: display.update(task, completed=done, total=total)
 
 
-class Lines:
+class CountLines:
     """A line every LINE_EVERY_S: `official  120 of 960 verdicts`."""
 
     def __init__(self, what: str, noun: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:

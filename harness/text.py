@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compliance.convergence.reference import Reference
 
     # It needs a tenth of a second, for pydantic.
-    from compliance.package.build import Submission
+    from compliance.package.build import BuiltSubmission
 
 
 _NO_RESULT = "these are no runs that count, as their logs say"
@@ -116,7 +116,7 @@ def official_lines(official: Official) -> Iterator[str]:
         yield from _messages(verdict)
 
 
-def submission_lines(submission: Submission) -> Iterator[str]:
+def submission_lines(submission: BuiltSubmission) -> Iterator[str]:
     """What the description may have wrong, which runs were taken, what is left to do, and where the tree is."""
     yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
     for one in submission.chosen:

@@ -33,7 +33,7 @@ GENERATED_RULESET = "6.0.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class ChildrenCost:
     """Of some child processes together."""
 
     cpu: float
@@ -131,22 +131,22 @@ os.write(report, f"{code} {cpu} {usage.ru_maxrss}".encode())
 """
 
 
-def cost_of(commands: Sequence[Sequence[str]]) -> Cost:
+def cost_of(commands: Sequence[Sequence[str]]) -> ChildrenCost:
     """Run commands one after another, each with the same interpreter, and add up what they cost.
 
     Raises:
         RuntimeError: one exits with another status than 0.
     """
     costs = [_cost_of_one(command) for command in commands]
-    return Cost(cpu=sum(cost.cpu for cost in costs), peak=max(cost.peak for cost in costs))
+    return ChildrenCost(cpu=sum(cost.cpu for cost in costs), peak=max(cost.peak for cost in costs))
 
 
-def _cost_of_one(command: Sequence[str]) -> Cost:
+def _cost_of_one(command: Sequence[str]) -> ChildrenCost:
     done = subprocess.run([sys.executable, "-c", _WAIT, *command], stdout=subprocess.PIPE, text=True, check=True)
     code, cpu, kibibytes = done.stdout.split()
     if code != "0":
         raise RuntimeError(f"{' '.join(command)} exits with {code}")
-    return Cost(cpu=float(cpu), peak=float(kibibytes) * 1024)
+    return ChildrenCost(cpu=float(cpu), peak=float(kibibytes) * 1024)
 
 
 def ours(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:
@@ -174,7 +174,7 @@ def published_logs(name: str, ruleset: str, folder: Path) -> list[Path]:
 def compare(title: str, logs: Mapping[str, Sequence[Path]], rounds: int) -> None:
     """Check the logs of each ruleset with both, in turns, and print medians and ratios."""
     tools: dict[str, Callable[[str, Sequence[Path]], list[list[str]]]] = {"compliance": ours, "official": official}
-    costs: dict[str, list[Cost]] = {name: [] for name in tools}
+    costs: dict[str, list[ChildrenCost]] = {name: [] for name in tools}
     for _ in range(rounds):
         for name, tool in tools.items():
             commands = [command for ruleset, paths in logs.items() for command in tool(ruleset, paths)]

@@ -48,7 +48,7 @@ class Fuzz:
 
 
 @dataclass(kw_only=True)
-class Found:
+class Tally:
     """What one process saw, or all of them."""
 
     inputs: int = 0
@@ -60,7 +60,7 @@ class Found:
     slowest: list[tuple[float, float, int]] = field(default_factory=list)
     """Seconds a byte, seconds, and the number of the input."""
 
-    def add(self, other: Found) -> None:
+    def add(self, other: Tally) -> None:
         """Take in what another process saw."""
         self.inputs += other.inputs
         self.size += other.size
@@ -74,15 +74,15 @@ def chance(seed: int, number: int) -> Random:
     return Random(seed * 1_000_003 + number)
 
 
-def look(fuzz: Fuzz, seed: int, keep: Path | None, numbers: range) -> Found:
+def look(fuzz: Fuzz, seed: int, keep: Path | None, numbers: range) -> Tally:
     """Try the inputs of these numbers."""
-    found = Found()
+    found = Tally()
     longest: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as scratch:
         folder = Path(scratch, "input")
         for number in numbers:
             size, seconds, fault = _try(fuzz, seed, number, folder)
-            found.add(Found(inputs=1, size=size, seconds=seconds))
+            found.add(Tally(inputs=1, size=size, seconds=seconds))
             heapq.heappush(longest, (seconds / max(1, size), number))
             if len(longest) > SLOWEST:
                 heapq.heappop(longest)
@@ -136,7 +136,7 @@ def _patience() -> Iterator[None]:
 
 def run(fuzz: Fuzz, inputs: int, seed: int, processes: int, keep: Path | None) -> NoReturn:
     """Try all inputs, print the figures, and end with status 1 if something went wrong with one."""
-    total, parts = Found(), list(_parts(inputs, fuzz.part))
+    total, parts = Tally(), list(_parts(inputs, fuzz.part))
     with ProcessPoolExecutor(processes, initializer=_limit, initargs=(fuzz.memory,)) as pool:
         try:
             for found in pool.map(partial(look, fuzz, seed, keep), parts):
@@ -157,7 +157,7 @@ def _parts(inputs: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, inputs)) for start in range(0, inputs, size))
 
 
-def _print(total: Found, seed: int) -> None:
+def _print(total: Tally, seed: int) -> None:
     click.echo(f"{total.inputs} inputs of seed {seed}, {total.size / 1e9:.2f} GB, {total.seconds:.0f} s of a processor")
     if total.slowest:
         mean, (worst, _, number) = total.seconds / max(1, total.size), max(total.slowest)

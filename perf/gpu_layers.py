@@ -43,7 +43,7 @@ Step = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class LayerShape:
     """What one GPU of a tensor-parallel group computes of some layers."""
 
     size: ModelSize
@@ -74,7 +74,7 @@ def run_config(spec: str) -> RunConfig:
     return RunConfig.from_environment(variables)
 
 
-def shard(config: RunConfig, shape: Shape) -> TransformerConfig:
+def shard(config: RunConfig, shape: LayerShape) -> TransformerConfig:
     """Megatron-Core's configuration of the shape: the heads and the MLP's width are divided, the rest is whole."""
     size = shape.size
     return replace(
@@ -104,7 +104,7 @@ class Layers(MegatronModule):
         return hidden
 
 
-def ours(config: RunConfig, shape: Shape) -> Step:
+def ours(config: RunConfig, shape: LayerShape) -> Step:
     """A step of the trainer's layers."""
     transformer, where = shard(config, shape), parallel.device()
     layers = Layers(config, transformer).to(where)
@@ -133,7 +133,7 @@ def ours(config: RunConfig, shape: Shape) -> Step:
     return step
 
 
-def hugging_face(config: RunConfig, shape: Shape) -> Step:
+def hugging_face(config: RunConfig, shape: LayerShape) -> Step:
     """The same step with transformers and torch alone."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
@@ -221,7 +221,7 @@ def main(layers: int, microbatches: int, rounds: int, spec: str, cpu_smoke: bool
         f"median of {rounds} rounds"
     )
     for tp in (1, 4, 8):
-        shape = Shape(size=size, tp=tp, layers=layers, microbatches=microbatches, sequence_length=length)
+        shape = LayerShape(size=size, tp=tp, layers=layers, microbatches=microbatches, sequence_length=length)
         for name, build in ((f"ours ({chosen})", ours), ("Hugging Face", hugging_face)):
             forget()
             timing = measured(build(config, shape), rounds)

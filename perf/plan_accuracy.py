@@ -38,7 +38,7 @@ Predict = Callable[[Measured], float]
 
 
 @dataclass(frozen=True)
-class Data:
+class PublishedRows:
     """The published rows."""
 
     runs: list[Measured]
@@ -52,13 +52,15 @@ class Data:
         return [*self.runs, *self.layouts]
 
 
-def read(runs: Path = RUNS, layouts: Path = LAYOUTS) -> Data:
-    return Data(runs=read_table(runs), layouts=read_table(layouts), columns=[row for _, row in table_rows(runs)])
+def read(runs: Path = RUNS, layouts: Path = LAYOUTS) -> PublishedRows:
+    return PublishedRows(
+        runs=read_table(runs), layouts=read_table(layouts), columns=[row for _, row in table_rows(runs)]
+    )
 
 
-def read_eight(runs: Path = EIGHT) -> Data:
+def read_eight(runs: Path = EIGHT) -> PublishedRows:
     """Read the rows of llama31_8b, which are all of whole runs."""
-    return Data(runs=read_table(runs), layouts=[], columns=[row for _, row in table_rows(runs)])
+    return PublishedRows(runs=read_table(runs), layouts=[], columns=[row for _, row in table_rows(runs)])
 
 
 # Step time.
@@ -95,12 +97,12 @@ def summary(found: Sequence[float]) -> str:
     return f"{len(found):3} rows  MAPE {fmean(sizes):6.2%}  max {max(sizes):6.2%}"
 
 
-def left_out(rows: Sequence[Measured], data: Data) -> list[float]:
+def left_out(rows: Sequence[Measured], data: PublishedRows) -> list[float]:
     """Each row predicted by constants that were fitted to all the others."""
     return [error for row in rows for error in errors([row], fitted([other for other in data.all if other is not row]))]
 
 
-def step_tables(data: Data) -> None:
+def step_tables(data: PublishedRows) -> None:
     small = [row for row in data.all if row.job.gpus <= SMALL]
     small_runs = [row for row in data.runs if row.job.gpus <= SMALL]
     large_runs = [row for row in data.runs if row.job.gpus > SMALL]
@@ -147,7 +149,7 @@ def _other_priors() -> dict[str, Callable[[str], Prior]]:
     return {"priors of a step's ends / 2": scaled(0.5), "priors of a step's ends x 2": scaled(2.0)}
 
 
-def eight_tables(data: Data) -> None:
+def eight_tables(data: PublishedRows) -> None:
     """llama31_8b: fitted to all, with each system left out, and with all of its GPU and precision left out."""
     rows = data.runs
     alone = left_out(rows, data)
@@ -171,7 +173,7 @@ def eight_tables(data: Data) -> None:
 # Memory.
 
 
-def memory_table(data: Data) -> None:
+def memory_table(data: PublishedRows) -> None:
     print("Memory: logged peak of global rank 0 against the count for stage 0")
     found = []
     for row, columns in zip(data.runs, data.columns, strict=True):
@@ -246,7 +248,7 @@ def target_outcomes(row: Measured, columns: dict[str, str], known: Fitted) -> It
         )
 
 
-def target_tables(data: Data) -> None:
+def target_tables(data: PublishedRows) -> None:
     (whole,) = calibration.calibrate(data.all, made="", command="").sizes.values()
     pairs = list(zip(data.runs, data.columns, strict=True))
     ends = [end for row, columns in pairs for end in target_outcomes(row, columns, whole)]
@@ -270,7 +272,7 @@ def target_tables(data: Data) -> None:
     print(f"  {sum(end.printed for end in ends)} of {len(ends)} runs inside sets of {min(sizes)} to {max(sizes)}")
 
 
-def _with_company(data: Data) -> list[Measured]:
+def _with_company(data: PublishedRows) -> list[Measured]:
     """The runs whose (GPU, precision) another row has too."""
     return [row for row in data.runs if sum(other.group == row.group for other in data.all) > 1]
 
@@ -278,7 +280,7 @@ def _with_company(data: Data) -> list[Measured]:
 # The search.
 
 
-def search_table(data: Data) -> None:
+def search_table(data: PublishedRows) -> None:
     print(
         "Search: where is the published (TP, PP, CP) of each GPU and scale, weights kept as published runs keep them?"
     )

@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from reference_impl.data.prepare import built_in
-from reference_impl.data.prepare.dataset import DatasetPlan, Output, prepare
+from reference_impl.data.prepare.dataset import DatasetPlan, PlannedPair, prepare
 from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
@@ -134,7 +134,7 @@ def pipelines(path: Path, shard: Path, folder: Path) -> dict[str, Callable[[], C
 
 
 def _ours(tokenizer: Path, shard: Path, folder: Path) -> None:
-    outputs = (Output(prefix="validation", shards=(C4Shard(shard),)),)
+    outputs = (PlannedPair(prefix="validation", shards=(C4Shard(shard),)),)
     prepare(folder, DatasetPlan(corpus="", outputs=outputs, tokenizer=tokenizer, append_eod=False))
 
 

@@ -26,7 +26,7 @@ POLL_S = 0.002
 
 
 @dataclass(frozen=True)
-class Cost:
+class VerifyCost:
     """Of one process and what it started."""
 
     wall: float
@@ -51,7 +51,7 @@ def commands(folder: Path, files: list[Path]) -> dict[str, list[str]]:
     }
 
 
-def cost(command: list[str]) -> Cost:
+def cost(command: list[str]) -> VerifyCost:
     begun, peak = time.perf_counter(), 0.0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         # Polled, because what wait4 reports of memory is at least this process's own, from before the exec.
@@ -61,7 +61,7 @@ def cost(command: list[str]) -> Cost:
         _, status, usage = done
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command
-    return Cost(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, peak)
+    return VerifyCost(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, peak)
 
 
 def resident_mib(process: int) -> float:
@@ -77,15 +77,15 @@ def forget(files: list[Path]) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(work: Mapping[str, list[str]], rounds: int, before: Callable[[], None]) -> dict[str, Cost]:
+def measure(work: Mapping[str, list[str]], rounds: int, before: Callable[[], None]) -> dict[str, VerifyCost]:
     """Medians, in turns."""
-    costs: dict[str, list[Cost]] = {name: [] for name in work}
+    costs: dict[str, list[VerifyCost]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, command in work.items():
             before()
             costs[name].append(cost(command))
     return {
-        name: Cost(*(median(getattr(one, what) for one in several) for what in ("wall", "cpu", "peak_mib")))
+        name: VerifyCost(*(median(getattr(one, what) for one in several) for what in ("wall", "cpu", "peak_mib")))
         for name, several in costs.items()
     }
 

@@ -23,7 +23,7 @@ from reference_impl.data.read.configured import data_folder, ready
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyRun:
     """What a run will be trained on."""
 
     lines: tuple[str, ...]
@@ -32,7 +32,7 @@ class Ready:
     """With the manifest of its data, and what of the files was compared."""
 
 
-def make_ready(config: RunConfig) -> Ready:
+def make_ready(config: RunConfig) -> ReadyRun:
     """Make sure that a run can be trained here.
 
     Raises:
@@ -52,14 +52,14 @@ def links_to_nowhere(config: RunConfig) -> Iterator[str]:
             yield f"{link} leads to {os.path.realpath(link)}, which is not there"
 
 
-def _make_ready(config: RunConfig) -> Ready:
+def _make_ready(config: RunConfig) -> ReadyRun:
     require_initial_weights(config)
     weights = usable_checkpoint(config) if config.data.load_checkpoint else None
     data = ready(config)
     lines = [] if weights is None else [f"weights   {summary(weights, config.vocabulary)}"]
     lines.append(f"data      {data_folder(config)}, {data.compared} of its files compared")
     manifest = data.manifest.model_dump(mode="json", exclude_none=True)
-    return Ready(tuple(lines), seen_here(config, {"compared": data.compared, **manifest}))
+    return ReadyRun(tuple(lines), seen_here(config, {"compared": data.compared, **manifest}))
 
 
 def require_initial_weights(config: RunConfig) -> None:

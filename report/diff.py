@@ -27,7 +27,7 @@ _OF_A_RUN = frozenset({"seed", "config_filename", "init_start", "init_stop", "ru
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Compared:
     """One thing of both."""
 
     name: str
@@ -40,14 +40,14 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Section:
     """Things of a kind."""
 
     title: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Compared, ...]
 
     @property
-    def different(self) -> list[Pair]:
+    def different(self) -> list[Compared]:
         return [pair for pair in self.pairs if pair.differs]
 
 
@@ -65,24 +65,24 @@ def open_one(path: Path, ruleset: str | None = None) -> ResultSummary:
     return found[0]
 
 
-def compare(one: ResultSummary, other: ResultSummary) -> list[Part]:
+def compare(one: ResultSummary, other: ResultSummary) -> list[Section]:
     """Everything that can be compared."""
     configurations = [_settings(result) for result in (one, other)]
     records = [result.record.model_dump(mode="json", exclude_defaults=True) for result in (one, other)]
     parts = [
-        Part("configuration (run.json)", _pairs(*configurations)),
-        Part("what the logs say of it", _pairs(*(_logged(result) for result in (one, other)))),
+        Section("configuration (run.json)", _pairs(*configurations)),
+        Section("what the logs say of it", _pairs(*(_logged(result) for result in (one, other)))),
     ]
     for title, keys in _RECORDED.items():
         chosen = [dict(flatten({key: record[key] for key in keys if key in record})) for record in records]
-        parts.append(Part(title, _pairs(*chosen)))
+        parts.append(Section(title, _pairs(*chosen)))
     parts += [
-        Part("system", _pairs(dict(flatten(one.system)), dict(flatten(other.system)))),
-        Part("results", _pairs(_results(one), _results(other))),
-        Part("step times, mean of the runs", _pairs(_steps(one), _steps(other))),
-        Part("log perplexity by samples, mean of the runs", _pairs(*_evaluations(one, other))),
-        Part("training loss by samples, mean of the runs", _pairs(*_losses(one, other))),
-        Part("findings", _pairs(_findings(one), _findings(other))),
+        Section("system", _pairs(dict(flatten(one.system)), dict(flatten(other.system)))),
+        Section("results", _pairs(_results(one), _results(other))),
+        Section("step times, mean of the runs", _pairs(_steps(one), _steps(other))),
+        Section("log perplexity by samples, mean of the runs", _pairs(*_evaluations(one, other))),
+        Section("training loss by samples, mean of the runs", _pairs(*_losses(one, other))),
+        Section("findings", _pairs(_findings(one), _findings(other))),
     ]
     return [part for part in parts if part.pairs]
 
@@ -95,7 +95,7 @@ _RECORDED = {
 }
 
 
-def lines(one: ResultSummary, other: ResultSummary, parts: Sequence[Part]) -> Iterator[str]:
+def lines(one: ResultSummary, other: ResultSummary, parts: Sequence[Section]) -> Iterator[str]:
     """Yield the lines of a comparison: the parts that differ, then the names of those that do not."""
     yield f"A  {one.path}"
     yield f"B  {other.path}"
@@ -115,9 +115,9 @@ def text(one: ResultSummary, other: ResultSummary) -> str:
     return printable("\n".join(lines(one, other, compare(one, other)))) + "\n"
 
 
-def _pairs(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[Pair, ...]:
+def _pairs(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[Compared, ...]:
     names = dict.fromkeys([*one, *other])
-    return tuple(Pair(name, one.get(name, _ABSENT), other.get(name, _ABSENT)) for name in names)
+    return tuple(Compared(name, one.get(name, _ABSENT), other.get(name, _ABSENT)) for name in names)
 
 
 def _settings(result: ResultSummary) -> dict[str, str]:

@@ -74,7 +74,7 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlowRank:
+class SlowRankCount:
     """A rank that a run named among its slowest, once or several times."""
 
     rank: int
@@ -190,12 +190,12 @@ class RunFacts:
         ]
 
     @cached_property
-    def slow_ranks(self) -> list[SlowRank]:
+    def slow_ranks(self) -> list[SlowRankCount]:
         """The ranks that it named, the slowest first; see benchmark.stragglers."""
         return _slow_ranks(one for named in self._stragglers for one in named)
 
     @property
-    def latest_slow_ranks(self) -> list[SlowRank]:
+    def latest_slow_ranks(self) -> list[SlowRankCount]:
         """Those of its last report."""
         return _slow_ranks(self._stragglers[-1] if self._stragglers else [])
 
@@ -265,12 +265,12 @@ def _straggler(named: object) -> tuple[int, str, float] | None:
     return None
 
 
-def _slow_ranks(named: Iterable[tuple[int, str, float]]) -> list[SlowRank]:
+def _slow_ranks(named: Iterable[tuple[int, str, float]]) -> list[SlowRankCount]:
     found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
     for rank, node, ratio in named:
         found[rank, node].append(ratio)
     ranks = (
-        SlowRank(rank=rank, node=node, count=len(ratios), median=median(ratios), high=max(ratios))
+        SlowRankCount(rank=rank, node=node, count=len(ratios), median=median(ratios), high=max(ratios))
         for (rank, node), ratios in found.items()
     )
     return sorted(ranks, key=lambda one: one.median, reverse=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.benchmarks import BENCHMARKS, benchmark_named
-from benchmark.convergence import Record, find_record
+from benchmark.convergence import ReferenceRecord, find_record
 from benchmark.errors import RefusedError
 from benchmark.files import RUN_JSON
 from benchmark.hardware import Gpu, gpu_of_system
@@ -34,7 +34,7 @@ from compliance.findings import Finding, Severity, as_count, count, show
 from compliance.result import Result, in_capitals
 from compliance.ruleset import judged_by
 from compliance.run import Run
-from report.facts import Measure, RunFacts, SlowRank, StepTimes, TimeSpan
+from report.facts import Measure, RunFacts, SlowRankCount, StepTimes, TimeSpan
 from report.series import LARGEST
 from report.telemetry import Telemetry
 
@@ -83,7 +83,7 @@ class RunSummary:
     """Seconds from run_start to run_stop; 0 where the run did not stop."""
     warm_up: float | None
     measures: Sequence[Measure]
-    slow_ranks: Sequence[SlowRank]
+    slow_ranks: Sequence[SlowRankCount]
     telemetry: Telemetry
     made_for: str | None
     """The earlier round that it was made for, where it was submitted again; None where it was not."""
@@ -97,7 +97,7 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelSplit:
     """How a model was split over the GPUs; None for what neither log nor run.json states."""
 
     tensor: int | None = None
@@ -138,7 +138,7 @@ class ResultSummary:
     """The model, by the system's description, the name of the system, or the platform that the logs name."""
     precision: str | None
     """The precision of the linear layers, from the logs or run.json."""
-    shape: Shape
+    shape: ModelSplit
     submitter: str | None
     availability: str | None
     network: ModelSize | None
@@ -153,7 +153,7 @@ class ResultSummary:
         return self.record.system or self.name
 
     @cached_property
-    def reference(self) -> Record | None:
+    def reference(self) -> ReferenceRecord | None:
         """The record of the reference at its batch size, even if there are too few runs to compare."""
         if self.rules is None or self.global_batch_size is None:
             return None
@@ -385,11 +385,11 @@ def _gpu(result: Result, described: Mapping[str, object], record: RunRecord) -> 
     return next((gpu for name in named if isinstance(name, str) and (gpu := gpu_of_system(name))), None)
 
 
-def _shape(result: Result, record: RunRecord) -> Shape:
+def _shape(result: Result, record: RunRecord) -> ModelSplit:
     def of(key: str, variable: str) -> int | None:
         return _small(_first(result, key)) or _small(record.setting(variable))
 
-    return Shape(
+    return ModelSplit(
         tensor=of("tensor_parallelism", "TENSOR_MODEL_PARALLEL"),
         pipeline=of("pipeline_parallelism", "PIPELINE_MODEL_PARALLEL"),
         virtual=of("virtual_pipeline_parallelism", "INTERLEAVED_PIPELINE"),

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Generic, TypeVar
 
 from compliance.formats import printable
-from report.facts import SLOW, SlowRank
+from report.facts import SLOW, SlowRankCount
 from report.results import Curve, ResultSummary, RunSummary
 from report.telemetry import REASONS, NodeFacts
 
@@ -111,7 +111,7 @@ class SlowRow:
     """A rank and the run that named it."""
 
     run: RunSummary
-    slow: SlowRank
+    slow: SlowRankCount
 
 
 SLOW_COLUMNS: tuple[Column[SlowRow], ...] = (

@@ -36,7 +36,7 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class SwitchNeed:
     """What one switch asks of the machine."""
 
     switch: str
@@ -51,9 +51,9 @@ release of each switch in Megatron-Core's own checks is below this range.
 """
 
 FP8_RECIPES = {
-    "tensorwise": Need(switch="FP8_RECIPE=tensorwise", compute_capability=(8, 9)),
-    "blockwise": Need(switch="FP8_RECIPE=blockwise", compute_capability=(9, 0)),
-    "mxfp8": Need(switch="FP8_RECIPE=mxfp8", compute_capability=(10, 0)),
+    "tensorwise": SwitchNeed(switch="FP8_RECIPE=tensorwise", compute_capability=(8, 9)),
+    "blockwise": SwitchNeed(switch="FP8_RECIPE=blockwise", compute_capability=(9, 0)),
+    "mxfp8": SwitchNeed(switch="FP8_RECIPE=mxfp8", compute_capability=(10, 0)),
 }
 
 
@@ -92,30 +92,30 @@ def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] |
     return "te" if layer_spec(kernels, machine) == "te" else None
 
 
-def needs(kernels: Kernels) -> Iterator[Need]:
+def needs(kernels: Kernels) -> Iterator[SwitchNeed]:
     """The switches of a run that only Transformer Engine on a GPU can follow."""
     if kernels.layer_spec == "te":
-        yield Need(switch="LAYER_SPEC=te")
+        yield SwitchNeed(switch="LAYER_SPEC=te")
     if kernels.precision == "fp8":
         recipe = FP8_RECIPES[kernels.fp8_recipe or "tensorwise"]
-        yield Need(
+        yield SwitchNeed(
             switch=f"PRECISION=fp8 with {recipe.switch}",
             compute_capability=recipe.compute_capability,
         )
     if kernels.precision == "nvfp4":
-        yield Need(switch="PRECISION=nvfp4", compute_capability=(10, 0))
+        yield SwitchNeed(switch="PRECISION=nvfp4", compute_capability=(10, 0))
     if kernels.tp_comm_overlap:
-        yield Need(switch="TP_COMM_OVERLAP=True")
+        yield SwitchNeed(switch="TP_COMM_OVERLAP=True")
     if kernels.cp_comm_type in ("p2p", "a2a"):
-        yield Need(switch=f"CP_COMM_TYPE={kernels.cp_comm_type}")
+        yield SwitchNeed(switch=f"CP_COMM_TYPE={kernels.cp_comm_type}")
     if kernels.ce_fusion_impl == "te":
-        yield Need(switch="CE_FUSION_IMPL=te")
+        yield SwitchNeed(switch="CE_FUSION_IMPL=te")
     if kernels.cuda_graph != "none":
-        yield Need(switch=f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}")
+        yield SwitchNeed(switch=f"CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}")
     if kernels.full_cuda_graph:
-        yield Need(switch="FULL_CUDA_GRAPH=True")
+        yield SwitchNeed(switch="FULL_CUDA_GRAPH=True")
     if kernels.precision_aware_optimizer:
-        yield Need(switch="USE_PRECISION_AWARE_OPTIMIZER=True")
+        yield SwitchNeed(switch="USE_PRECISION_AWARE_OPTIMIZER=True")
 
 
 def lacking(kernels: Kernels, machine: Machine) -> list[str]:
@@ -133,10 +133,10 @@ def _recomputes_norms(kernels: Kernels) -> bool:
     return "layernorm" in (kernels.recompute_modules or "").split(",")
 
 
-def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[Need]:
+def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[SwitchNeed]:
     """Megatron-Core 0.16.1 recomputes a norm by a function that asks Transformer Engine whether it runs in fp8."""
     if spec == "torch" and _recomputes_norms(kernels):
-        yield Need(switch="RECOMPUTE_MODULES=layernorm")
+        yield SwitchNeed(switch="RECOMPUTE_MODULES=layernorm")
 
 
 def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
         )
 
 
-def _lacking(need: Need, machine: Machine) -> Iterator[str]:
+def _lacking(need: SwitchNeed, machine: Machine) -> Iterator[str]:
     if not machine.gpu:
         yield f"{need.switch} needs a GPU that torch can use; there is none"
         return

@@ -175,7 +175,7 @@ def _is_refused(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreePlace:
     """The place of a folder in the tree of an organisation."""
 
     tree: Path
@@ -188,7 +188,7 @@ class Place:
         return self.tree / "systems" / f"{self.below[0]}.json" if len(self.below) == 2 else None
 
 
-def place_of(directory: Path) -> Place | None:
+def place_of(directory: Path) -> TreePlace | None:
     """Return the place of a folder below the nearest results/ of a submission; None for a folder outside one.
 
     A tree is a submission if it has a folder systems/, or a benchmark's name in results/<system>/<benchmark>.
@@ -197,7 +197,7 @@ def place_of(directory: Path) -> Place | None:
         for depth, folder in enumerate((here, *here.parents)):
             below = here.parts[len(here.parts) - depth :]
             if folder.name == "results" and ".." not in below and _is_tree(folder.parent, below):
-                return Place(folder.parent, below)
+                return TreePlace(folder.parent, below)
     return None
 
 

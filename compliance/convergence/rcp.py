@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmark.convergence import Match, Record, accepted_from, find_record, score_factor
+from benchmark.convergence import Match, ReferenceRecord, accepted_from, find_record, score_factor
 from benchmark.rules import Rules
 from compliance.checks.rule import AbsentError
 from compliance.convergence.olympic import converged, olympic_mean
@@ -47,7 +47,7 @@ class Convergence:
     """Why the result cannot be compared; empty if it can."""
     match: Match | None = None
     """How the record was found."""
-    record: Record | None = None
+    record: ReferenceRecord | None = None
     """What the reference needs at this batch size."""
     policy: Limit | None = None
     """The limit of the policy: the t-test, with an allowance only in the rounds that gave one."""
@@ -115,7 +115,7 @@ def _judged(facts: Convergence, row: Rules, size: int, mean: float) -> Convergen
     )
 
 
-def _limit(record: Record, runs: int, allowance: int, mean: float) -> Limit:
+def _limit(record: ReferenceRecord, runs: int, allowance: int, mean: float) -> Limit:
     minimum = accepted_from(record, runs, allowance)
     return Limit(minimum=minimum, margin=mean - minimum, passed=mean >= minimum)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from benchmark.benchmarks import benchmark_named
-from benchmark.convergence import Record, accepted_from, record_of
+from benchmark.convergence import ReferenceRecord, accepted_from, record_of
 from benchmark.errors import RefusedError
 from benchmark.rules import FreeLearningRate, ReferencePoint, Rules
 from compliance.checks.events import HYPERPARAMETERS
@@ -52,7 +52,7 @@ class Reference:
     logs: tuple[str, ...]
     fields: Mapping[str, object]
     """Its fields in the file."""
-    record: Record
+    record: ReferenceRecord
     """The record that the official checker derives from it."""
     accepted_from: float
     """The smallest mean of a result, in samples, that the t-test accepts, without an allowance."""

@@ -40,7 +40,7 @@ OF_A_REHEARSAL = ("package.real_runs", "package.rehearsal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class BuiltSubmission:
     """A tree that was built, and the findings about it."""
 
     path: Path
@@ -70,7 +70,7 @@ def build(
     submitter: str | None = None,
     checkout: Path = ROOT,
     rehearsal: bool = False,
-) -> Submission:
+) -> BuiltSubmission:
     """Write the submission of the runs in or below some folders to `out`/<submitter>, if it passes every check.
 
     Args:
@@ -165,13 +165,13 @@ def _copy_implementation(checkout: Path, target: Path, config: str) -> None:
 # Judging.
 
 
-def _judged(tree: Path, target: Path, chosen: Sequence[ChosenRuns], *, rehearsal: bool) -> Submission:
+def _judged(tree: Path, target: Path, chosen: Sequence[ChosenRuns], *, rehearsal: bool) -> BuiltSubmission:
     ruleset = chosen[0].launch.record.ruleset
     report = check_paths([tree], ruleset)
     findings = [*report.findings, *judge(tree, ruleset).findings]
     if rehearsal:
         findings = [finding for finding in findings if finding.rule not in OF_A_REHEARSAL]
-    return Submission(
+    return BuiltSubmission(
         path=target,
         chosen=tuple(chosen),
         findings=tuple(_renamed(finding, tree, target) for finding in findings),

@@ -36,7 +36,7 @@ class Awaited(Enum):
     STOP = "their end, after a signal"
 
 
-class Patience:
+class HangTimer:
     """Tells whether the next sign of life takes too long.
 
     Args:
@@ -66,7 +66,7 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RankPlace:
     """Where a rank is: the innermost frame of its main thread, and the innermost one of our own code."""
 
     innermost: str
@@ -76,7 +76,7 @@ class Place:
         return f"{self.innermost}, called from {self.ours}" if self.ours else self.innermost
 
 
-def stacks_in(console: str) -> dict[int, Place]:
+def stacks_in(console: str) -> dict[int, RankPlace]:
     """The last stack of each rank in a console whose lines srun has labelled with the rank."""
     lines: dict[int, list[str]] = {}
     for line in console.splitlines():
@@ -87,16 +87,16 @@ def stacks_in(console: str) -> dict[int, Place]:
     return {rank: place for rank, place in places.items() if place is not None}
 
 
-def _place(lines: Sequence[str]) -> Place | None:
+def _place(lines: Sequence[str]) -> RankPlace | None:
     starts = [index for index, line in enumerate(lines) if _STACK.search(line)]
     if not starts:
         return None
     frames = list(_frames(lines[starts[-1] + 1 :]))
     if not frames:
-        return Place(innermost="no Python code")
+        return RankPlace(innermost="no Python code")
     ours = next((text for file, text in frames if "/reference_impl/" in file or "/benchmark/" in file), "")
     innermost = frames[0][1]
-    return Place(innermost=innermost, ours="" if ours == innermost else ours)
+    return RankPlace(innermost=innermost, ours="" if ours == innermost else ours)
 
 
 def _frames(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -109,7 +109,7 @@ def _frames(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield match["file"], f"{match['function']} ({short}:{match['line']})"
 
 
-def explain(places: Mapping[int, Place], nodes: Sequence[str], ranks_per_node: int) -> list[str]:
+def explain(places: Mapping[int, RankPlace], nodes: Sequence[str], ranks_per_node: int) -> list[str]:
     """Lines that name the ranks that did not answer, and then where the others are, the rarest place first."""
     ranks = range(len(nodes) * ranks_per_node)
     lines = [

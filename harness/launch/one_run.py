@@ -15,7 +15,7 @@ from typing import IO
 from benchmark.config import RunConfig
 from benchmark.processes import adopting, ending_with_this
 from harness.launch.ending import Ending, has_succeeded, how_it_ended, last_words
-from harness.launch.hang import END_S, Awaited, Patience
+from harness.launch.hang import END_S, Awaited, HangTimer
 from harness.launch.launcher import Launcher, Process, child_environment
 from harness.launch.signals import Received
 from harness.launch.standing import standing
@@ -76,7 +76,7 @@ def look_on(
         Whether it has logged anything, and where it hung.
     """
     heard, hurried, hang, heard_at = False, False, list[str](), time.monotonic()
-    patience = Patience(config.job.hang_monitor_timeout * 60, heard_at)
+    patience = HangTimer(config.job.hang_monitor_timeout * 60, heard_at)
     with Onlooker(screen(status)) as shown:
         running = True
         while running:
@@ -102,7 +102,7 @@ def look_on(
     return heard, hang
 
 
-def hand_on(number: int, process: Process, launcher: Launcher, patience: Patience) -> None:
+def hand_on(number: int, process: Process, launcher: Launcher, patience: HangTimer) -> None:
     """Tell the ranks to save and stop, or to stop at once; those take SIGTERM for whatever came."""
     if number == signal.SIGUSR1:
         launcher.send(process, number)

@@ -22,8 +22,8 @@ from harness.arguments import BENCHMARK_OPTION
 
 if TYPE_CHECKING:
     from harness.plan.calibration import Calibration, Measured
-    from harness.plan.scaling import Question
-    from harness.plan.search import Found
+    from harness.plan.scaling import SearchRequest
+    from harness.plan.search import SearchResult
 
 _PATH = PathArgument()
 
@@ -148,14 +148,14 @@ def layout(
             config = RunConfig.from_environment(config.to_environment() | _precision(precision))
         _plan(config, calibration, gpu, quantised_weights, as_json, picture)
         return
-    from harness.plan.scaling import Question
+    from harness.plan.scaling import SearchRequest
     from harness.plan.search import bare_values
 
     if file is None and gpu is not None and (gpus is not None or minutes is not None):
         values = bare_values(BENCHMARKS[benchmark], GPUS[gpu], 1, GPUS[gpu].gpus_per_node)
     else:
         values = _values(file)
-    question = Question(
+    question = SearchRequest(
         base=values | _precision(precision), calibration=calibration, gpu=gpu, quantised_weights=quantised_weights
     )
     if minutes is not None:
@@ -206,7 +206,7 @@ def _plan(
         raise SystemExit(1)
 
 
-def _search_one(question: Question, gpus: int, top: int, as_json: bool) -> list[Found]:
+def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> list[SearchResult]:
     """The layouts of one number of GPUs; or what would fit."""
     from harness.plan.presentation import instead_lines, search_values, table
     from harness.plan.scaling import instead
@@ -220,7 +220,7 @@ def _search_one(question: Question, gpus: int, top: int, as_json: bool) -> list[
     return [found]
 
 
-def _search_several(question: Question, counts: tuple[int, ...], as_json: bool) -> list[Found]:
+def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: bool) -> list[SearchResult]:
     """The fastest layout of each number of GPUs."""
     from harness.plan.presentation import scaling_table, scaling_values
     from harness.plan.scaling import instead
@@ -231,7 +231,7 @@ def _search_several(question: Question, counts: tuple[int, ...], as_json: bool) 
     return found
 
 
-def _search_fewest(question: Question, minutes: float, top: int, as_json: bool) -> list[Found]:
+def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: bool) -> list[SearchResult]:
     """The layouts of the fewest GPUs that are fast enough.
 
     Raises:
@@ -265,7 +265,7 @@ def _precision(precision: str | None) -> dict[str, str]:
     return unset | precision_values(precision)
 
 
-def _write(found: Found, calibration: Calibration, folder: Path) -> Path:
+def _write(found: SearchResult, calibration: Calibration, folder: Path) -> Path:
     """Write the first layout's config file; an existing one is never overwritten."""
     from harness.config_file import write_config
     from harness.plan.planner import plan as make_plan

@@ -18,7 +18,7 @@ from harness.plan.search import bare_values, search
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class ReplicaLayout:
     """How one copy of the model is cut."""
 
     tensor: int
@@ -32,22 +32,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedChoice:
     """What submissions on a GPU had."""
 
-    layout: Layout
+    layout: ReplicaLayout
     precision: str
 
 
-_TP8, _TP4, _TP2 = (Layout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
+_TP8, _TP4, _TP2 = (ReplicaLayout(tensor=tensor, pipeline=8, interleaved=8, context=2) for tensor in (8, 4, 2))
 
-PUBLISHED: dict[str, dict[str, Published]] = {
+PUBLISHED: dict[str, dict[str, PublishedChoice]] = {
     DEFAULT.name: {
-        "H100": Published(_TP8, "fp8"),
-        "H200": Published(_TP4, "fp8"),
-        "B200": Published(_TP4, "fp8"),
-        "GB200": Published(_TP4, "nvfp4"),
-        "GB300": Published(_TP2, "nvfp4"),
+        "H100": PublishedChoice(_TP8, "fp8"),
+        "H200": PublishedChoice(_TP4, "fp8"),
+        "B200": PublishedChoice(_TP4, "fp8"),
+        "GB200": PublishedChoice(_TP4, "nvfp4"),
+        "GB300": PublishedChoice(_TP2, "nvfp4"),
     }
 }
 """Benchmark -> GPU -> what it was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
@@ -81,7 +81,7 @@ def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_b
     raise ConfigError([_refusal(gpu, nodes, None if published is None else published.layout, cut)])
 
 
-def _refusal(gpu: str, nodes: int, published: Layout | None, cut: bool) -> str:
+def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -> str:
     """Why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
     each = GPUS[gpu].gpus_per_node
     asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
@@ -97,20 +97,20 @@ def _refusal(gpu: str, nodes: int, published: Layout | None, cut: bool) -> str:
     )
 
 
-def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[Layout]:
+def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[ReplicaLayout]:
     """The layouts that a search lists, the fastest first."""
     base = bare_values(benchmark, GPUS[gpu], nodes, GPUS[gpu].gpus_per_node)
     for candidate in search(base, calibration.load(), gpu).candidates:
         job = candidate.job
-        yield Layout(tensor=job.tensor, pipeline=job.pipeline, interleaved=job.chunks, context=job.context)
+        yield ReplicaLayout(tensor=job.tensor, pipeline=job.pipeline, interleaved=job.chunks, context=job.context)
 
 
-def _neighbours(published: Layout) -> Iterator[Layout]:
+def _neighbours(published: ReplicaLayout) -> Iterator[ReplicaLayout]:
     """The published one first, then its neighbours, the least changed first."""
     yield published
     for context in (published.context, 1, 2 * published.context):
         for pipeline, interleaved in ((8, 8), (4, 8), (16, 8), (9, 7), (7, 9), (6, 7), (3, 7)):
-            layout = Layout(tensor=published.tensor, pipeline=pipeline, interleaved=interleaved, context=context)
+            layout = ReplicaLayout(tensor=published.tensor, pipeline=pipeline, interleaved=interleaved, context=context)
             if layout != published:
                 yield layout
 
@@ -126,7 +126,9 @@ def _fitting(config: RunConfig) -> Plan | None:
     return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
 
 
-def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: Layout, precision: str) -> Iterator[RunConfig]:
+def _candidates(
+    benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str
+) -> Iterator[RunConfig]:
     """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:

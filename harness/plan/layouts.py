@@ -27,7 +27,7 @@ LAYOUT_NAMES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class TimedLayout:
     """A layout with the two numbers that its step time is linear in: seconds = each * microbatches + once."""
 
     job: TrainingJob
@@ -82,12 +82,12 @@ def worst(job: TrainingJob) -> memory.Stage:
     return memory.worst(replace(job, microbatches=2 * job.pipeline))
 
 
-def timed(job: TrainingJob, calibration: Calibration) -> Shape:
+def timed(job: TrainingJob, calibration: Calibration) -> TimedLayout:
     parts, constants = step_time.step(job), calibration.of(job.size).constants
     each = step_time.total(parts.microbatch, constants)
     once = step_time.total(parts.once, constants)
     shared = step_time.total((term for term in parts.once if term.part == "optimizer"), constants)
-    return Shape(job=job, each=each, once=once + each * job.bubble, shared=shared)
+    return TimedLayout(job=job, each=each, once=once + each * job.bubble, shared=shared)
 
 
 class Lengths:
@@ -116,7 +116,7 @@ Option = tuple[float, int, int]
 """Seconds of a run's steps and evaluations, sequences a replica and step, and the place of the layout that fits."""
 
 
-def options(place: int, shape: Shape, lengths: Lengths) -> list[Option]:
+def options(place: int, shape: TimedLayout, lengths: Lengths) -> list[Option]:
     """A layout at every minibatch that it divides, fastest first."""
     found = []
     for minibatch in shape.minibatches(lengths.largest_batch):

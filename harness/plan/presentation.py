@@ -11,7 +11,7 @@ from harness.plan.calibration import Calibration
 from harness.plan.layouts import name
 from harness.plan.planner import Plan, Remedy
 from harness.plan.scaling import Instead
-from harness.plan.search import Candidate, Found
+from harness.plan.search import Candidate, SearchResult
 from harness.plan.step_time import KINDS
 from harness.plan.time_to_target import LONGEST_INIT_MINUTES
 
@@ -139,7 +139,7 @@ def _gib(size: float) -> str:
 # A search.
 
 
-def table(found: Found, top: int) -> str:
+def table(found: SearchResult, top: int) -> str:
     """The fastest layouts of a search, and why others are not among them."""
     title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target {_off(found)}"
     refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
@@ -163,12 +163,12 @@ def table(found: Found, top: int) -> str:
 _COLUMNS = "TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes"
 
 
-def _off(found: Found) -> str:
+def _off(found: SearchResult) -> str:
     basis = "" if found.measured else "UNCALIBRATED: never measured; "
     return f"({basis}a step may be {found.spread:.0%} off)"
 
 
-def _graph(found: Found) -> list[str]:
+def _graph(found: SearchResult) -> list[str]:
     if found.graph_gain is None:
         return []
     return [
@@ -205,7 +205,7 @@ def _instead(other: Instead) -> str:
     return f"{other.what}, {best.minutes:,.0f} minutes at {_gib(best.memory)} GiB"
 
 
-def scaling_table(found: Sequence[Found], others: Mapping[int, Sequence[Instead]]) -> str:
+def scaling_table(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> str:
     """The fastest layout of each number of GPUs, the smallest number first."""
     first = found[0]
     title = f"{first.gpu.name} in {first.precision}: the fastest layout to the target {_off(first)}"
@@ -223,14 +223,14 @@ def scaling_table(found: Sequence[Found], others: Mapping[int, Sequence[Instead]
     return "\n".join([title, f"   GPUs   {_COLUMNS}  efficiency", *rows, *note, *_graph(first)])
 
 
-def efficiencies(found: Sequence[Found]) -> list[float | None]:
+def efficiencies(found: Sequence[SearchResult]) -> list[float | None]:
     """GPU-hours of the first number that something fits on, over those of each; None where nothing does."""
     hours = [each.gpus * each.candidates[0].minutes if each.candidates else None for each in found]
     first = next((spent for spent in hours if spent is not None), 0.0)
     return [None if spent is None else first / spent for spent in hours]
 
 
-def fewest_text(found: Found, minutes: float, top: int) -> str:
+def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
     """The answer, and the layouts of that number of GPUs."""
     best = found.candidates[0]
     answer = (
@@ -243,7 +243,7 @@ def fewest_text(found: Found, minutes: float, top: int) -> str:
     return f"{answer}\n\n{table(found, top)}"
 
 
-def too_slow(found: Found | None, minutes: float) -> str:
+def too_slow(found: SearchResult | None, minutes: float) -> str:
     """Why no number of GPUs is fast enough; `found` is of the fastest."""
     if found is None:
         return "no layout fits on any number of GPUs"
@@ -317,7 +317,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def scaling_values(found: Sequence[Found], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
+def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
     """The fastest layout of each number of GPUs as JSON."""
     counts = [
         {**search_values(each, 1, others.get(each.gpus, ())), "efficiency": efficiency}
@@ -326,7 +326,7 @@ def scaling_values(found: Sequence[Found], others: Mapping[int, Sequence[Instead
     return {"counts": counts}
 
 
-def search_values(found: Found, top: int, others: Sequence[Instead]) -> dict[str, Any]:
+def search_values(found: SearchResult, top: int, others: Sequence[Instead]) -> dict[str, Any]:
     """A search as JSON, with what would fit where nothing does."""
     return {
         "gpu": found.gpu.name,

@@ -13,9 +13,9 @@ from benchmark.hardware import PRECISIONS
 from harness.plan import layouts, memory
 from harness.plan.calibration import Calibration
 from harness.plan.job import TrainingJob, precision_values
-from harness.plan.layouts import Lengths, Shape, cuts, timed
+from harness.plan.layouts import Lengths, TimedLayout, cuts, timed
 from harness.plan.planner import BF16_GRADIENTS
-from harness.plan.search import LISTED, Candidate, Found, Refusals, accepted, search, uncut
+from harness.plan.search import LISTED, Candidate, Refusals, SearchResult, accepted, search, uncut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ NEAR = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class SearchRequest:
     """What is searched for, whatever the number of GPUs."""
 
     base: Mapping[str, str]
@@ -60,7 +60,7 @@ class Question:
             raise ConfigError([f"--gpus {gpus} is no multiple of the {self.node} GPUs of a node; {near}"])
         return {**self.base, "DGXNNODES": str(nodes)}
 
-    def at(self, gpus: int, listed: int = LISTED) -> Found:
+    def at(self, gpus: int, listed: int = LISTED) -> SearchResult:
         """The layouts of a number of GPUs.
 
         Raises:
@@ -68,7 +68,7 @@ class Question:
         """
         return self.search(self.on(gpus), listed)
 
-    def search(self, values: Mapping[str, str], listed: int = 1) -> Found:
+    def search(self, values: Mapping[str, str], listed: int = 1) -> SearchResult:
         return search(values, self.calibration, self.gpu, quantised_weights=self.quantised_weights, listed=listed)
 
 
@@ -92,7 +92,7 @@ class _Runs:
         known = {gbs: steps for gbs in range(1, lengths.largest_batch + 1) if (steps := lengths.of(gbs)) is not None}
         return cls(lengths=lengths, batches=np.array(list(known), float), steps=np.array(list(known.values())))
 
-    def needed(self, shape: Shape, seconds: float) -> float:
+    def needed(self, shape: TimedLayout, seconds: float) -> float:
         """GPUs below which a layout takes longer than so many seconds at any batch; infinite if it always does.
 
         A lower bound for the layout on any number of GPUs from those of `shape` on: with more of them the part of a
@@ -105,7 +105,7 @@ class _Runs:
         work = steps * shape.each * batches / job.micro_batch * job.ranks
         return float(min(work[left > 0] / left[left > 0], default=inf))
 
-    def fastest(self, shape: Shape, step: int) -> tuple[float, int]:
+    def fastest(self, shape: TimedLayout, step: int) -> tuple[float, int]:
         """Seconds and GPUs of a layout where it is fastest: each replica has its least, and their number decides."""
         import numpy as np
 
@@ -118,7 +118,7 @@ class _Runs:
         return float(times[best]), int(self.batches[best]) // shape.least * job.ranks
 
 
-def fewest(question: Question, minutes: float, listed: int = LISTED) -> Found | None:
+def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> SearchResult | None:
     """The layouts of the fewest GPUs of which one is expected to reach the target in so many minutes.
 
     Where none does on any number of GPUs, those of the number that is fastest; None where nothing fits on any.
@@ -134,7 +134,7 @@ def fewest(question: Question, minutes: float, listed: int = LISTED) -> Found | 
     return None if gpus is None else question.at(gpus, listed)
 
 
-def _fewest(question: Question, minutes: float, runs: _Runs, shapes: list[Shape]) -> int | None:
+def _fewest(question: SearchRequest, minutes: float, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
     """Layouts are taken up in the order of the GPUs that they need at least, so that the first that will do is it."""
     seconds = 60 * minutes - question.calibration.of(shapes[0].job.size).start
     waiting = [(_multiple(runs.needed(shape, seconds), shape.job), place) for place, shape in enumerate(shapes)]
@@ -163,7 +163,7 @@ def _multiple(gpus: float, smallest: TrainingJob) -> float:
     return gpus if gpus == inf else max(1, ceil(gpus / smallest.gpus)) * smallest.gpus
 
 
-def _enough_memory(shape: Shape, step: int, largest_batch: int) -> float:
+def _enough_memory(shape: TimedLayout, step: int, largest_batch: int) -> float:
     """The fewest GPUs beyond those of a layout that does not fit, over which its optimizer is split enough."""
 
     def holds(count: int) -> bool:
@@ -179,7 +179,7 @@ def _enough_memory(shape: Shape, step: int, largest_batch: int) -> float:
     return high * step
 
 
-def _fastest(question: Question, runs: _Runs, shapes: list[Shape]) -> int | None:
+def _fastest(question: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
     """The number of GPUs on which the fastest layout of all is fastest."""
     for seconds, gpus, place in sorted((*runs.fastest(shape, shape.job.gpus), i) for i, shape in enumerate(shapes)):
         if seconds == inf:
@@ -191,7 +191,7 @@ def _fastest(question: Question, runs: _Runs, shapes: list[Shape]) -> int | None
     return None
 
 
-def _best(question: Question, shape: Shape, runs: _Runs) -> Candidate | None:
+def _best(question: SearchRequest, shape: TimedLayout, runs: _Runs) -> Candidate | None:
     """A layout at its best minibatch that RunConfig accepts."""
     values = question.on(shape.job.gpus)
     return next(accepted([shape], runs.lengths, values, question.calibration, 1, Refusals()), None)
@@ -206,10 +206,10 @@ class Instead:
 
     what: str
     """As a person would say or type it."""
-    found: Found
+    found: SearchResult
 
 
-def instead(question: Question, nothing: Found) -> Iterator[Instead]:
+def instead(question: SearchRequest, nothing: SearchResult) -> Iterator[Instead]:
     """What would fit where no layout of a search does: the nearest other numbers of GPUs, and other settings."""
     for counts in _around(nothing.gpus, question.node):
         tries = (question.at(gpus, listed=1) for gpus in counts)
@@ -235,7 +235,7 @@ def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:
     return [size for size in sizes if size < gpus][: -NEAR - 1 : -1], [size for size in sizes if size > gpus][:NEAR]
 
 
-def _changes(nothing: Found) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _changes(nothing: SearchResult) -> Iterator[tuple[str, Mapping[str, str]]]:
     for precision in PRECISIONS:
         if precision != nothing.precision and nothing.gpu.peak(precision) is not None:
             yield f"--precision {precision}", {"FP8_RECIPE": "", "FP8_PARAM_GATHER": "", **precision_values(precision)}

@@ -18,7 +18,7 @@ from benchmark.rules import Rules
 from harness.plan import layouts, memory, step_time
 from harness.plan.calibration import Calibration
 from harness.plan.job import TrainingJob
-from harness.plan.layouts import LAYOUT_NAMES, Lengths, Shape, cuts, name, options, timed
+from harness.plan.layouts import LAYOUT_NAMES, Lengths, TimedLayout, cuts, name, options, timed
 from harness.plan.planner import BF16_GRADIENTS, job_of
 
 LISTED = 20
@@ -53,7 +53,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a search came to."""
 
     gpu: Gpu
@@ -108,7 +108,7 @@ def search(
     *,
     quantised_weights: bool = False,
     listed: int = LISTED,
-) -> Found:
+) -> SearchResult:
     """Every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not matter.
 
     Raises:
@@ -118,7 +118,7 @@ def search(
     refusals = Refusals()
     shapes = list(_fitting(job, refusals, calibration))
     lengths = Lengths(rules, calibration.of(job.size).evaluation)
-    return Found(
+    return SearchResult(
         gpu=job.gpu,
         gpus=job.gpus,
         precision=job.precision,
@@ -150,7 +150,7 @@ def uncut(
     return replace(job, gpus=gpus), config.rules
 
 
-def _fitting(job: TrainingJob, refusals: Refusals, calibration: Calibration) -> Iterator[Shape]:
+def _fitting(job: TrainingJob, refusals: Refusals, calibration: Calibration) -> Iterator[TimedLayout]:
     for cut in cuts(job):
         if cut.gpus % cut.ranks:
             continue
@@ -165,7 +165,7 @@ def _fitting(job: TrainingJob, refusals: Refusals, calibration: Calibration) -> 
 
 
 def accepted(
-    shapes: Sequence[Shape],
+    shapes: Sequence[TimedLayout],
     lengths: Lengths,
     base: Mapping[str, str],
     calibration: Calibration,

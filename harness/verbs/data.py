@@ -152,12 +152,12 @@ def download(
     """
     from reference_impl.data.fetch.download import Settings, download_set
     from reference_impl.data.fetch.listing import listing, parse_headers
-    from reference_impl.data.fetch.sources import Patience
+    from reference_impl.data.fetch.sources import RetryPolicy
     from reference_impl.files.progress import progress, size
 
     published = PUBLISHED.get(expect or source)
     location = PUBLISHED[source].address if source in PUBLISHED else source
-    settings = Settings(connections=connections, patience=Patience(notice=partial(click.echo, err=True)))
+    settings = Settings(connections=connections, patience=RetryPolicy(notice=partial(click.echo, err=True)))
     listed = listing(
         location,
         published=published,

@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from benchmark.decode import MalformedError, Record, from_pickle, mapping_of, open_regular, shown
+from benchmark.decode import MalformedError, PickledObject, from_pickle, mapping_of, open_regular, shown
 from benchmark.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def load_archive(file: IO[bytes], device: str) -> Any:
     else:
         # The form before archives: what it is, its version, the machine, the object, and the keys of the values behind.
         file.seek(0)
-        from_pickle(file.read(MOST_OF_OLD_PICKLES), _stand_in, Record, number=5)
+        from_pickle(file.read(MOST_OF_OLD_PICKLES), _stand_in, PickledObject, number=5)
     file.seek(0)
     return torch.load(file, map_location=device, weights_only=True)
 
@@ -223,11 +223,11 @@ def _refuse_odd_entries(file: IO[bytes]) -> None:
             if entry.filename.endswith(".pkl"):
                 if entry.file_size > MOST_OF_PICKLE:
                     raise MalformedError(f"{shown(entry.filename)} has {entry.file_size:,} bytes")
-                from_pickle(archive.read(entry), _stand_in, Record)
+                from_pickle(archive.read(entry), _stand_in, PickledObject)
 
 
 def _stand_in(module: str, name: str) -> Any:
-    return mapping_of if (module, name) == ("collections", "OrderedDict") else Record
+    return mapping_of if (module, name) == ("collections", "OrderedDict") else PickledObject
 
 
 class _File:

@@ -23,7 +23,7 @@ from benchmark.sizes import ModelSize
 from reference_impl.checkpoint import huggingface, nemo
 from reference_impl.checkpoint.arrays import ITEM_BYTES, Box, CheckpointError, read, row_blocks
 from reference_impl.checkpoint.names import EXTRA_STATE, LAYERS, LINEAR_LAYERS, Rows, rows, shapes
-from reference_impl.checkpoint.parts import Fill, Output, PartFolder
+from reference_impl.checkpoint.parts import ChecksummedFile, Fill, PartFolder
 from reference_impl.checkpoint.source import Checkpoint, own_faults
 from reference_impl.files.checksum import Advance, silent
 
@@ -141,20 +141,20 @@ def _files(checkpoint: Checkpoint, size: ModelSize, vocabulary: int) -> Iterator
 
 
 def _distcp_writer(checkpoint: Checkpoint, boxes: list[tuple[str, Box]]) -> Fill:
-    def write(output: Output) -> list[Any]:
+    def write(output: ChecksummedFile) -> list[Any]:
         return [[PREFIX + name, *box, *_save(output, read(checkpoint.tensors[name], box))] for name, box in boxes]
 
     return write
 
 
-def _write_extra_states(output: Output, size: ModelSize) -> list[Any]:
+def _write_extra_states(output: ChecksummedFile, size: ModelSize) -> list[Any]:
     names = (f"{LAYERS}{module}.{EXTRA_STATE}" for module in LINEAR_LAYERS)
     keys = [f"{PREFIX}{name}/shard_{layer}_{size.layers}" for name in names for layer in range(size.layers)]
     # Megatron-Core keeps an object as the list of its parts on disk; a layer without FP8 scaling has nothing in it.
     return [[key, None, None, *_save(output, [None])] for key in keys]
 
 
-def _save(output: Output, value: torch.Tensor | list[None]) -> tuple[int, int]:
+def _save(output: ChecksummedFile, value: torch.Tensor | list[None]) -> tuple[int, int]:
     """Write one entry of a `.distcp` file; returns where it is."""
     import torch
 
@@ -247,7 +247,7 @@ def _safetensors_writer(
 ) -> Fill:
     dtype = checkpoint.dtype
 
-    def write(output: Output) -> None:
+    def write(output: ChecksummedFile) -> None:
         output.write(huggingface.header(tensors, dtype))
         for part in (part for name in tensors for part in sources[name]):
             for piece in _pieces(checkpoint, part):

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark.decode import (
     MalformedError,
-    Record,
+    PickledObject,
     from_pickle,
     from_yaml,
     mapping_of,
@@ -131,11 +131,11 @@ def _named(module: str, name: str) -> Any:
     if module == "torch" and name in ITEM_BYTES:
         return name
     if (module, name) == ("torch.serialization", "_get_layout") or _RECORDS.fullmatch(module):
-        return Record
+        return PickledObject
     raise MalformedError(f"it names {shown(f'{module}.{name}')}, which no index holds")
 
 
-def _index(folder: Path, metadata: Record) -> Index:
+def _index(folder: Path, metadata: PickledObject) -> Index:
     spans = dict(_spans(folder, metadata["storage_data"]))
     tensors, objects = {}, {}
     for name, entry in metadata["state_dict_metadata"].items():
@@ -158,7 +158,7 @@ def _count(value: object) -> int:
     return value
 
 
-def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[str, Any], ByteRange]]:
+def _spans(folder: Path, storage: dict[PickledObject, PickledObject]) -> Iterator[tuple[tuple[str, Any], ByteRange]]:
     for index, info in storage.items():
         fqn = _name(index["fqn"])
         if info.state.get("transform_descriptors"):
@@ -171,7 +171,7 @@ def _spans(folder: Path, storage: dict[Record, Record]) -> Iterator[tuple[tuple[
         yield (fqn, None if offset is None else shape_of(offset)), span
 
 
-def _tensor(name: str, entry: Record, spans: dict[tuple[str, Any], ByteRange]) -> Tensor:
+def _tensor(name: str, entry: PickledObject, spans: dict[tuple[str, Any], ByteRange]) -> Tensor:
     size, dtype = shape_of(entry["size"]), entry["properties"].state[0]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"{name} is of type {shown(dtype)}")

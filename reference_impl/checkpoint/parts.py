@@ -38,7 +38,7 @@ class Written:
     """What its writer returned, as JSON has it."""
 
 
-class Output:
+class ChecksummedFile:
     """A file that is being written: counts and checksums what goes through it."""
 
     def __init__(self, path: Path, advance: Advance) -> None:
@@ -103,7 +103,7 @@ def _cut_to_lines(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-Fill = Callable[[Output], Any]
+Fill = Callable[[ChecksummedFile], Any]
 """Writes a file's content and returns what to remember of it, as JSON has it."""
 
 
@@ -175,7 +175,7 @@ class PartFolder:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + _UNFINISHED)
-        output = Output(unfinished, advance)
+        output = ChecksummedFile(unfinished, advance)
         memory = fill(output)
         entry = output.close()
         unfinished.replace(path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_impl.data.pair import Pair, open_pair
+from reference_impl.data.pair import DatasetPair, open_pair
 from reference_impl.files.manifest import FILE_NAME, DataError, load
 from reference_impl.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ def contents(folder: Path, prefix: str, tokenizer: Tokenizer, *, sequence_length
     )
 
 
-def _start(pair: Pair, number: int, tokenizer: Tokenizer) -> str:
+def _start(pair: DatasetPair, number: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(pair.document(number)[:SAMPLE_TOKENS].tolist())
 
 

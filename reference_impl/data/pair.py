@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Pair:
+class DatasetPair:
     """An open `.bin`/`.idx` pair; the arrays are maps of the files."""
 
     lengths: np.ndarray[Any, np.dtype[np.int32]]
@@ -64,7 +64,7 @@ def _chunks(lengths: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
         yield lengths[first : first + _CHUNK]
 
 
-def open_pair(prefix: Path) -> Pair:
+def open_pair(prefix: Path) -> DatasetPair:
     """Map a pair.
 
     Raises:
@@ -83,7 +83,7 @@ def open_pair(prefix: Path) -> Pair:
     total = int(lengths.sum(dtype=np.int64))
     if tokens_size != total * dtype.itemsize:
         raise DataError(f"{binary} has {tokens_size} bytes; {total} tokens of {dtype} take {total * dtype.itemsize}")
-    return Pair(lengths=lengths, tokens=_map(binary, dtype, 0, total))
+    return DatasetPair(lengths=lengths, tokens=_map(binary, dtype, 0, total))
 
 
 def stored_type(prefix: Path) -> np.dtype[Any]:

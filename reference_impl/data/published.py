@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, Benchmark, FileSet
-from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, Manifest, Part, size_fault
+from reference_impl.files.manifest import BlendPart, DataError, FileEntry, FolderManifest, Manifest, size_fault
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedFiles:
     """A published set of files."""
 
     files: FileSet
@@ -70,7 +70,7 @@ def manifest_of(benchmark: Benchmark, files: Mapping[str, FileEntry]) -> Manifes
         corpus=dataset.corpus,
         tokenizer_sha256=benchmark.tokenizer.sha256,
         vocabulary=benchmark.vocabulary,
-        train=tuple(Part(prefix=prefix, weight=1 / len(dataset.train)) for prefix in dataset.train),
+        train=tuple(BlendPart(prefix=prefix, weight=1 / len(dataset.train)) for prefix in dataset.train),
         validation=dataset.validation,
         files=dict(files),
     )
@@ -96,18 +96,18 @@ def _use(manifest: Manifest) -> str:
     return f"training on {blend}, validation on {manifest.validation}"
 
 
-def _published_sets() -> Iterator[tuple[str, Published]]:
+def _published_sets() -> Iterator[tuple[str, PublishedFiles]]:
     for row in BENCHMARKS.values():
         if row.dataset.files is None:
             continue
-        yield row.name, Published(files=row.dataset.files, benchmark=row)
+        yield row.name, PublishedFiles(files=row.dataset.files, benchmark=row)
         if row.tokenizer.files is not None:
-            yield f"{row.name}-tokenizer", Published(files=row.tokenizer.files)
+            yield f"{row.name}-tokenizer", PublishedFiles(files=row.tokenizer.files)
         if row.initial_weights is not None:
-            yield f"{row.name}-checkpoint", Published(files=row.initial_weights)
+            yield f"{row.name}-checkpoint", PublishedFiles(files=row.initial_weights)
 
 
-PUBLISHED: dict[str, Published] = dict(_published_sets())
+PUBLISHED: dict[str, PublishedFiles] = dict(_published_sets())
 """By the names that the data verbs take: a benchmark's own for its dataset, and with -tokenizer or -checkpoint."""
 
 # (name as in the bucket, name as every script expects it). The validation pair lies in folders named like the files,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_impl.data.published import Published, benchmark_faults, repaired_name
+from reference_impl.data.published import PublishedFiles, benchmark_faults, repaired_name
 from reference_impl.files.manifest import (
     FILE_NAME,
     DataError,
@@ -32,7 +32,7 @@ class Comparison:
     """What was compared with what, where there is no fault."""
 
 
-def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int | None, show: Show) -> Comparison:
+def compare(folder: Path, published: PublishedFiles | None, *, quick: bool, jobs: int | None, show: Show) -> Comparison:
     """Compare a folder with its manifest and, if one is given, with a published set; which may stand in for it.
 
     Args:
@@ -64,7 +64,7 @@ def compare(folder: Path, published: Published | None, *, quick: bool, jobs: int
     return Comparison(list(dict.fromkeys(faults)), summary)
 
 
-def initialise(folder: Path, published: Published | None, show: Show) -> FolderManifest:
+def initialise(folder: Path, published: PublishedFiles | None, show: Show) -> FolderManifest:
     """Write the manifest of a folder as it is now; with a published set, only if the folder is one.
 
     Raises:

@@ -143,7 +143,7 @@ class FolderManifest(BaseModel):
         return f"llama31 data verify --init {folder} makes it from a copy that is known to be good"
 
 
-class Part(BaseModel):
+class BlendPart(BaseModel):
     """One `.bin`/`.idx` pair of the training blend."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,7 +164,7 @@ class Manifest(FolderManifest):
     tokenizer_sha256: str | None = None
     """None where nobody says it."""
     vocabulary: int
-    train: tuple[Part, ...]
+    train: tuple[BlendPart, ...]
     validation: FileName
     """Prefix of the validation pair."""
 

@@ -37,7 +37,7 @@ def progress(what: str, total: int, *, done: int = 0, stream: TextIO | None = No
         with _bar(what, total, done, stream) as advance:
             yield advance
     else:
-        yield Lines(what, total, done, stream).advance
+        yield ProgressLines(what, total, done, stream).advance
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _bar(what: str, total: int, done: int, stream: TextIO) -> Iterator[Advance]:
         yield lambda count: display.advance(task, count)
 
 
-class Lines:
+class ProgressLines:
     """A line every LINE_EVERY_S: `download  12.3 GB of 97.5 GB  12.6 %  410 MB/s  0:03:27 left`."""
 
     def __init__(self, what: str, total: int, done: int, stream: TextIO) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmark.decode import (
     DEEPEST,
     MalformedError,
-    Record,
+    PickledObject,
     from_json,
     from_pickle,
     from_yaml,
@@ -28,7 +28,7 @@ from perf.fuzz_checkpoints import BOMBS, YAML_BOMBS
 
 
 def named(module: str, name: str) -> Any:
-    return mapping_of if (module, name) == ("collections", "OrderedDict") else Record
+    return mapping_of if (module, name) == ("collections", "OrderedDict") else PickledObject
 
 
 PLAIN = st.recursive(

@@ -32,7 +32,7 @@ from compliance.official_text import messages
 from compliance.official_worker import NoAnswerError, Worker
 from compliance.rewritten import rewrite
 from harness.__main__ import main
-from harness.counting import Lines
+from harness.counting import CountLines
 from tests.launches import launch, llama31_405b
 from tests.logs import LogFile
 from tests.official import accepts_log
@@ -669,7 +669,7 @@ def test_summariser_says_why_there_is_no_score() -> None:
 def test_progress_is_a_line_now_and_then() -> None:
     """Where there is no terminal, a line every ten seconds says how many verdicts there are."""
     clock, stream = iter([0.0, 1.0, 11.0, 12.0, 25.0]), io.StringIO()
-    lines = Lines("official", "verdicts", stream, lambda: next(clock))
+    lines = CountLines("official", "verdicts", stream, lambda: next(clock))
     for done in range(1, 5):
         lines.advance(done, 4)
     assert stream.getvalue() == "official  2 of 4 verdicts\nofficial  4 of 4 verdicts\n"

@@ -33,7 +33,7 @@ from compliance.package import build as building
 from compliance.package import machine
 from compliance.package import runs as choosing
 from compliance.package import system as describing
-from compliance.package.build import Submission, _copy_implementation, build
+from compliance.package.build import BuiltSubmission, _copy_implementation, build
 from compliance.package.facts import Facts
 from compliance.package.runs import NotPackageableError, choose, median_window
 from harness import simulate as simulating
@@ -148,7 +148,9 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def submission(launched: Path, checkout: Path, facts: Path, tmp_path_factory: pytest.TempPathFactory) -> Submission:
+def submission(
+    launched: Path, checkout: Path, facts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> BuiltSubmission:
     """A submission of three runs whose logs do not say that they were rehearsed."""
     folder = tmp_path_factory.mktemp("real")
     runs = without_marks(Path(shutil.copytree(launched, folder / "TEST" / launched.name)))
@@ -174,18 +176,18 @@ def test_an_implementation_can_be_set_up_and_configured(tmp_path: Path) -> None:
     assert resolve(copied).config == resolve(config).config
 
 
-def test_submission_passes_every_check(submission: Submission) -> None:
+def test_submission_passes_every_check(submission: BuiltSubmission) -> None:
     """A submission of good runs is written, and neither our checks nor the official tools find anything."""
     assert submission.findings == ()
     assert submission.path.is_dir()
 
 
-def test_official_package_checker_accepts_the_tree(submission: Submission, tmp_path: Path) -> None:
+def test_official_package_checker_accepts_the_tree(submission: BuiltSubmission, tmp_path: Path) -> None:
     """The official package checker finds no error in it."""
     assert accepts_package(Path(shutil.copytree(submission.path, tmp_path / "tree")), "6.0.0")
 
 
-def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
+def test_tree_has_the_layout_of_a_submission(submission: BuiltSubmission) -> None:
     """systems/, results/ and benchmarks/ hold what the runs and their checkout have, and nothing else."""
     files = {path.relative_to(submission.path).as_posix() for path in submission.path.rglob("*") if path.is_file()}
     implementation = "benchmarks/llama31_405b/implementations/TEST"
@@ -198,7 +200,7 @@ def test_tree_has_the_layout_of_a_submission(submission: Submission) -> None:
     assert (submission.path / implementation / "README.md").read_text().startswith("# llama31_405b on TEST\n")
 
 
-def test_logs_are_those_of_the_runs(submission: Submission) -> None:
+def test_logs_are_those_of_the_runs(submission: BuiltSubmission) -> None:
     """The logs are the runs' own, byte for byte."""
     (chosen,) = submission.chosen
     for index, run in enumerate(chosen.runs):
@@ -206,7 +208,7 @@ def test_logs_are_those_of_the_runs(submission: Submission) -> None:
         assert packed.read_bytes() == run.log.path.read_bytes()
 
 
-def test_system_is_what_runs_machine_and_facts_say(submission: Submission, launched: Path) -> None:
+def test_system_is_what_runs_machine_and_facts_say(submission: BuiltSubmission, launched: Path) -> None:
     """The description has every field: of the configuration, of the machine of the runs, of the file of facts."""
     system = json.loads((submission.path / "systems/TEST.json").read_text(encoding="utf-8"))
     record = json.loads((launched / RUN_JSON).read_text(encoding="utf-8"))
@@ -523,7 +525,7 @@ def test_rehearsal_of_8b_in_the_open_division_says_what_is_refused(
 
 
 @pytest.fixture
-def tree(submission: Submission, tmp_path: Path) -> Path:
+def tree(submission: BuiltSubmission, tmp_path: Path) -> Path:
     """The submission, which a test may change."""
     return Path(shutil.copytree(submission.path, tmp_path / "Example"))
 

@@ -31,7 +31,7 @@ GB200 = TrainingJob(
 
 
 @cache
-def published() -> plan_accuracy.Data:
+def published() -> plan_accuracy.PublishedRows:
     return plan_accuracy.read()
 
 

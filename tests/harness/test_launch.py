@@ -29,7 +29,7 @@ from harness.launch.bind import Topology, choose, read_topology
 from harness.launch.containers import Wrapped
 from harness.launch.ending import Ending, close_log, last_words, was_cut_off
 from harness.launch.experiments import run_all, set_aside, view_of
-from harness.launch.hang import Awaited, Patience, Place, explain, stacks_in
+from harness.launch.hang import Awaited, HangTimer, RankPlace, explain, stacks_in
 from harness.launch.launcher import CannotStartError
 from harness.launch.local import Local
 from harness.launch.node import faults
@@ -68,7 +68,7 @@ def test_ranks_are_found_where_they_hang() -> None:
 
 def test_ten_thousand_ranks_are_one_line() -> None:
     """Those that wait in the same place are counted."""
-    lines = explain({rank: Place(innermost="wait") for rank in range(8192)}, [f"n{i}" for i in range(1024)], 8)
+    lines = explain({rank: RankPlace(innermost="wait") for rank in range(8192)}, [f"n{i}" for i in range(1024)], 8)
     assert len(lines) == 1
     assert lines[0].endswith("and 8184 more in wait")
 
@@ -76,12 +76,12 @@ def test_ten_thousand_ranks_are_one_line() -> None:
 @pytest.mark.parametrize(("limit", "now", "expected"), [(60, 61, True), (60, 59, False), (0, 1e9, False)])
 def test_silence_has_a_limit(limit: float, now: float, expected: bool) -> None:
     """Zero is none."""
-    assert Patience(limit, 0).is_over(now) is expected
+    assert HangTimer(limit, 0).is_over(now) is expected
 
 
 def test_what_follows_run_stop_is_given_less_than_a_minute() -> None:
     """Where silence has no limit, too; and what it logs then gains it nothing."""
-    patience = Patience(0, 0)
+    patience = HangTimer(0, 0)
     patience.heard(1e6, run_stop=True)
     patience.heard(1e6 + 40, run_stop=True)
     assert patience.awaited is Awaited.END
@@ -90,7 +90,7 @@ def test_what_follows_run_stop_is_given_less_than_a_minute() -> None:
 
 def test_a_run_that_is_told_to_stop_is_given_seconds() -> None:
     """Whatever it logs meanwhile."""
-    patience = Patience(0, 0)
+    patience = HangTimer(0, 0)
     patience.told_to_stop(100)
     patience.heard(103, run_stop=True)
     assert (patience.is_over(103), patience.is_over(105)) == (False, True)

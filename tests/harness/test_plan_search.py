@@ -11,8 +11,8 @@ from benchmark.config import ConfigError, RunConfig
 from benchmark.hardware import GPUS
 from harness.plan import calibration, layouts, memory, scaling, step_time
 from harness.plan.planner import job_of, pace_of
-from harness.plan.scaling import Question, fewest, instead
-from harness.plan.search import Found, bare_values, search
+from harness.plan.scaling import SearchRequest, fewest, instead
+from harness.plan.search import SearchResult, bare_values, search
 from harness.plan.time_to_target import expected_steps
 
 
@@ -30,7 +30,7 @@ def base(gpu: str, gpus: int, precision: str = "fp8", **more: str) -> dict[str, 
 
 
 @cache
-def found(gpu: str, gpus: int, precision: str) -> Found:
+def found(gpu: str, gpus: int, precision: str) -> SearchResult:
     return search(base(gpu, gpus, precision), calibration.load(), quantised_weights=True)
 
 
@@ -113,7 +113,7 @@ def test_too_few_gpus_have_reasons() -> None:
 def test_settings_that_would_fit_are_named_and_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """405B with gradients in fp32 is too large for 32 GB300: each change that is named makes a layout fit."""
     monkeypatch.setattr(scaling, "NEAR", 0)
-    question = Question(
+    question = SearchRequest(
         base=base("GB300", 32, "bf16", GRAD_REDUCE_IN_FP32="True"), calibration=calibration.load(), gpu="GB300"
     )
     nothing = question.at(32)
@@ -138,7 +138,9 @@ def test_too_many_gpus_have_reasons() -> None:
 
 def test_the_fewest_gpus_are_those_of_a_search_of_each_number() -> None:
     """Found at once, they are the first of all numbers of nodes on which a search finds a layout as fast."""
-    question = Question(base=bare_values(LLAMA31_8B, GPUS["H100"], 1, 8), calibration=calibration.load(), gpu="H100")
+    question = SearchRequest(
+        base=bare_values(LLAMA31_8B, GPUS["H100"], 1, 8), calibration=calibration.load(), gpu="H100"
+    )
     fastest = {gpus: question.at(gpus, listed=1).candidates for gpus in range(8, 73, 8)}
     for minutes in (400, 205, 150, 100, 71):
         expected = next(gpus for gpus, best in fastest.items() if best and best[0].minutes <= minutes)

@@ -18,7 +18,7 @@ from benchmark.benchmarks import LLAMA31_8B
 from harness.__main__ import main
 from reference_impl.data.pair import open_pair
 from reference_impl.data.prepare import c4
-from reference_impl.data.published import PUBLISHED, Published
+from reference_impl.data.published import PUBLISHED, PublishedFiles
 from reference_impl.files.manifest import Manifest
 from tests.own_row import stand_in
 from tests.reference_impl.hostile_server import Site, serve
@@ -62,7 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published set with files of any size."""
     files = PUBLISHED["llama31_8b"].files
     unsized = replace(files, sizes=dict.fromkeys(files.sizes))
-    monkeypatch.setitem(PUBLISHED, "llama31_8b", Published(files=unsized, benchmark=LLAMA31_8B))
+    monkeypatch.setitem(PUBLISHED, "llama31_8b", PublishedFiles(files=unsized, benchmark=LLAMA31_8B))
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from harness.verbs.data import data as main
 from reference_impl.data.fetch.download import WORK, Settings, download_set
 from reference_impl.data.fetch.listing import listing, parse_headers, parse_md5sums
 from reference_impl.data.fetch.partial import Partial
-from reference_impl.data.fetch.sources import LONGEST_RETRY_AFTER_S, Patience, TransferInterruptedError, _retry_after
-from reference_impl.data.published import PUBLISHED, Published, repaired_name
+from reference_impl.data.fetch.sources import LONGEST_RETRY_AFTER_S, RetryPolicy, TransferInterruptedError, _retry_after
+from reference_impl.data.published import PUBLISHED, PublishedFiles, repaired_name
 from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest, checked_name
 from tests.reference_impl.hostile_server import Fault, Site, serve
 from tests.waiting import wait_until
@@ -43,7 +43,7 @@ SLOW: set[Fault | None] = {"stall", "drip", "drip headers"}
 """Faults that cost a time-out: a short one, which a busy machine may reach by itself, is for tests of these alone, and
 with more tries than the faults take."""
 SETTINGS = Settings(
-    connections=4, segment_bytes=SEGMENT_BYTES, patience=Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
+    connections=4, segment_bytes=SEGMENT_BYTES, patience=RetryPolicy(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
 )
 
 _CONTENT = random.Random(1).randbytes(5 * SEGMENT_BYTES + 123)
@@ -78,7 +78,7 @@ def fetch(
     location: str,
     folder: Path,
     settings: Settings = SETTINGS,
-    published: Published | None = None,
+    published: PublishedFiles | None = None,
     fault: Fault | None = None,
 ) -> None:
     timeout_s = 1.0 if fault in SLOW else 600.0
@@ -232,7 +232,7 @@ def test_a_download_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
 
 def test_another_version_is_not_mixed_into_what_is_there(site: Site, tmp_path: Path) -> None:
     """Segments of a file that has changed at the server since are fetched anew, checksum or not."""
-    names = Published(files=FileSet(about="test set", sizes={"large.bin": len(_CONTENT)}))
+    names = PublishedFiles(files=FileSet(about="test set", sizes={"large.bin": len(_CONTENT)}))
     site.files, site.faults = {"large.bin": _CONTENT}, {"large.bin": ["403"]}
     with pytest.raises(DataError, match="403"):
         fetch(site.url, tmp_path, published=names)
@@ -305,7 +305,7 @@ BUCKET = {
     "c4-train.en_0_text_document.bin": b"not in the benchmark",
     "c4-train.en_6_text_document.bin": b"train",
 }
-SMALL = Published(
+SMALL = PublishedFiles(
     files=FileSet(
         about="test set",
         sizes={f"{VALIDATION}.bin": 6, f"{VALIDATION}.idx": None, "c4-train.en_6_text_document.bin": 5},
@@ -681,7 +681,7 @@ def test_an_overloaded_server_is_left_alone_as_long_as_it_asks(header: str | Non
     answer = urllib3.HTTPResponse(status=503, headers={} if header is None else {"Retry-After": header})
     asked = _retry_after(answer)
     assert asked == seconds
-    patience = Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
+    patience = RetryPolicy(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
     assert patience.pause_s(TransferInterruptedError("busy", asked), 1) == pytest.approx(
         max(seconds, 0.0075), abs=0.0026
     )

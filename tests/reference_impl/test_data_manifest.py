@@ -22,7 +22,7 @@ from benchmark.benchmarks import BENCHMARKS, LLAMA31_8B, LLAMA31_405B, Benchmark
 from benchmark.config import RunConfig
 from harness.verbs.data import data as main
 from reference_impl.data.pair import write_idx
-from reference_impl.data.published import PUBLISHED, Published, manifest_of
+from reference_impl.data.published import PUBLISHED, PublishedFiles, manifest_of
 from reference_impl.data.read import configured
 from reference_impl.data.read.configured import ready
 from reference_impl.files.checksum import BUFFER_BYTES, digest, in_parallel
@@ -362,7 +362,7 @@ def test_a_dataset_is_described_for_its_use(row: Benchmark, tmp_path: Path, monk
     """--init with a published set writes what verify and training read: parts, validation set, vocabulary."""
     assert row.dataset.files is not None
     unsized = replace(row.dataset.files, sizes=dict.fromkeys(row.dataset.files.sizes))
-    monkeypatch.setitem(PUBLISHED, row.name, Published(files=unsized, benchmark=row))
+    monkeypatch.setitem(PUBLISHED, row.name, PublishedFiles(files=unsized, benchmark=row))
     folder = make_sparse(tmp_path, row.name)
     assert verify("--init", "--expect", row.name, folder).exit_code == 0
     assert verify("--expect", row.name, folder).exit_code == 0

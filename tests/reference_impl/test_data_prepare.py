@@ -27,7 +27,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, Indexe
 from harness.verbs.data import data as main
 from reference_impl.data.pair import open_pair, write_idx
 from reference_impl.data.prepare import built_in, c4, tokenise
-from reference_impl.data.prepare.dataset import Counts, DatasetPlan, Output, prepare
+from reference_impl.data.prepare.dataset import Counts, DatasetPlan, PlannedPair, prepare
 from reference_impl.data.prepare.documents import C4Shard, Fault, document
 from reference_impl.data.published import PUBLISHED
 from reference_impl.files.manifest import DataError, load
@@ -66,8 +66,8 @@ def lines_of(texts: Sequence[str]) -> list[bytes]:
 
 def plan(*shards: C4Shard, lines: int | None = None, append_eod: bool = False) -> DatasetPlan:
     outputs = (
-        Output(prefix="train_text_document", shards=shards, weight=1.0),
-        Output(prefix="validation_text_document", shards=shards[:1], lines=lines),
+        PlannedPair(prefix="train_text_document", shards=shards, weight=1.0),
+        PlannedPair(prefix="validation_text_document", shards=shards[:1], lines=lines),
     )
     return DatasetPlan(corpus="test", outputs=outputs, tokenizer=benchmark_tokenizer(), append_eod=append_eod)
 
@@ -246,7 +246,7 @@ def test_the_first_lines_are_counted_through_the_shards(tmp_path: Path, tokenize
     """Five lines of shards of three are the first and two of the second, an empty one among them."""
     texts = ["one", "", "three", "four", "five", "six", "seven", "eight", "nine"]
     shards = tuple(shard(tmp_path / f"{n}.json.gz", lines_of(texts[3 * n : 3 * n + 3])) for n in range(3))
-    output = Output(prefix="first", shards=shards, lines=5)
+    output = PlannedPair(prefix="first", shards=shards, lines=5)
     counts = prepare(
         tmp_path / "out",
         DatasetPlan(corpus="test", outputs=(output,), tokenizer=benchmark_tokenizer(), append_eod=False),

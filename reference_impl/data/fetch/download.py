@@ -21,8 +21,15 @@ from threading import Event
 from benchmark.files import locked
 from reference_impl.data.fetch.listing import Listing, Wanted
 from reference_impl.data.fetch.partial import Partial, Segment, bytes_on_disk
-from reference_impl.data.fetch.sources import PATIENCE, READ_BYTES, Patience, Remote, Source, TransferInterruptedError
-from reference_impl.data.published import Published
+from reference_impl.data.fetch.sources import (
+    READ_BYTES,
+    RETRY_POLICY,
+    Remote,
+    RetryPolicy,
+    Source,
+    TransferInterruptedError,
+)
+from reference_impl.data.published import PublishedFiles
 from reference_impl.files.checksum import BUFFER_BYTES, Advance, Algorithm, StoppedError, digest, in_parallel, new
 from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, FolderManifest
 from reference_impl.files.progress import Show, size, unseen
@@ -36,7 +43,7 @@ class Settings:
     connections: int = 8
     segment_bytes: int = 64 << 20
     """What one request asks for: long beside a connection's set-up, short beside what a kill may cost."""
-    patience: Patience = PATIENCE
+    patience: RetryPolicy = RETRY_POLICY
 
 
 SETTINGS = Settings()
@@ -92,7 +99,7 @@ def download(
 def download_set(
     listing: Listing,
     folder: Path,
-    published: Published | None = None,
+    published: PublishedFiles | None = None,
     settings: Settings = SETTINGS,
     show: Show = unseen,
 ) -> FolderManifest:

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reference_impl.data.fetch.sources import (
-    PATIENCE,
+    RETRY_POLICY,
     HttpSource,
     MissingFileError,
-    Patience,
+    RetryPolicy,
     Source,
     open_source,
     parse_url,
 )
-from reference_impl.data.published import Published, repaired_name
+from reference_impl.data.published import PublishedFiles, repaired_name
 from reference_impl.files.checksum import Algorithm
 from reference_impl.files.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
 
@@ -60,10 +60,10 @@ class Listing:
 def listing(
     location: str,
     *,
-    published: Published | None = None,
+    published: PublishedFiles | None = None,
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 30.0,
-    patience: Patience = PATIENCE,
+    patience: RetryPolicy = RETRY_POLICY,
 ) -> Listing:
     """What a download from `location` fetches: all that its list names, or of that what `published` names.
 
@@ -94,7 +94,7 @@ def listing(
 
 
 def _mlcommons(
-    location: str, headers: Mapping[str, str], timeout_s: float, patience: Patience
+    location: str, headers: Mapping[str, str], timeout_s: float, patience: RetryPolicy
 ) -> tuple[Source, list[Wanted]]:
     parent, _, name = location.rpartition("/")
     beside = open_source(parent or ".", headers, timeout_s)
@@ -155,7 +155,7 @@ def parse_headers(lines: Iterable[str] | None) -> dict[str, str]:
     return headers
 
 
-def _only(files: Iterable[Wanted], published: Published | None, origin: str) -> list[Wanted]:
+def _only(files: Iterable[Wanted], published: PublishedFiles | None, origin: str) -> list[Wanted]:
     """The files that are published, with their sizes; all of them if None."""
     if published is None:
         return list(files)

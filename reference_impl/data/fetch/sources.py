@@ -73,7 +73,7 @@ def _unsaid(_text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often a request is tried, and how long is waited in between: twice as long each time, up to a limit."""
 
     tries: int = 8
@@ -111,7 +111,7 @@ class Patience:
             time.sleep(pause_s)
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()
 
 
 class Source(Protocol):

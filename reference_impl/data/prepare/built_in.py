@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.benchmarks import LLAMA31_TINY
-from reference_impl.data.prepare.dataset import DatasetPlan, Output
+from reference_impl.data.prepare.dataset import DatasetPlan, PlannedPair
 from reference_impl.data.prepare.dataset import prepare as prepare_dataset
 from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
@@ -80,8 +80,8 @@ class Addresses:
 
 def plan(tokenizer: Path) -> DatasetPlan:
     """The corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they do."""
-    train = Output(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
-    validation = Output(prefix=VALIDATION, shards=(Addresses(VALIDATION),))
+    train = PlannedPair(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
+    validation = PlannedPair(prefix=VALIDATION, shards=(Addresses(VALIDATION),))
     return DatasetPlan(corpus=DATASET.corpus, outputs=(train, validation), tokenizer=tokenizer, append_eod=True)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, Dataset
-from reference_impl.data.prepare.dataset import DatasetPlan, Output
+from reference_impl.data.prepare.dataset import DatasetPlan, PlannedPair
 from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
@@ -42,12 +42,12 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
     return DatasetPlan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
 
 
-def _outputs(dataset: Dataset, folder: Path) -> tuple[Output, ...]:
+def _outputs(dataset: Dataset, folder: Path) -> tuple[PlannedPair, ...]:
     train = [
-        Output(prefix=prefix, shards=_train_shards(folder, _file_number(prefix)), weight=1 / len(dataset.train))
+        PlannedPair(prefix=prefix, shards=_train_shards(folder, _file_number(prefix)), weight=1 / len(dataset.train))
         for prefix in dataset.train
     ]
-    validation = Output(prefix=dataset.validation, shards=_validation_shards(folder), lines=VALIDATION_LINES)
+    validation = PlannedPair(prefix=dataset.validation, shards=_validation_shards(folder), lines=VALIDATION_LINES)
     return (*train, validation)
 
 

@@ -24,7 +24,7 @@ from reference_impl.data.pair import write_idx
 from reference_impl.data.prepare.documents import Fault, Shard
 from reference_impl.data.prepare.tokenise import Lengths, Task, pool
 from reference_impl.files.checksum import Advance, silent
-from reference_impl.files.manifest import DataError, Manifest, Part, describe_files
+from reference_impl.files.manifest import BlendPart, DataError, Manifest, describe_files
 from reference_impl.tokenizer import Tokenizer
 
 _PLAN = "plan"
@@ -36,7 +36,7 @@ FAULTS_NAMED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class PlannedPair:
     """One `.bin`/`.idx` pair."""
 
     prefix: str
@@ -53,7 +53,7 @@ class DatasetPlan:
 
     corpus: str
     """For the manifest."""
-    outputs: tuple[Output, ...]
+    outputs: tuple[PlannedPair, ...]
     tokenizer: Path
     append_eod: bool
     """Whether documents end with the end-of-document token."""
@@ -158,14 +158,16 @@ def _manifest(folder: Path, plan: DatasetPlan, tokenizer: Tokenizer) -> Manifest
         corpus=plan.corpus,
         tokenizer_sha256=tokenizer.sha256,
         vocabulary=tokenizer.vocab_size,
-        train=tuple(Part(prefix=prefix, weight=weight) for prefix, weight in weights.items() if weight is not None),
+        train=tuple(
+            BlendPart(prefix=prefix, weight=weight) for prefix, weight in weights.items() if weight is not None
+        ),
         validation=next(prefix for prefix, weight in weights.items() if weight is None),
         files=describe_files(folder, names),
     )
 
 
 def _tokenise_all(folder: Path, plan: DatasetPlan, assemblies: list[_Assembly], workers: int, advance: Advance) -> None:
-    def task(output: Output, number: int, shard: Shard) -> Task:
+    def task(output: PlannedPair, number: int, shard: Shard) -> Task:
         base = folder / f"{output.prefix}.{number:05}"
         return Task(shard, base, plan.tokenizer, plan.append_eod, output.lines)
 
@@ -198,7 +200,7 @@ def _append_next(waiting: deque[tuple[_Assembly, Task, Callable[[], object]]], a
 class _Assembly:
     """A `.bin` that grows by parts."""
 
-    def __init__(self, folder: Path, output: Output, dtype: np.dtype[Any], *, skip_faulty: bool) -> None:
+    def __init__(self, folder: Path, output: PlannedPair, dtype: np.dtype[Any], *, skip_faulty: bool) -> None:
         self.output = output
         self._prefix = folder / output.prefix
         self._dtype = dtype

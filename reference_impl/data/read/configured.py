@@ -23,7 +23,7 @@ HASHED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyDataset:
     """A dataset that a run may read."""
 
     manifest: Manifest
@@ -76,7 +76,7 @@ def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
     return manifest, [*faults, *benchmark_faults(config.benchmark_row, folder, manifest)]
 
 
-def ready(config: RunConfig) -> Ready:
+def ready(config: RunConfig) -> ReadyDataset:
     """The run's dataset, compared with its manifest; it is made first if it is the built-in corpus and not there yet.
 
     No earlier comparison is remembered. All bytes of a large dataset are compared by `python -m reference_impl.data
@@ -93,7 +93,7 @@ def ready(config: RunConfig) -> Ready:
     faults = [*differences, *_faults(config.benchmark_row, folder, manifest, tokenizer, quick=quick)]
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
-    return Ready(manifest, compared="sizes" if quick else "bytes")
+    return ReadyDataset(manifest, compared="sizes" if quick else "bytes")
 
 
 def quick_faults(config: RunConfig) -> list[str]:
