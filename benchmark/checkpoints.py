@@ -236,13 +236,13 @@ def put_aside(damage: DamagedCheckpointError) -> str:
     """
     aside = beside(damage.folder, _DAMAGED)
     more = f" and {len(damage.faults) - 1} more" if len(damage.faults) > 1 else ""
-    said = f"{damage.folder.name} is damaged: {damage.faults[0]}{more}"
+    notice = f"{damage.folder.name} is damaged: {damage.faults[0]}{more}"
     try:
         damage.folder.rename(aside)
     except OSError as error:
-        raise ConfigError([f"{said}; it cannot be renamed to {aside.name}: {error.strerror}"]) from None
-    _log.warning("%s; put aside as %s", said, aside)
-    return said
+        raise ConfigError([f"{notice}; it cannot be renamed to {aside.name}: {error.strerror}"]) from None
+    _log.warning("%s; put aside as %s", notice, aside)
+    return notice
 
 
 def why_no_room(folder: Path, needed: int) -> str:

@@ -124,15 +124,15 @@ def pruned(records: Sequence[ReferenceRecord]) -> list[ReferenceRecord]:
     """
     ordered = sorted(records, key=lambda record: record.global_batch_size)
     fastest = min(ordered, key=lambda record: record.mean, default=None)
-    kept = [record for record in ordered if fastest and record.global_batch_size >= fastest.global_batch_size]
+    points = [record for record in ordered if fastest and record.global_batch_size >= fastest.global_batch_size]
     index = 1
-    while index < len(kept) - 1:
-        low, here, high = kept[index - 1 : index + 2]
+    while index < len(points) - 1:
+        low, here, high = points[index - 1 : index + 2]
         if here.mean > _interpolate(low, high, here.global_batch_size, low.mean, high.mean):
-            del kept[index]
+            del points[index]
         else:
             index += 1
-    return kept
+    return points
 
 
 def _between(low: ReferenceRecord, high: ReferenceRecord, size: int, *, runs: int) -> ReferenceRecord:

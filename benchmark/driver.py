@@ -38,8 +38,8 @@ def faults(ranks: int, names: Sequence[str] | None) -> list[str]:
     """Says why this many ranks cannot train on these GPUs. Empty if each rank gets one, or if there is no driver."""
     if names is None:
         return []
-    if found := null_fault(names):
-        return [found]
+    if fault := null_fault(names):
+        return [fault]
     if ranks <= len(names):
         return []
     return [f"DGXNGPU={ranks} ranks need a GPU each; here are {len(names)} ({', '.join(names) or 'none'})"]

@@ -75,9 +75,9 @@ class EventLog:
             return
         with self.path.open("r+b") as file:
             file.seek(length)
-            rest = file.read()
-            if rest:
-                _keep(rest, self.path)
+            beyond = file.read()
+            if beyond:
+                _keep(beyond, self.path)
                 file.truncate(length)
                 os.fsync(file.fileno())
 
@@ -122,10 +122,10 @@ class _LogFile(logging.Handler):
             raise UnwritableError(path, error) from None
 
     def emit(self, record: logging.LogRecord) -> None:
-        rest, end = (self.format(record) + "\n").encode(), self._size()
+        unwritten, end = (self.format(record) + "\n").encode(), self._size()
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             if self._size() > end:
                 self._file.truncate(end)

@@ -287,8 +287,8 @@ class RuleViolationError(HarnessError):
 
 
 def _refuse_fixed(rules: Rules, gbs: int, learning_rate: float | None, warmup_steps: int | None) -> None:
-    given = {"LEARNING_RATE": learning_rate, "WARMUP_STEPS": warmup_steps}
-    chosen = [f"{name}={value}" for name, value in given.items() if value is not None]
+    values = {"LEARNING_RATE": learning_rate, "WARMUP_STEPS": warmup_steps}
+    chosen = [f"{name}={value}" for name, value in values.items() if value is not None]
     if chosen:
         raise RuleViolationError(
             f"{', '.join(chosen)}: {rules.benchmark} {rules.ruleset} derives learning rate and warm-up from global "

@@ -250,13 +250,13 @@ def _reason(error: OSError | subprocess.CalledProcessError) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what a run computes; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Scalar]:

@@ -88,8 +88,8 @@ def _run(call: dict[str, Any]) -> None:
         os.close(opened)
     os.dup2(1, 2)
     os.chdir(call["folder"])
-    how, what, *rest = call["arguments"]
-    sys.argv = [how, *rest]
+    how, what, *arguments = call["arguments"]
+    sys.argv = [how, *arguments]
     if how == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

@@ -145,15 +145,15 @@ def _write_tree(original: Path, target: Path, logs: Collection[Path]) -> Iterato
     organisations = {above for log in logs for above in _organisations(original, log.parent)}
     target.mkdir()
     for here, folders, names in walk(original):
-        kept = set()
+        needed = set()
         for name in [*folders, *names]:
             path = Path(here, name)
             try:
                 _write_entry(path, target / path.relative_to(original), organisations, is_log=path in logs)
-                kept.add(name)
+                needed.add(name)
             except (_NotRewritableError, OSError, ValueError, RecursionError) as error:
                 yield _refusal(path, error)
-        folders[:] = [name for name in folders if name in kept]
+        folders[:] = [name for name in folders if name in needed]
 
 
 def _write_entry(path: Path, target: Path, organisations: Collection[Path], *, is_log: bool) -> None:

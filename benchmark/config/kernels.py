@@ -121,10 +121,10 @@ def needs(kernels: Kernels) -> Iterator[SwitchNeed]:
 def lacking(kernels: Kernels, machine: Machine) -> list[str]:
     """What the run needs and the machine does not have; empty if it can be trained there."""
     spec = layer_spec(kernels, machine)
-    asked = [*needs(kernels), *_recomputation_needs(kernels, spec)]
-    faults = [*(fault for need in asked for fault in _lacking(need, machine)), *_idle_recomputation(kernels, spec)]
-    found = machine.transformer_engine
-    if found is not None and spec == "te" and (fault := transformer_engine_fault(found)):
+    needed = [*needs(kernels), *_recomputation_needs(kernels, spec)]
+    faults = [*(fault for need in needed for fault in _lacking(need, machine)), *_idle_recomputation(kernels, spec)]
+    transformer_engine = machine.transformer_engine
+    if transformer_engine is not None and spec == "te" and (fault := transformer_engine_fault(transformer_engine)):
         faults.append(f"{fault}; install one of these, or set LAYER_SPEC=torch")
     return faults
 

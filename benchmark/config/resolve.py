@@ -49,9 +49,9 @@ def resolve(
         unknown = unknown_exports(file, everything)
         libraries = {name: value for name, value in everything.items() if name.startswith(LIBRARY_PREFIXES)}
         exported = {name: value for name, value in everything.items() if name in NAMES} | {_FILE_NAME: file.name}
-    given = values or {}
-    unknown += [fault for fault in unknown_names(given, complete=True) if fault not in unknown]
-    merged = {**environment, **exported, **given}
+    from_command_line = values or {}
+    unknown += [fault for fault in unknown_names(from_command_line, complete=True) if fault not in unknown]
+    merged = {**environment, **exported, **from_command_line}
     try:
         config = RunConfig.from_environment(merged)
     except ConfigError as error:
@@ -62,7 +62,7 @@ def resolve(
     origins = _origins({**environment, **exported}, file or sourced_file(environment))
     return Resolved(
         config=config,
-        origins=origins | dict.fromkeys(given, "command line"),
+        origins=origins | dict.fromkeys(from_command_line, "command line"),
         overridden={name: environment[name] for name in exported if environment.get(name) and name != _FILE_NAME},
         libraries=libraries,
     )
@@ -94,16 +94,16 @@ def _origins(environment: Mapping[str, str], file: Path | None) -> dict[str, str
     """
     others = {name: value for name, value in environment.items() if name not in NAMES}
     says = _says(file, others)
-    given = {name: environment[name] for name in says if environment.get(name, "") not in ("", says[name])}
+    differing = {name: environment[name] for name in says if environment.get(name, "") not in ("", says[name])}
 
     def origin(name: str) -> str:
         if not environment.get(name):
             return "default"
         if file is None or name not in says:
             return "environment"
-        if name in given:
-            rest = {other: value for other, value in given.items() if other != name}
-            return file.name if _says(file, others | rest).get(name) == given[name] else "environment"
+        if name in differing:
+            others_differing = {other: value for other, value in differing.items() if other != name}
+            return file.name if _says(file, others | others_differing).get(name) == differing[name] else "environment"
         return file.name
 
     return {name: origin(name) for name in NAMES}
@@ -183,7 +183,7 @@ def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     first = schedule.first_eval_step
     yield "first_eval_step", str(first), f"{skipped}, {first * gbs} sequences"
     yield "eval_sequences", str(rules.eval_sequences), source
-    given = "MAX_STEPS" if config.hyperparameters.max_steps else "MAX_STEPS is not set"
-    yield "last_step", str(config.step_limit), given
+    limit_origin = "MAX_STEPS" if config.hyperparameters.max_steps else "MAX_STEPS is not set"
+    yield "last_step", str(config.step_limit), limit_origin
     parameters = config.size.parameters(config.vocabulary)
     yield "parameters", f"{parameters:,}", f"{config.size.name}, vocabulary {config.vocabulary:,}"

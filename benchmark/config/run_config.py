@@ -137,13 +137,13 @@ class RunConfig(BaseModel):
     @cached_property
     def optimizer(self) -> AdamW:
         """The rules', but for what was chosen in the open division."""
-        given, fixed = self.hyperparameters, self.rules.optimizer
+        hyperparameters, fixed = self.hyperparameters, self.rules.optimizer
         chosen = {
-            "beta_1": given.adam_beta_1,
-            "beta_2": given.adam_beta_2,
-            "epsilon": given.adam_epsilon,
-            "weight_decay": given.weight_decay,
-            "gradient_clip_norm": given.gradient_clip_norm,
+            "beta_1": hyperparameters.adam_beta_1,
+            "beta_2": hyperparameters.adam_beta_2,
+            "epsilon": hyperparameters.adam_epsilon,
+            "weight_decay": hyperparameters.weight_decay,
+            "gradient_clip_norm": hyperparameters.gradient_clip_norm,
         }
         return replace(fixed, **{name: value for name, value in chosen.items() if value is not None})
 
@@ -154,16 +154,16 @@ class RunConfig(BaseModel):
 
     @cached_property
     def schedule(self) -> Schedule:
-        given, gbs = self.hyperparameters, self.layout.global_batch_size
-        rate, warmup = given.learning_rate, given.warmup_steps
+        hyperparameters, gbs = self.hyperparameters, self.layout.global_batch_size
+        rate, warmup = hyperparameters.learning_rate, hyperparameters.warmup_steps
         if not self.is_open:
             return self.rules.schedule(gbs, learning_rate=rate, warmup_steps=warmup)
         return self.rules.open_schedule(
             gbs,
             learning_rate=rate,
             warmup_steps=warmup,
-            end_learning_rate=given.end_learning_rate,
-            decay_steps=given.decay_steps,
+            end_learning_rate=hyperparameters.end_learning_rate,
+            decay_steps=hyperparameters.decay_steps,
         )
 
     @property
@@ -218,12 +218,12 @@ class RunConfig(BaseModel):
                 "nothing would be saved"
             )
         if self.step_limit < schedule.first_eval_step:
-            given = (
+            limit = (
                 "the run" if self.hyperparameters.max_steps is None else f"MAX_STEPS({self.hyperparameters.max_steps})"
             )
             first = schedule.first_eval_step
             yield (
-                f"{given} ends after {self.step_limit} steps, before the first evaluation at "
+                f"{limit} ends after {self.step_limit} steps, before the first evaluation at "
                 f"step ({schedule.skipped_evals} skipped + 1) x {schedule.eval_interval_steps} = {first}; "
                 "a run without an evaluation has no result"
             )

@@ -91,15 +91,15 @@ class Rule(Generic[V]):
 
     def findings(self, view: V) -> Iterator[Finding]:
         """Yield the findings of the check about `view`; raises nothing."""
-        listed, rest = 0, 0
+        listed, unlisted = 0, 0
         for breach in self._breaches(view):
             if listed < MOST_BREACHES:
                 listed += 1
                 yield self._finding(view, breach)
             else:
-                rest += 1
-        if rest:
-            yield self._finding(view, Breach(message=f"not listed: {counted(rest, 'more finding')} of this rule"))
+                unlisted += 1
+        if unlisted:
+            yield self._finding(view, Breach(message=f"not listed: {counted(unlisted, 'more finding')} of this rule"))
 
     def _breaches(self, view: V) -> Iterator[Breach]:
         try:

@@ -78,12 +78,12 @@ def beyond(config: RunConfig, file: Path) -> dict[str, str]:
     """Return the variables of a run that its config file, sourced in a bare shell, does not set to the same value."""
     try:
         # Variables of the shell that builds the package must not look like those of the file.
-        given = RunConfig.from_environment(source_config(file, {"PATH": os.defpath}), made=True).to_environment()
+        from_file = RunConfig.from_environment(source_config(file, {"PATH": os.defpath}), made=True).to_environment()
     except ConfigError:
-        given = {}
+        from_file = {}
     names = [str(info.alias) for group in _REPEATED for info in group.model_fields.values()]
     values = config.to_environment()
-    return {name: values.get(name, "") for name in ("RULESET", *names) if values.get(name) != given.get(name)}
+    return {name: values.get(name, "") for name in ("RULESET", *names) if values.get(name) != from_file.get(name)}
 
 
 def _head(runs: _Runs) -> Iterator[str]:
