@@ -36,19 +36,24 @@ from tests.slurm.conftest import Jobs
 from tests.slurm.test_job import rank
 
 ENDS = {
-    "rank": "SIGKILL of a rank: the job requeues itself, and the run goes on from its last checkpoint",
-    "node": "a node loses its power: Slurm requeues the job, and the run goes on",
-    "requeue": "scontrol requeue: the run goes on",
-    "launcher": "SIGKILL of the job's own process: the job fails, run.json reads killed; a job with RESUME goes on",
-    "damaged": "a bit of the newest checkpoint flips, a rank is killed: that is said; the one before is taken",
-    "writer": "SIGKILL of what writes a checkpoint: said at the next step; training goes on without that checkpoint",
-    "stop": "the same with SAVE_FAILURE=stop: the run is aborted, with the reason, and the job fails with status 1",
-    "saves full": "no room in SAVE_CHECKPOINT: said with the folder and both numbers, and training goes on",
-    "logs full": "no room in LOGDIR: status 2, one line with the folder, no half line; with room again, RESUME goes on",
-    "hang": "a rank hangs after run_stop success: the run counts, its processes are ended, the next run starts",
+    "rank": "SIGKILL of a rank: the job requeues itself, and the run resumes from its last checkpoint",
+    "node": "a node loses power: Slurm requeues the job, and the run resumes",
+    "requeue": "scontrol requeue: the run resumes",
+    "launcher": "SIGKILL of the job's own process: the job fails, and run.json reads killed; a job with RESUME "
+    "continues",
+    "damaged": "a bit of the newest checkpoint flips, then a rank is killed: the damage is reported, and the run "
+    "resumes from the checkpoint before",
+    "writer": "SIGKILL of a process that writes a checkpoint: it is reported at the next step; training continues "
+    "without that checkpoint",
+    "stop": "the same with SAVE_FAILURE=stop: the run is aborted with the reason, and the job fails with status 1",
+    "saves full": "no space in SAVE_CHECKPOINT: it is reported with the folder and both numbers, and training "
+    "continues",
+    "logs full": "no space in LOGDIR: status 2, one line with the folder, no half line; once there is space, RESUME "
+    "continues",
+    "hang": "a rank hangs after run_stop success: the run counts, its processes are ended, and the next run starts",
     "cancel": "scancel: run_stop aborted, and the job is CANCELLED",
 }
-"""Kind of fault -> its honest end."""
+"""Kind of fault -> what is broken, and the expected end."""
 
 PLAN: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("rank", "saves full", "writer", "node", "hang"), ("launcher", "writer", "damaged", "requeue", "hang")),
@@ -161,7 +166,7 @@ def fail(jobs: Bench, run: int, kind: str, dice: random.Random) -> str:
 def resumed(jobs: Bench, run: int, since: float) -> str:
     value = jobs.wait_to_say(run, "resumed", since)
     damaged = f", {value['damaged'][0].partition(':')[0]}" if "damaged" in value else ""
-    return f"went on after {value['outage']:.0f} s, {value['recomputed_steps']} steps again{damaged}"
+    return f"resumed after {value['outage']:.0f} s, {value['recomputed_steps']} steps repeated{damaged}"
 
 
 def kill_rank(jobs: Bench, run: int, since: float, dice: random.Random) -> str:
@@ -228,7 +233,7 @@ def kill_writer(jobs: Bench, run: int, since: float, dice: random.Random) -> str
     killed = time.time()
     value = jobs.wait_to_say(run, "save_failed", since)
     assert "was killed (SIGKILL)" in value["save_failed"], value
-    return f"{value['save_failed']}; said after {time.time() - killed:.1f} s"
+    return f"{value['save_failed']}; reported after {time.time() - killed:.1f} s"
 
 
 def stop_by_writer(jobs: Bench, run: int, since: float, dice: random.Random) -> str:
@@ -371,7 +376,7 @@ def one_job(jobs: Bench, plan: Sequence[Sequence[str]], expected: Sequence[Any],
             jobs._wait(lambda run=run: status_of(jobs, run) == "success", f"run {run} does not end")  # type: ignore[misc]
             fault = whole(jobs, run, expected[run])
             failed += bool(fault)
-            last = "its last evaluation is the undisturbed run's to the bit, its log valid"
+            last = "its last evaluation equals the undisturbed run's, bit for bit; its log is valid"
             say(f"| {jobs.folder.name} | {run} | | end | {fault or last} | {'**did not hold**' if fault else 'held'} |")
     if plan[-1][-1] not in LAST_OF_JOB and not broken and (state := jobs.cluster.wait(jobs.numbers[-1])) != "COMPLETED":
         say(f"| {jobs.folder.name} | | | end | {state} | **did not hold** |")
@@ -393,7 +398,7 @@ def main() -> int:
         sys.exit(why_not())
     # Slurm's daemons outlive a process that nobody lets clean up.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    say("| fault | what, and its honest end |\n|---|---|")
+    say("| fault | what is broken, and the expected end |\n|---|---|")
     say("".join(f"| {kind} | {end} |\n" for kind, end in ENDS.items()))
     plans = PLAN[:1] if given.slow else PLAN
     with (
