@@ -412,7 +412,7 @@ def main() -> int:
             sys.exit(undisturbed.output())
         expected = [evaluations(undisturbed, run) for run in range(2)]
         say(f"undisturbed: last evaluations {[found[-1] for found in expected]}\n")
-        say("| job | run | step | fault | seen | |\n|---|---|---|---|---|---|")
+        say("| job | run | after step | fault | observed | |\n|---|---|---|---|---|---|")
         failed = 0
         for number, plan in enumerate(plans, 1):
             jobs = Bench(cluster, Path(name) / str(number), stub=False, disks=disks)
