@@ -4,9 +4,9 @@
 #   docker build -t llama31-cpu --build-arg BASE_IMAGE=python:3.11-slim-bookworm .     CPU: the tiny benchmark
 #   docker run --rm llama31-cpu                                                        trains the tiny benchmark
 #
-# Shell fragments are for sh: podman and buildah know no SHELL unless they are told --format docker.
+# Shell fragments are for sh, because podman and buildah ignore SHELL without --format docker.
 # A submission names its base image by digest: --build-arg BASE_IMAGE=nvcr.io/nvidia/pytorch@sha256:<digest>
-# By its release notes it brings Transformer Engine 2.11, which Megatron-Core 0.16.1 works with; 25.09 brings 2.8, which it does not.
+# By its release notes, 26.01 contains Transformer Engine 2.11, which Megatron-Core 0.16.1 supports; 25.09 contains 2.8, which it doesn't.
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:26.01-py3
 FROM ${BASE_IMAGE}
 
@@ -20,15 +20,15 @@ LABEL org.opencontainers.image.title="MLPerf Llama 3.1 405B training harness" \
 ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 WORKDIR /workspace/llama31
 
-# A base image without pip (debian:12) gets Debian's, whose packages may then be added to.
+# A base image without pip (debian:12) gets Debian's. The variable lets pip add to Debian's own packages.
 ENV PIP_BREAK_SYSTEM_PACKAGES=1
 RUN if ! python3 -m pip --version; then \
       apt-get update && apt-get install --yes --no-install-recommends python3 python3-pip && rm -rf /var/lib/apt/lists/*; \
     fi
 
-# Before the code, so that a change of code does not install everything again. A base image's own torch stays; where there is
-# none it is the one of pyproject.toml, without a hash: its build is the machine's choice. NVIDIA's images pin packages by
-# PIP_CONSTRAINT, which would contradict the lock.
+# Before the code, so that a change of the code does not install everything again. The base image's own torch stays. An image
+# without torch gets the version of pyproject.toml, without a hash, because its build depends on the machine. NVIDIA's images
+# pin packages by PIP_CONSTRAINT, which would contradict the lock.
 COPY pyproject.toml requirements.lock requirements-nodeps.lock ./
 RUN unset PIP_CONSTRAINT && \
     if python3 -c 'import torch'; then torch=; else torch=$(grep -o 'torch==[0-9.]*' pyproject.toml); fi && \
@@ -37,7 +37,7 @@ RUN unset PIP_CONSTRAINT && \
 
 COPY . .
 RUN python3 -m pip install --no-deps --no-build-isolation --editable .
-# Refuses a base image whose Transformer Engine is outside of that range; one without it is for CPUs.
+# Refuses a base image whose Transformer Engine Megatron-Core does not support. An image without Transformer Engine is for CPUs.
 RUN python3 -m harness.launch.image
 ENV HARNESS_PYTHON=python3
 CMD ["bash", "run_and_time.sh"]

@@ -1,4 +1,4 @@
-# What every config shares; sourced by it first. The config's file name is the name of its system.
+# The settings that all configs share; each config sources it first. The config's file name is the name of its system.
 DGXSYSTEM=$(basename "${BASH_SOURCE[1]}" .sh)
 export DGXSYSTEM=${DGXSYSTEM#config_}
 # Drop what another config set in this shell. Otherwise a run would mix the layouts of both.
@@ -44,8 +44,8 @@ else
   export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-8}
 fi
 
-# All memory of each node, unless the site counts it by processor or GPU: sbatch takes one of the three. No line of run.sub,
-# which `sbatch --mem-per-cpu=...` could not take back.
+# Ask for all memory of each node, unless the site sets it by processor or GPU: sbatch accepts one of the three. This is not a
+# line of run.sub, because `sbatch --mem-per-cpu=...` could not override that.
 if [[ -z ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]]; then
   export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}
 fi

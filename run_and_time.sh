@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # One benchmark run, or NEXP of them, from nothing to checked results.
 #
-#   bash run_and_time.sh                                            the tiny model of config_tiny.sh, on this machine
-#   bash run_and_time.sh FILE                                       the configuration of FILE, on this machine
-#   source configs/config_<SYSTEM>.sh && bash run_and_time.sh       that of the environment, on this machine
+#   bash run_and_time.sh                                            runs the tiny model of config_tiny.sh, on this machine
+#   bash run_and_time.sh FILE                                       runs the configuration of FILE, on this machine
+#   source configs/config_<SYSTEM>.sh && bash run_and_time.sh       runs the configuration of the environment, on this machine
 #
-# Inside a job that has set torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), it is one rank;
-# with RESULT_FILE alone, all ranks of one run on one node.
+# If torchrun's variables are set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), it is one rank of a run. If only
+# RESULT_FILE is set, it is all ranks of one run, on one node.
 set -euo pipefail
 
 setting_up=
@@ -36,8 +36,8 @@ esac
 if (($# > 1)); then refuse "one FILE at most, got $# arguments: $*"; fi
 if (($# == 1)) && [[ ! -f $1 ]]; then refuse "no config file '$1'"; fi
 
-# A shell takes no signal while a command runs, unless it waits for it, and setup.sh may run for minutes: it is a process
-# group of its own, which ends with this shell.
+# A shell handles no signal while it runs a command in the foreground, and setup.sh may take minutes. So it runs in the
+# background, in its own process group, which `stop` ends.
 exec {answer}<> <(:)
 set -m
 bash "$root/setup.sh" >&"$answer" &
@@ -48,14 +48,14 @@ read -r python <&"$answer"
 exec {answer}>&-
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
-# What comes while Python starts waits until it can be taken, where env knows how (coreutils 8.31).
+# Signals that arrive while Python starts are held back until it can handle them, if env can do that (coreutils 8.31).
 patient=()
 if env --block-signal=INT true 2>/dev/null; then patient=(env "--block-signal=INT,TERM,HUP"); fi
 
 if (($# == 1)); then
   exec "${patient[@]}" "$python" -m harness run "$1"
 elif [[ -n ${RANK:-} ]]; then
-  # By hand, the local ones may be left to DGXNGPU; the rank finds its GPU by the same rule.
+  # Without LOCAL_WORLD_SIZE (ranks started by hand), DGXNGPU counts; the rank finds its GPU by the same rule.
   ranks=${LOCAL_WORLD_SIZE:-${DGXNGPU:-1}}
   exec "$python" -m harness.launch.bind "${LOCAL_RANK:-$((RANK % ranks))}" "$ranks" "$python" -m reference_impl.pretrain
 elif [[ -n ${RESULT_FILE:-} ]]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The one test command: bash run_tests.sh [--slow] [pytest arguments]. The first stage that fails ends it.
-# Without --slow, lint, types, shell and tests of everything, in minutes. With it, the tests that are left out then, and only
-# those: what needs an environment of its own (NeMo, Slurm, a browser, a GPU; skipped where it is not there) or trains for minutes.
+# Runs all checks: bash run_tests.sh [--slow] [pytest arguments]. It ends at the first stage that fails.
+# Without --slow: lint, types, shell, and the quick tests, in minutes. With --slow: only the remaining tests. They train for
+# minutes, or need an environment of their own (NeMo, Slurm, a browser, a GPU) and are skipped without it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -17,7 +17,7 @@ stage() {
 
 stage "environment"
 PYTHON=$(bash setup.sh --dev)
-# The shell checker is a program beside the interpreter.
+# The interpreter's folder also has the program shellcheck.
 PATH=$(dirname "$PYTHON"):$PATH
 
 if [[ $tests == "not slow" ]]; then
@@ -41,6 +41,6 @@ if [[ $tests == "not slow" ]]; then
 fi
 
 stage "pytest, $tests"
-# Three at a time, a file by itself, in the order of tests/conftest.py: fixtures are made once a file, and much waits for
-# other processes, so that two cores are busy with three.
+# Three processes, because many tests wait for other processes and two would leave two cores idle. Each test file stays in one
+# process (loadfile), so that its fixtures are made once. tests/conftest.py decides the order.
 "$PYTHON" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "$tests" "$@"

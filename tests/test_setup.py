@@ -382,14 +382,14 @@ def test_an_index_of_the_users_own_is_asked_alone(tree: Tree) -> None:
     """An air-gapped site, or a mirror."""
     status, _, err = tree.setup(TORCH_INDEX_URL="http://127.0.0.1:9/")
     assert status == 0, err
-    assert "torch==1.0 from where pip is told to look" in err
+    assert "torch==1.0 from pip's configured index" in err
     assert "127.0.0.1" not in err + (tree.folder / ".venv" / "setup.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("http://127.0.0.1:9/", "cannot be reached; the public index has: about 5 GB"),
+        ("http://127.0.0.1:9/", "cannot be reached; using the public index instead: about 5 GB"),
         ("", "torch==1.0 from the public index, since TORCH_INDEX_URL is empty: about 5 GB"),
     ],
 )
@@ -421,7 +421,7 @@ def test_what_is_to_be_there_already_is_not_made(tree: Tree) -> None:
     assert (status, out) == (2, "")
     assert err == (
         f"setup: {tree.folder}/.venv-host is missing or out of date: bash setup.sh --host makes it, "
-        "where there is a package index\n"
+        "on a machine that reaches a package index\n"
     )
     assert not (tree.folder / ".venv-host").exists()
 
@@ -477,7 +477,7 @@ def test_a_file_system_without_locks_will_do(tree: Tree, programs: Callable[...,
     """One line says what nobody can see to then."""
     status, out, err = tree.setup(PATH=programs(flock="echo 'flock: 9: No locks available' >&2; exit 71"))
     assert (status, out) == (0, tree.python + "\n")
-    assert "no locks on this file system (flock ended with status 71)" in err
+    assert "this file system has no locks (flock ended with status 71)" in err
 
 
 def test_another_system_is_told_what_works_there(tree: Tree, programs: Callable[..., str]) -> None:

@@ -116,7 +116,7 @@ def test_nothing_is_installed_in_an_allocation(jobs: Jobs, tmp_path: Path) -> No
     assert jobs.run({"CONT": IMAGE, "HARNESS_PYTHON": None}, checkout=fresh) == "FAILED"
     assert jobs.output().splitlines()[-1] == (
         f"setup: {fresh}/.venv-host is missing or out of date: bash setup.sh --host makes it, "
-        "where there is a package index"
+        "on a machine that reaches a package index"
     )
     assert not list(fresh.glob(".venv*"))
 
