@@ -33,8 +33,8 @@ def main() -> None:
 @click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
 @RULESET
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="text")
-@click.option("--all", "form", flag_value="all", help="Every finding, with its source.")
-@click.option("--summary", "form", flag_value="summary", help="A line for each result, with its score.")
+@click.option("--all", "form", flag_value="all", help="Print every finding with its source.")
+@click.option("--summary", "form", flag_value="summary", help="Print one line for each result, with its score.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @click.pass_context
 def check(context: click.Context, paths: tuple[Path, ...], ruleset: str | None, form: str) -> None:

@@ -12,7 +12,8 @@ from harness.__main__ import main
 _HEAD = """\
 # Commands
 
-What `llama31 VERB -h` prints, for each verb. Written by `python -m harness.commands_page`.
+This page is for looking up a command: it has the output of `llama31 VERB -h` for each verb.
+`python -m harness.commands_page > docs/commands.md` writes it.
 """
 
 _WIDTH = 120

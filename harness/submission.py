@@ -18,14 +18,14 @@ from compliance.package.system import NEEDED
 EXPORTS, SYSTEM_YAML = "submission.sh", "system.yaml"
 
 _EXPORTS_HEAD = """\
-# Who submits. Source it before a config: a run logs it, and a log is packaged as it was written.
-# The platform names the number of nodes, so each size of a system has its own.
+# The submitter. Source this before a config: each run logs it, and a log cannot be changed later.
+# The platform contains the number of nodes, so each size of a system needs its own file.
 """
 
 _SYSTEM_HEAD = """\
-# The system of a submission, for `llama31 package --system-yaml`. A value is text exactly as it stands.
-# What is marked BLANK may stay so, and is then empty in the submission; `package` lists what the policies want said.
-# `llama31 preflight CONFIG --system-yaml system.yaml` checks it, on a node of the system against the machine, too.
+# The system of a submission, for `llama31 package --system-yaml`. Values are plain text.
+# A field marked BLANK may stay blank, and is then empty in the submission; `package` lists what the policies require.
+# `llama31 preflight CONFIG --system-yaml system.yaml` checks it; on a node of the system, also against the machine.
 """
 
 
@@ -53,26 +53,26 @@ IDENTITY = (
     Question(
         _ORG,
         "--org",
-        "who submits, under the name that the tables of results have, several with a + between, such as: IBM+CoreWeave",
+        "the submitter, as the results tables spell it; join several with a +, such as: IBM+CoreWeave",
     ),
     Question(
         _DIVISION,
         "--division",
         "whether the reference's model and hyperparameters are kept",
-        {"closed": "they are", "open": "others are used"},
+        {"closed": "they are kept", "open": "others are used"},
     ),
     Question(
         _STATUS,
         "--status",
-        "who can have such a system",
+        "availability of the system",
         {
             "onprem": "customers can buy it",
             "cloud": "customers can rent it",
-            "preview": "customers will, in the time that the policies give",
-            "research": "nobody: research, development, or internal",
+            "preview": "customers will be able to, within the time that the policies give",
+            "research": "neither: research, development, or internal",
         },
     ),
-    Question(_PLATFORM, "--platform", "number of nodes, x, and what they are, such as: 64xNVIDIA HGX H100"),
+    Question(_PLATFORM, "--platform", "number of nodes, x, and the node, such as: 64xNVIDIA HGX H100"),
 )
 
 SYSTEM = tuple(

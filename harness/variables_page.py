@@ -18,11 +18,12 @@ from benchmark.errors import RefusedError
 _HEAD = """\
 # Variables
 
-Set them in a config file, or for one command (`NEXP=3 bash run_and_time.sh`). `llama31 variables` writes this page
-from [benchmark/config/groups.py](../benchmark/config/groups.py), which declares them. `llama31 show FILE` prints the
-value of each in a configuration, and where it comes from.
+This page is for looking up a variable. Set variables in a config file, or for one command (`NEXP=3 bash
+run_and_time.sh`). `llama31 show FILE` prints the value of each variable in a configuration and where it comes from.
 
-An empty variable is an unset one. A value that cannot be used is refused before anything runs, with the valid ones.
+An empty variable counts as unset. An invalid value is refused before anything runs, with the valid values.
+`llama31 variables` writes this page from [benchmark/config/groups.py](../benchmark/config/groups.py), which declares
+the variables.
 """
 
 
@@ -32,9 +33,8 @@ _LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exc
 _SETUP = """\
 ## The environment
 
-setup.sh makes the interpreter that everything runs in, and has variables of its own: `bash setup.sh --help`. A
-config file may also set those of the libraries underneath (`NCCL_`, `NVTE_`, `CUDA_` ...). The libraries read them,
-and run.json records them.
+setup.sh makes the Python environment and has variables of its own: `bash setup.sh --help`. A config file may also set
+variables of the libraries (`NCCL_`, `NVTE_`, `CUDA_` ...). The libraries read them, and run.json records them.
 """
 
 

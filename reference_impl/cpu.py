@@ -1,6 +1,6 @@
 """Lets Megatron-Core run where there is no CUDA: `install()` redirects the calls that cannot work there.
 
-Only what raises without CUDA (or, for seeding, is queued for ever) is redirected, so nothing else in the process can
+Only what raises without CUDA (or, for seeding, is queued forever) is redirected, so nothing else in the process can
 depend on it. The one exception, `Tensor.type()`, answers differently only to callers inside megatron.core. No file of
 Megatron-Core is changed. Written against 0.16.1; `docs/decisions.md` lists the ways that were tried.
 

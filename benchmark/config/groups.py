@@ -29,7 +29,7 @@ class Group(BaseModel):
 
 
 class Layout(Group):
-    """How the model is cut, and on how many ranks it is trained."""
+    """How the model is split, and on how many ranks it is trained."""
 
     nodes: Count = Field(alias="DGXNNODES")
     """Number of nodes."""
@@ -44,7 +44,7 @@ class Layout(Group):
     context_parallel: Count = Field(1, alias="CONTEXT_PARALLEL")
     """Ranks that each sequence is split over."""
     tp_pp_dp_mapping: bool = Field(False, alias="TP_PP_DP_MAPPING")
-    """The ranks that hold one copy of the model are neighbours; where it is off, those of one pipeline stage are."""
+    """Number the ranks of one model copy consecutively. If off, the ranks of one pipeline stage are consecutive."""
     minibatch: Count = Field(alias="MINIBS")
     """Samples that each data-parallel replica trains on in a step. Global batch size = MINIBS x data-parallel size."""
     micro_batch_size: Count = Field(1, alias="MICRO_BATCH_SIZE")
@@ -91,30 +91,31 @@ class Kernels(Group):
     precision: Literal["fp32", "bf16", "fp8", "nvfp4"] = Field("bf16", alias="PRECISION")
     """Type of the layers' matrix products. Below fp32, weights and activations are bf16; the optimizer keeps fp32."""
     fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] | None = Field(None, alias="FP8_RECIPE")
-    """How fp8 values are scaled; every recipe uses the current values of the tensor. tensorwise if unset."""
+    """How fp8 values are scaled. Every recipe uses the current values of the tensor. If unset, tensorwise."""
     bf16_layers_at_start: Index = Field(0, alias="NUM_LAYERS_AT_START_IN_BF16")
-    """With fp8 or nvfp4: the first layers of the model whose matrix products stay in bf16."""
+    """With fp8 or nvfp4: how many layers at the start of the model keep their matrix products in bf16."""
     bf16_layers_at_end: Index = Field(0, alias="NUM_LAYERS_AT_END_IN_BF16")
-    """The last layers."""
+    """The same for layers at the end of the model."""
     fp8_param_gather: bool = Field(False, alias="FP8_PARAM_GATHER")
-    """With FP8_RECIPE=tensorwise: keep the layers' matrices in fp8 alone, and gather them so; the optimizer's copies in
-    fp32 start from the weights that are loaded."""
+    """With FP8_RECIPE=tensorwise: keep and gather the layers' matrices only in fp8. The optimizer's fp32 copies start
+    from the weights that are loaded."""
     layer_spec: Literal["auto", "te", "torch"] = Field("auto", alias="LAYER_SPEC")
-    """Kernels of the layers: Transformer Engine's or PyTorch's own; `auto` is the former where it is installed."""
+    """Kernels of the layers: Transformer Engine's or PyTorch's. `auto` is `te` where it is installed."""
     kernel_fusion: bool | None = Field(None, alias="KERNEL_FUSION")
-    """Fuse what surrounds matrix products (SwiGLU, residual; with `te` RoPE, weight gradients); on GPUs if unset."""
+    """Fuse the operations around matrix products (SwiGLU, residual; with `te` also RoPE and weight gradients). If
+    unset, on with GPUs."""
     ce_fusion_impl: Literal["native", "te"] | None = Field(None, alias="CE_FUSION_IMPL")
-    """Which library fuses the cross entropy. If unset: `te` with its layers, and chunks of tokens with others."""
+    """Which library fuses the cross entropy. If unset: `te` with `te` layers, otherwise it is computed in chunks."""
     cuda_graph: Literal["none", "local"] = Field("none", alias="CUDA_GRAPH_IMPLEMENTATION")
     """`local` replays each layer as a CUDA graph."""
     full_cuda_graph: bool = Field(False, alias="FULL_CUDA_GRAPH")
     """Replay all forward and backward passes of a step, with their collectives, as one CUDA graph."""
     recompute_granularity: Literal["selective", "full"] | None = Field(None, alias="RECOMPUTE_GRANULARITY")
-    """Activations computed again in the backward pass: of some modules, of whole layers; none if unset."""
+    """Recompute activations in the backward pass: those of some modules or of whole layers. If unset, none."""
     recompute_modules: str | None = Field(None, alias="RECOMPUTE_MODULES", pattern=_RECOMPUTABLE)
-    """With `selective`: some of core_attn, layernorm and mlp, with commas; core_attn if unset."""
+    """With `selective`: some of core_attn, layernorm and mlp, separated by commas. If unset, core_attn."""
     recompute_method: Literal["uniform", "block"] | None = Field(None, alias="RECOMPUTE_METHOD")
-    """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many of each model chunk."""
+    """With `full`: all layers in units of RECOMPUTE_NUM_LAYERS, or only that many layers of each model chunk."""
     recompute_num_layers: Count | None = Field(None, alias="RECOMPUTE_NUM_LAYERS")
     """See RECOMPUTE_METHOD."""
     tp_comm_overlap: bool = Field(False, alias="TP_COMM_OVERLAP")
@@ -124,17 +125,17 @@ class Kernels(Group):
     tp_overlap_scatter: bool = Field(True, alias="MC_TP_OVERLAP_RS")
     """Include the products that end with a reduction in TP_COMM_OVERLAP."""
     cp_comm_type: Literal["p2p", "all_gather", "a2a"] | None = Field(None, alias="CP_COMM_TYPE")
-    """How context-parallel ranks share keys and values; p2p with `te` if unset, all_gather with `torch`."""
+    """How context-parallel ranks share keys and values. If unset, p2p with `te` and all_gather with `torch`."""
     grad_reduce_in_fp32: bool = Field(True, alias="GRAD_REDUCE_IN_FP32")
-    """Add up and reduce gradients in fp32. If off, the type of the weights is used."""
+    """Accumulate and reduce gradients in fp32. If off, in the type of the weights."""
     overlap_grad_reduce: bool | None = Field(None, alias="OVERLAP_GRAD_REDUCE")
-    """Reduce gradients during the backward pass; on GPUs if unset."""
+    """Reduce gradients during the backward pass. If unset, on with GPUs."""
     overlap_param_gather: bool | None = Field(None, alias="OVERLAP_PARAM_GATHER")
-    """Gather updated weights during the next forward pass; as OVERLAP_GRAD_REDUCE if unset."""
+    """Gather updated weights during the next forward pass. If unset, the same as OVERLAP_GRAD_REDUCE."""
     align_param_gather: bool | None = Field(None, alias="ALIGN_PARAM_GATHER")
-    """Have all stages of a pipeline begin to gather weights at the same time; where it is interleaved if unset."""
+    """Make all pipeline stages start gathering weights at the same time. If unset, on in an interleaved pipeline."""
     bucket_size: PositiveInt | None = Field(None, alias="BUCKET_SIZE")
-    """Weights whose gradients are reduced together; Megatron-Core's own choice if unset."""
+    """Number of weights whose gradients are reduced together. If unset, Megatron-Core chooses."""
     precision_aware_optimizer: bool = Field(False, alias="USE_PRECISION_AWARE_OPTIMIZER")
     """Keep AdamW's moments in bf16."""
 
@@ -145,18 +146,18 @@ class Kernels(Group):
 
 
 class Hyperparameters(Group):
-    """Values that a submitter chooses, some where the rules of the benchmark leave them free, the others in the open
-    division alone. Unset variables keep the closed division's values."""
+    """Values that a submitter may choose: some where the rules of the benchmark allow it, the others only in the open
+    division. Unset variables keep the closed division's values."""
 
     learning_rate: float | None = Field(None, alias="LEARNING_RATE", gt=0, allow_inf_nan=False)
-    """Peak learning rate; in the closed division only where the rules leave it to the submitter."""
+    """Peak learning rate. In the closed division, only where the rules leave it to the submitter."""
     warmup_steps: Index | None = Field(None, alias="WARMUP_STEPS")
-    """Warm-up; in the closed division only where the rules leave it to the submitter."""
+    """Steps of warm-up. In the closed division, only where the rules leave it to the submitter."""
     end_learning_rate: float | None = Field(None, alias="END_LEARNING_RATE", ge=0, allow_inf_nan=False)
     """Learning rate after the decay. Open division."""
     decay_steps: Annotated[int, Field(gt=0, le=10_000_000)] | None = Field(None, alias="DECAY_STEPS")
-    """Steps from the peak to the end. Open division; if unset, warm-up and decay together are as long as in the
-    closed one."""
+    """Steps from the peak to the end. Open division. If unset, warm-up and decay together take as many steps as in the
+    closed division."""
     adam_beta_1: float | None = Field(None, alias="ADAM_BETA_1", ge=0, lt=1)
     """AdamW's beta 1. Open division."""
     adam_beta_2: float | None = Field(None, alias="ADAM_BETA_2", ge=0, lt=1)
@@ -168,9 +169,9 @@ class Hyperparameters(Group):
     gradient_clip_norm: float | None = Field(None, alias="GRADIENT_CLIP_NORM", gt=0, allow_inf_nan=False)
     """Largest norm of all gradients together. Open division."""
     model_size: Literal["tiny", "8b", "70b", "405b"] | None = Field(None, alias="MODEL_SIZE")
-    """Another network than the benchmark's: a row of benchmark/sizes.py. Open division."""
+    """A network other than the benchmark's: a row of benchmark/sizes.py. Open division."""
     max_steps: PositiveInt | None = Field(None, alias="MAX_STEPS")
-    """Give up after the last evaluation at or before this step; a few times what the reference needs if unset."""
+    """Give up after the last evaluation at or before this step. If unset, a few times what the reference needs."""
 
     @property
     def of_the_open_division(self) -> dict[str, float | int | str]:
@@ -187,48 +188,50 @@ class Job(Group):
     """How many runs a job makes, where it keeps them, and how it starts and watches them."""
 
     walltime: Count | None = Field(None, alias="WALLTIME")
-    """Minutes that a job may take, all its runs together; `sbatch -t $WALLTIME`."""
+    """Minutes that a job may take with all its runs: `sbatch -t $WALLTIME`."""
     experiments: Count = Field(1, alias="NEXP")
-    """Runs, one after the other, each with its own seed."""
+    """Number of runs, one after the other, each with its own seed."""
     seed: Seed | None = Field(None, alias="SEED")
-    """Seed of the one run; the system's entropy if unset."""
+    """Seed of a single run. If unset, it comes from the system's entropy."""
     seed_base: Seed | None = Field(None, alias="SEED_BASE")
     """Seed of the first of several runs; run i uses SEED_BASE + i."""
     log_dir: Path = Field(RESULTS / "logs", alias="LOGDIR")
-    """Results go to LOGDIR/<DGXSYSTEM>/<time>/, in a job with its number behind the time; LOGDIR/latest leads to the
-    newest."""
+    """Results go to LOGDIR/<DGXSYSTEM>/<time>/, in a job to LOGDIR/<DGXSYSTEM>/<time>-<number>/. LOGDIR/latest links to
+    the newest."""
     save_checkpoint: Path | None = Field(None, alias="SAVE_CHECKPOINT")
-    """Folder of the training state, which all ranks must see. A restarted run continues from it. Nothing is saved if
-    unset."""
+    """Folder of the training state, which all ranks must see. A restarted run continues from it. If unset, nothing is
+    saved."""
     save_interval: Count | None = Field(None, alias="SAVE_INTERVAL")
-    """Steps between two saves; only on SIGUSR1 if unset."""
+    """Steps between two saves. If unset, a run saves only on SIGUSR1."""
     save_failure: Literal["continue", "stop"] = Field("continue", alias="SAVE_FAILURE")
-    """A save that fails (no room, its writer killed): `continue` trains on without that checkpoint, `stop` aborts."""
+    """If a save fails (disk full, its writer killed): `continue` trains on without that checkpoint, `stop` aborts."""
     resume: Path | None = Field(None, alias="RESUME")
-    """Folder of unfinished runs of this configuration, to go on with them instead of starting new ones."""
+    """Folder of unfinished runs of this configuration. A job continues them instead of starting new ones."""
     allocations: Count = Field(1, alias="NPAR")
-    """Allocations that a job may use, one after the other: it requeues itself and goes on from its checkpoint."""
+    """Allocations that a job may use, one after the other. It requeues itself and resumes from its checkpoint."""
     container_image: str = Field("", alias="CONT")
-    """Image that the ranks run in: a name, or a file; none if unset."""
+    """Container image that the ranks run in: a name or a file. If unset, no container."""
     container_runtime: str | None = Field(None, alias="CONTAINER_RUNTIME")
-    """What runs it, by a name of harness/launch/containers.py; pyxis where CONT is set and this is not."""
+    """Container back end, a name in harness/launch/containers.py: pyxis, apptainer, docker or none. If unset, pyxis
+    with CONT."""
     clear_caches: bool = Field(True, alias="CLEAR_CACHES")
-    """Before each run of a job, drop the whole page cache of every node, where the user may."""
+    """Before each run of a job, drop the whole page cache of every node, where the user is allowed to."""
     nccl_test_min_gbps: float | None = Field(None, alias="NCCL_TEST_MIN_GBPS", ge=0, allow_inf_nan=False)
-    """Refuse a job whose all-reduce over all ranks has a smaller bus bandwidth, in GB/s; not measured if unset."""
+    """Refuse a job whose all-reduce over all ranks has a lower bus bandwidth, in GB/s. If unset, not measured."""
     hang_monitor_timeout: float = Field(30, alias="HANG_MONITOR_TIMEOUT", ge=0, allow_inf_nan=False)
-    """Minutes without a line in the log after which a run is asked where it hangs, and ended; 0 waits for ever."""
+    """Minutes without a new line in the log after which a run counts as hanging. Its stacks are printed, and it is
+    ended. 0 waits forever."""
     telemetry_interval: int = Field(0, alias="TELEMETRY_INTERVAL", ge=0, le=3600)
-    """Seconds between two samples of each node's GPUs, memory and processors, beside the log; 0 takes none."""
+    """Seconds between two samples of each node's GPUs, memory and processors, next to the log. 0 takes none."""
     profile: Literal["torch"] | None = Field(None, alias="PROFILE")
-    """Record with PyTorch's profiler what some steps do, as profile_<run>_rank<rank>.json.gz beside the log, for
-    Perfetto. Recording costs time: refused where MLPERF_SUBMISSION_ORG makes a run one that can be submitted."""
+    """Record some steps with PyTorch's profiler, for Perfetto, as profile_<run>_rank<rank>.json.gz next to the log. It
+    costs time, so it is refused for runs that can be submitted (MLPERF_SUBMISSION_ORG is set)."""
     profile_from: Count = Field(10, alias="PROFILE_FROM")
     """The first step that PROFILE records, counted from 1."""
     profile_steps: int = Field(3, alias="PROFILE_STEPS", ge=1, le=50)
-    """Steps that it records."""
+    """Number of steps that PROFILE records."""
     profile_ranks: str = Field("0", alias="PROFILE_RANKS", pattern=r"^\d{1,6}(,\d{1,6})*$")
-    """Ranks that it records, with commas between."""
+    """Ranks that PROFILE records, separated by commas."""
 
     @property
     def profiled_ranks(self) -> tuple[int, ...]:
@@ -239,15 +242,15 @@ class Data(Group):
     """The data and the initial weights of a run."""
 
     data_dir: Path | None = Field(None, alias="DATADIR")
-    """Folder of the tokenised dataset, of which the harness brings the tiny benchmark's."""
+    """Folder of the tokenised dataset. The tiny benchmark's is part of the harness."""
     tokenizer: Path | None = Field(None, alias="TOKENIZER")
-    """File of the benchmark's tokenizer; if unset the installed one, where setup.sh installs it."""
+    """File of the benchmark's tokenizer. If unset, the one that setup.sh installs (Mixtral's)."""
     load_checkpoint: Path | None = Field(None, alias="LOAD_CHECKPOINT")
-    """Folder of the weights that training starts from, NeMo's or Hugging Face's; drawn at random if unset."""
+    """Folder of the initial weights, in NeMo's or Hugging Face's format. If unset, they are drawn at random."""
     initial_loss_gate: bool = Field(True, alias="INITIAL_LOSS_GATE")
-    """End a run that starts from LOAD_CHECKPOINT with a first training loss outside the range of the rules."""
+    """Abort a run whose first training loss is outside the range of its benchmark."""
     index_dir: Path | None = Field(None, alias="NPY_INDEX_DIR")
-    """Folder for the shuffled index, seen by all ranks; a temporary one where a single node runs."""
+    """Folder for the shuffled index, which all ranks must see. If unset, a temporary one."""
 
 
 class Process(Group):
@@ -258,30 +261,30 @@ class Process(Group):
     result_file: Path | None = Field(None, alias="RESULT_FILE")
     """Set by the launcher: the log of this run."""
     rendezvous_file: Path | None = Field(None, alias="RENDEZVOUS_FILE")
-    """Set by the launcher: where the ranks of one machine meet; at MASTER_ADDR, MASTER_PORT if unset."""
+    """Set by the launcher: the file in which the ranks of one machine meet. If unset, MASTER_ADDR and MASTER_PORT."""
     master_addr: str | None = Field(None, alias="MASTER_ADDR")
-    """Name or address of rank 0's node, where the ranks of several meet; in a Slurm job its first node if unset."""
+    """Name or address of rank 0's node, where ranks on several nodes meet. If unset, the first node of a Slurm job."""
     master_port: int | None = Field(None, alias="MASTER_PORT", gt=0, lt=65_536)
-    """Port there; in a Slurm job a free one for each run if unset."""
+    """Port on that node. If unset, a free one for each run of a Slurm job."""
     rank: Index | None = Field(None, alias="RANK")
-    """Set by torchrun or srun's adapter: this process's rank; unset in the launcher."""
+    """Set by torchrun or by the Slurm job: the rank of this process. Unset in the launcher."""
     local_rank: Index | None = Field(None, alias="LOCAL_RANK")
-    """Set with RANK: the number of this process on its node, and so the GPU that it uses."""
+    """Set together with RANK: the number of this process on its node, which selects its GPU."""
     world_size: PositiveInt | None = Field(None, alias="WORLD_SIZE")
-    """Set beside RANK: the number of ranks that were started."""
+    """Set together with RANK: the number of ranks."""
 
 
 class Submission(Group):
     """Who submits the result, and how. Runs whose logs name nobody cannot be packaged."""
 
     org: str | None = Field(None, alias="MLPERF_SUBMISSION_ORG", min_length=1)
-    """Who submits, under the name that the tables of results have; several with a + between."""
+    """The submitter, as the results tables spell it. Join several with a +."""
     division: Literal["closed", "open"] = Field("closed", alias="MLPERF_SUBMISSION_DIVISION")
-    """`closed` keeps the reference's model and hyperparameters, `open` may change them."""
+    """`closed` keeps the reference's model and hyperparameters; `open` may change them."""
     status: Literal["onprem", "cloud", "preview", "research"] | None = Field(None, alias="MLPERF_SUBMISSION_STATUS")
-    """Whether customers can buy the system (onprem), rent it (cloud), will be able to (preview), or neither."""
+    """Availability: customers can buy it (onprem), rent it (cloud), will be able to (preview), neither (research)."""
     platform: str | None = Field(None, alias="MLPERF_SUBMISSION_PLATFORM", min_length=1)
-    """Nodes and what they are, as logged: 64xNVIDIA HGX H100."""
+    """Number of nodes, x, and the node, as logged: 64xNVIDIA HGX H100."""
 
     @property
     def unset(self) -> tuple[str, ...]:

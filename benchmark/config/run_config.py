@@ -42,11 +42,11 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     benchmark: str = Field(alias="BENCHMARK")
-    """One of benchmark.benchmarks, by its name."""
+    """Name of the benchmark."""
     ruleset: str | None = Field(None, alias="RULESET")
-    """Version of the rules, which a benchmark that can be submitted has to be told; otherwise the latest if unset."""
+    """Version of the rules. Benchmarks that can be submitted require it; for others the latest is used if unset."""
     system: str = Field(alias="DGXSYSTEM")
-    """Name of the configuration, which its file's name gives: config_<DGXSYSTEM>.sh."""
+    """Name of the configuration. It comes from the file's name: config_<DGXSYSTEM>.sh."""
 
     layout: Layout
     kernels: Kernels

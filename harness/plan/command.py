@@ -54,7 +54,7 @@ class _PlanByDefault(Verbs):
 
 @click.group(cls=_PlanByDefault, context_settings=SETTINGS)
 def plan() -> None:
-    """Does it fit, how long is a step, how long to the target: before an allocation is spent, without a GPU.
+    """Predict memory, step time and minutes to the target, without a GPU, before you spend an allocation.
 
     \b
     llama31 plan configs/config_GB200_128x4x144xtp4pp8cp2.sh
@@ -63,43 +63,51 @@ def plan() -> None:
     llama31 plan --gpu GB200 --minutes 60
     llama31 plan calibrate results/logs/MY_SYSTEM my_steps.csv --out mine.json
 
-    `plan FILE` and `plan --gpu ...` are short for `plan layout FILE` and `plan layout --gpu ...`, whose --help lists
-    the options.
+    `plan FILE` and `plan --gpu ...` are short for `plan layout FILE` and `plan layout --gpu ...`. `plan layout --help`
+    lists the options.
 
-    Steps that you measured make a better calibration, from logs or from a table. `plan calibrate --help` has the
+    Your own measured steps make a better calibration, from logs or from a table. `plan calibrate --help` lists the
     columns of a table.
     """
 
 
 @plan.command()
 @click.argument("file", required=False, type=_PATH)
-@click.option("--gpu", type=click.Choice(list(GPUS)), help="The one in the system's name if not given.")
 @click.option(
-    "--gpus", type=_Counts(), help="Search the layouts of so many GPUs, without FILE; of several, the best of each."
+    "--gpu", type=click.Choice(list(GPUS)), help="GPU to plan for; if not given, the one in the system's name."
+)
+@click.option(
+    "--gpus",
+    type=_Counts(),
+    help="Search the layouts of this many GPUs, without FILE; for several numbers, the best of each.",
 )
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="Search the layouts of the fewest GPUs that reach the target in so many minutes.",
+    help="Search the layouts of the fewest GPUs that reach the target in this many minutes.",
 )
 @BENCHMARK_OPTION
 @click.option(
-    "--search", "searching", is_flag=True, help="Search the layouts of FILE's GPUs instead of planning its own."
+    "--search", "searching", is_flag=True, help="Search the layouts of FILE's GPUs instead of planning FILE's own."
 )
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="Instead of FILE's own; a search without FILE is in bf16."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision instead of FILE's own; a search without FILE uses bf16.",
 )
-@click.option("--quantised-weights", is_flag=True, help="Weights in fp8 alone, as published runs keep them.")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1), help="Layouts that a search lists.")
-@click.option("--calibration", "calibration_file", type=_PATH, help="Constants of your own, from `plan calibrate`.")
-@click.option("--json", "as_json", is_flag=True, help="Values instead of text.")
+@click.option("--quantised-weights", is_flag=True, help="Keep weights only in fp8, as published runs do.")
+@click.option(
+    "--top", default=10, show_default=True, type=click.IntRange(min=1), help="Number of layouts that a search lists."
+)
+@click.option("--calibration", "calibration_file", type=_PATH, help="Your own constants, from `plan calibrate`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--picture", type=_PATH, help="Also draw memory and step time into this SVG file.")
 @click.option(
     "--write",
     type=_PATH,
     is_flag=False,
     flag_value=CONFIGS,
-    help="Also write the first layout of each search as a config file, here; into the checkout's configs/ if not said.",
+    help="Also write the first layout of each search as a config file, to this folder or the checkout's configs/.",
 )
 def layout(
     file: Path | None,
@@ -125,7 +133,7 @@ def layout(
     llama31 plan layout --gpu GB200 --minutes 60
     llama31 plan layout configs/config_GB200_128x4x144xtp4pp8cp2.sh --minutes 60
 
-    Exit status 0 if it fits and is fast enough, 1 if it is not or nothing is.
+    Exit status: 0 it fits and is fast enough, 1 it does not or no layout does.
     """
     searching = searching or gpus is not None or minutes is not None
     _refuse(
@@ -289,10 +297,10 @@ def _save(path: Path, text: str) -> None:
 
 @plan.command()
 @click.argument("paths", nargs=-1, required=True, type=_PATH)
-@click.option("--config", "config_file", type=_PATH, help="Configuration of logs that have no run.json beside them.")
-@click.option("--gpu", type=click.Choice(list(GPUS)), help="Of logs whose system's name does not say it.")
-@click.option("--from-scratch", is_flag=True, help="Start from physics, not from the constants that ship.")
-@click.option("--out", type=_PATH, help="File to write; standard output if not given.")
+@click.option("--config", "config_file", type=_PATH, help="Configuration of logs without a run.json next to them.")
+@click.option("--gpu", type=click.Choice(list(GPUS)), help="GPU of logs whose system's name does not contain it.")
+@click.option("--from-scratch", is_flag=True, help="Start from physics, not from the shipped constants.")
+@click.option("--out", type=_PATH, help="File to write; if not given, standard output.")
 def calibrate(
     paths: tuple[Path, ...], config_file: Path | None, gpu: str | None, from_scratch: bool, out: Path | None
 ) -> None:
@@ -303,24 +311,24 @@ def calibrate(
     llama31 plan calibrate my_steps.csv --out mine.json
     llama31 plan --gpu H200 --gpus 512 --precision fp8 --calibration mine.json
 
-    A table has a row for each measured step, and these columns, in any order:
+    A table has one row for each measured step and these columns, in any order:
 
     \b
     gpu             H100, H200, B200, B300, GB200 or GB300
     gpus            how many trained together; or nodes and gpus_per_node
     precision       of the linear layers: bf16, fp8, mxfp8 or nvfp4
     tp, pp, cp      tensor, pipeline and context parallel sizes
-    mbs             sequences of a microbatch
+    mbs             samples in a microbatch
     microbatches    of a replica in a step: MINIBS over mbs; or gbs, the global batch size
     step_median_s   seconds of a step, the median (or step_s)
     round           own: measured with your own software, which plans then assume;
-                    v5.0, v5.1, v6.0: a submission's of that round
-    source          without round: the framework's recipe that was measured
+                    v5.0, v5.1, v6.0: measured in a submission of that round
+    source          if there is no round: the framework's recipe that was measured
 
-    Others are read where they are: benchmark (if not given, the one that the file's name begins with, or
-    llama31_405b), layers and vocab where they are not the benchmark's, vp (interleaved), and of whole runs
-    eval_s_median, run_minutes and steps, the last two with ; between runs; or eval_s, minutes and samples, with /.
-    Rows that leave the layout blank are left out.
+    These columns are optional: benchmark (default: the one that the file name begins with, or llama31_405b), layers and
+    vocab (default: the benchmark's), vp (interleaving), and for whole runs eval_s_median, run_minutes and steps, the
+    last two separated by ; between runs, or eval_s, minutes and samples, separated by /. A row with a blank layout is
+    skipped.
     """
     from harness.plan import calibration
 

@@ -26,16 +26,16 @@ _target = click.argument("target", type=PathArgument())
 _benchmark = click.option(
     "--benchmark",
     type=click.Choice(list(BENCHMARKS)),
-    help="Refuse another model than this benchmark's, and keep its vocabulary's rows; all rows if not given.",
+    help="Refuse any model but this benchmark's, and keep only the rows of its vocabulary; without it, all rows.",
 )
 _jobs = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Files to write at once; as many as cores if not given."
+    "--jobs", type=click.IntRange(min=1), help="Files to write at once; if not given, one for each core."
 )
 
 
 @click.group(cls=Verbs, context_settings=SETTINGS)
 def checkpoint() -> None:
-    """Initial weights: a NeMo-format checkpoint, or Hugging Face's safetensors."""
+    """Inspect, convert and verify initial weights, in NeMo's or Hugging Face's format."""
 
 
 @checkpoint.command()
@@ -58,9 +58,9 @@ def inspect(folder: Path) -> None:
 @_benchmark
 @_jobs
 def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None) -> None:
-    """Write the checkpoint SOURCE, of any format, into TARGET in the format that training loads.
+    """Convert the checkpoint SOURCE, in any format, to NeMo's format in TARGET, which training loads.
 
-    Killed and called again it goes on, and ends with the same bytes.
+    If it is killed, call it again: it continues and produces the same bytes.
 
     \b
     llama31 checkpoint convert Meta-Llama-3.1-405B 405b --benchmark llama31_405b
@@ -79,12 +79,12 @@ def convert(source: Path, target: Path, benchmark: str | None, jobs: int | None)
 @click.option(
     "--tokenizer",
     type=PathArgument(exists=True),
-    help="Tokenizer file, or Hugging Face's folder of one; SOURCE's own or the benchmark's if not given.",
+    help="Tokenizer file, or a Hugging Face folder with one; if not given, SOURCE's own or the benchmark's.",
 )
 def export(source: Path, target: Path, benchmark: str | None, jobs: int | None, tokenizer: Path | None) -> None:
-    """Write the checkpoint SOURCE, of any format, into TARGET as Hugging Face has it, with all that serves it.
+    """Convert the checkpoint SOURCE, in any format, to Hugging Face's format in TARGET, ready for serving.
 
-    Killed and called again it goes on, and ends with the same bytes.
+    If it is killed, call it again: it continues and produces the same bytes.
 
     \b
     llama31 checkpoint export 405b Meta-Llama-3.1-405B
@@ -129,7 +129,7 @@ def _write(
 
 @checkpoint.command()
 @click.argument("folder", type=PathArgument(exists=True, file_okay=False))
-@click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="Whose model it has to be.")
+@click.option("--benchmark", type=click.Choice(list(BENCHMARKS)), help="The benchmark whose model it must be.")
 def verify(folder: Path, benchmark: str | None) -> None:
     """Compare every file of the checkpoint FOLDER with its manifest, and account for every tensor.
 

@@ -17,7 +17,7 @@ from harness.arguments import BENCHMARK_OPTION, CONFIG_FILE
 @click.command(context_settings=SETTINGS)
 @CONFIG_FILE
 def show(file: Path | None) -> None:
-    """Print the configuration of FILE, or of the environment: each value, where it came from, and what follows.
+    """Print the configuration of FILE, or of the environment: each value, its origin, and what follows from it.
 
     \b
     llama31 show config_DGX.sh
@@ -37,17 +37,17 @@ def config() -> None:
 @click.option(
     "--global-batch-size",
     type=click.IntRange(1),
-    help="The nearest possible one is taken; the smallest that the reference's convergence is known at if not given.",
+    help="The nearest possible size is used; if not given, the smallest with a reference convergence point.",
 )
-@click.option("--system", help="Name of the system, the first part of the file's; DGXH200 and so on if not given.")
+@click.option("--system", help="Name of the system, the first part of the file name; if not given, DGXH200 and so on.")
 @click.option(
     "--out",
     default=CONFIGS,
     type=PathArgument(file_okay=False, exists=True),
-    help="Its folder; the checkout's configs/ if not given.",
+    help="Folder of the file; if not given, the checkout's configs/.",
 )
 def new(gpu: str, nodes: int, benchmark: str, global_batch_size: int | None, system: str | None, out: Path) -> None:
-    """Write the config of a run on NODES nodes, with the constraints solved, memory among them.
+    """Write a config for NODES nodes that satisfies every constraint, including memory.
 
     \b
     llama31 config new --gpu H200 --nodes 96
@@ -65,7 +65,7 @@ def new(gpu: str, nodes: int, benchmark: str, global_batch_size: int | None, sys
 @click.command(context_settings=SETTINGS)
 @click.argument("name", required=False, metavar="[VARIABLE]")
 def variables(name: str | None) -> None:
-    """Print a variable in words, or all of them, as docs/variables.md has them.
+    """Explain one variable, or all of them, as in docs/variables.md.
 
     \b
     llama31 variables MINIBS

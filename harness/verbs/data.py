@@ -21,9 +21,11 @@ from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 _folder = click.argument("folder", type=PathArgument())
 _existing = PathArgument(exists=True)
-_tokenizer = click.option("--tokenizer", type=_existing, help="Tokenizer file; the benchmark's own if not given.")
+_tokenizer = click.option("--tokenizer", type=_existing, help="Tokenizer file; if not given, the benchmark's own.")
 _dataset = click.Choice([name for name, published in PUBLISHED.items() if published.benchmark])
-_expect = click.option("--expect", type=click.Choice(list(PUBLISHED)), help="What FOLDER is to hold, as published.")
+_expect = click.option(
+    "--expect", type=click.Choice(list(PUBLISHED)), help="The published files that FOLDER must hold."
+)
 
 
 class _DataVerbs(Verbs):
@@ -34,24 +36,24 @@ class _DataVerbs(Verbs):
 
 @click.group(cls=_DataVerbs, context_settings=SETTINGS)
 def data() -> None:
-    """Datasets: from C4's shards to one that is verified and indexed."""
+    """Download, make, check and index datasets."""
 
 
 @data.command()
 @_folder
 @click.option(
-    "--c4", type=_existing, help="Folder of C4's c4-*.json.gz, or c4-*.json; the built-in corpus if not given."
+    "--c4", type=_existing, help="Folder of C4's c4-*.json.gz or c4-*.json; if not given, the built-in corpus."
 )
 @BENCHMARK_OPTION
 @_tokenizer
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; as many as cores if not given.")
-@click.option("--skip-faulty", is_flag=True, help="Leave faulty lines out, counted, instead of refusing the shard.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Number of processes; if not given, one for each core.")
+@click.option("--skip-faulty", is_flag=True, help="Omit and count faulty lines instead of refusing the shard.")
 def prepare(
     folder: Path, c4: Path | None, benchmark: str, tokenizer: Path | None, workers: int | None, skip_faulty: bool
 ) -> None:
     """Tokenise a corpus into the dataset FOLDER, which appears when it is complete.
 
-    Started again after it was killed, it goes on where it was, and ends with the same bytes.
+    If it is killed, call it again: it continues and produces the same bytes.
 
     \b
     llama31 data prepare /data/llama31_405b --c4 /data/c4/en
@@ -76,10 +78,9 @@ def prepare(
 @data.command()
 @click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
 def index(file: Path | None) -> None:
-    """Build the shuffled index of the run that the config FILE, or the environment, describes; for each of its seeds.
+    """Build the shuffled index of the run that FILE or the environment describes, for each of its seeds.
 
-    It goes to NPY_INDEX_DIR, where the run finds it if nothing that it depends on has changed: data, tokenizer, seed,
-    number of sequences.
+    The index goes to NPY_INDEX_DIR. The run finds it there if data, tokenizer, seed and number of samples are the same.
 
     \b
     SEED=7 DATADIR=/data/c4 NPY_INDEX_DIR=/data/index MAX_STEPS=500 \\
@@ -100,13 +101,15 @@ def index(file: Path | None) -> None:
 
 @data.command()
 @_folder
-@click.option("--expect", type=_dataset, help="What FOLDER is to hold, as published.")
+@click.option("--expect", type=_dataset, help="The published dataset that FOLDER must hold.")
 @_tokenizer
-@click.option("--samples", default=2, show_default=True, type=click.IntRange(0), help="Documents to decode, a pair.")
+@click.option(
+    "--samples", default=2, show_default=True, type=click.IntRange(0), help="Documents to decode from each pair."
+)
 def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: int) -> None:
-    """Show what the dataset FOLDER holds: documents, tokens, sequences, and how some documents start.
+    """Show the contents of the dataset FOLDER: documents, tokens, samples, and how some documents start.
 
-    Exit status: 0 as expected, 1 other counts or another type.
+    Exit status: 0 as expected, 1 other counts or another type of tokens.
 
     \b
     llama31 data inspect /data/c4 --expect llama31_405b
@@ -133,16 +136,22 @@ def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: i
 @click.argument("source")
 @_folder
 @_expect
-@click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
-@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds without a byte.")
-@click.option("--headers", type=click.File(), help="File of HTTP headers for SOURCE's host: a service token, say.")
+@click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 256), help="Parallel requests.")
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds without a byte before a request is repeated.",
+)
+@click.option("--headers", type=click.File(), help="File of HTTP headers for SOURCE's host, such as a service token.")
 def download(
     source: str, folder: Path, expect: str | None, connections: int, timeout: float, headers: TextIO | None
 ) -> None:
-    """Fetch the files that SOURCE lists into FOLDER, and check them on the way.
+    """Download the files that SOURCE lists into FOLDER, and check them.
 
-    SOURCE is a published set by name, an address that ends in .uri, or a base URL or folder with manifest.json. A
-    download that ended early goes on where it was; what is there and right is not fetched again.
+    SOURCE is the name of a published set, an address that ends in .uri, or a base URL or folder with manifest.json. A
+    download that ended early continues. Intact files are not fetched again.
 
     \b
     llama31 data download llama31_405b /data/c4
@@ -172,14 +181,14 @@ def download(
 @data.command()
 @_folder
 @_expect
-@click.option("--quick", is_flag=True, help="Compare sizes, and leave the bytes unread.")
-@click.option("--init", is_flag=True, help="Make the manifest of a copy that is known to be good.")
-@click.option("--repair", is_flag=True, help="First give misspelt and nested files of MLCommons' bucket their names.")
-@click.option("--jobs", type=click.IntRange(1, 256), help="Files read at a time; as many as cores if not given.")
+@click.option("--quick", is_flag=True, help="Compare only sizes.")
+@click.option("--init", is_flag=True, help="Write the manifest of a copy that you know to be good.")
+@click.option("--repair", is_flag=True, help="First rename the misspelt and nested files of MLCommons' bucket.")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Files to read at once; if not given, one for each core.")
 def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bool, jobs: int | None) -> None:
-    """Compare every file of FOLDER with its manifest; every difference is listed.
+    """Compare every file of FOLDER with its manifest and list every difference.
 
-    Exit status: 0 all is as it should be, 1 something is missing, different or not expected.
+    Exit status: 0 no difference, 1 a file is missing, different or unexpected.
 
     \b
     llama31 data verify /data/c4

@@ -11,7 +11,7 @@ from benchmark.arguments import SETTINGS
 def doctor() -> None:
     """Print what a bug report needs: versions, machine, Slurm, containers, disk, and what is missing for which verb.
 
-    No secret is in it: of the environment only the harness's own variables are shown.
+    It contains no secrets: of the environment, it shows only the harness's own variables.
 
     \b
     llama31 doctor

@@ -16,17 +16,19 @@ from harness.arguments import AS_JSON
 @click.command(context_settings=SETTINGS)
 @click.argument("file", type=PathArgument(exists=True, dir_okay=False))
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--rank", type=click.IntRange(min=0), help="This one.")
-@click.option("--stages", is_flag=True, help="A rank of the first, the second and the last pipeline stage.")
-@click.option("--steps", default=2, show_default=True, type=click.IntRange(min=1), help="After the warm-up.")
+@click.option("--rank", type=click.IntRange(min=0), help="Run this rank.")
+@click.option("--stages", is_flag=True, help="Run one rank of the first, the second and the last pipeline stage.")
+@click.option("--steps", default=2, show_default=True, type=click.IntRange(min=1), help="Steps after the warm-up.")
 @click.option(
     "--microbatches",
     type=click.IntRange(min=1),
-    help="Of a step; if not given, two for each pipeline stage, with which the peak of memory is the run's own.",
+    help="Microbatches in a step; if not given, two for each pipeline stage, enough for the run's peak memory.",
 )
-@click.option("--gpu", type=click.Choice(list(GPUS)), help="The one in the system's name if not given.")
-@click.option("--checkpoint", type=PathArgument(file_okay=False), help="Save to this folder, too, and load from it.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Ranks at the same time.")
+@click.option(
+    "--gpu", type=click.Choice(list(GPUS)), help="GPU to emulate; if not given, the one in the system's name."
+)
+@click.option("--checkpoint", type=PathArgument(file_okay=False), help="Also save to this folder and load from it.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Ranks to run at once.")
 @AS_JSON
 @click.pass_context
 def dryrun(
@@ -44,8 +46,8 @@ def dryrun(
 ) -> None:
     """Run the trainer of FILE as one rank of its world on a null device; exit 1 if it would not fit or run.
 
-    Everything is real but the device: CUDA's torch, Transformer Engine, NCCL's calls, the allocator. Nothing is
-    computed; memory, launches, waits, products and collectives are counted.
+    Everything but the device is real: the CUDA build of torch, Transformer Engine, NCCL's calls, the allocator. Nothing
+    is computed. Memory, launches, waits, products and collectives are counted.
 
     \b
     llama31 dryrun config_DGX.sh

@@ -24,10 +24,10 @@ _FOLDER = PathArgument(exists=True, file_okay=False)
 @click.command(context_settings=SETTINGS)
 @PATHS
 @RULESET
-@click.option("-o", "--out", type=PathArgument(), help="Write it here; to the terminal if not given.")
-@click.option("--md", "form", flag_value="md", help="Markdown, for a pull request, instead of HTML.")
-@click.option("--csv", "form", flag_value="csv", help="A line for each run, instead of HTML.")
-@click.option("--published", "folder", type=_FOLDER, help="Compare with the results below this folder.")
+@click.option("-o", "--out", type=PathArgument(), help="File to write; if not given, the terminal.")
+@click.option("--md", "form", flag_value="md", help="Write Markdown instead of HTML, for a pull request.")
+@click.option("--csv", "form", flag_value="csv", help="Write a CSV line for each run instead of HTML.")
+@click.option("--published", "folder", type=_FOLDER, help="Compare with the published results below this folder.")
 def report(
     paths: tuple[Path, ...], ruleset: str | None, out: Path | None, form: str | None, folder: Path | None
 ) -> None:
@@ -65,7 +65,7 @@ def _print(text: str) -> None:
 @click.argument("other", metavar="B", type=PathArgument())
 @RULESET
 def diff(one: Path, other: Path, ruleset: str | None) -> None:
-    """Two results, or two logs, side by side: what differs of their configuration, versions, curves and findings.
+    """Compare two results or two logs: differences in configuration, versions, curves and findings.
 
     \b
     llama31 diff results/logs/tiny/20261123T143742Z results/logs/tiny/20261124T090000Z
@@ -78,9 +78,12 @@ def diff(one: Path, other: Path, ruleset: str | None) -> None:
 @click.command(context_settings=SETTINGS)
 @PATHS
 @RULESET
-@click.option("--csv", "table", type=PathArgument(dir_okay=False), help="Write them to this file.")
+@click.option("--csv", "table", type=PathArgument(dir_okay=False), help="Write a CSV file.")
 @click.option(
-    "--tensorboard", "folder", type=PathArgument(file_okay=False), help="Write event files below this folder."
+    "--tensorboard",
+    "folder",
+    type=PathArgument(file_okay=False),
+    help="Write TensorBoard event files below this folder.",
 )
 def curves(paths: tuple[Path, ...], ruleset: str | None, table: Path | None, folder: Path | None) -> None:
     """Write evaluations, training losses and step times of runs for other programs.
@@ -108,12 +111,12 @@ def curves(paths: tuple[Path, ...], ruleset: str | None, table: Path | None, fol
 @click.command(context_settings=SETTINGS)
 @click.argument("path", type=PathArgument(), metavar="LOG|FOLDER")
 @RULESET
-@click.option("--once", is_flag=True, help="Show where it stands, and end.")
+@click.option("--once", is_flag=True, help="Show the current state and exit.")
 @click.pass_context
 def watch(context: click.Context, path: Path, ruleset: str | None, once: bool) -> None:
     """Follow a LOG as it grows: losses, time to the target, convergence; exit 1 if a rule is broken.
 
-    Of a FOLDER, the log of its newest run.
+    For a FOLDER, follow the log of its newest run.
 
     \b
     llama31 watch results/logs/latest
@@ -132,8 +135,8 @@ def watch(context: click.Context, path: Path, ruleset: str | None, once: bool) -
 @click.argument("folders", nargs=-1, required=True, type=_FOLDER, metavar="RUNS_DIR...")
 @click.option("--out", required=True, type=PathArgument(), help="The submission becomes OUT/<submitter>.")
 @click.option("--system-yaml", required=True, type=PathArgument(exists=True, dir_okay=False))
-@click.option("--submitter", help="The submission_org of the runs if not given.")
-@click.option("--rehearse", "rehearsal", is_flag=True, help="Of simulated runs, to OUT/REHEARSAL-<submitter>.")
+@click.option("--submitter", help="Name of the submitter; if not given, the submission_org of the runs.")
+@click.option("--rehearse", "rehearsal", is_flag=True, help="Package simulated runs as OUT/REHEARSAL-<submitter>.")
 @click.pass_context
 def package(
     context: click.Context,
@@ -143,10 +146,10 @@ def package(
     submitter: str | None,
     rehearsal: bool,
 ) -> None:
-    """Choose the runs that count and write the tree of a submission; exit 1, and none, if a check refuses it.
+    """Choose the runs that count and write a submission; if a check refuses it, exit 1 and write nothing.
 
-    SYSTEM_YAML holds what no machine knows of the system. A rehearsal that passes every check but that it is one exits
-    with 3: it is no submission, and `llama31 check` refuses it.
+    The system YAML describes what no machine knows about the system. A rehearsal exits with 3 if it passes every check
+    except those that refuse rehearsals. It is not a submission, and `llama31 check` refuses it.
 
     \b
     llama31 package results/logs/DGXH100 --out submission --system-yaml dgxh100.yaml

@@ -19,11 +19,11 @@ from harness.arguments import AS_JSON, PATHS, STEP_SECONDS
 
 @click.command(context_settings=SETTINGS)
 @click.argument("file", required=False, type=PathArgument(exists=True, dir_okay=False))
-@click.option("--step-seconds", type=STEP_SECONDS, help="To judge WALLTIME by, instead of the planner's.")
+@click.option("--step-seconds", type=STEP_SECONDS, help="Step time to judge WALLTIME by, instead of the planner's.")
 @click.option(
     "--system-yaml",
     type=PathArgument(exists=True, dir_okay=False),
-    help="Judge the description of the system, too.",
+    help="Also judge the description of the system.",
 )
 @AS_JSON
 @click.pass_context
@@ -32,8 +32,8 @@ def preflight(
 ) -> None:
     """Check the configuration of FILE, or of the environment, before it runs; exit 1 if a run would be refused.
 
-    By the rules that its logs will meet, and by what this machine sees of data, weights and folders, of which nothing
-    is read but sizes and headers. WALLTIME is judged by the steps of `llama31 plan`.
+    It applies the rules that its logs must meet, and checks the data, weights and folders that this machine sees. It
+    reads only their sizes and headers. WALLTIME is compared with the prediction of `llama31 plan`.
 
     \b
     llama31 preflight configs/config_DGXH100_64x8x288xtp8pp8cp2.sh --system-yaml system.yaml
@@ -60,7 +60,7 @@ def preflight(
 @RULESET
 @AS_JSON
 def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
-    """Minutes from run_start to run_stop; of a full set of runs the olympic mean, raw and normalised.
+    """Print minutes from run_start to run_stop; for a full set of runs, the olympic mean, raw and normalised.
 
     \b
     llama31 score results/logs/tiny/20261123T143742Z
@@ -82,7 +82,7 @@ def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
     "--write",
     type=PathArgument(dir_okay=False),
     metavar="FILE",
-    help="Compare nothing; write the runs as reference convergence points, for rcp_checker --custom_rcps.",
+    help="Compare nothing; write the runs as reference convergence points for rcp_checker --custom_rcps.",
 )
 @RULESET
 @AS_JSON
@@ -90,9 +90,9 @@ def score(paths: tuple[Path, ...], ruleset: str | None, as_json: bool) -> None:
 def rcp(
     context: click.Context, paths: tuple[Path, ...], write: Path | None, ruleset: str | None, as_json: bool
 ) -> None:
-    """Convergence against the reference; exit 1 if a result is beyond the policy's limit or the official tool's.
+    """Compare convergence with the reference; exit 1 beyond the limit of the policy or the official tool.
 
-    Launches of one system and batch size are one result. With --write, exit 1 if a reference needs more than the runs.
+    Launches of one system and batch size are one result. With --write, exit 1 if the runs make no complete reference.
 
     \b
     llama31 rcp results/
@@ -136,7 +136,7 @@ def _write_references(results: list[Result], file: Path, *, as_json: bool) -> in
 @AS_JSON
 @click.pass_context
 def official(context: click.Context, path: Path, ruleset: str | None, as_json: bool) -> None:
-    """Ask the official mlperf_logging tools, on a copy; exit 1 if one does not accept.
+    """Run the official mlperf_logging tools on a copy; exit 1 if one rejects it.
 
     PATH is a log, a directory of runs, or a submitter's tree.
 
@@ -162,7 +162,7 @@ def official(context: click.Context, path: Path, ruleset: str | None, as_json: b
 @click.command(context_settings=SETTINGS)
 @click.argument("rule", required=False, metavar="[RULE]")
 def rules(rule: str | None) -> None:
-    """Print a rule in words, or all of them, as docs/rules.md has them.
+    """Explain one rule, or all of them, as in docs/rules.md.
 
     \b
     llama31 rules eval.cadence

@@ -28,7 +28,7 @@ def require_checkout(verb: str) -> None:
 def run(file: Path | None) -> None:
     """Run the configuration of FILE, or of the environment, NEXP times on this machine, and check the results.
 
-    Exit status: 0 a valid result, 1 not, 75 to be continued, 128 + n stopped by signal n.
+    Exit status: 0 a valid result, 1 no valid result, 75 to be continued, 128 + n stopped by signal n.
 
     \b
     llama31 run config_tiny.sh
@@ -49,7 +49,7 @@ def run(file: Path | None) -> None:
 @click.option("--nodes", "node_list", required=True, metavar="$SLURM_JOB_NODELIST")
 @click.option("--restarts", type=int, default=0, metavar="$SLURM_RESTART_COUNT")
 def job(number: str, node_list: str, restarts: int) -> None:
-    """Run the configuration of the environment NEXP times on the nodes of this Slurm job: what run.sub calls.
+    """Run the configuration of the environment NEXP times on the nodes of this Slurm job. run.sub calls this.
 
     Exit status: as `llama31 run`.
 
@@ -68,12 +68,12 @@ def job(number: str, node_list: str, restarts: int) -> None:
 
 @click.command(context_settings=SETTINGS)
 @CONFIG_FILE
-@click.option("--out", type=PathArgument(), help="Folder for the logs; one below results/simulated if not given.")
-@click.option("--step-seconds", type=STEP_SECONDS, help="What a step is said to take, instead of the planner's.")
+@click.option("--out", type=PathArgument(), help="Folder for the logs; if not given, one below results/simulated.")
+@click.option("--step-seconds", type=STEP_SECONDS, help="Step time to use, instead of the planner's.")
 def simulate(file: Path | None, out: Path | None, step_seconds: float | None) -> None:
     """Rehearse the configuration of FILE, or of the environment: the real loop in virtual time, training nothing.
 
-    Its logs lie in no folder of runs, and say that they are simulated; so does whatever shows them.
+    Its logs go to a folder of their own and are marked as simulated. Every verb that shows them says so.
 
     \b
     llama31 simulate config_DGX.sh --step-seconds 12

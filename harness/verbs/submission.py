@@ -22,7 +22,7 @@ _QUESTIONS = (*IDENTITY, *SYSTEM)
 
 @click.group(cls=Verbs, context_settings=SETTINGS)
 def submission() -> None:
-    """Say who submits and on what system, before the runs, whose logs have it for good."""
+    """Name the submitter and the system, before the runs log them for good."""
 
 
 def _options(command: Command) -> Command:
@@ -42,15 +42,15 @@ def _parameter(question: Question) -> str:
 @click.option(
     "--this-machine/--another-machine",
     default=None,
-    help="Whether this is a node of the system, which is then asked what it is; a machine with GPUs is, if not said.",
+    help="Whether this machine is a node of the system and describes itself; if not given, it is if it has GPUs.",
 )
 @click.option("--out", default=".", type=PathArgument(exists=True, file_okay=False), help="Folder of the two files.")
 @click.option("--print", "printing", is_flag=True, help="Print both files instead of writing them.")
 def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool, **given: str | None) -> None:
-    """Write submission.sh, which says who submits, and system.yaml, which says on what. FILE is the runs' config.
+    """Write submission.sh, which names the submitter, and system.yaml, which describes the system. FILE is a config.
 
-    What is missing is asked for on a terminal, and elsewhere named, with exit status 2. A node of the system fills in
-    what it knows of itself; the rest is marked BLANK.
+    On a terminal, it asks for missing values. Elsewhere, it names them and exits with status 2. A node of the system
+    fills in what it knows about itself; the rest is marked BLANK.
 
     \b
     llama31 submission init configs/config_DGXH100_64x8x288xtp8pp8cp2.sh

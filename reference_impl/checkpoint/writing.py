@@ -1,7 +1,7 @@
 """Write a checkpoint in separate processes while training continues. All ranks complete it together, or give it up.
 
 Megatron-Core plans what each rank writes, and its function writes a file. The processes and what follows are ours: its
-own wait for ever for a process that was killed (out of memory), and leave the other ranks waiting where one meets a
+own wait forever for a process that was killed (out of memory), and leave the other ranks waiting where one meets a
 full disk.
 """
 

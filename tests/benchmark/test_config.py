@@ -388,7 +388,7 @@ def test_sourced_file_may_print(tmp_path: Path) -> None:
 
 
 def test_sourced_file_cannot_ask(tmp_path: Path) -> None:
-    """A config file reads nothing from the terminal, where it would wait for ever."""
+    """A config file reads nothing from the terminal, where it would wait forever."""
     path = tmp_path / "config_TEST.sh"
     path.write_text(f"source {TINY}; SEED=$(head -n 1); export SEED=${{SEED:-1}}\n", encoding="utf-8")
     show = [sys.executable, "-m", "harness", "show", str(path)]

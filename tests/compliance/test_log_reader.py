@@ -151,7 +151,7 @@ def test_directory_is_a_defect(tmp_path: Path) -> None:
 
 
 def test_pipe_is_a_defect(file: Path) -> None:
-    """A pipe is not opened: that would wait for a writer for ever."""
+    """A pipe is not opened: that would wait for a writer forever."""
     os.mkfifo(file)
     assert defects(file) == [DefectKind.UNREADABLE]
 

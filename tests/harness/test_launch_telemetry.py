@@ -194,7 +194,7 @@ def test_samplers_end_with_who_started_them(result: Path) -> None:
 
 
 def test_a_sampler_that_does_not_end_is_ended(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for, but not for ever."""
+    """It is waited for, but not forever."""
     monkeypatch.setattr("harness.launch.telemetry._STOP_S", 0.1)
     with sampled(["sleep", "600"]):
         pass

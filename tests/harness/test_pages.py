@@ -35,7 +35,7 @@ def test_every_variable_is_explained() -> None:
 def test_one_variable_is_printed_in_words() -> None:
     """`llama31 variables NAME` says what it means, which values it takes, and what holds without it."""
     assert variable_text("NEXP").splitlines()[2:] == [
-        "Runs, one after the other, each with its own seed.",
+        "Number of runs, one after the other, each with its own seed.",
         "",
         "values    integer from 1 to 1,000,000",
         "if unset  1",

@@ -211,7 +211,7 @@ def killed(*_: object) -> None:
 
 
 def hanging(*_: object) -> None:
-    """One that goes on for ever."""
+    """One that goes on forever."""
     signal.pause()
 
 

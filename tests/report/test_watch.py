@@ -613,7 +613,7 @@ def test_command_fails_on_a_broken_log(log: LogFile) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--once"]])
 def test_command_refuses_what_is_no_file(file: Path, options: list[str]) -> None:
-    """A log that is not there, a pipe and a device are exit 2 and one line, not a wait for ever."""
+    """A log that is not there, a pipe and a device are exit 2 and one line, not a wait forever."""
     os.mkfifo(file)
     for path in (file, file.with_name("missing"), "/dev/zero"):
         done = CliRunner().invoke(main, ["watch", *options, str(path)])
