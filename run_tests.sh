@@ -27,6 +27,9 @@ if [[ $tests == "not slow" ]]; then
   stage "ruff format --check"
   "$PYTHON" -m ruff format --check .
 
+  stage "codespell"
+  "$PYTHON" -m codespell_lib .
+
   stage "mypy"
   "$PYTHON" -m mypy benchmark compliance report harness reference_impl perf nullcuda tests
 
