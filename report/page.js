@@ -2,7 +2,8 @@
 // Texts of logs are data here: they go into textContent and into Vega's data, and nowhere else.
 'use strict';
 (() => {
-  const page = JSON.parse(document.getElementById('page').textContent);
+  const parsed = id => JSON.parse(document.getElementById(id).textContent);
+  const page = parsed('page');
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const state = {axis: 'samples', scale: 'linear', smooth: false, low: null, high: null, hidden: []};
   const views = new Map();
@@ -10,9 +11,9 @@
 
   // Charts.
 
-  const parameters = () => ({
-    axis: state.axis, hidden: state.hidden, low: state.low, high: state.high,
-    smooth: state.smooth, logarithmic: state.scale === 'log', dark: dark.matches,
+  const parameters = figure => ({
+    axis: state.axis, hidden: state.hidden, low: state.low, high: state.high, smooth: state.smooth,
+    logarithmic: state.scale === 'log', dark: dark.matches, pointing: figure.matches(':hover'),
   });
 
   // Vega warns of charts whose runs are all switched off; that they are empty is no news.
@@ -28,7 +29,8 @@
     const place = figure.querySelector('.live'), name = place.getAttribute('aria-label');
     const overRun = figure.hasAttribute('data-over-run');
     const spec = JSON.parse(figure.querySelector('script').textContent, overRun ? chosen : undefined);
-    const values = parameters();
+    for (const [rows, id] of Object.entries(spec.datasets)) spec.datasets[rows] = parsed(id);
+    const values = parameters(figure);
     for (const one of spec.params) if (one.name in values) one.value = values[one.name];
     if (spec.facet) spec.columns = Math.max(1, Math.floor(place.clientWidth / 225));
     views.get(figure)?.finalize();
@@ -55,13 +57,15 @@
     figure.addEventListener('dblclick', () => zoom('whole'));
   }
 
+  // The points that have tooltips are many: a chart makes them once somebody points at it.
+  function answerPointer(figure) {
+    figure.addEventListener('pointerenter', () => { if (views.has(figure)) set('pointing', true, [views.get(figure)]); });
+  }
+
   // All that are drawn; those out of sight follow when they come into it.
   const redraw = () => Promise.all([...views.keys()].map(draw));
 
-  function apply() {
-    const {hidden} = parameters();
-    return Promise.all([...views.values()].map(({view}) => view.signal('hidden', hidden).runAsync()));
-  }
+  const set = (name, value, some) => Promise.all(some.map(({view}) => view.signal(name, value).runAsync()));
 
   function zoom(how) {
     const end = page.ends[state.axis];
@@ -114,7 +118,7 @@
     const off = runs().filter(one => !one.checked).map(one => one.dataset.key);
     const on = new Set(runs().filter(one => one.checked).map(one => one.dataset.key.split('.')[0]));
     state.hidden = [...off, ...new Set(off.map(key => key.split('.')[0]).filter(key => !on.has(key)))];
-    return apply();
+    return set('hidden', state.hidden, [...views.values()]);
   }
 
   function switched(event) {
@@ -128,7 +132,8 @@
 
   // Tables.
 
-  const valueOf = cell => cell.querySelector('data') ? Number(cell.querySelector('data').value) : cell.textContent;
+  const valueOf = ({className, textContent, firstElementChild}) =>
+    className === 'number' ? Number(firstElementChild?.value ?? textContent) : textContent;
   const order = new Intl.Collator('en', {numeric: true});
 
   function sort(table, column, descending) {
@@ -226,6 +231,7 @@
   for (const figure of figures) {
     addSaving(figure);
     linkBrush(figure);
+    answerPointer(figure);
     seen.observe(figure);
   }
 })();

@@ -45,13 +45,16 @@ from report.table import (
 from report.telemetry import MOST_OF_FILE, Telemetry
 
 MOST_CARDS = 24
-"""Results up to which each has a card; more are in the first table alone."""
+"""Most results that get a card each, and their other measurements; of more, the first table has the scores."""
 
 TALL = 30
 """Rows from which on a table scrolls by itself."""
 
 MOST_FINDINGS = 200
 """Most findings of a result that are listed."""
+
+MOST_PLACES = 12
+"""Most logs and lines of a finding that are named."""
 
 MOST_RESULTS = 150
 """Most results that get a section each. The first table and the CSV have all of them."""
@@ -63,7 +66,10 @@ MOST_ROWS = 32
 """Nodes, and slow ranks, of a result that are listed."""
 
 MOST_RUNS = 24
-"""Most runs of a result whose nodes, slow ranks and measurements are shown."""
+"""Most runs of a result whose nodes, slow ranks, checkpoints and measurements are shown."""
+
+MOST_FAULTS = 20
+"""Most faults of a run's checkpoints that are shown."""
 
 MOST_TEXT = 2000
 """Characters of a value of run.json or of a system's description that are shown."""
@@ -79,9 +85,9 @@ _HERE = Path(__file__).parent
 @dataclass(frozen=True, slots=True)
 class Cell:
     text: str
-    number: str | None = None
-    """The number with all digits, for sorting and copying; None for a text."""
     style: str | None = None
+    number: str | None = None
+    """The number with all its digits, for sorting and copying, where the text does not have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary]
         axes=drawn.axes,
         switches=drawn.switches,
         figures=drawn.figures,
+        data=drawn.data,
         published=_table("Published results", PUBLISHED_COLUMNS, published, sortable=True),
         sections=sections,
         page_json=_json({"axes": drawn.axes, "ends": drawn.ends, "themes": _THEMES}),
@@ -216,6 +223,8 @@ class _Drawn:
     """The end of the longest run on each axis."""
     switches: Sequence[_SystemSwitch] = ()
     figures: Sequence[Figure] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    """The rows of charts, as JSON -> the id of the element that holds them; charts of the same rows share it."""
     of_nodes: Mapping[int, Sequence[Figure]] = field(default_factory=dict)
     """Charts of nodes, by the number of the result."""
 
@@ -230,8 +239,9 @@ def _drawn(results: Sequence[ResultSummary], published: Sequence[ResultSummary])
     # Folded charts are not printed, and the small charts of a round would take seconds.
     stills = [vega.still(one.spec, vega.WIDE if one.wide else vega.WIDTH) for one in every if not one.folded]
     pictures = iter(vega.draw(stills))
+    data: dict[str, str] = {}
     figures = [
-        Figure(f"chart-{place}", one, "" if one.folded else _address(next(pictures)), _json(one.spec))
+        Figure(f"chart-{place}", one, "" if one.folded else _address(next(pictures)), _without_rows(one.spec, data))
         for place, one in enumerate(every)
     ]
     places = iter(figures[len(general) :])
@@ -241,18 +251,30 @@ def _drawn(results: Sequence[ResultSummary], published: Sequence[ResultSummary])
         ends=_ends(results),
         switches=_switches(runs, several=len(results) > 1),
         figures=figures[: len(general)],
+        data=data,
         of_nodes={number: [next(places) for _ in some] for number, some in of_nodes.items()},
     )
 
 
+def _without_rows(spec: Mapping[str, Any], data: dict[str, str]) -> str:
+    """Return a description as JSON, with the ids of its rows in their place; they are added to `data`."""
+    ids = {name: data.setdefault(_json(rows), f"rows-{len(data)}") for name, rows in spec["datasets"].items()}
+    return _json({**spec, "datasets": ids})
+
+
+_UNSEEN = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events)="[^"]*"')
+_EMPTY = re.compile(r'<path d="[^"]*"(?: display="none")?/>')
+"""Paths without a colour."""
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
+_QUOTED = re.compile(r"""="([^"']*)\"""")
 
 
 def _address(svg: str) -> str:
-    """A picture as an address; tenths of a pixel are more than anybody sees."""
-    short = _PATH.sub(lambda found: _DIGITS.sub(r"\1", found[0]), svg)
-    return "data:image/svg+xml," + quote(short, safe=" ='/:,;()!*@+-._~")
+    """Return a picture as an address, without what nobody sees: names of its groups, less than a tenth of a pixel."""
+    short = _EMPTY.sub("", _UNSEEN.sub("", svg))
+    short = _PATH.sub(lambda found: _DIGITS.sub(r"\1", found[0]), short)
+    return "data:image/svg+xml," + quote(_QUOTED.sub(r"='\1'", short), safe=" ='/:,;()!*@+-._~")
 
 
 def _ends(results: Sequence[ResultSummary]) -> dict[str, float]:
@@ -418,6 +440,10 @@ def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], 
     rows = [RunRow(one, run) for run in one.runs]
     runs = one.runs[:MOST_RUNS]
     score, said = score_of(one)
+    organisation = one.group.organisation
+    first = number if organisation is None else _first_of(organisation, results)
+    own = [found for found in one.findings if first == number or found.file != str(organisation)]
+    findings = list(_findings(own))
     return {
         "id": f"result-{number}",
         "name": one.name,
@@ -426,12 +452,14 @@ def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], 
         "runs": _table(f"Runs of {one.name}", RUN_COLUMNS, rows),
         "steps": _table(f"Step times of {one.name}", STEP_COLUMNS, rows),
         "profiles": list(_profiles(one)),
+        "checkpoint_faults": [f"{run.name}: {fault}" for run in runs for fault in run.checkpoint_faults[:MOST_FAULTS]],
         "slow": _table(f"Slowest ranks of {one.name}", SLOW_COLUMNS, slow_rows(one, MOST_ROWS)),
-        "findings": [_finding(finding) for finding in one.findings[:MOST_FINDINGS]],
-        "more_findings": max(0, len(one.findings) - MOST_FINDINGS),
+        "findings": findings[:MOST_FINDINGS],
+        "more_findings": max(0, len(findings) - MOST_FINDINGS),
+        "of_submission": None if first == number else _of_submission(first, results),
         "convergence": list(_convergence(one)),
         "speed": _speed(one),
-        "measures": _measures(one),
+        "measures": _measures(one) if len(results) <= MOST_CARDS else None,
         "nodes": _nodes(one),
         "nodes_left_out": [f"{run.name}: {said}." for run in runs if (said := "; ".join(_left_out(run.telemetry)))],
         "node_figures": drawn.of_nodes.get(number, ()),
@@ -445,16 +473,38 @@ def slow_rows(one: ResultSummary, most: int) -> list[SlowRow]:
     return nlargest(most, rows, key=lambda row: row.slow.median)
 
 
-def _finding(finding: Finding) -> dict[str, str]:
-    where = Path(finding.file).name + ("" if finding.line is None else f":{finding.line}")
-    return {
-        "severity": finding.severity.value,
-        "rule": finding.rule,
-        "where": where,
-        "message": finding.message,
-        "there": finding.actual,
-        "expected": finding.expected,
-    }
+def _first_of(organisation: Path, results: Sequence[ResultSummary]) -> int:
+    return next(number for number, one in enumerate(results) if one.group.organisation == organisation)
+
+
+def _of_submission(first: int, results: Sequence[ResultSummary]) -> dict[str, str] | None:
+    """Return where the findings about a whole submission are listed; None if there are none."""
+    one = results[first]
+    number = sum(finding.file == str(one.group.organisation) for finding in one.findings)
+    text = f"{counted(number, 'finding')} about the whole submission: see"
+    return {"text": text, "href": f"#result-{first}", "label": one.label} if number else None
+
+
+def _findings(findings: Iterable[Finding]) -> Iterator[dict[str, str]]:
+    """Yield the findings, errors first; those that differ in their places only are one."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for found in sorted(findings, key=lambda found: _BY_SEVERITY.index(found.severity)):
+        where = Path(found.file).name + ("" if found.line is None else f":{found.line}")
+        what = (found.severity.value, found.rule, found.message, found.actual, found.expected)
+        places.setdefault(what, []).append(where)
+    for (severity, rule, message, there, expected), some in places.items():
+        where = ", ".join(some[:MOST_PLACES]) + (f" and {len(some) - MOST_PLACES} more" if some[MOST_PLACES:] else "")
+        yield {
+            "severity": severity,
+            "rule": rule,
+            "where": where,
+            "message": message,
+            "there": there,
+            "expected": expected,
+        }
+
+
+_BY_SEVERITY = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 
 def _profiles(one: ResultSummary) -> Iterator[tuple[str, str]]:
@@ -505,8 +555,8 @@ def _speed(one: ResultSummary) -> str:
 def _measures(one: ResultSummary) -> Table:
     rows = [
         Line(
-            [Cell(run.name), Cell(found.name, style="text"), _number(found.count, "")]
-            + [_number(value, ",.6g") for value in (found.low, found.median, found.high)]
+            [Cell(run.name), Cell(found.name, style="text"), Cell(str(found.count), style="number")]
+            + [Cell(f"{value:,.6g}", style="number") for value in (found.low, found.median, found.high)]
         )
         for run in one.runs[:MOST_RUNS]
         for found in run.measures
@@ -559,9 +609,5 @@ def _cells(columns: Sequence[Column[Row]], row: Row) -> list[Cell]:
 def _cell(column: Column[Row], row: Row) -> Cell:
     value, text = column.value(row), column.text(row)
     if isinstance(value, int | float):
-        return Cell(text, number=repr(value))
+        return Cell(text, style="number", number=None if text == str(value) else repr(value))
     return Cell(text, style=_VERDICTS.get(text))
-
-
-def _number(value: float, form: str) -> Cell:
-    return Cell(format(value, form), number=repr(value))

@@ -84,6 +84,7 @@ class RunSummary:
     warm_up: float | None
     measures: Sequence[Measure]
     slow_ranks: Sequence[SlowRankCount]
+    checkpoint_faults: Sequence[str]
     telemetry: Telemetry
     made_for: str | None
     """The earlier round that it was made for, where it was submitted again; None where it was not."""
@@ -329,6 +330,7 @@ def summarise(run: Run) -> RunSummary:
         warm_up=facts.warm_up,
         measures=facts.measures,
         slow_ranks=facts.slow_ranks,
+        checkpoint_faults=facts.checkpoint_faults,
         telemetry=facts.telemetry,
         made_for=None if run.own_round is None else run.own_round.ruleset,
         settings={key: show(run.value(key)) for key in run.log.events if run.log.counts[key] == 1 and run.all(key)},

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -106,6 +107,43 @@ def test_slow_ranks_are_told(log: LogFile) -> None:
     (run,) = result.runs
     assert [(slow.rank, slow.count, slow.high) for slow in run.slow_ranks] == [(9, 1, 1.5), (3, 2, 1.2)]
     assert SlowRow(run, run.slow_ranks[1]) == slow_rows(result, 24)[1]
+
+
+def test_checkpoint_faults_are_shown(log: LogFile) -> None:
+    """Saves that failed and damaged checkpoints are listed with the log that reported them."""
+    at = log.events.index(log.get("eval_start"))
+    event = log.get("tracked_stats", 0)
+    log.events.insert(at, event | {"value": {"save_failed": "no room"}, "metadata": {"step": 8, "samples_count": 0}})
+    log.events.insert(at, event | {"value": {"damaged": ["step_4 is damaged: <b>"]}})
+    page = to_html([one(log.save())])
+    assert "<h3>Checkpoint faults</h3>" in page
+    assert f"<li>{log.path.name}: step 8 was not saved: no room</li>" in page
+    assert f"<li>{log.path.name}: step_4 is damaged: &lt;b&gt;</li>" in page
+
+
+def test_the_same_finding_in_several_logs_is_listed_once(rehearsed: Path, tmp_path: Path) -> None:
+    """With every place; errors come before what is less."""
+    folder = Path(shutil.copytree(rehearsed, tmp_path / "runs"))
+    for path in folder.glob("result_*.txt"):
+        log = LogFile(path)
+        log.drop("opt_gradient_clip_norm")
+        log.save()
+    page = to_html(gather([folder]))
+    assert page.count("opt_gradient_clip_norm is missing") == 1
+    assert '<span class="quiet">result_0.txt, result_1.txt, result_2.txt</span>' in page
+    severities = re.findall(r'<span class="severity (\w+)">', page)
+    assert severities == sorted(severities, key=["ERROR", "WARNING", "INFO"].index)
+
+
+@needs_published
+def test_findings_about_a_submission_are_listed_once() -> None:
+    """By its first result; the others lead there."""
+    results = gather([V51 / "NVIDIA"])
+    findings = {one.message for one in results[-1].findings if one.file == str(results[-1].group.organisation)}
+    page = html.unescape(to_html(results))
+    assert findings
+    assert all(page.count(f"<div>{message}</div>") == 1 for message in findings)
+    assert page.count(f'about the whole submission: see <a href="#result-0">{results[0].label}</a>') == len(results) - 1
 
 
 @needs_published
@@ -375,6 +413,22 @@ def test_numbers_beyond_all_measure_are_not_drawn(log: LogFile) -> None:
     (run,) = one(log.save()).runs
     assert len(run.step_seconds) == len(run.losses) - 1
     assert all(math.isfinite(value) for value in run.step_seconds.values)
+
+
+def test_large_descriptions_are_drawn_by_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is asked for more than its share, and the pictures keep their order."""
+    asked: list[str] = []
+
+    def draws_nothing(text: str) -> str:
+        asked.append(text)
+        return json.dumps([spec["name"] for spec in json.loads(text)])
+
+    monkeypatch.setattr(vega, "_ask", draws_nothing)
+    monkeypatch.setattr(vega, "MOST_AT_ONCE", 50)
+    specs = [{"name": "a", "x": "." * 90}, {"name": "b"}, {"name": "c"}, {"name": "d", "x": "." * 20}]
+    assert vega.draw(specs) == ["a", "b", "c", "d"]
+    assert [len(json.loads(text)) for text in asked] == [1, 2, 1]
+    assert vega.draw([]) == []
 
 
 @pytest.mark.usefixtures("drawing")
