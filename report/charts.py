@@ -17,11 +17,11 @@ import numpy as np
 
 from report.facts import SLOW
 from report.palette import Colour, colour
-from report.results import Curve, ResultSummary, RunSummary
+from report.results import Curve, ResultSummary, RunSummary, labels
 from report.series import histogram, spread
 from report.telemetry import OF_GPUS, OF_NODE, Quantity
 
-AXES = {"samples": "samples (sequences)", "steps": "optimizer steps", "minutes": "minutes from run_start"}
+AXES = {"samples": "samples", "steps": "optimizer steps", "minutes": "minutes from run_start"}
 """The choices for x -> their titles."""
 
 MOST_DRAWN = 8_000
@@ -191,8 +191,11 @@ def _evaluations(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Ite
 
 
 def _evaluated(runs: Sequence[Drawn]) -> Rows:
-    system_of = {run.key: run.system for run in runs}
-    return [row | {"system": system_of[row["key"]]} for row in _curves(runs, lambda run: run.evaluations)]
+    """Return the lines of the evaluations, each with a short name of its system."""
+    systems = list(dict.fromkeys(run.system for run in runs))
+    names = dict(zip(systems, labels(systems), strict=True))
+    name_of = {run.key: names[run.system] for run in runs}
+    return [row | {"system": name_of[row["key"]]} for row in _curves(runs, lambda run: run.evaluations)]
 
 
 def _slow(runs: Sequence[Drawn]) -> str:
@@ -222,11 +225,12 @@ def _steps(
 
 
 def _multiples(runs: Sequence[Drawn]) -> Iterator[Chart]:
-    systems = list(dict.fromkeys(run.system for run in runs))
-    shown = set(systems[:MOST_MULTIPLES])
-    rows = [row for row in _evaluated(runs) if row["system"] in shown]
-    if len(systems) < MULTIPLES_FROM or not rows:
+    rows = _evaluated(runs)
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    if len(systems) < MULTIPLES_FROM:
         return
+    shown = systems[:MOST_MULTIPLES]
+    rows = [row for row in rows if row["system"] in shown]
     data = _Data()
     x = alt.X("x:Q", title=None, scale=_SNUG, axis=alt.Axis(tickCount=3, format="~s"))
     line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=1.2)
@@ -355,7 +359,11 @@ def _minutes(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Iterato
         note += " Each run is a tick; the bar is their mean."
     data = _Data()
     minutes = alt.X("mean(minutes):Q", title="minutes", scale=_FROM_ZERO)
-    bars = alt.Chart().mark_bar(height=12, opacity=0.35).encode(minutes, color=alt.Color("min(colour):N", scale=None))
+    bars = (
+        alt.Chart()
+        .mark_bar(height=12, opacity=1 if single else 0.35)
+        .encode(minutes, color=alt.Color("min(colour):N", scale=None))
+    )
     ticks = alt.Chart().mark_tick(thickness=2, size=14).encode(HUE, x="minutes:Q", tooltip=_tips(minutes=",.3f"))
     order = None if single else alt.EncodingSortField("minutes", op="mean")
     layers = [_shown(data.bind(alt.layer(bars, ticks), rows)).encode(_names("bar", order))]
@@ -388,7 +396,9 @@ def _timeline(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Iterat
         note=f"{note} {description}" if len(shown) <= 4 else note,
         description=description,
         spec=_spec(data, _coloured(bars) if several else _shown(bars), rows=len({row["run"] for row in rows})),
-        legend=tuple(_SPAN_COLOURS.items()),
+        legend=tuple(
+            (kind, shade) for kind, shade in _SPAN_COLOURS.items() if any(row["kind"] == kind for row in rows)
+        ),
     )
 
 
@@ -618,7 +628,7 @@ def _y(field: str, title: str | None) -> alt.Y:
 
 def _names(field: str, sort: alt.EncodingSortField | None = None) -> alt.Y:
     """Return the axis of bars that have names."""
-    return alt.Y(f"{field}:N", title=None, sort=sort, axis=alt.Axis(labelLimit=150))
+    return alt.Y(f"{field}:N", title=None, sort=sort, axis=alt.Axis(labelLimit=180))
 
 
 def _tips(**formats: str) -> list[alt.Tooltip]:

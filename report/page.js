@@ -150,6 +150,7 @@
   }
 
   function makeSortable(table) {
+    if (table.tBodies[0].rows.length < 2) return;
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       const button = document.createElement('button');
       Object.assign(button, {type: 'button', textContent: head.textContent});
@@ -163,13 +164,13 @@
     const row = document.createElement('div');
     row.className = 'filter';
     const label = document.createElement('label'), input = document.createElement('input'), said = document.createElement('output');
-    Object.assign(input, {type: 'search', placeholder: 'words, such as GB200 open, or GPUs>=512'});
-    label.append('Rows with ', input);
+    Object.assign(input, {type: 'search', placeholder: 'GB200 gpus>=512'});
+    label.append('Show rows with ', input);
     row.append(label, said);
     input.addEventListener('input', () => { said.textContent = filter(table, input.value); });
     if (table.tBodies[0].rows[0].dataset.key !== undefined && runs().length) {
       const button = document.createElement('button');
-      Object.assign(button, {type: 'button', textContent: 'Only these in the charts'});
+      Object.assign(button, {type: 'button', textContent: 'Show only these in the charts'});
       button.addEventListener('click', () => {
         const kept = new Set([...table.tBodies[0].rows].filter(one => !one.hidden).map(one => one.dataset.key));
         for (const box of runs()) box.checked = kept.has(box.dataset.key.split('.')[0]);

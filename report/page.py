@@ -1,7 +1,7 @@
-"""A report as one HTML page that loads nothing: offline, light and dark, on a telephone and on paper.
+"""Render a report as one self-contained HTML page: offline, light and dark, on a phone and on paper.
 
-Its charts need the extra `report`; without it the page has the tables, and says how to get the charts. The template
-escapes every text. Should one get past it, the policy runs no script but the two whose hashes it names.
+Its charts need the extra `report`; without it the page has the tables and the command that installs the extra. The
+template escapes every text. If one got past it, the policy would still run only the two scripts whose hashes it lists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import markupsafe
 
+from benchmark.convergence import Match
 from compliance.convergence.rcp import Limit
 from compliance.findings import Finding, Severity, count, counted
 from compliance.formats import printable
@@ -48,7 +50,7 @@ MOST_CARDS = 24
 """Most results that get a card each, and their other measurements; of more, the first table has the scores."""
 
 TALL = 30
-"""Rows from which on a table scrolls by itself."""
+"""Fewest rows with which a table scrolls by itself."""
 
 MOST_FINDINGS = 200
 """Most findings of a result that are listed."""
@@ -60,10 +62,10 @@ MOST_RESULTS = 150
 """Most results that get a section each. The first table and the CSV have all of them."""
 
 UNFOLDED = 4
-"""Results up to which each section is open."""
+"""Most results whose sections are open from the start."""
 
 MOST_ROWS = 32
-"""Nodes, and slow ranks, of a result that are listed."""
+"""Most nodes, and most slow ranks, of a result that are listed."""
 
 MOST_RUNS = 24
 """Most runs of a result whose nodes, slow ranks, checkpoints and measurements are shown."""
@@ -72,7 +74,7 @@ MOST_FAULTS = 20
 """Most faults of a run's checkpoints that are shown."""
 
 MOST_TEXT = 2000
-"""Characters of a value of run.json or of a system's description that are shown."""
+"""Most characters of a value of run.json or of a system's description that are shown."""
 
 MOST_VALUES = 400
 """Most of these values that are shown."""
@@ -123,7 +125,7 @@ class Figure:
 
 
 def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary] = ()) -> str:
-    """The page's text.
+    """Return the page's text.
 
     Raises:
         NotDrawnError: as report.vega.draw.
@@ -145,12 +147,14 @@ def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary]
         cards=[_card(number, result) for number, result in enumerate(results)] if len(results) <= MOST_CARDS else [],
         results=_result_table(results),
         formulas=list(_formulas(results)),
-        no_charts="" if drawn.engine else f"They are drawn by libraries that are not installed here: {vega.EXTRA}",
+        no_charts=""
+        if drawn.engine
+        else f"The libraries that draw them are not installed; to install them: {vega.EXTRA}",
         axes=drawn.axes,
         switches=drawn.switches,
         figures=drawn.figures,
         data=drawn.data,
-        published=_table("Published results", PUBLISHED_COLUMNS, published, sortable=True),
+        published=_published_table(published),
         sections=sections,
         page_json=_json({"axes": drawn.axes, "ends": drawn.ends, "themes": _THEMES}),
     )
@@ -168,14 +172,20 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
+    environment.filters["breakable"] = _breakable
     return environment.get_template("page.html")
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """Return a name, escaped, that may be broken into lines after each of its parts."""
+    return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[_/])", printable(name)))
 
 
 _THEMES = {"light": vega.theme(dark=False), "dark": vega.theme(dark=True)}
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
-    """Runs the page's own scripts, applies its own style, and lets nothing be loaded."""
+    """Return a content policy that runs the page's own scripts, applies its own style and loads nothing."""
     hashes = [_hash(text) for text in scripts]
     return f"default-src 'none'; script-src {' '.join(hashes)}; style-src {_hash(style)}; img-src data:"
 
@@ -325,8 +335,8 @@ def _switches(runs: Sequence[Any], *, several: bool) -> list[_SystemSwitch]:
 
 
 def _about(results: Sequence[ResultSummary]) -> Iterator[str]:
-    rows = dict.fromkeys(f"{one.rules.benchmark} {one.ruleset}" for one in results if one.rules is not None)
-    yield f"{', '.join(rows) or 'unknown benchmark'}; lengths are in sequences, which MLPerf calls samples."
+    rows = dict.fromkeys(f"{one.rules.benchmark}, ruleset {one.ruleset}" for one in results if one.rules is not None)
+    yield f"{'; '.join(rows) or 'Unknown benchmark'}. A sample is one sequence of tokens."
 
 
 def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
@@ -337,22 +347,25 @@ def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
             said.setdefault(caveat, []).append(one.label)
     for (name, text), labels in said.items():
         shown = f"{', '.join(labels[:8])}{f' and {len(labels) - 8} more' if len(labels) > 8 else ''}"
-        yield name, text if len(results) == len(labels) else f"{text} So are: {shown}."
+        yield name, text if len(results) == len(labels) else f"{shown}: {text[0].lower()}{text[1:]}"
 
 
 def caveats(one: ResultSummary) -> Iterator[tuple[str, str]]:
-    """Yield a heading and a reason for each way in which a result does not count."""
+    """Yield a heading and an explanation for each reason why a result does not count."""
     for mark in one.marks:
         if mark == "simulated":
             yield "SIMULATED", "A rehearsal in virtual time: nothing was trained, and no number was measured."
         else:
-            yield mark.upper(), "As its log says, it is of no run that counts."
+            yield mark.upper(), "Its logs say that its runs do not count."
     if one.rules is not None and not is_official(one.rules):
-        yield one.rules.benchmark.upper(), "A benchmark of this project, to try it out with: no result of MLPerf."
+        yield (
+            one.rules.benchmark.upper(),
+            "A benchmark of this project, for trying it out; this is not an MLPerf result.",
+        )
     if one.is_open:
-        yield "OPEN DIVISION", f"Nobody judges {FREE_IN_OPEN}, and convergence makes no factor."
+        yield "OPEN DIVISION", f"Not judged: {FREE_IN_OPEN}. The score has no convergence factor."
     if one.made_for is not None:
-        yield "RESUBMITTED", f"Made for round {one.made_for}, whose evaluations it has, and judged by a later one."
+        yield "RESUBMITTED", f"Its runs were made for round {one.made_for} and are judged by a later round's rules."
 
 
 def _contents(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
@@ -379,20 +392,20 @@ def _card(number: int, one: ResultSummary) -> dict[str, str]:
 
 
 def score_of(one: ResultSummary) -> tuple[str, str]:
-    """The number of its card, and what stands below it."""
+    """Return the number on its card and the line below it."""
     score = one.score
     if score.normalised_minutes is not None:
         of = "of the open division" if score.is_open else f"× {score.factor:.4f} for convergence"
         return f"{score.normalised_minutes:.3f} min", f"olympic mean {score.olympic_minutes:.3f} min {of}"
     if score.olympic_minutes is not None:
-        return f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: no reference to compare with"
+        return f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: there is no reference to compare with"
     reached = [minutes for minutes in score.minutes if minutes is not None]
     needed = "" if one.rules is None else f"; {one.rules.runs} runs make a score"
     if len(score.minutes) == 1:
         return (
             (f"{reached[0]:.3f} min", f"of one run{needed}")
             if reached
-            else ("no score", f"its target was missed{needed}")
+            else ("no score", f"its one run missed the target{needed}")
         )
     said = f"{len(reached)} of {len(score.minutes)} runs reached the target{needed}"
     if not reached or (one.rules is not None and len(score.minutes) >= one.rules.runs):
@@ -402,11 +415,7 @@ def score_of(one: ResultSummary) -> tuple[str, str]:
 
 
 def _result_table(results: Sequence[ResultSummary]) -> Table:
-    columns = [
-        column
-        for place, column in enumerate(RESULT_COLUMNS)
-        if place < 5 or any(column.value(one) is not None for one in results)
-    ]
+    columns = _known(RESULT_COLUMNS, results)
     rows = [
         Line(
             [Cell(one.label), *_cells(columns[1:], one)],
@@ -418,6 +427,21 @@ def _result_table(results: Sequence[ResultSummary]) -> Table:
     return Table("Scores and speed of each result", [column.name for column in columns], rows, sortable=True)
 
 
+def _published_table(published: Sequence[ResultSummary]) -> Table:
+    columns = _known(PUBLISHED_COLUMNS, published)
+    rows = [Line([Cell(one.label), *_cells(columns[1:], one)]) for one in published]
+    return Table("Published results", [column.name for column in columns], rows, sortable=True)
+
+
+def _known(columns: Sequence[Column[ResultSummary]], results: Sequence[ResultSummary]) -> list[Column[ResultSummary]]:
+    """Return the columns for which some result has a value, and the first five in any case."""
+    return [
+        column
+        for place, column in enumerate(columns)
+        if place < 5 or any(column.value(one) is not None for one in results)
+    ]
+
+
 def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
     sizes = {
         one.network.name: (one.flops_per_sequence, one.rules.sequence_length)
@@ -426,10 +450,10 @@ def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
     }
     for name, (flops, length) in sizes.items():
         yield (
-            f"TFLOP/s each = batch size × FLOP of a sequence / median step / GPUs / 10¹², with {flops:.5g} FLOP to "
-            f"train Llama 3.1 {name} on a sequence of {length} tokens: six for each weight and token, attention in "
-            "full, nothing computed twice. Model FLOPs utilisation (MFU) is that over the dense peak of the GPU; over "
-            "its bf16 peak it may exceed 100 % where layers compute in fewer bits."
+            f"TFLOP/s each = batch size × FLOP per sample / median step / GPUs / 10¹². Training Llama 3.1 {name} on a "
+            f"sample of {length} tokens takes {flops:.5g} FLOP: six for each weight and token, full attention, and "
+            "nothing recomputed. Model FLOPs utilisation (MFU) is TFLOP/s over the dense peak of the GPU. Over the "
+            "bf16 peak it may exceed 100 % where layers compute in fewer bits."
         )
 
 
@@ -518,26 +542,28 @@ def _convergence(one: ResultSummary) -> Iterator[str]:
     if found.record is not None and found.match is not None:
         record = found.record
         yield (
-            f"The reference ({found.match}) needs {record.mean:,.1f} sequences at batch size "
-            f"{record.global_batch_size}, with a standard deviation of {record.deviation:,.1f}."
+            f"The reference needs {record.mean:,.1f} samples at batch size {record.global_batch_size}, with a standard "
+            f"deviation of {record.deviation:,.1f}{'' if found.match is Match.FOUND else f' ({found.match})'}."
         )
     if found.fault:
         yield f"Not compared with the reference: {found.fault}."
     if found.mean is not None:
-        yield f"The result needs {found.mean:,.1f} (olympic mean)."
+        yield f"The result needs {found.mean:,.1f} samples (olympic mean)."
     if found.is_open:
-        yield "The reference is the closed division's; in the open one convergence is not judged."
+        yield "The reference belongs to the closed division; convergence is not judged in the open one."
         return
     limits = (("policy", found.policy), ("official tool", found.official))
     yield from (_limit(name, limit) for name, limit in limits if limit is not None)
     if not found.fault:
-        yield f"The score is multiplied by {found.factor}, the reference's mean over the result's, at least 1."
+        yield f"The score is multiplied by {found.factor:.6g}: the reference's mean over the result's, at least 1."
 
 
 def _limit(name: str, limit: Limit) -> str:
-    beside = "above" if limit.margin >= 0 else "below"
-    verdict = "accepted" if limit.passed else "refused"
-    return f"By the {name}: {verdict}; {abs(limit.margin):,.1f} {beside} the smallest mean of {limit.minimum:,.1f}."
+    where = "above" if limit.margin >= 0 else "below"
+    return (
+        f"The {name} {'accepts' if limit.passed else 'refuses'} it: its mean is {abs(limit.margin):,.1f} samples "
+        f"{where} the smallest that is accepted, {limit.minimum:,.1f}."
+    )
 
 
 def _speed(one: ResultSummary) -> str:
@@ -545,10 +571,10 @@ def _speed(one: ResultSummary) -> str:
         return ""
     known = [name for name in dict.fromkeys(("bf16", "fp8", one.precision or "bf16")) if name in _PRECISIONS]
     shares = [f"{share:.1%} of its {name} peak" for name in known if (share := one.utilisation(name)) is not None]
-    kind = "ranks" if one.gpu is None else one.gpu.name
-    text = f"{', '.join([f'{one.teraflops:,.4g} TFLOP/s on each of {one.gpus} {kind}', *shares])}."
+    each = f"{counted(one.gpus or 0, 'rank')}" if one.gpu is None else f"{one.gpus} {one.gpu.name}"
+    text = f"{', '.join([f'{one.teraflops:,.4g} TFLOP/s on each of {each}', *shares])}."
     if one.precision is not None:
-        text += f" Linear layers compute in {one.precision}, say the logs or run.json."
+        text += f" Linear layers compute in {one.precision}, according to the logs or run.json."
     return text
 
 
@@ -576,13 +602,13 @@ def _left_out(telemetry: Telemetry) -> Iterator[str]:
     read, refused = len(telemetry.nodes), sum(node.refused for node in telemetry.nodes)
     cut = sum(node.cut for node in telemetry.nodes)
     if read < telemetry.files:
-        yield f"of {telemetry.files} nodes' files {read} are read, evenly chosen"
+        yield f"{read} of the {telemetry.files} nodes' files were read, evenly chosen"
     if cut:
-        yield f"of {cut} files the first {MOST_OF_FILE >> 20} MiB are read"
+        yield f"{counted(cut, 'file')} were read up to {MOST_OF_FILE >> 20} MiB"
     if refused:
-        yield f"{refused} lines are no samples"
+        yield f"{counted(refused, 'line')} could not be read as samples"
     if read > MOST_ROWS:
-        yield f"of {read} nodes the {MOST_ROWS} are listed whose slowest GPU was slowest"
+        yield f"{MOST_ROWS} of {read} nodes are listed: those with the slowest GPUs"
 
 
 def _values(one: ResultSummary) -> Iterator[Table]:

@@ -57,6 +57,8 @@ def theme(*, dark: bool, background: str | None = None) -> dict[str, Any]:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
         },
+        # Fewer and shorter than Vega's own, which touch one another.
+        "axisXQuantitative": {"tickCount": {"expr": "ceil(width / 70)"}, "labelSeparation": 8},
         "header": {"labelColor": text, "labelFontSize": 12},
         "legend": {"labelColor": text, "titleColor": text, "labelFontSize": 12},
         "title": {"color": text, "fontSize": 13, "anchor": "start"},

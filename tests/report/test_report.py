@@ -242,7 +242,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        if tag not in ("meta", "br", "hr", "input", "img"):
+        if tag not in ("meta", "br", "hr", "input", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

@@ -220,8 +220,8 @@ def test_axes_are_chosen(page: Page, report: tuple[Path, list[str]], id_: str, v
 
 
 def test_table_is_sorted_and_filtered(page: Page, report: tuple[Path, list[str]]) -> None:
-    """By a click on a head, up and down; words and comparisons leave the rows of which they are true."""
-    file, arguments = report
+    """By a click on a head, up and down; words and comparisons keep the rows that match. One row has no buttons."""
+    file, _ = report
     page.open(file, width=1280)
     column = (
         "[...document.querySelector('table').tBodies[0].rows].filter(row => !row.hidden)"
@@ -229,6 +229,9 @@ def test_table_is_sorted_and_filtered(page: Page, report: tuple[Path, list[str]]
     )
     head = "document.querySelector('table').tHead.rows[0].cells[2].querySelector('button')"
     values = page.evaluate(column)
+    if len(values) == 1:
+        assert page.evaluate(f"{head} === null")
+        return
     page.evaluate(f"{head}.click()")
     assert page.evaluate(column) == sorted(values)
     page.evaluate(f"{head}.click()")
@@ -241,7 +244,6 @@ def test_table_is_sorted_and_filtered(page: Page, report: tuple[Path, list[str]]
         )
         assert len(page.evaluate(column)) == 1
         assert page.evaluate("document.querySelector('.filter output').textContent") == f"1 of {len(values)}"
-    del arguments
 
 
 def test_keyboard_reaches_everything(page: Page, report: tuple[Path, list[str]]) -> None:

@@ -191,7 +191,7 @@ def test_many_nodes_are_a_range(runs: Path) -> None:
             assert np.all(np.array(row["least"]) <= row["value"])
             assert np.all(np.array(row["value"]) <= row["most"])
     page = to_html([result])
-    assert f"of {MOST_ROWS + 1} nodes the {MOST_ROWS} are listed whose slowest GPU was slowest." in page
+    assert f"{MOST_ROWS} of {MOST_ROWS + 1} nodes are listed: those with the slowest GPUs." in page
     assert page.count('<th scope="row">n') == MOST_ROWS
     assert page.index('row">n32<') < page.index('row">n31<')
     assert '<th scope="row">n0<' not in page
@@ -206,4 +206,4 @@ def test_hostile_samples_are_only_text(runs: Path) -> None:
     page = to_html(gather([runs]))
     assert "<img src=x" not in page
     assert "<script>alert" not in page
-    assert "3 lines are no samples" in page
+    assert "3 lines could not be read as samples" in page
