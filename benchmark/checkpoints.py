@@ -112,7 +112,7 @@ def identity(config: RunConfig, data: str) -> Identity:
 
 
 def folder_of(config: RunConfig) -> Path | None:
-    """The folder of this run's checkpoints: SAVE_CHECKPOINT/<folder of the log>/<name of the log>."""
+    """Return the folder of this run's checkpoints: SAVE_CHECKPOINT/<folder of the log>/<name of the log>."""
     log = _log_of(config)
     return None if config.job.save_checkpoint is None else config.job.save_checkpoint / log.parent.name / log.stem
 
@@ -215,7 +215,7 @@ def _remove_if_possible(folder: Path) -> None:
 
 
 def complete_in(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, newest first; none where the folder is not there."""
+    """Return the complete checkpoints in a folder, newest first; none where the folder is not there."""
     found = folder.iterdir() if folder.is_dir() else iter(())
     return sorted((path for path in found if _COMPLETE.fullmatch(path.name)), key=_step_of, reverse=True)
 
@@ -255,7 +255,7 @@ def why_no_room(folder: Path, needed: int) -> str:
 
 
 def bytes_of_one(config: RunConfig) -> tuple[int, int]:
-    """Bytes of one checkpoint of a run, and of a parameter in it.
+    """Return bytes of one checkpoint of a run, and of a parameter in it.
 
     A parameter is saved as the weight that is trained with, as the optimizer's fp32 copy of it, and as its two moments.
     """
@@ -283,7 +283,7 @@ def make_ready(folder: Path) -> None:
 
 
 def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
-    """Where this run goes on: at its newest complete checkpoint, or None for a run that has not begun.
+    """Return where this run goes on: at its newest complete checkpoint, or None for a run that has not begun.
 
     Reads only.
 

@@ -20,7 +20,8 @@ _NAME_BYTES = 256
 
 
 def gpu_names() -> tuple[str, ...] | None:
-    """The GPUs of CUDA_VISIBLE_DEVICES, or all of them, in CUDA's order; None where torch has no CUDA or no driver.
+    """Return the GPUs of CUDA_VISIBLE_DEVICES, or all of them, in CUDA's order; None where torch has no CUDA or no
+    driver.
 
     No context is made, so no GPU is taken.
     """
@@ -56,14 +57,14 @@ class _NoDriverError(HarnessError):
 
 
 def _libraries() -> Iterator[str]:
-    """The files to try: beside CUDA's wheels, where only the null device puts one, then the machine's own driver."""
+    """Yield the files to try: beside CUDA's wheels, where only the null device puts one, then the machine's own driver."""
     for folder in _folders("nvidia"):
         yield from map(str, sorted(folder.glob(f"*/lib/{_LIBRARY}")))
     yield _LIBRARY
 
 
 def _folders(package: str) -> list[Path]:
-    """Where a package is installed, which is not imported."""
+    """Return where a package is installed, which is not imported."""
     spec = find_spec(package)
     return [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
 

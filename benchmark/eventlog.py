@@ -56,7 +56,7 @@ class EventLog:
         self._write(END, key, None, at, metadata)
 
     def sync(self) -> int:
-        """Bytes of the log, all of them on disk when this returns; 0 where nothing is logged.
+        """Return bytes of the log, all of them on disk when this returns; 0 where nothing is logged.
 
         Raises:
             UnwritableError

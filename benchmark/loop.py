@@ -125,7 +125,7 @@ def initialise(
     clear_caches: Callable[[], str],
     barrier: Callable[[], None],
 ) -> Step:
-    """All that comes before run_start, and run_start."""
+    """Return all that comes before run_start, and run_start."""
     log.event("cache_clear", True, method=clear_caches())
     log.start("init_start")
     step = build()
@@ -220,7 +220,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
 
 
 def _blocks(config: RunConfig, done: int) -> Iterator[tuple[int, int]]:
-    """The first and the last step of each block of training that is not over after step `done`."""
+    """Return the first and the last step of each block of training that is not over after step `done`."""
     ends = config.schedule.evaluation_steps(config.step_limit)
     return ((first, due) for first, due in pairwise(chain([0], ends)) if due >= done)
 

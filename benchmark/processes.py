@@ -135,7 +135,7 @@ def sweep() -> None:
 
 
 def _locked(folder: Path, *, made: bool = False) -> int | None:
-    """A folder of this user's, open and with its lock; None where another process has that, or it is gone.
+    """Return a folder of this user's, open and with its lock; None where another process has that, or it is gone.
 
     Args:
         made: whether this process has just made it, so that it is its own on a file system without locks, too.

@@ -114,11 +114,11 @@ class RunRecord(_Part):
     experiments: tuple[Experiment, ...] = ()
 
     def setting(self, name: str) -> Scalar:
-        """A variable of the configuration, by shell name; None where it has no value."""
+        """Return a variable of the configuration, by shell name; None where it has no value."""
         return self.configuration[name].value if name in self.configuration else None
 
     def config(self) -> RunConfig:
-        """The configuration, under the ruleset of the runs.
+        """Return the configuration, under the ruleset of the runs.
 
         Raises:
             ConfigError: it is none.
@@ -150,7 +150,7 @@ def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
 
 
 def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
-    """Everything about a set of runs but their outcomes."""
+    """Return everything about a set of runs but their outcomes."""
     config = resolved.config
     values = config.values(as_json=True)
     return RunRecord(
@@ -195,7 +195,7 @@ def console_of(folder: Path, result: str) -> Path:
 
 
 def read(path: Path) -> RunRecord:
-    """A run.json, which may be anybody's; a run that it says is on and whose processes are gone reads KILLED.
+    """Return a run.json, which may be anybody's; a run that it says is on and whose processes are gone reads KILLED.
 
     Raises:
         UnreadableRecordError: it is none, with the first reason.
@@ -218,12 +218,12 @@ def _as_it_is(folder: Path, one: Experiment) -> Experiment:
 
 
 def stamp(now: datetime) -> str:
-    """The name of a set's folder, or how it begins: UTC time, to the second."""
+    """Return the name of a set's folder, or how it begins: UTC time, to the second."""
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def code_revision() -> dict[str, Scalar]:
-    """The commit of the checkout, and whether any of the code that a run uses differs from it.
+    """Return the commit of the checkout, and whether any of the code that a run uses differs from it.
 
     Both are None where git does not tell, with what it says instead as `error`.
     """
@@ -272,7 +272,7 @@ def machine() -> dict[str, Scalar]:
 
 
 def distribution() -> str:
-    """The name of this machine's operating system; empty where it has none."""
+    """Return the name of this machine's operating system; empty where it has none."""
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:

@@ -133,7 +133,7 @@ Opened = tuple[LogGroup, Result]
 def check_in_turn(
     paths: Sequence[Path], ruleset: str | None = None
 ) -> Iterator[tuple[list[Opened], tuple[Finding, ...]]]:
-    """The results of each organisation, read once, with what a check of them finds.
+    """Yield the results of each organisation, read once, with what a check of them finds.
 
     For callers who look at a round that does not fit into memory: they keep what they need, and let the logs go.
 

@@ -70,7 +70,7 @@ def write_config(folder: Path, system: str, values: Mapping[str, str], comment: 
 
 
 def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A config file that exports `values` (shell name -> value).
+    """Return a config file that exports `values` (shell name -> value).
 
     Args:
         library: what it sets for the libraries of the system's GPU where it is not set; without any, as in configs/,

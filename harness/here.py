@@ -24,7 +24,7 @@ rule = HERE_RULES.rule
 
 
 def check_here(plan: PlannedRuns) -> tuple[Finding, ...]:
-    """Every finding about what a run of the plan would meet on this machine; raises nothing, and leaves nothing."""
+    """Return every finding about what a run of the plan would meet on this machine; raises nothing, and leaves nothing."""
     return HERE_RULES.judge(plan)
 
 

@@ -90,7 +90,7 @@ rule = PREFLIGHT_RULES.rule
 
 
 def make_plan(file: Path | None, *, step_seconds: float | None = None, system_yaml: Path | None = None) -> PlannedRuns:
-    """The plan of a config file, or of the environment; raises nothing that is wrong with either."""
+    """Return the plan of a config file, or of the environment; raises nothing that is wrong with either."""
     try:
         resolved = resolve(file)
     except ConfigError as error:
@@ -106,12 +106,12 @@ def make_plan(file: Path | None, *, step_seconds: float | None = None, system_ya
 
 
 def report_on(plan: PlannedRuns) -> Report:
-    """Every finding about a plan, as the commands print them."""
+    """Return every finding about a plan, as the commands print them."""
     return Report(logs=(plan.file,), findings=check_plan(plan), unreadable=False)
 
 
 def check_plan(plan: PlannedRuns) -> tuple[Finding, ...]:
-    """Every finding about a plan; raises nothing."""
+    """Return every finding about a plan; raises nothing."""
     findings = PREFLIGHT_RULES.judge(plan)
     if plan.possible is None:
         return findings
@@ -309,7 +309,7 @@ def container(plan: PlannedRuns) -> Iterator[Breach]:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """A line for each switch of a run on GPUs that has never run on one; no rule is broken by it."""
+    """Return a line for each switch of a run on GPUs that has never run on one; no rule is broken by it."""
     switches = kernels.never_on_a_gpu(config.kernels, config.layout)
     return [f"never run on a GPU: {one.name} (only on {_where(one)})" for one in switches]
 

@@ -45,7 +45,7 @@ benchmark. A log of an earlier round is recognised by its times; see `run.resubm
 
 
 def rules_page() -> str:
-    """The page, as Markdown."""
+    """Return the page, as Markdown."""
     return "\n".join([_HEAD, *(_section(title, book) for title, book in BOOKS), _debatable()])
 
 
@@ -61,7 +61,7 @@ def _debatable() -> str:
 
 
 def rule_text(id: str) -> str:
-    """One rule, for a terminal.
+    """Return one rule, for a terminal.
 
     Raises:
         RefusedError: there is none of this id; those that it may have meant are named.

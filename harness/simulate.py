@@ -153,7 +153,7 @@ class SimulatedStep:
 
 
 def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> LossCurve:
-    """A curve that meets the target within half an evaluation interval of the reference's mean."""
+    """Return a curve that meets the target within half an evaluation interval of the reference's mean."""
     interval = schedule.eval_interval_steps * schedule.global_batch_size
     mean = expected_samples(rules, schedule)
     return LossCurve(
@@ -176,7 +176,9 @@ def simulate(config: RunConfig, clock: VirtualClock, pace: SimulatedPace) -> Out
 
 
 def planned(config: RunConfig) -> tuple[SimulatedPace, str]:
-    """How long things take by the planner, and in words; the defaults of the class for a GPU that it does not know."""
+    """Return how long things take by the planner, and in words; the defaults of the class for a GPU that it does not
+    know.
+    """
     expected = expected_of(config)
     if expected is None:
         pace = SimulatedPace()

@@ -173,7 +173,7 @@ def fault(name: str, value: str) -> str:
 
 
 def other_node(here: Facts, config: RunConfig | None) -> str:
-    """Why this machine is no node of the configuration; empty if it may be one."""
+    """Return why this machine is no node of the configuration; empty if it may be one."""
     found = here.get("accelerators_per_node")
     if config is None or found in (None, str(config.layout.gpus_per_node)):
         return ""

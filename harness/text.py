@@ -110,7 +110,7 @@ def _launches(folders: Collection[object]) -> str:
 
 
 def official_lines(official: Official) -> Iterator[str]:
-    """A line for each verdict, with its messages below."""
+    """Yield a line for each verdict, with its messages below."""
     for verdict in official.verdicts:
         yield f"{_pass(verdict.passed)}  {verdict.tool} {verdict.ruleset}  {verdict.path}"
         yield from _messages(verdict)

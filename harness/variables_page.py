@@ -65,7 +65,7 @@ def variable_text(name: str) -> str:
 
 
 def _groups() -> list[type[BaseModel]]:
-    """The run's own variables first, then its groups, in the order in which they are declared."""
+    """Return the run's own variables first, then its groups, in the order in which they are declared."""
     groups = (info.annotation for info in RunConfig.model_fields.values())
     return [RunConfig, *(group for group in groups if isinstance(group, type) and issubclass(group, BaseModel))]
 
@@ -84,7 +84,7 @@ def _section(group: type[BaseModel]) -> str:
 
 
 def _schemas(group: type[BaseModel]) -> Mapping[str, dict[str, Any]]:
-    """The JSON schema of each variable of a group, by shell name."""
+    """Return the JSON schema of each variable of a group, by shell name."""
     properties = group.model_json_schema(by_alias=True)["properties"]
     return {name: schema for name, schema in properties.items() if name in NAMES}
 

@@ -209,7 +209,7 @@ def _left_by_warm_up(trainer: step.MegatronStep) -> set[str]:
 
 
 def _holding(trainer: step.MegatronStep) -> dict[str, torch.Tensor]:
-    """Every tensor on the device that holds a weight, a scale of one, or the optimizer's state, by name."""
+    """Return every tensor on the device that holds a weight, a scale of one, or the optimizer's state, by name."""
     held = {}
     for number, chunk in enumerate(trainer.chunks):
         for name, tensor in (*chunk.module.named_parameters(), *chunk.module.named_buffers()):
@@ -243,7 +243,7 @@ class _Writes(TorchDispatchMode):
         self._written.clear()
 
     def missing(self, held: dict[str, torch.Tensor]) -> set[str]:
-        """The names of those that nothing was written to."""
+        """Return the names of those that nothing was written to."""
         return {name for name, tensor in held.items() if tensor.numel() and tensor.data_ptr() not in self._written}
 
 
@@ -252,7 +252,7 @@ def _refuse(fault: str) -> None:
 
 
 def _demangled(kernels: dict[str, int]) -> dict[str, int]:
-    """The same counts, under the names that a profiler shows."""
+    """Return the same counts, under the names that a profiler shows."""
     return {torch._C._demangle(name): count for name, count in kernels.items()}
 
 
@@ -344,7 +344,7 @@ def _quantised(trainer: step.MegatronStep) -> Iterator[torch.Tensor]:
 
 
 def _live_at_peak(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The allocations of a trace that are live when most is; what it frees of before is left out."""
+    """Return the allocations of a trace that are live when most is; what it frees of before is left out."""
     live: dict[int, dict[str, Any]] = {}
     now, most, best = 0, 0, 0
     for index, event in enumerate(trace):
@@ -363,7 +363,7 @@ def _live_at_peak(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _place(event: dict[str, Any]) -> str:
-    """The innermost line outside of torch that an allocation comes from, and the one that called it."""
+    """Return the innermost line outside of torch that an allocation comes from, and the one that called it."""
     frames = [frame for frame in event.get("frames", ()) if "/torch/" not in frame["filename"]]
     named = [f"{_short(frame['filename'])}:{frame['line']}" for frame in frames if frame["filename"] not in ("", "??")]
     return " < ".join(named[:2]) or "torch's backward pass"
@@ -375,7 +375,7 @@ def _short(filename: str) -> str:
 
 
 def _optimizer_entries(trainer: step.MegatronStep) -> dict[str, str]:
-    """Every entry of every optimizer's groups and states: of a tensor what it is like, of all else what it is."""
+    """Return every entry of every optimizer's groups and states: of a tensor what it is like, of all else what it is."""
     entries = {}
     for number, inner in enumerate(torch_optimizers(trainer.optimizer)):
         for index, group in enumerate(inner.param_groups):

@@ -93,7 +93,7 @@ class LongStep:
 
 
 def configuration() -> RunConfig:
-    """A 405B run of a batch so small that evaluations are rare among its steps, as in a log of a long run."""
+    """Return a 405B run of a batch so small that evaluations are rare among its steps, as in a log of a long run."""
     variables = {
         "BENCHMARK": LLAMA31_405B.name,
         "RULESET": GENERATED_RULESET,
@@ -159,7 +159,7 @@ def official(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:
 
 
 def published_logs(name: str, ruleset: str, folder: Path) -> list[Path]:
-    """The logs of a round, written anew: the official checker may execute what the log of a stranger names.
+    """Return the logs of a round, written anew: the official checker may execute what the log of a stranger names.
 
     Raises:
         RuntimeError: they cannot be.

@@ -71,17 +71,19 @@ def main(configs: tuple[Path, ...], jobs: int, kept: Path | None, peaks: Path | 
 
 
 def shipped() -> list[Path]:
-    """The configs of systems with GPUs."""
+    """Return the configs of systems with GPUs."""
     return [path for path in config_files(ROOT) if path.name != "config_tiny.sh"]
 
 
 def shipped_ranks(configs: list[Path]) -> list[Rank]:
-    """A rank of the first, the second and the last stage of each, with as few microbatches as have the whole peak."""
+    """Return a rank of the first, the second and the last stage of each, with as few microbatches as have the whole
+    peak.
+    """
     return [_rank(asked, stage) for asked in map(ask, configs) for stage in asked.stages()]
 
 
 def worst_ranks(configs: list[Path]) -> list[Rank]:
-    """A rank of the one stage of each that needs most by the planner."""
+    """Return a rank of the one stage of each that needs most by the planner."""
     return [
         _rank(asked, memory.worst(from_config(asked.config, gpu=asked.gpu.name)).stage) for asked in map(ask, configs)
     ]
@@ -115,7 +117,7 @@ def golden(verdicts: Sequence[RankVerdict], measured: datetime) -> str:
 
 
 def planned(verdict: RankVerdict) -> float:
-    """The planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
+    """Return the planner's bytes in the allocator, for the rank's stage and for the microbatches that it ran."""
     layout = verdict.config.layout
     fewer = verdict.config.changed(MINIBS=verdict.answer.microbatches * layout.micro_batch_size)
     job = from_config(fewer, gpu=verdict.gpu.name)

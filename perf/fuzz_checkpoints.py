@@ -85,7 +85,7 @@ YAML_VALUES = (
 
 @cache
 def bases() -> tuple[dict[str, bytes], ...]:
-    """The files of a Hugging Face checkpoint, and of the NeMo one that convert makes of it."""
+    """Return the files of a Hugging Face checkpoint, and of the NeMo one that convert makes of it."""
     from reference_impl.checkpoint.convert import to_distributed
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,7 +129,7 @@ def _cut(chance: Random, content: bytes) -> bytes:
 
 
 def _value(chance: Random, content: bytes) -> bytes:
-    """One value of JSON, with or without the length in front of it that safetensors has."""
+    """Return one value of JSON, with or without the length in front of it that safetensors has."""
     start = 8 if content[8:9] == b"{" else 0
     length = int.from_bytes(content[:8], "little") if start else len(content)
     try:
@@ -149,7 +149,7 @@ def _value(chance: Random, content: bytes) -> bytes:
 
 
 def _number(chance: Random, content: bytes) -> bytes:
-    """One number of YAML, or what looks like one anywhere."""
+    """Return one number of YAML, or what looks like one anywhere."""
     found = list(re.finditer(rb"[0-9]+(?:\.[0-9]+)?", content[:10_000]))
     if not found:
         return content
@@ -163,7 +163,7 @@ def _bomb(chance: Random, _: bytes) -> bytes:
 
 
 def _operation(chance: Random, content: bytes) -> bytes:
-    """An operation of a pickle in the midst of another."""
+    """Return an operation of a pickle in the midst of another."""
     at = chance.randrange(min(len(content), 2000) + 1)
     return (
         content[:at] + chance.choice((b"0", b"2", b"(", b"b", b"R", b"\x81", b"u", b"e", b"t", b"h\x00")) + content[at:]

@@ -47,7 +47,7 @@ NAMES = ("samples_count", "status", "file", "lineno", "step")
 
 @cache
 def base_logs() -> list[list[bytes]]:
-    """Lines of one short valid log of each benchmark and ruleset that MLCommons has."""
+    """Return lines of one short valid log of each benchmark and ruleset that MLCommons has."""
     return [_base_log(name, ruleset) for name, ruleset in (("llama31_405b", "5.0.0"), ("llama31_405b", "6.0.0"))] + [
         _base_log("llama31_8b", "6.1.0")
     ]
@@ -77,7 +77,7 @@ def _base_log(benchmark: str, ruleset: str) -> list[bytes]:
 
 
 def mutated(chance: Random) -> bytes:
-    """A log with a few random changes."""
+    """Return a log with a few random changes."""
     bases = base_logs()
     lines = list(chance.choice(bases))
     for _ in range(chance.choice((1, 1, 2, 3, 6))):

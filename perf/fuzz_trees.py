@@ -186,7 +186,7 @@ def make(chance: Random, folder: Path) -> int:
 
 
 def attempt(folder: Path) -> str:
-    """Every verb that reads trees; what is refused is refused by all."""
+    """Return every verb that reads trees; what is refused is refused by all."""
     try:
         groups = find_logs([folder])
         report = check_paths([folder], scored=True)

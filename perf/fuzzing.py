@@ -168,7 +168,7 @@ def _print(total: Tally, seed: int) -> None:
 
 
 def options(inputs: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options of a fuzzer's command line, with so many inputs by default."""
+    """Return the options of a fuzzer's command line, with so many inputs by default."""
     added = (
         click.option("--inputs", type=click.IntRange(min=1), default=inputs, show_default=True),
         click.option("--seed", type=int, default=1, show_default=True),

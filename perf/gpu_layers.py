@@ -59,7 +59,7 @@ class LayerShape:
 
 
 def run_config(spec: str) -> RunConfig:
-    """One GPU's worth of a 405B run; the layers' shape comes from elsewhere."""
+    """Return one GPU's worth of a 405B run; the layers' shape comes from elsewhere."""
     variables = {
         "BENCHMARK": LLAMA31_405B.name,
         "RULESET": LLAMA31_405B.rulesets[-1],
@@ -105,7 +105,7 @@ class Layers(MegatronModule):
 
 
 def ours(config: RunConfig, shape: LayerShape) -> Step:
-    """A step of the trainer's layers."""
+    """Return a step of the trainer's layers."""
     transformer, where = shard(config, shape), parallel.device()
     layers = Layers(config, transformer).to(where)
     model = DistributedDataParallel(transformer, ddp_config(config.kernels, parallel.machine()), layers)
@@ -134,7 +134,7 @@ def ours(config: RunConfig, shape: LayerShape) -> Step:
 
 
 def hugging_face(config: RunConfig, shape: LayerShape) -> Step:
-    """The same step with transformers and torch alone."""
+    """Return the same step with transformers and torch alone."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 

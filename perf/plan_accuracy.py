@@ -72,7 +72,7 @@ def fitted(rows: Sequence[Measured], prior: Callable[[str], Prior] = calibration
 
 
 def constant_rate(rows: Sequence[Measured]) -> Predict:
-    """The model to beat: one FLOP rate for each (GPU, precision), and the pipeline's bubble."""
+    """Return the model to beat: one FLOP rate for each (GPU, precision), and the pipeline's bubble."""
 
     def busy(row: Measured) -> float:
         job = row.job
@@ -98,7 +98,7 @@ def summary(found: Sequence[float]) -> str:
 
 
 def left_out(rows: Sequence[Measured], data: PublishedRows) -> list[float]:
-    """Each row predicted by constants that were fitted to all the others."""
+    """Return each row predicted by constants that were fitted to all the others."""
     return [error for row in rows for error in errors([row], fitted([other for other in data.all if other is not row]))]
 
 
@@ -195,7 +195,7 @@ def memory_table(data: PublishedRows) -> None:
 
 
 def without_moments(columns: dict[str, str]) -> bool:
-    """Whether the run logged its peak before AdamW's moments existed.
+    """Return whether the run logged its peak before AdamW's moments existed.
 
     CoreWeave's runs of up to 1536 GPUs captured their CUDA graph without an optimizer step; their larger ones took one.
     """
@@ -221,14 +221,14 @@ class End:
 
 
 def _cadence(rules: Rules, gbs: int) -> Schedule:
-    """When evaluations are due; no learning rate, which llama31_8b leaves free, changes that."""
+    """Return when evaluations are due; no learning rate, which llama31_8b leaves free, changes that."""
     if isinstance(rules.learning_rate, FreeLearningRate):
         return rules.schedule(gbs, learning_rate=1.0, warmup_steps=0)
     return rules.schedule(gbs)
 
 
 def target_outcomes(row: Measured, columns: dict[str, str], known: Fitted) -> Iterator[End]:
-    """The runs of one system."""
+    """Yield the runs of one system."""
     rules = find(columns["benchmark"], columns["round"].removeprefix("v") + ".0")
     gbs = int(columns["gbs"])
     step = step_time.seconds(row.job, known.constants)
@@ -273,7 +273,7 @@ def target_tables(data: PublishedRows) -> None:
 
 
 def _with_company(data: PublishedRows) -> list[Measured]:
-    """The runs whose (GPU, precision) another row has too."""
+    """Return the runs whose (GPU, precision) another row has too."""
     return [row for row in data.runs if sum(other.group == row.group for other in data.all) > 1]
 
 

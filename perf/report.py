@@ -45,7 +45,7 @@ print(size)
 
 
 def command(folder: Path, results: Path, ruleset: str) -> list[str]:
-    """The whole command."""
+    """Return the whole command."""
     out = str(folder / "report.html")
     return [sys.executable, "-m", "harness", "report", str(results), "--ruleset", ruleset, "-o", out]
 

@@ -49,7 +49,7 @@ def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connec
 
 
 def memory() -> int:
-    """Bytes of this process's children and theirs, shared pages counted once."""
+    """Return bytes of this process's children and theirs, shared pages counted once."""
     total = 0
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

@@ -65,8 +65,9 @@ def sentencepiece(path: Path) -> Any:
 
 
 def hugging_face(path: Path) -> Any:
-    """The tokenizers library's form of the benchmark's SentencePiece model, as transformers converts it: two pieces
-    merge if their union is a piece, the piece of the best score first."""
+    """Return the tokenizers library's form of the benchmark's SentencePiece model, as transformers converts it: two
+    pieces merge if their union is a piece, the piece of the best score first.
+    """
     from tokenizers import AddedToken, Tokenizer, models, normalizers
 
     processor = sentencepiece(path)
@@ -88,7 +89,7 @@ def hugging_face(path: Path) -> Any:
 
 
 def differing(texts: list[str], path: Path) -> int:
-    """Documents whose ids are not the oracle's."""
+    """Return documents whose ids are not the oracle's."""
     processor, peer, ours = sentencepiece(path), hugging_face(path), Tokenizer(path)
     count = 0
     for start in range(0, len(texts), 1000):

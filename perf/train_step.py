@@ -44,7 +44,7 @@ def configuration() -> RunConfig:
 
 
 def ours(config: RunConfig) -> Callable[[], object]:
-    """One step of the reference implementation, on synthetic batches."""
+    """Return one step of the reference implementation, on synthetic batches."""
     parallel.alone()
     parallel.initialize(config)
     step = MegatronStep(config, manifest_of(LLAMA31_TINY, {}))
@@ -53,7 +53,7 @@ def ours(config: RunConfig) -> Callable[[], object]:
 
 
 def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Callable[[], object]:
-    """The same step with transformers and torch alone; `fused` is AdamW's, `keep` whether freed memory is kept."""
+    """Return the same step with transformers and torch alone; `fused` is AdamW's, `keep` whether freed memory is kept."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if keep:

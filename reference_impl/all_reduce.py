@@ -18,7 +18,7 @@ WARM_UP, REPEATS = 5, 20
 
 
 def bus_bandwidth(size: int, ranks: int, seconds: float) -> float:
-    """GB/s that each rank's links carried while `size` bytes were reduced over `ranks`."""
+    """Return GB/s that each rank's links carried while `size` bytes were reduced over `ranks`."""
     return 2 * (ranks - 1) / ranks * size / seconds / 1e9
 
 

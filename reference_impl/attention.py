@@ -73,7 +73,7 @@ class Flash:
 
 
 def kernel_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> type[Cpu | Cudnn | Flash]:
-    """The same for every chunk of a model, whichever rank holds it.
+    """Return the same for every chunk of a model, whichever rank holds it.
 
     Raises:
         ValueError: this GPU has none for such numbers.

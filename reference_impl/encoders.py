@@ -175,7 +175,7 @@ class Llama3:
 
     @staticmethod
     def ranks(path: Path) -> dict[bytes, int]:
-        """The file's tokens and their ids, the special ones left out.
+        """Return the file's tokens and their ids, the special ones left out.
 
         Raises:
             UnreadableTokenizerError: a line is no token and its rank.

@@ -71,7 +71,7 @@ class Head(ColumnParallelLinear):
     def forward(
         self, hidden: Tensor, *args: Any, labels: Tensor | None = None, mask: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        """The losses times the mask, [b, s] in fp32, of hidden states [s, b, h], labels and mask [b, s].
+        """Return the losses times the mask, [b, s] in fp32, of hidden states [s, b, h], labels and mask [b, s].
 
         They can only be summed: `backward` refuses a gradient that is not one number for all.
         """
@@ -133,7 +133,8 @@ class _MaskedLosses(torch.autograd.Function):
 def _chunk(
     tokens: Tensor, weight: Tensor, targets: Tensor, group: torch.distributed.ProcessGroup
 ) -> tuple[Tensor, Tensor]:
-    """The rank's part of each loss, and the gradient of its logits [n, v]; targets count from the rank's first row.
+    """Return the rank's part of each loss, and the gradient of its logits [n, v]; targets count from the rank's first
+    row.
 
     A target outside the rank's rows belongs to another rank.
     """

@@ -104,7 +104,7 @@ class CausalAttention(torch.nn.Module):
 
 
 def block_spec(config: TransformerConfig, vp_stage: int | None, spec: LayerSpec) -> TransformerBlockSubmodules:
-    """The layers of one pipeline chunk, and the final norm."""
+    """Return the layers of one pipeline chunk, and the final norm."""
     if spec == "te":
         return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
     layers = [_torch_layer()] * get_num_layers_to_build(config, vp_stage=vp_stage)

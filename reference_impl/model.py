@@ -147,7 +147,7 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
 
 
 def fused(kernels: Kernels, machine: Machine) -> bool:
-    """Whether elementwise work is fused into other kernels: KERNEL_FUSION, which is on by default on GPUs."""
+    """Return whether elementwise work is fused into other kernels: KERNEL_FUSION, which is on by default on GPUs."""
     return machine.gpu if kernels.kernel_fusion is None else kernels.kernel_fusion
 
 
@@ -192,12 +192,12 @@ def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False)
 
 
 def virtual_stages(config: RunConfig) -> list[int | None]:
-    """The model chunks of a pipeline stage; [None] without interleaving."""
+    """Return the model chunks of a pipeline stage; [None] without interleaving."""
     return [None] if config.layout.interleaved_pipeline == 1 else list(range(config.layout.interleaved_pipeline))
 
 
 def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec) -> GPTModel:
-    """One model chunk of this rank, with Megatron-Core's initial weights.
+    """Return one model chunk of this rank, with Megatron-Core's initial weights.
 
     The vocabulary is not padded, so that no padded column takes part in the loss: every tensor-parallel size that is
     allowed divides the benchmark's own.
@@ -235,7 +235,7 @@ def initialize_user_buffers(config: RunConfig) -> None:
 
 
 def unwrap(chunk: torch.nn.Module) -> GPTModel:
-    """The GPTModel inside its wrappers."""
+    """Return the GPTModel inside its wrappers."""
     inner: Any = chunk
     while hasattr(inner, "module"):
         inner = inner.module
@@ -277,7 +277,7 @@ def _global_name(name: str, offset: int) -> str:
 
 
 def is_split(parameter: torch.Tensor) -> bool:
-    """Whether tensor-parallel ranks hold different parts of it."""
+    """Return whether tensor-parallel ranks hold different parts of it."""
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 

@@ -13,7 +13,9 @@ from reference_impl.preserve import torch_optimizers
 
 
 def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> MegatronOptimizer:
-    """The distributed optimizer: AdamW in fp32, sharded over data-parallel ranks; no weight decay on norm weights."""
+    """Return the distributed optimizer: AdamW in fp32, sharded over data-parallel ranks; no weight decay on norm
+    weights.
+    """
     optimizer = get_megatron_optimizer(optimizer_config(config), chunks, use_gloo_process_groups=False)
     use_fused_kernel(optimizer)
     return optimizer

@@ -65,7 +65,7 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
 
 
 def _order(layout: Layout) -> dict[str, Any]:
-    """Which ranks are neighbours, fastest first; Megatron-Core's own order keeps a pipeline stage together."""
+    """Return which ranks are neighbours, fastest first; Megatron-Core's own order keeps a pipeline stage together."""
     if not layout.tp_pp_dp_mapping:
         return {}
     # There are no experts here, but Megatron-Core makes their groups, and asks that as many copies of them be there.
@@ -74,7 +74,8 @@ def _order(layout: Layout) -> dict[str, Any]:
 
 
 def gpu_of(config: RunConfig, visible: int, handed: str = "") -> int:
-    """Which of the GPUs that this process sees is its own: that of LOCAL_RANK, or the only one that it was handed.
+    """Return which of the GPUs that this process sees is its own: that of LOCAL_RANK, or the only one that it was
+    handed.
 
     Args:
         visible: how many it sees.
@@ -93,7 +94,8 @@ def gpu_of(config: RunConfig, visible: int, handed: str = "") -> int:
 
 
 def _meeting(config: RunConfig) -> dict[str, Any]:
-    """Where ranks find each other: in RENDEZVOUS_FILE, or, where it is not set, at the address in torchrun's variables.
+    """Return where ranks find each other: in RENDEZVOUS_FILE, or, where it is not set, at the address in torchrun's
+    variables.
 
     That is served by rank 0 to whoever reaches the port, on every interface; a file, to who may open it.
 
@@ -159,7 +161,7 @@ def barrier() -> None:
 
 
 def sum_over_ranks(*values: float) -> list[float]:
-    """Each value summed over all ranks, the same on every rank, in double precision."""
+    """Return each value summed over all ranks, the same on every rank, in double precision."""
     totals = torch.tensor(values, dtype=torch.float64, device=device())
     dist.all_reduce(totals)
     return totals.tolist()
@@ -185,12 +187,12 @@ def on_rank_0(decide: Callable[[], _T]) -> _T:
 
 
 def gather(value: float) -> list[float]:
-    """The value of each rank, in their order, the same on every rank."""
+    """Return the value of each rank, in their order, the same on every rank."""
     return sum_over_ranks(*(value if rank == dist.get_rank() else 0.0 for rank in range(dist.get_world_size())))
 
 
 def nodes() -> list[str]:
-    """The name of each rank's node, in the order of ranks."""
+    """Return the name of each rank's node, in the order of ranks."""
     names = [""] * dist.get_world_size()
     dist.all_gather_object(names, socket.gethostname())
     return names
@@ -212,7 +214,7 @@ def device() -> torch.device:
 
 
 def reports_loss() -> bool:
-    """Whether this rank's loss counts: of the ranks that compute the same loss, one does."""
+    """Return whether this rank's loss counts: of the ranks that compute the same loss, one does."""
     return (
         parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         and parallel_state.get_tensor_model_parallel_rank() == 0

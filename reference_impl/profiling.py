@@ -38,5 +38,5 @@ class StepProfiler:
 
 
 def trace_of(log: Path, rank: int) -> Path:
-    """The file of a rank: profile_0_rank3.json.gz of result_0.txt."""
+    """Return the file of a rank: profile_0_rank3.json.gz of result_0.txt."""
     return log.with_name(f"profile_{log.stem.removeprefix('result_')}_rank{rank}.json.gz")

@@ -45,7 +45,7 @@ def make_ready(config: RunConfig) -> ReadyRun:
 
 
 def links_to_nowhere(config: RunConfig) -> Iterator[str]:
-    """The first such link of each folder that is read: in a container, its target is not mounted."""
+    """Yield the first such link of each folder that is read: in a container, its target is not mounted."""
     for folder in (config.data.data_dir, config.data.load_checkpoint):
         links = links_in(folder) if folder is not None else iter(())
         if link := next((link for link in links if not link.exists()), None):

@@ -21,7 +21,7 @@ class OneReplica(DistributedDataParallel):
 def data_parallel(
     transformer: TransformerConfig, settings: DistributedDataParallelConfig, chunks: list[torch.nn.Module]
 ) -> list[DistributedDataParallel]:
-    """Each chunk with its gradient buffers; only the first one's are cut into buckets."""
+    """Return each chunk with its gradient buffers; only the first one's are cut into buckets."""
     alone = parallel_state.get_data_parallel_world_size(with_context_parallel=True) == 1
     on_gpu, overlapped = torch.cuda.is_available(), settings.overlap_grad_reduce
     wrapper = OneReplica if alone and not on_gpu and not overlapped else DistributedDataParallel

@@ -230,7 +230,7 @@ def _one_or_list(functions: list[Callable[..., Any]]) -> Any:
 
 
 def _draws(chunk: GPTModel) -> bool:
-    """Whether a model chunk reads batches: the first stage tokens, the last one labels and mask.
+    """Return whether a model chunk reads batches: the first stage tokens, the last one labels and mask.
 
     The others are handed what the stage before has made.
     """
@@ -275,7 +275,7 @@ def _ahead(batches: Iterator[Microbatch], microbatches: int) -> AbstractContextM
 
 
 def _pinned(batch: Microbatch) -> Microbatch:
-    """The batch as it is handed to a GPU; on a CPU as it is."""
+    """Return the batch as it is handed to a GPU; on a CPU as it is."""
     if not torch.cuda.is_available():
         return batch
     return Microbatch(
@@ -289,7 +289,7 @@ def _to_device(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss as Megatron-Core wants it for per-token weighting: (sum, tokens, report).
+    """Return the loss as Megatron-Core wants it for per-token weighting: (sum, tokens, report).
 
     `mask` and `losses`, which are masked already, are [micro batch, tokens]. The report is a copy, since the schedule
     divides the sum in place.

@@ -25,7 +25,7 @@ class TokenizerError(RefusedError):
 
 
 def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
-    """The file of a benchmark's tokenizer in the installed mistral-common, found without importing that package.
+    """Return the file of a benchmark's tokenizer in the installed mistral-common, found without importing that package.
 
     Raises:
         TokenizerError: no package has this tokenizer, it is not installed, or its content is another.
@@ -109,7 +109,7 @@ class Tokenizer:
         return tokens
 
     def encode_batch(self, texts: Sequence[str]) -> Encoded:
-        """The tokens of all texts, one after the other, and how many are of which; on one core."""
+        """Return the tokens of all texts, one after the other, and how many are of which; on one core."""
         return self._encoder.encode(texts)
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -64,7 +64,7 @@ class Layout(Group):
         return self.world_size // self.model_parallel
 
     def stage_of(self, rank: int) -> int:
-        """The pipeline stage of a rank."""
+        """Return the pipeline stage of a rank."""
         stages = self.pipeline_model_parallel
         if self.tp_pp_dp_mapping:
             return rank // (self.tensor_model_parallel * self.context_parallel) % stages

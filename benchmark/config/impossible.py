@@ -17,7 +17,7 @@ _NAME_PATTERN = re.compile(
 
 
 def ruleset_faults(row: Benchmark, ruleset: str | None) -> Iterator[str]:
-    """Why the rules that are meant are not known."""
+    """Yield why the rules that are meant are not known."""
     if row.submittable and ruleset is None:
         yield (
             f"RULESET is not set: a run of {row.name} is of one round, and a config file exports which; "
@@ -26,7 +26,7 @@ def ruleset_faults(row: Benchmark, ruleset: str | None) -> Iterator[str]:
 
 
 def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_length: int) -> Iterator[str]:
-    """Why the model cannot be cut like this, or the batch."""
+    """Yield why the model cannot be cut like this, or the batch."""
     tp, pp, vp, cp = (
         layout.tensor_model_parallel,
         layout.pipeline_model_parallel,
@@ -75,13 +75,13 @@ def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_len
 
 
 def closed_faults(given: Hyperparameters) -> Iterator[str]:
-    """Why the closed division does not let a submitter choose so."""
+    """Yield why the closed division does not let a submitter choose so."""
     for name, value in given.of_the_open_division.items():
         yield f"{name}={value}: the closed division fixes it; unset, or MLPERF_SUBMISSION_DIVISION=open"
 
 
 def schedule_faults(schedule: Schedule) -> Iterator[str]:
-    """Why a learning rate cannot rise and fall like this."""
+    """Yield why a learning rate cannot rise and fall like this."""
     peak, end = schedule.base_learning_rate, schedule.end_learning_rate
     if end > peak:
         yield f"the learning rate would end at {end}, above its peak of {peak}: LEARNING_RATE, END_LEARNING_RATE"
@@ -93,7 +93,7 @@ def schedule_faults(schedule: Schedule) -> Iterator[str]:
 
 
 def batch_faults(layout: Layout, rules: Rules) -> Iterator[str]:
-    """Why the closed division does not allow the global batch size."""
+    """Yield why the closed division does not allow the global batch size."""
     gbs = layout.global_batch_size
     equation = f"MINIBS({layout.minibatch}) x data-parallel size({layout.data_parallel}) = global batch size {gbs}"
     if rules.max_global_batch_size is not None and gbs > rules.max_global_batch_size:
@@ -108,7 +108,7 @@ def batch_faults(layout: Layout, rules: Rules) -> Iterator[str]:
 
 
 def name_faults(system: str, layout: Layout) -> Iterator[str]:
-    """Why a configuration cannot have its name."""
+    """Yield why a configuration cannot have its name."""
     if system in ("", ".", "..") or "/" in system:
         yield f"DGXSYSTEM={system!r} names the folder of the results below LOGDIR: expected a name, no path"
     match = _NAME_PATTERN.search(system)
@@ -124,7 +124,7 @@ def name_faults(system: str, layout: Layout) -> Iterator[str]:
 
 
 def job_faults(job: Job) -> Iterator[str]:
-    """Why runs cannot be kept like this. What a container back end cannot do, its own class says."""
+    """Yield why runs cannot be kept like this. What a container back end cannot do, its own class says."""
     if job.save_interval is not None and job.save_checkpoint is None:
         yield f"SAVE_INTERVAL({job.save_interval}) needs SAVE_CHECKPOINT, the folder to save to"
 
@@ -144,7 +144,7 @@ def profile_faults(job: Job, layout: Layout, org: str | None, *, submittable: bo
 
 
 def process_faults(process: Process, layout: Layout) -> Iterator[str]:
-    """Why the ranks that were started are not those of the configuration."""
+    """Yield why the ranks that were started are not those of the configuration."""
     if process.world_size is not None and process.world_size != layout.world_size:
         yield (
             f"WORLD_SIZE({process.world_size}) ranks were started, but DGXNNODES({layout.nodes}) x "

@@ -78,7 +78,7 @@ def layer_spec(kernels: Kernels, machine: Machine) -> LayerSpec:
 
 
 def transformer_engine_fault(found: str) -> str:
-    """Why this release of Transformer Engine is not taken; empty if it is."""
+    """Return why this release of Transformer Engine is not taken; empty if it is."""
     least, beyond = TRANSFORMER_ENGINE
     if _release(least) <= _release(found) < _release(beyond):
         return ""
@@ -86,14 +86,14 @@ def transformer_engine_fault(found: str) -> str:
 
 
 def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
-    """Which library fuses the cross entropy: CE_FUSION_IMPL, or `te` with Transformer Engine's layers, or none."""
+    """Return which library fuses the cross entropy: CE_FUSION_IMPL, or `te` with Transformer Engine's layers, or none."""
     if kernels.ce_fusion_impl is not None:
         return kernels.ce_fusion_impl
     return "te" if layer_spec(kernels, machine) == "te" else None
 
 
 def needs(kernels: Kernels) -> Iterator[SwitchNeed]:
-    """The switches of a run that only Transformer Engine on a GPU can follow."""
+    """Yield the switches of a run that only Transformer Engine on a GPU can follow."""
     if kernels.layer_spec == "te":
         yield SwitchNeed(switch="LAYER_SPEC=te")
     if kernels.precision == "fp8":
@@ -140,7 +140,7 @@ def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[SwitchNe
 
 
 def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
-    """A fault for each module whose recomputation would do nothing."""
+    """Yield a fault for each module whose recomputation would do nothing."""
     if spec == "te" and _recomputes_norms(kernels):
         yield (
             f"RECOMPUTE_MODULES={kernels.recompute_modules} would recompute no layernorm: in Transformer Engine's "
@@ -188,7 +188,7 @@ class Switch:
 
 
 def _cp_comm_type(kernels: Kernels, layout: Layout) -> str:
-    """How context-parallel ranks share keys and values on GPUs; empty where there are none."""
+    """Return how context-parallel ranks share keys and values on GPUs; empty where there are none."""
     default = "all_gather" if kernels.layer_spec == "torch" else "p2p"
     return (kernels.cp_comm_type or default) if layout.context_parallel > 1 else ""
 
@@ -279,7 +279,7 @@ SWITCHES = (
 
 
 def never_on_a_gpu(kernels: Kernels, layout: Layout) -> tuple[Switch, ...]:
-    """The switches that a run on GPUs uses and that no run on a GPU has used; none in fp32, which is for CPUs."""
+    """Return the switches that a run on GPUs uses and that no run on a GPU has used; none in fp32, which is for CPUs."""
     if kernels.precision == "fp32":
         return ()
     return tuple(switch for switch in SWITCHES if switch.is_on(kernels, layout) and not switch.gpu)

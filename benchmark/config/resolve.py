@@ -33,7 +33,8 @@ class Resolved:
 def resolve(
     file: Path | None, environment: Mapping[str, str] = os.environ, *, values: Mapping[str, str] | None = None
 ) -> Resolved:
-    """The run of a config file on top of the environment, or of the environment alone (a config sourced by hand).
+    """Return the run of a config file on top of the environment, or of the environment alone (a config sourced by
+    hand).
 
     Args:
         values: variables on top of both, as somebody has typed them.
@@ -69,7 +70,7 @@ def resolve(
 
 
 def resolve_for_nodes(nodes: int, environment: Mapping[str, str] = os.environ) -> Resolved:
-    """The run of the environment on the nodes that a job has.
+    """Return the run of the environment on the nodes that a job has.
 
     A config that was sourced there and leaves their number open (config_tiny.sh) is sourced again for that number.
 
@@ -121,7 +122,7 @@ def _says(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def overrides(resolved: Resolved) -> list[str]:
-    """A line for each variable of the environment that the config file sets to something else."""
+    """Return a line for each variable of the environment that the config file sets to something else."""
     values = resolved.config.values()
     return [
         f"{name}={value} of the environment does not count: {resolved.origins[name]} sets {_text(values[name])}"
@@ -130,7 +131,7 @@ def overrides(resolved: Resolved) -> list[str]:
 
 
 def describe(resolved: Resolved) -> str:
-    """The whole configuration as text: every variable with its origin, then everything that follows from them."""
+    """Return the whole configuration as text: every variable with its origin, then everything that follows from them."""
     values = resolved.config.values()
     rows = [(name, _text(values[name]), _origin(resolved, name)) for name in NAMES]
     rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
@@ -139,7 +140,7 @@ def describe(resolved: Resolved) -> str:
 
 
 def by_origin(resolved: Resolved) -> list[str]:
-    """A line for each origin but the defaults, with what it sets."""
+    """Return a line for each origin but the defaults, with what it sets."""
     values, lines = resolved.config.values(), dict[str, list[str]]()
     for name, origin in resolved.origins.items():
         if origin != "default":

@@ -60,7 +60,7 @@ class RunConfig(BaseModel):
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, complete: bool = False, made: bool = False
     ) -> RunConfig:
-        """The run that the environment's variables describe; other variables are left alone.
+        """Return the run that the environment's variables describe; other variables are left alone.
 
         Args:
             complete: every variable of `environment` was meant for us (a config file's exports), so an unknown one is a
@@ -86,7 +86,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> RunConfig:
-        """The run of some values, by shell name."""
+        """Return the run of some values, by shell name."""
         nested: dict[str, Any] = {group: {} for group in _GROUPS}
         for name, value in values.items():
             group = NAMES[name].partition(".")[0]
@@ -94,22 +94,22 @@ class RunConfig(BaseModel):
         return cls.model_validate(nested)
 
     def values(self, *, as_json: bool = False) -> dict[str, Any]:
-        """Every variable by its shell name, in the order of NAMES; None where it has no value."""
+        """Return every variable by its shell name, in the order of NAMES; None where it has no value."""
         nested = self.model_dump(by_alias=True, mode="json" if as_json else "python")
         flat = nested | {name: value for group in _GROUPS for name, value in nested[group].items()}
         return {name: flat[name] for name in NAMES}
 
     def changed(self, **values: Any) -> RunConfig:
-        """A copy of this run with other values, by shell name; None unsets one. The copy is not checked again."""
+        """Return a copy of this run with other values, by shell name; None unsets one. The copy is not checked again."""
         changed = {name: value for name, value in (self.values() | values).items() if value is not None}
         return self._of(changed)
 
     def to_environment(self) -> dict[str, str]:
-        """The variables that `from_environment` reads back to this run."""
+        """Return the variables that `from_environment` reads back to this run."""
         return {name: str(value) for name, value in self.values().items() if value is not None}
 
     def for_experiment(self, *, seed: int, result_file: Path) -> RunConfig:
-        """One of the NEXP runs, by itself."""
+        """Return one of the NEXP runs, by itself."""
         return self.changed(NEXP=1, SEED=seed, SEED_BASE=None, RESULT_FILE=result_file)
 
     # What follows from the variables.
@@ -259,7 +259,7 @@ NAMES: dict[str, str] = dict(_names())
 
 
 def _describe(fault: Mapping[str, object]) -> str:
-    """One pydantic fault in the words of the variable."""
+    """Return one pydantic fault in the words of the variable."""
     location = fault["loc"]
     name = location[-1] if isinstance(location, tuple) and location else "?"
     if fault["type"] == "missing":

@@ -12,19 +12,19 @@ from benchmark.config.run_config import NAMES, WINDOWS_LINES, ConfigError, unkno
 
 
 def config_files(checkout: Path = ROOT) -> list[Path]:
-    """The configs of a checkout, one a system: all but what they share."""
+    """Return the configs of a checkout, one a system: all but what they share."""
     found = (path for folder in (checkout, checkout / "configs") for path in folder.glob("config_*.sh"))
     return sorted(path for path in found if path.name != "config_common.sh")
 
 
 def sourced_file(environment: Mapping[str, str]) -> Path | None:
-    """The config of this checkout that somebody sourced into an environment, by the names that it leaves there."""
+    """Return the config of this checkout that somebody sourced into an environment, by the names that it leaves there."""
     name = environment.get("CONFIG_FILENAME") or f"config_{environment.get('DGXSYSTEM')}.sh"
     return next((path for path in config_files() if path.name == name), None)
 
 
 def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that `source path` exports on top of `environment`: new ones and changed ones.
+    """Return the variables that `source path` exports on top of `environment`: new ones and changed ones.
 
     Those of ours that it unsets, because another config had set them, are empty, which is the same.
 
@@ -60,5 +60,5 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
 
 
 def unknown_exports(path: Path, exported: Mapping[str, str]) -> list[str]:
-    """A fault for each name that a config file exports and nothing reads."""
+    """Return a fault for each name that a config file exports and nothing reads."""
     return [f"{path.name}: {fault}" for fault in unknown_names(exported, complete=True)]

@@ -289,7 +289,7 @@ def _may_repeat(run: Run, key: str) -> bool:
 
 @rule("event.cache_clear", source=DATA_STATE, example="`cache_clear` false")
 def cache_clear(run: Run) -> Iterator[Breach]:
-    """Every rank that logs cache_clear logs that its caches were cleared."""
+    """Yield every rank that logs cache_clear logs that its caches were cleared."""
     for event in run.all("cache_clear"):
         if event.event.value is not True:
             yield Breach(

@@ -226,7 +226,7 @@ def names(package: Package) -> Iterator[Breach]:
 
 
 def _files(package: Package) -> Iterator[Path]:
-    """Every file and folder of the tree."""
+    """Return every file and folder of the tree."""
     return (Path(here, name) for here, folders, files in walk(package.directory) for name in [*folders, *files])
 
 

@@ -9,7 +9,7 @@ from harness.dryrun.answer import Answer, Broken, RankVerdict, gib
 
 
 def lines(outcome: RankVerdict | Broken) -> Iterator[str]:
-    """One rank."""
+    """Yield one rank."""
     if isinstance(outcome, Broken):
         yield f"{outcome.config.system}, rank {outcome.rank}, on a null {outcome.gpu.name}"
         yield from (f"  {line}" for line in outcome.trace.splitlines())

@@ -37,12 +37,12 @@ class Asked:
     """Variables of the libraries underneath, that it exports."""
 
     def stages(self) -> list[int]:
-        """The stages that may need most memory: the first, the second and the last."""
+        """Return the stages that may need most memory: the first, the second and the last."""
         last = self.config.layout.pipeline_model_parallel - 1
         return sorted({0, min(1, last), last})
 
     def rank_of(self, stage: int) -> int:
-        """The first rank of a pipeline stage."""
+        """Return the first rank of a pipeline stage."""
         layout = self.config.layout
         return next(rank for rank in range(layout.world_size) if layout.stage_of(rank) == stage)
 
@@ -53,7 +53,7 @@ class Asked:
 
 
 def ask(file: Path, values: Mapping[str, str] | None = None, gpu: str | None = None) -> Asked:
-    """The configuration of a file with other values, by shell name.
+    """Return the configuration of a file with other values, by shell name.
 
     Raises:
         ConfigError: the file, a name, or what they make together is wrong; or there are no such GPUs.
@@ -86,7 +86,7 @@ class Rank:
     """To save to and load from; neither if None."""
 
     def line(self) -> str:
-        """The rank as a line of JSON, which nullcuda reads."""
+        """Return the rank as a line of JSON, which nullcuda reads."""
         config, gpu = self.asked.config, self.asked.gpu
         each = config.layout.gpus_per_node
         return json.dumps(

@@ -14,7 +14,7 @@ from benchmark.answers import answer
 
 
 def is_own(address: str, nodes: int) -> bool:
-    """Whether a name or an address is one of this node's, by which others can reach it.
+    """Return whether a name or an address is one of this node's, by which others can reach it.
 
     Args:
         nodes: of the job. A loopback address is each one's own, so it tells where to meet only if there is one.

@@ -49,7 +49,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def choose(topology: Topology, allowed: Sequence[int], local_rank: int, ranks: int) -> Binding:
-    """The processors of one of a node's ranks, out of those that it may use."""
+    """Return the processors of one of a node's ranks, out of those that it may use."""
     if not 0 <= local_rank < ranks:
         return Binding(processors=tuple(allowed), reason=f"LOCAL_RANK={local_rank} with {ranks} ranks: not bound")
     known = sorted(number for processors in topology.nodes.values() for number in processors)
@@ -68,7 +68,7 @@ def choose(topology: Topology, allowed: Sequence[int], local_rank: int, ranks: i
 
 
 def _share(processors: Sequence[int], index: int, count: int) -> tuple[int, ...]:
-    """The index-th of `count` parts that differ by one at most."""
+    """Return the index-th of `count` parts that differ by one at most."""
     first, last = (len(processors) * part // count for part in (index, index + 1))
     return tuple(processors[first:last])
 

@@ -68,7 +68,7 @@ class BackEnd(ABC):
 
     @abstractmethod
     def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
-        """The command inside the container."""
+        """Return the command inside the container."""
 
     def start(self, container: Container) -> Wrapped | None:
         """What each node does once before the job's steps, if anything."""
@@ -81,12 +81,12 @@ class BackEnd(ABC):
         return None
 
     def kill(self, container: Container) -> tuple[str, ...]:
-        """The command that ends what outlives srun's own processes; empty where nothing does."""
+        """Return the command that ends what outlives srun's own processes; empty where nothing does."""
         del container
         return ()
 
     def faults(self, job: Job, layout: Layout) -> Iterator[str]:
-        """Why the back end cannot run such a job."""
+        """Yield why the back end cannot run such a job."""
         if self.needs_image and not job.container_image:
             yield f"CONTAINER_RUNTIME={self.name} needs an image: CONT is not set"
         del layout
@@ -191,7 +191,7 @@ BACK_ENDS: dict[str, BackEnd] = {one.name: one for one in (NoContainer(), Pyxis(
 
 
 def back_end_of(job: Job, layout: Layout) -> BackEnd:
-    """The one that CONTAINER_RUNTIME names; pyxis where only CONT is set.
+    """Return the one that CONTAINER_RUNTIME names; pyxis where only CONT is set.
 
     Raises:
         ConfigError: there is none of that name, or it cannot run such a job.
@@ -257,7 +257,7 @@ class _Place:
 
 
 def mounts_of_links(config: RunConfig, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The mounts, and those of what links in DATADIR and LOAD_CHECKPOINT lead to, in the order of paths.
+    """Return the mounts, and those of what links in DATADIR and LOAD_CHECKPOINT lead to, in the order of paths.
 
     A snapshot in Hugging Face's cache is links to ../../blobs. A link that leads nowhere is left to who reads it.
     """
@@ -324,7 +324,7 @@ def _bind(mount: Mount, *, read_only: str) -> list[str]:
 
 
 def _csv(fields: Iterable[str]) -> str:
-    """One line of CSV: a field with a comma or a quote stands in quotes, and a quote in it is doubled."""
+    """Return one line of CSV: a field with a comma or a quote stands in quotes, and a quote in it is doubled."""
     return ",".join(f'"{field.replace(chr(34), chr(34) * 2)}"' if _needs_quotes(field) else field for field in fields)
 
 

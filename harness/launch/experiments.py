@@ -92,7 +92,7 @@ def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], recei
 
 
 def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Received) -> dict[int, Ending]:
-    """The runs that are not over, in order, as far as they come; how each ended, by its number."""
+    """Return the runs that are not over, in order, as far as they come; how each ended, by its number."""
     endings: dict[int, Ending] = {}
     for index in runs.unfinished():
         if received.save or received.stop:
@@ -116,7 +116,7 @@ def open_console(path: Path) -> IO[bytes]:
 
 
 def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
-    """One of the runs, from where it stands.
+    """Return one of the runs, from where it stands.
 
     Raises:
         CannotStartError: its processes are still on, or it cannot be started.
@@ -174,13 +174,13 @@ def stands(log: Path, config: RunConfig) -> Standing:
 
 
 def view_of(config: RunConfig, runs: RunSet, index: int) -> WatchView:
-    """One of the runs as it is shown: by those that are over, or by the planner, before it can tell by itself."""
+    """Return one of the runs as it is shown: by those that are over, or by the planner, before it can tell by itself."""
     view, planned = in_set(runs.experiments, runs.experiments[index].result), expected(config)
     return view if view.usual is not None or planned is None else replace(view, usual=60 * planned.usual)
 
 
 def has_checkpoint(config: RunConfig) -> bool:
-    """Whether the run can go on where it was saved."""
+    """Return whether the run can go on where it was saved."""
     folder = folder_of(config)
     return folder is not None and bool(complete_in(folder))
 
@@ -197,7 +197,7 @@ def set_aside(log: Path) -> int:
 
 
 def allowed(config: RunConfig, *, in_batch: bool) -> bool:
-    """Whether the rules allow what is about to run; what they say of it is printed."""
+    """Return whether the rules allow what is about to run; what they say of it is printed."""
     report = report_on(PlannedRuns(path=None, possible=config, in_batch=in_batch))
     click.echo("\n".join([*warnings(config), text(report, "configuration")]))
     return report.passed

@@ -77,7 +77,7 @@ class RankPlace:
 
 
 def stacks_in(console: str) -> dict[int, RankPlace]:
-    """The last stack of each rank in a console whose lines srun has labelled with the rank."""
+    """Return the last stack of each rank in a console whose lines srun has labelled with the rank."""
     lines: dict[int, list[str]] = {}
     for line in console.splitlines():
         match = _LABEL.match(line)
@@ -110,7 +110,7 @@ def _frames(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def explain(places: Mapping[int, RankPlace], nodes: Sequence[str], ranks_per_node: int) -> list[str]:
-    """Lines that name the ranks that did not answer, and then where the others are, the rarest place first."""
+    """Return lines that name the ranks that did not answer, and then where the others are, the rarest place first."""
     ranks = range(len(nodes) * ranks_per_node)
     lines = [
         f"rank {rank} on {nodes[rank // ranks_per_node]} does not answer: stopped or gone"

@@ -34,7 +34,7 @@ class Launcher(Protocol):
         ...
 
     def missing(self) -> list[str]:
-        """A line for each thing that this machine lacks for the runs; empty where others train."""
+        """Return a line for each thing that this machine lacks for the runs; empty where others train."""
         ...
 
     def prepare(self) -> Seen:
@@ -88,6 +88,6 @@ class Launcher(Protocol):
 
 
 def child_environment(config: RunConfig, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a process that reads `config` back: of our variables exactly its own, and all others."""
+    """Return the environment of a process that reads `config` back: of our variables exactly its own, and all others."""
     others = {name: value for name, value in environment.items() if name not in NAMES}
     return others | config.to_environment()

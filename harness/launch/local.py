@@ -25,7 +25,7 @@ def missing_data(config: RunConfig) -> Iterator[str]:
 
 
 def missing_kernels(config: RunConfig) -> Iterator[str]:
-    """A line for what this machine lacks of the GPUs and libraries that the configuration asks for."""
+    """Yield a line for what this machine lacks of the GPUs and libraries that the configuration asks for."""
     names, ranks = driver.gpu_names(), config.layout.gpus_per_node
     if (gpu := gpu_of_system(config.system)) and names is None:
         yield f"{ranks} {gpu.name}: no driver of NVIDIA's answers here, or torch is a build without CUDA"

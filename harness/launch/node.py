@@ -43,7 +43,7 @@ def faults(
 
 
 def _gpus() -> tuple[str, ...] | None:
-    """The GPUs of this node; None where each task is handed one of them, and this one cannot count them."""
+    """Return the GPUs of this node; None where each task is handed one of them, and this one cannot count them."""
     handed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = driver.gpu_names()
     return None if names and not driver.null_fault(names) and handed and "," not in handed else names

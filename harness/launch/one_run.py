@@ -32,7 +32,7 @@ _ALONE = WatchView()
 def run_once(
     config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received, view: WatchView = _ALONE
 ) -> Ending:
-    """The processes of one run, from their start to their end.
+    """Return the processes of one run, from their start to their end.
 
     Args:
         output: the console.
@@ -120,7 +120,7 @@ def find_hang(launcher: Launcher, console: Path, limit: float) -> list[str]:
 
 
 def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:
-    """Samples of every node, where they are asked for."""
+    """Return samples of every node, where they are asked for."""
     if not config.job.telemetry_interval or config.process.result_file is None:
         return nullcontext()
     return sampled(launcher.on_each_node(sampler(config.process.result_file, config.job.telemetry_interval)))

@@ -56,7 +56,7 @@ class RunSet:
 
     @classmethod
     def open(cls, resolved: Resolved, seen: Seen, job: dict[str, str]) -> RunSet:
-        """A new set, or the one to go on with: RESUME's, or that which this job began before it was requeued.
+        """Return a new set, or the one to go on with: RESUME's, or that which this job began before it was requeued.
 
         Raises:
             ConfigError: the folder cannot be made, or holds other runs.
@@ -100,7 +100,7 @@ class RunSet:
         write(self.folder, self.recorded)
 
     def result(self, index: int) -> Path:
-        """The log of a run."""
+        """Return the log of a run."""
         return self.folder / self.experiments[index].result
 
     def console(self, index: int) -> Path:
@@ -115,7 +115,7 @@ class RunSet:
         self.save()
 
     def unfinished(self) -> list[int]:
-        """The runs that are not over, in order."""
+        """Return the runs that are not over, in order."""
         return [index for index, one in enumerate(self.experiments) if one.status in _NOT_OVER]
 
 
@@ -149,7 +149,7 @@ def make_folder(config: RunConfig, started: datetime, job: str = "") -> Path:
 
 
 def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
-    """The folder that an earlier allocation of this job began; None in its first."""
+    """Return the folder that an earlier allocation of this job began; None in its first."""
     if job.get("restarts", "0") == "0":
         return None
     for path in sorted(config.job.log_dir.absolute().glob(f"{config.system}/*/{RUN_JSON}"), reverse=True):

@@ -71,7 +71,7 @@ class SlurmJob:
 
 
 def srun(nodes: Sequence[str], ranks_per_node: int, *options: str, as_listed: bool = False) -> list[str]:
-    """The beginning of an srun: one step over these nodes.
+    """Return the beginning of an srun: one step over these nodes.
 
     Ranks are placed in blocks, so that rank r runs on node r / ranks_per_node. Binding is left to `launch.bind`, which
     knows the GPUs' places; `--mpi=none`, since ranks find each other through torch.
@@ -180,7 +180,7 @@ class Slurm:
         return [*start, *ranks.command]
 
     def variables(self) -> dict[str, str]:
-        """Where the ranks meet; another port each time, since the last one may still be held by what was killed."""
+        """Return where the ranks meet; another port each time, since the last one may still be held by what was killed."""
         process = self._config.process
         place = {
             "MASTER_ADDR": process.master_addr or self._job.nodes[0],
@@ -266,7 +266,7 @@ class Slurm:
             )
 
     def _owner_of(self, address: str) -> str | None:
-        """The first node that says the address is its own."""
+        """Return the first node that says the address is its own."""
         nodes = self._job.nodes
         ask = self._inside(*_PYTHON, "-m", "harness.launch.address", "--nodes", str(len(nodes)), "--", address)
         said = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
@@ -310,7 +310,7 @@ class Slurm:
             subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
 
     def _steps(self) -> list[str] | None:
-        """The step of the ranks, if it is on; None where Slurm does not answer, which is said."""
+        """Return the step of the ranks, if it is on; None where Slurm does not answer, which is said."""
         command = ["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"]
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if answer.returncode:
@@ -319,7 +319,9 @@ class Slurm:
 
 
 def _free_port() -> int:
-    """One that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will be."""
+    """Return one that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will
+    be.
+    """
     while True:
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
         if _is_free(port):
@@ -327,7 +329,7 @@ def _free_port() -> int:
 
 
 def _is_free(port: int, *, again: bool = False) -> bool:
-    """Whether nothing on this node holds the port; `again`: what its last holder has left does not count."""
+    """Return whether nothing on this node holds the port; `again`: what its last holder has left does not count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, again)
         try:
@@ -349,7 +351,7 @@ def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
 
 
 def node_check(mounts: Sequence[Mount], made: Mapping[str, Path], ranks: int) -> list[str]:
-    """The arguments of `harness.launch.node`, for what a container or a node without one must see."""
+    """Return the arguments of `harness.launch.node`, for what a container or a node without one must see."""
     kinds = (("--writable" if mount.writable else "--readable", str(mount.path)) for mount in mounts)
     told = (("--token", variable, str(token)) for variable, token in made.items())
     options = [part for option in (*kinds, *told) for part in option]

@@ -34,7 +34,7 @@ class Standing:
 
 
 def standing(run: Run) -> Standing:
-    """The state that the log shows so far."""
+    """Return the state that the log shows so far."""
     start = run.first("run_start").event if run.has("run_start") else None
     stop = run.last("run_stop").event if run.has("run_stop") else None
     said = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}

@@ -35,7 +35,7 @@ _STOP_S = 10.0
 
 
 def sampler(result: Path, seconds: int) -> list[str]:
-    """The command that samples one node."""
+    """Return the command that samples one node."""
     return [sys.executable, "-m", "harness.launch.telemetry", str(result), str(seconds)]
 
 
@@ -58,7 +58,7 @@ def sampled(command: Sequence[str]) -> Iterator[None]:
 
 
 def gpu_cells(line: str) -> list[str]:
-    """A line of nvidia-smi as the cells from `device` on.
+    """Return a line of nvidia-smi as the cells from `device` on.
 
     Raises:
         ValueError: it is none.
@@ -71,7 +71,7 @@ def gpu_cells(line: str) -> list[str]:
 
 
 def _measured(cell: str) -> str:
-    """A number; nothing for [N/A], [GPU is lost] and the like."""
+    """Return a number; nothing for [N/A], [GPU is lost] and the like."""
     if cell.startswith("["):
         return ""
     if not math.isfinite(float(cell)):
@@ -80,7 +80,7 @@ def _measured(cell: str) -> str:
 
 
 def _node_cells() -> list[str]:
-    """The cells from `device` on."""
+    """Return the cells from `device` on."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -119,7 +119,9 @@ class _Gpus:
         return self._process.stdout.fileno()
 
     def rows(self) -> list[list[str]]:
-        """The cells, from `device` on, of each line that is complete by now; a line that is no sample is said, once."""
+        """Return the cells, from `device` on, of each line that is complete by now; a line that is no sample is said,
+        once.
+        """
         read = os.read(self.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + read).split(b"\n")
         rows = [cells for line in lines if (cells := self._cells(line.decode(errors="replace")))]

@@ -157,11 +157,11 @@ class Calibration:
     command: str
 
     def of(self, size: ModelSize) -> Fitted:
-        """The constants of a size, or of the nearest one that was measured."""
+        """Return the constants of a size, or of the nearest one that was measured."""
         return self.sizes[nearest(size, self.sizes)]
 
     def spread(self, job: TrainingJob) -> float:
-        """How far off a step of this job may be: twice the root mean square of its group's left-out errors."""
+        """Return how far off a step of this job may be: twice the root mean square of its group's left-out errors."""
         errors = [residual.left_out for residual in self.residuals if residual.group == group(job)]
         if not errors:
             return UNCALIBRATED_SPREAD
@@ -170,11 +170,12 @@ class Calibration:
         return max(LEAST_SPREAD, 2 * fmean(error**2 for error in errors) ** 0.5)
 
     def measured(self, job: TrainingJob) -> int:
-        """How many steps of this job's group the constants were fitted to."""
+        """Return how many steps of this job's group the constants were fitted to."""
         return sum(residual.group == group(job) for residual in self.residuals)
 
     def graph_gain(self, job: TrainingJob) -> float | None:
-        """How many times as long a step takes without such a graph; None where the constants are not of steps in one.
+        """Return how many times as long a step takes without such a graph; None where the constants are not of steps in
+        one.
 
         Constants that a user's own logs gave are of the user's own steps.
         """
@@ -184,7 +185,7 @@ class Calibration:
         return FULL_GRAPH_GAIN.get(job.gpu.name)
 
     def has_fp8_attention(self, job: TrainingJob) -> bool:
-        """Whether the measured steps of this job's kind have attention in fp8, which this trainer has not.
+        """Return whether the measured steps of this job's kind have attention in fp8, which this trainer has not.
 
         Nobody has published what it brings, and no constant tells: every 8B step in nvfp4 has it, and no other.
         """
@@ -192,7 +193,7 @@ class Calibration:
         return small and job.precision == "nvfp4" and job.release != OWN
 
     def software(self, gpu: str, precision: str, size: ModelSize) -> tuple[str, str]:
-        """The (release, stack) to assume: the user's own, else a submission's, the latest."""
+        """Return the (release, stack) to assume: the user's own, else a submission's, the latest."""
         group = f"{gpu} {precision} {nearest(size, self.sizes)}"
         known = [residual.software for residual in self.residuals if residual.group == group]
         order = sorted(known, key=lambda software: (software.startswith(OWN), software.endswith(" mlperf"), software))
@@ -201,7 +202,7 @@ class Calibration:
 
 
 def nearest(size: ModelSize, known: Mapping[str, Fitted]) -> str:
-    """The name of the size in `known` whose layers are the most like those of `size`, by their parameters."""
+    """Return the name of the size in `known` whose layers are the most like those of `size`, by their parameters."""
     return min(known, key=lambda name: abs(log(SIZES[name].layer_parameters / size.layer_parameters)))
 
 
@@ -262,7 +263,7 @@ def _names(*rows: Measured) -> set[str]:
 
 
 def fit(measured: Sequence[Measured], prior: Callable[[str], Prior] = physical_prior) -> Constants:
-    """The most probable constants given measured steps: Gauss-Newton on logarithms."""
+    """Return the most probable constants given measured steps: Gauss-Newton on logarithms."""
     rows = [(terms(row.job), log(row.seconds), row.spread) for row in measured]
     names = sorted(_names(*measured))
     constants = Constants({name: prior(name).value for name in names})
@@ -281,7 +282,7 @@ def _change(
     constants: Constants,
     prior: Callable[[str], Prior],
 ) -> list[float]:
-    """The step of Gauss-Newton, in the order of `names`: least squares over the priors and the measured steps."""
+    """Return the step of Gauss-Newton, in the order of `names`: least squares over the priors and the measured steps."""
     import numpy as np
 
     index = {name: i for i, name in enumerate(names)}
@@ -304,7 +305,7 @@ def _change(
 
 
 def load(path: Path = SHIPPED) -> Calibration:
-    """A calibration from its file.
+    """Return a calibration from its file.
 
     Raises:
         RefusedError: the file is no calibration.
@@ -326,7 +327,7 @@ def _of_values(values: Mapping[str, Any]) -> Fitted:
 
 
 def dump(calibration: Calibration) -> str:
-    """The text of a calibration's file."""
+    """Return the text of a calibration's file."""
     fields = {
         "made": calibration.made,
         "command": calibration.command,

@@ -215,7 +215,7 @@ def _plan(
 
 
 def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> list[SearchResult]:
-    """The layouts of one number of GPUs; or what would fit."""
+    """Return the layouts of one number of GPUs; or what would fit."""
     from harness.plan.presentation import instead_lines, search_values, table
     from harness.plan.scaling import instead
 
@@ -229,7 +229,7 @@ def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> 
 
 
 def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: bool) -> list[SearchResult]:
-    """The fastest layout of each number of GPUs."""
+    """Return the fastest layout of each number of GPUs."""
     from harness.plan.presentation import scaling_table, scaling_values
     from harness.plan.scaling import instead
 
@@ -240,7 +240,7 @@ def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: b
 
 
 def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: bool) -> list[SearchResult]:
-    """The layouts of the fewest GPUs that are fast enough.
+    """Return the layouts of the fewest GPUs that are fast enough.
 
     Raises:
         ConfigError: no number of GPUs is.

@@ -54,7 +54,7 @@ PUBLISHED: dict[str, dict[str, PublishedChoice]] = {
 
 
 def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_batch_size: int | None = None) -> Plan:
-    """The plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
+    """Return the plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
 
     The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes. For
     a benchmark of which none is published, the layouts of a search in bf16, the fastest first. Gradients are in bf16,
@@ -82,7 +82,7 @@ def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_b
 
 
 def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -> str:
-    """Why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
+    """Return why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
     each = GPUS[gpu].gpus_per_node
     asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
     if published is None:
@@ -98,7 +98,7 @@ def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -
 
 
 def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[ReplicaLayout]:
-    """The layouts that a search lists, the fastest first."""
+    """Yield the layouts that a search lists, the fastest first."""
     base = bare_values(benchmark, GPUS[gpu], nodes, GPUS[gpu].gpus_per_node)
     for candidate in search(base, calibration.load(), gpu).candidates:
         job = candidate.job
@@ -106,7 +106,7 @@ def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[ReplicaLay
 
 
 def _neighbours(published: ReplicaLayout) -> Iterator[ReplicaLayout]:
-    """The published one first, then its neighbours, the least changed first."""
+    """Yield the published one first, then its neighbours, the least changed first."""
     yield published
     for context in (published.context, 1, 2 * published.context):
         for pipeline, interleaved in ((8, 8), (4, 8), (16, 8), (9, 7), (7, 9), (6, 7), (3, 7)):
@@ -116,7 +116,7 @@ def _neighbours(published: ReplicaLayout) -> Iterator[ReplicaLayout]:
 
 
 def _fitting(config: RunConfig) -> Plan | None:
-    """A configuration as it is, or with one change that makes it fit; None if none does."""
+    """Return a configuration as it is, or with one change that makes it fit; None if none does."""
     known = calibration.load()
     made = plan(config, known)
     if made.fits:
@@ -126,10 +126,8 @@ def _fitting(config: RunConfig) -> Plan | None:
     return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
 
 
-def _candidates(
-    benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str
-) -> Iterator[RunConfig]:
-    """Every batch size that this layout can run, of those that an interleaved pipeline takes."""
+def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str) -> Iterator[RunConfig]:
+    """Yield every batch size that this layout can run, of those that an interleaved pipeline takes."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
         return

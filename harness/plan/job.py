@@ -144,7 +144,7 @@ def from_config(
     stack: str = "mlperf",
     quantised_weights: bool = False,
 ) -> TrainingJob:
-    """The job that a configuration describes.
+    """Return the job that a configuration describes.
 
     Args:
         gpu: its name; the one that the system's name states if None.
@@ -189,12 +189,12 @@ def from_config(
 
 
 def precision_of(kernels: Kernels) -> str:
-    """One of hardware.PRECISIONS, or what else the configuration has."""
+    """Return one of hardware.PRECISIONS, or what else the configuration has."""
     return "mxfp8" if kernels.precision == "fp8" and kernels.fp8_recipe == "mxfp8" else kernels.precision
 
 
 def precision_values(precision: str) -> dict[str, str]:
-    """The variables of a configuration whose `precision_of` is this."""
+    """Return the variables of a configuration whose `precision_of` is this."""
     return {"PRECISION": "fp8", "FP8_RECIPE": "mxfp8"} if precision == "mxfp8" else {"PRECISION": precision}
 
 

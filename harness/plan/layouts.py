@@ -44,14 +44,14 @@ class TimedLayout:
         return self.job.micro_batch * (self.job.pipeline if self.job.chunks > 1 else 1)
 
     def minibatches(self, largest: int) -> range:
-        """Every one of a global batch of at most `largest`."""
+        """Return every one of a global batch of at most `largest`."""
         return range(self.least, largest // self.job.data + 1, self.least)
 
     def step(self, minibatch: int) -> float:
         return self.each * minibatch / self.job.micro_batch + self.once
 
     def values(self, minibatch: int) -> dict[str, str]:
-        """The layout's variables."""
+        """Return the layout's variables."""
         job = self.job
         sizes = (job.tensor, job.pipeline, job.chunks, job.context, job.micro_batch, minibatch)
         return dict(zip(LAYOUT_NAMES, map(str, sizes), strict=True))
@@ -62,7 +62,7 @@ def name(job: TrainingJob) -> str:
 
 
 def cuts(job: TrainingJob) -> Iterator[TrainingJob]:
-    """Every cut of the model that its layers and heads allow, whatever the number of GPUs."""
+    """Yield every cut of the model that its layers and heads allow, whatever the number of GPUs."""
     layers = job.size.layers
     stages = [n for n in range(1, layers + 3) if layers % n == 0 or (layers + 2) % n == 0]
     pipelines = [(pp, n // pp) for n in stages for pp in range(2, min(n, LONGEST_PIPELINE) + 1) if n % pp == 0]
@@ -75,7 +75,7 @@ def cuts(job: TrainingJob) -> Iterator[TrainingJob]:
 
 
 def worst(job: TrainingJob) -> memory.Stage:
-    """The stage that needs most, at any minibatch.
+    """Return the stage that needs most, at any minibatch.
 
     Activations grow with the microbatches up to the pipeline's depth; a run has at least that many.
     """
@@ -117,7 +117,7 @@ Option = tuple[float, int, int]
 
 
 def options(place: int, shape: TimedLayout, lengths: Lengths) -> list[Option]:
-    """A layout at every minibatch that it divides, fastest first."""
+    """Return a layout at every minibatch that it divides, fastest first."""
     found = []
     for minibatch in shape.minibatches(lengths.largest_batch):
         steps = lengths.of(minibatch * shape.job.data)

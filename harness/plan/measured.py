@@ -62,7 +62,7 @@ class UnreadableMeasurementError(RefusedError):
 
 
 def read_table(path: Path, benchmark: str | None = None) -> list[Measured]:
-    """The steps of a table.
+    """Return the steps of a table.
 
     Args:
         benchmark: as of table_rows.
@@ -74,7 +74,8 @@ def read_table(path: Path, benchmark: str | None = None) -> list[Measured]:
 
 
 def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table that state a layout, with their lines, and with the columns that INSTEAD has others for.
+    """Return the rows of a table that state a layout, with their lines, and with the columns that INSTEAD has others
+    for.
 
     Published tables leave the layout blank where a submitter has not said it.
 
@@ -112,7 +113,7 @@ def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row
 
 
 def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
-    """A row with the columns that INSTEAD has others for."""
+    """Return a row with the columns that INSTEAD has others for."""
     found = dict(row)
     if not found.get("gpus") and found.get("nodes"):
         found["gpus"] = str(_product(found, *INSTEAD["gpus"]))
@@ -211,7 +212,7 @@ def _evaluations(rules: Rules, job: TrainingJob, steps: int) -> int:
 
 
 def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None) -> Measured:
-    """The median step of one run.
+    """Return the median step of one run.
 
     Args:
         config: of the run, where no run.json beside the log says it.
@@ -278,7 +279,7 @@ def _is_step(event: Event) -> bool:
 
 
 def _durations(events: list[Event], start: str, stop: str) -> list[float]:
-    """Seconds between each start and the stop after it."""
+    """Return seconds between each start and the stop after it."""
     found, began = [], None
     for event in events:
         if event.key == start:

@@ -88,12 +88,13 @@ class Stage:
 
 
 def stages(job: TrainingJob) -> list[Stage]:
-    """Every pipeline stage, first to last."""
+    """Return every pipeline stage, first to last."""
     return [_stage(job, stage) for stage in range(job.pipeline)]
 
 
 def worst(job: TrainingJob) -> Stage:
-    """The stage that needs most: the first, the second, the last, or the first that sends while it holds its most.
+    """Return the stage that needs most: the first, the second, the last, or the first that sends while it holds its
+    most.
 
     Those between hold as many layers as the second one, with fewer microbatches in flight.
     """
@@ -104,7 +105,7 @@ def worst(job: TrainingJob) -> Stage:
 
 
 def fits(stage: Stage, job: TrainingJob) -> bool:
-    """Whether what PyTorch reserves and what lies outside its allocator are at most the GPU's memory."""
+    """Return whether what PyTorch reserves and what lies outside its allocator are at most the GPU's memory."""
     return stage.total <= job.gpu.memory
 
 
@@ -159,7 +160,7 @@ def _chunk_parameters(job: TrainingJob, stage: int, chunk: int) -> int:
 
 
 def weight_bytes(job: TrainingJob) -> float:
-    """Bytes a weight of a layer's matrix, with the copies that matrix products need.
+    """Return bytes a weight of a layer's matrix, with the copies that matrix products need.
 
     Transformer Engine keeps them from one microbatch to the next (module/base.py, get_weight_workspace). Without
     quantised weights the bf16 ones are kept beside; nvfp4 is taken to keep them in any case: no published log says.
@@ -171,7 +172,7 @@ def weight_bytes(job: TrainingJob) -> float:
 
 
 def product_bytes(job: TrainingJob) -> float:
-    """Bytes of a value in the precision of the matrix products."""
+    """Return bytes of a value in the precision of the matrix products."""
     return _PRODUCT_BYTES[job.precision]
 
 
@@ -190,7 +191,9 @@ def _directions(job: TrainingJob) -> int:
 
 
 def layer_bytes(job: TrainingJob) -> float:
-    """Bytes that one layer keeps of one microbatch for its backward pass, on one rank, where it is not recomputed."""
+    """Return bytes that one layer keeps of one microbatch for its backward pass, on one rank, where it is not
+    recomputed.
+    """
     if "full" in job.recompute and job.recomputed_layers == 0:
         return _checkpoint_bytes(job)
     return _kept(job)
@@ -227,7 +230,7 @@ def _shard(job: TrainingJob) -> float:
 
 
 def _normalised_bytes(job: TrainingJob) -> float:
-    """Bytes a value of a norm's output, as kept.
+    """Return bytes a value of a norm's output, as kept.
 
     Transformer Engine drops the copy that the backward pass does not multiply with, but of nvfp4 only where nothing is
     gathered (module/layernorm_linear.py, update_usage).
@@ -236,7 +239,7 @@ def _normalised_bytes(job: TrainingJob) -> float:
 
 
 def _plain(job: TrainingJob) -> TrainingJob:
-    """The same job in bf16 throughout, as some of its layers may be."""
+    """Return the same job in bf16 throughout, as some of its layers may be."""
     return replace(job, precision="bf16")
 
 
@@ -267,7 +270,7 @@ def _layer_activations(job: TrainingJob, stage: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _most_held(pipeline: int, stage: int, microbatches: int, weights: tuple[float, ...], kept: float) -> float:
-    """The most that `stage` holds in Megatron-Core's interleaved 1F1B, played forward and backward.
+    """Return the most that `stage` holds in Megatron-Core's interleaved 1F1B, played forward and backward.
 
     Args:
         weights: what each model chunk holds of one microbatch.
@@ -308,7 +311,7 @@ def _ahead(pipeline: int, stage: int, chunks: int, passes: int) -> int:
 
 
 def _alternates(job: TrainingJob, stage: int) -> bool:
-    """Whether a stage comes to one forward, one backward: not where all its forward passes are ahead of that."""
+    """Return whether a stage comes to one forward, one backward: not where all its forward passes are ahead of that."""
     passes = job.microbatches * job.chunks
     return _ahead(job.pipeline, stage, job.chunks, passes) < passes
 
@@ -317,7 +320,7 @@ def _alternates(job: TrainingJob, stage: int) -> bool:
 
 
 def _layer_under_way(job: TrainingJob, stage: int) -> float:
-    """The layer that the backward pass is in, at the larger of two moments of its MLP; beyond what layers keep."""
+    """Return the layer that the backward pass is in, at the larger of two moments of its MLP; beyond what layers keep."""
     outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
     # What the layer keeps of its MLP: the first product's output, which is gone by the weight gradient, and the second
     # one's input, which is gone in both moments.
@@ -344,7 +347,7 @@ def _activation(job: TrainingJob) -> float:
 
 
 def _weight_gradient(job: TrainingJob) -> float:
-    """The gradient of the MLP's first weight, the largest product.
+    """Return the gradient of the MLP's first weight, the largest product.
 
     In the order of Transformer Engine's backward pass (module/layernorm_linear.py).
     """
@@ -369,7 +372,7 @@ def _weight_gradient(job: TrainingJob) -> float:
 
 
 def _loss_under_way(job: TrainingJob) -> float:
-    """The last stage in the output layer's backward pass, with Transformer Engine's cross entropy.
+    """Return the last stage in the output layer's backward pass, with Transformer Engine's cross entropy.
 
     That works in place, so the bf16 logits are their gradient by now (megatron/core/fusions). Beside them the output
     layer's gradients of its weight and of its input (tensor_parallel/layers.py); the final norm's input and output, and

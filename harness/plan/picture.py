@@ -18,7 +18,7 @@ _LIMIT = "#D55E00"
 
 
 def svg(plan: Plan) -> str:
-    """The picture's text.
+    """Return the picture's text.
 
     Raises:
         RefusedError: the libraries that draw are not installed.

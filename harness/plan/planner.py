@@ -75,7 +75,7 @@ class Plan:
 def job_of(
     config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
 ) -> TrainingJob:
-    """The job of a configuration, with the software that its GPU and precision were measured with.
+    """Return the job of a configuration, with the software that its GPU and precision were measured with.
 
     Raises:
         ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
@@ -100,7 +100,7 @@ def pace_of(config: RunConfig, job: TrainingJob, calibration: Calibration) -> Pa
 def plan(
     config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
 ) -> Plan:
-    """Everything about one configuration.
+    """Return everything about one configuration.
 
     Raises:
         ConfigError: as job_of.
@@ -153,7 +153,7 @@ def _remedies(config: RunConfig, planned: TrainingJob, calibration: Calibration)
 def _remedy(
     config: RunConfig, change: Mapping[str, str], planned: TrainingJob, calibration: Calibration
 ) -> Remedy | None:
-    """A change, if the configuration is possible with it and fits."""
+    """Return a change, if the configuration is possible with it and fits."""
     try:
         changed = RunConfig.from_environment({**config.to_environment(), "DGXSYSTEM": planned.gpu.system, **change})
     except ConfigError:

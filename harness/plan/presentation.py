@@ -22,7 +22,7 @@ _LETTERS = dict(zip(memory.PARTS, "WGOAULB-.", strict=True))
 
 
 def text(plan: Plan, calibration: Calibration) -> str:
-    """A plan for a person."""
+    """Return a plan for a person."""
     return "\n".join(
         [_title(plan), "", *_memory(plan), "", *_step(plan), "", *_target(plan), "", *_basis(plan, calibration)]
     )
@@ -124,7 +124,7 @@ def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
 
 
 def _stacked(parts: Sequence[tuple[str, float]]) -> str:
-    """A bar of letters; rounding the running sum keeps its length right."""
+    """Return a bar of letters; rounding the running sum keeps its length right."""
     drawn, filled = "", 0.0
     for letter, share in parts:
         filled += share
@@ -140,7 +140,7 @@ def _gib(size: float) -> str:
 
 
 def table(found: SearchResult, top: int) -> str:
-    """The fastest layouts of a search, and why others are not among them."""
+    """Return the fastest layouts of a search, and why others are not among them."""
     title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target {_off(found)}"
     refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
     listed = found.candidates[:top]
@@ -206,7 +206,7 @@ def _instead(other: Instead) -> str:
 
 
 def scaling_table(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> str:
-    """The fastest layout of each number of GPUs, the smallest number first."""
+    """Return the fastest layout of each number of GPUs, the smallest number first."""
     first = found[0]
     title = f"{first.gpu.name} in {first.precision}: the fastest layout to the target {_off(first)}"
     rows = []
@@ -231,7 +231,7 @@ def efficiencies(found: Sequence[SearchResult]) -> list[float | None]:
 
 
 def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
-    """The answer, and the layouts of that number of GPUs."""
+    """Return the answer, and the layouts of that number of GPUs."""
     best = found.candidates[0]
     answer = (
         f"{found.gpus:,} {found.gpu.name} ({best.config.layout.nodes:,} nodes) are the fewest that reach the target in "
@@ -244,7 +244,7 @@ def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
 
 
 def too_slow(found: SearchResult | None, minutes: float) -> str:
-    """Why no number of GPUs is fast enough; `found` is of the fastest."""
+    """Return why no number of GPUs is fast enough; `found` is of the fastest."""
     if found is None:
         return "no layout fits on any number of GPUs"
     best = found.candidates[0]
@@ -258,7 +258,7 @@ def too_slow(found: SearchResult | None, minutes: float) -> str:
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON: bytes, seconds, minutes and sequences."""
+    """Return a plan as JSON: bytes, seconds, minutes and sequences."""
     job = plan.job
     return {
         "system": plan.config.system,
@@ -318,7 +318,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 
 
 def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
-    """The fastest layout of each number of GPUs as JSON."""
+    """Return the fastest layout of each number of GPUs as JSON."""
     counts = [
         {**search_values(each, 1, others.get(each.gpus, ())), "efficiency": efficiency}
         for each, efficiency in zip(found, efficiencies(found), strict=True)
@@ -327,7 +327,7 @@ def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[
 
 
 def search_values(found: SearchResult, top: int, others: Sequence[Instead]) -> dict[str, Any]:
-    """A search as JSON, with what would fit where nothing does."""
+    """Return a search as JSON, with what would fit where nothing does."""
     return {
         "gpu": found.gpu.name,
         "gpus": found.gpus,

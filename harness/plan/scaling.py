@@ -47,7 +47,7 @@ class SearchRequest:
         return int(self.base["DGXNNODES"]) * self.node
 
     def on(self, gpus: int) -> dict[str, str]:
-        """The variables at a number of GPUs: whole nodes, or a part of one.
+        """Return the variables at a number of GPUs: whole nodes, or a part of one.
 
         Raises:
             ConfigError: they are neither.
@@ -61,7 +61,7 @@ class SearchRequest:
         return {**self.base, "DGXNNODES": str(nodes)}
 
     def at(self, gpus: int, listed: int = LISTED) -> SearchResult:
-        """The layouts of a number of GPUs.
+        """Return the layouts of a number of GPUs.
 
         Raises:
             ConfigError: as `on`, and as search.
@@ -106,7 +106,9 @@ class _Runs:
         return float(min(work[left > 0] / left[left > 0], default=inf))
 
     def fastest(self, shape: TimedLayout, step: int) -> tuple[float, int]:
-        """Seconds and GPUs of a layout where it is fastest: each replica has its least, and their number decides."""
+        """Return seconds and GPUs of a layout where it is fastest: each replica has its least, and their number
+        decides.
+        """
         import numpy as np
 
         job = shape.job
@@ -119,7 +121,7 @@ class _Runs:
 
 
 def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> SearchResult | None:
-    """The layouts of the fewest GPUs of which one is expected to reach the target in so many minutes.
+    """Return the layouts of the fewest GPUs of which one is expected to reach the target in so many minutes.
 
     Where none does on any number of GPUs, those of the number that is fastest; None where nothing fits on any.
 
@@ -164,7 +166,7 @@ def _multiple(gpus: float, smallest: TrainingJob) -> float:
 
 
 def _enough_memory(shape: TimedLayout, step: int, largest_batch: int) -> float:
-    """The fewest GPUs beyond those of a layout that does not fit, over which its optimizer is split enough."""
+    """Return the fewest GPUs beyond those of a layout that does not fit, over which its optimizer is split enough."""
 
     def holds(count: int) -> bool:
         job = replace(shape.job, gpus=count * step)
@@ -180,7 +182,7 @@ def _enough_memory(shape: TimedLayout, step: int, largest_batch: int) -> float:
 
 
 def _fastest(question: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
-    """The number of GPUs on which the fastest layout of all is fastest."""
+    """Return the number of GPUs on which the fastest layout of all is fastest."""
     for seconds, gpus, place in sorted((*runs.fastest(shape, shape.job.gpus), i) for i, shape in enumerate(shapes)):
         if seconds == inf:
             return None
@@ -192,7 +194,7 @@ def _fastest(question: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) ->
 
 
 def _best(question: SearchRequest, shape: TimedLayout, runs: _Runs) -> Candidate | None:
-    """A layout at its best minibatch that RunConfig accepts."""
+    """Return a layout at its best minibatch that RunConfig accepts."""
     values = question.on(shape.job.gpus)
     return next(accepted([shape], runs.lengths, values, question.calibration, 1, Refusals()), None)
 
@@ -230,7 +232,7 @@ def instead(question: SearchRequest, nothing: SearchResult) -> Iterator[Instead]
 
 
 def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:
-    """The numbers below and above one, the nearest first."""
+    """Return the numbers below and above one, the nearest first."""
     sizes = [*range(1, node), *range(node, gpus + (NEAR + 1) * node, node)]
     return [size for size in sizes if size < gpus][: -NEAR - 1 : -1], [size for size in sizes if size > gpus][:NEAR]
 

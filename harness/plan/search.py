@@ -90,7 +90,7 @@ class Refusals:
 
 
 def bare_values(benchmark: Benchmark, gpu: Gpu, nodes: int, gpus_per_node: int) -> dict[str, str]:
-    """The variables of a run by the benchmark's latest rules, without a layout; gradients in bf16, as published."""
+    """Return the variables of a run by the benchmark's latest rules, without a layout; gradients in bf16, as published."""
     return {
         "BENCHMARK": benchmark.name,
         "RULESET": benchmark.rulesets[-1],
@@ -109,7 +109,8 @@ def search(
     quantised_weights: bool = False,
     listed: int = LISTED,
 ) -> SearchResult:
-    """Every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not matter.
+    """Return every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not
+    matter.
 
     Raises:
         ConfigError: `base` is impossible whatever the layout, its GPU is unknown or lacks the precision.
@@ -133,7 +134,7 @@ def search(
 def uncut(
     base: Mapping[str, str], calibration: Calibration, gpu: str | None, quantised_weights: bool
 ) -> tuple[TrainingJob, Rules]:
-    """The job of `base` before it is cut, and its rules."""
+    """Return the job of `base` before it is cut, and its rules."""
     stated = base.get("DGXSYSTEM", "")
     found = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
     # One GPU at a reference point's batch: possible under any rules, so that a fault is one of `base` itself.
@@ -172,7 +173,9 @@ def accepted(
     listed: int,
     refusals: Refusals,
 ) -> Iterator[Candidate]:
-    """The fastest (TP, PP, CP) that RunConfig accepts, each at its fastest interleaving, microbatch and minibatch."""
+    """Yield the fastest (TP, PP, CP) that RunConfig accepts, each at its fastest interleaving, microbatch and
+    minibatch.
+    """
     waiting = [iter(options(place, shape, lengths)) for place, shape in enumerate(shapes)]
     heap = []
     for shape, each in zip(shapes, waiting, strict=True):

@@ -66,7 +66,7 @@ class StepTerms:
     """Paid once a step, however many microbatches it has."""
 
     def terms(self, job: TrainingJob) -> list[Term]:
-        """All of them, for the microbatches and the bubble of `job`."""
+        """Return all of them, for the microbatches and the bubble of `job`."""
         return [
             *(Term(term.part, term.seconds * job.microbatches, term.constants) for term in self.microbatch),
             *(Term("bubble", term.seconds * job.bubble, term.constants) for term in self.microbatch),
@@ -80,22 +80,22 @@ def step(job: TrainingJob) -> StepTerms:
 
 
 def terms(job: TrainingJob) -> list[Term]:
-    """Every term of a training step."""
+    """Return every term of a training step."""
     return step(job).terms(job)
 
 
 def total(terms: Iterable[Term], constants: Mapping[str, float]) -> float:
-    """Seconds of some terms."""
+    """Return seconds of some terms."""
     return sum(term.calibrated(constants) for term in terms)
 
 
 def seconds(job: TrainingJob, constants: Mapping[str, float]) -> float:
-    """Seconds of a step."""
+    """Return seconds of a step."""
     return total(terms(job), constants)
 
 
 def breakdown(job: TrainingJob, constants: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step by part."""
+    """Return seconds of a step by part."""
     found = dict.fromkeys(PARTS, 0.0)
     for term in terms(job):
         found[term.part] += term.calibrated(constants)
@@ -155,12 +155,12 @@ def _computation(job: TrainingJob) -> Iterator[Term]:
 
 
 def _recomputed(job: TrainingJob) -> float:
-    """The part of a layer's forward pass that the backward pass does again, by its weights."""
+    """Return the part of a layer's forward pass that the backward pass does again, by its weights."""
     return job.mlp_share if "mlp" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
 def _attention_again(job: TrainingJob) -> float:
-    """The part of a layer's core attention that the backward pass does again."""
+    """Return the part of a layer's core attention that the backward pass does again."""
     return 1.0 if "core_attn" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 

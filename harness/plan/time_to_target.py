@@ -49,7 +49,7 @@ class LikelyOutcome:
 
 
 def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[LikelyOutcome]:
-    """The evaluations at which a run is likely to reach the target, first to last.
+    """Return the evaluations at which a run is likely to reach the target, first to last.
 
     From the fastest seed of the reference, less what the rules allow, to its slowest, and one evaluation more: a run
     ends at the first evaluation after it is there. Without reference points, the first evaluations there are.
@@ -66,7 +66,7 @@ def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None 
 
 
 def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> LikelyOutcome:
-    """A run that ends after `steps` steps."""
+    """Return a run that ends after `steps` steps."""
     samples, record = steps * schedule.global_batch_size, find_record(rules, schedule.global_batch_size)[1]
     fewest = None if record is None else accepted_from(record, rules.runs, rules.convergence_allowance)
     evaluations = sum(1 for _ in schedule.evaluation_steps(steps))

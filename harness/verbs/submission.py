@@ -78,7 +78,7 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
 
 
 def _config(file: Path | None) -> RunConfig | None:
-    """The runs' configuration; None where neither a file nor the environment says it."""
+    """Return the runs' configuration; None where neither a file nor the environment says it."""
     try:
         return resolve(file).config
     except ConfigError:

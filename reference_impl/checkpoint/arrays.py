@@ -83,7 +83,7 @@ class Tensor:
 
 
 def overlap(a: Box, b: Box) -> Box | None:
-    """The box that two boxes have in common, None if there is none."""
+    """Return the box that two boxes have in common, None if there is none."""
     # The first axis is the layer or the row, which rules out most of a large tensor's pieces.
     if a[0][0] >= b[0][0] + b[1][0] or b[0][0] >= a[0][0] + a[1][0]:
         return None
@@ -93,7 +93,7 @@ def overlap(a: Box, b: Box) -> Box | None:
 
 
 def row_blocks(box: Box, row_axis: int, most_bytes: int, item_bytes: int) -> Iterator[Box]:
-    """The box cut along one axis into boxes of at most `most_bytes`, of one row each if a row is larger."""
+    """Yield the box cut along one axis into boxes of at most `most_bytes`, of one row each if a row is larger."""
     start, shape = box
     row_bytes = prod(shape) // shape[row_axis] * item_bytes
     step = max(1, most_bytes // row_bytes)
@@ -106,7 +106,7 @@ def row_blocks(box: Box, row_axis: int, most_bytes: int, item_bytes: int) -> Ite
 
 
 def read(tensor: Tensor, box: Box) -> torch.Tensor:
-    """One box of a stored tensor, in memory.
+    """Return one box of a stored tensor, in memory.
 
     Raises:
         CheckpointError: a file cannot be read, is shorter than it was said to be, or no piece holds part of the box.

@@ -43,7 +43,7 @@ PREFIX = "module."
 
 
 def convertible(checkpoint: Checkpoint, vocabulary: int | None) -> tuple[ModelSize, int]:
-    """The model of a checkpoint and the vocabulary rows that a copy has: `vocabulary` of them, or all if None.
+    """Return the model of a checkpoint and the vocabulary rows that a copy has: `vocabulary` of them, or all if None.
 
     Raises:
         CheckpointError: listing what is wrong with it.
@@ -172,7 +172,7 @@ def _saved(value: Any) -> bytes:
 
 
 def _metadata(entries: dict[str, list[Any]], on_disk: dict[str, tuple[int, ...]], dtype: str) -> Any:
-    """The index of the entries of each file, as torch.distributed.checkpoint has it."""
+    """Return the index of the entries of each file, as torch.distributed.checkpoint has it."""
     import torch
     from torch.distributed.checkpoint import metadata as dcp
     from torch.distributed.checkpoint.filesystem import _StorageInfo

@@ -72,7 +72,7 @@ def is_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelSize, int]:
-    """The model's shape, and the rows of its embedding.
+    """Return the model's shape, and the rows of its embedding.
 
     Raises:
         CheckpointError: config.json is missing or malformed, or describes what is no Llama 3.1.
@@ -101,7 +101,7 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
 
 
 def _number(fields: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    """A number above zero, which some tools write as text; an integer may be written 500000.0."""
+    """Return a number above zero, which some tools write as text; an integer may be written 500000.0."""
     value = fields[name]
     try:
         number = float(value)
@@ -133,7 +133,7 @@ def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: Mod
 
 
 def _same(found: Any, expected: Any) -> bool:
-    """Whether a value is the expected one, by itself or as text."""
+    """Return whether a value is the expected one, by itself or as text."""
     if found == expected or not isinstance(found, str) or isinstance(expected, str):
         return bool(found == expected)
     try:
@@ -155,7 +155,7 @@ def _read_json(path: Path, most_bytes: int) -> dict[str, Any]:
 
 
 def read_files(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors files, by Hugging Face's names.
+    """Return every tensor of a folder's safetensors files, by Hugging Face's names.
 
     Raises:
         CheckpointError: a file that the index names is missing, truncated or malformed, or lacks a tensor.
@@ -215,7 +215,7 @@ def _tensor(path: Path, name: str, data: int, entry: Mapping[str, Any]) -> Tenso
 
 
 def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> dict[str, Tensor]:
-    """The same values as the tensors that Megatron-Core has on disk.
+    """Return the same values as the tensors that Megatron-Core has on disk.
 
     Args:
         files: every tensor of the model, in its shape, all of one type.

@@ -71,7 +71,7 @@ def refused_together() -> Iterator[None]:
 
 
 def box_of(shard: ShardedTensor) -> Box:
-    """Where in the tensor on disk a shard is."""
+    """Return where in the tensor on disk a shard is."""
     # Axes that exist on disk only, such as the layer's, are of length one here.
     return shard.global_offset, (*(1 for _ in range(shard.prepend_axis_num)), *shard.local_shape)
 

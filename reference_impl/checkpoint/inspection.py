@@ -13,7 +13,7 @@ from reference_impl.files.progress import size as text_of_bytes
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """A checkpoint as a table: what it is, each tensor, and what is wrong with it."""
+    """Return a checkpoint as a table: what it is, each tensor, and what is wrong with it."""
     values = sum(tensor.values for tensor in checkpoint.tensors.values())
     rows = [
         ("folder", str(checkpoint.folder)),
@@ -33,7 +33,7 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def summary(checkpoint: Checkpoint, vocabulary: int) -> str:
-    """A checkpoint in one line, as a model with so many vocabulary rows takes it."""
+    """Return a checkpoint in one line, as a model with so many vocabulary rows takes it."""
     taken = "" if checkpoint.vocabulary == vocabulary else f", the first {vocabulary:,} taken"
     return (
         f"{checkpoint.folder}, {checkpoint.format}, {text_of_bytes(checkpoint.bytes)} {checkpoint.dtype}, "
@@ -61,7 +61,7 @@ def _waste(checkpoint: Checkpoint) -> str:
 
 
 def read_manifest(folder: Path) -> FolderManifest:
-    """A folder's manifest; an empty one where there is none.
+    """Return a folder's manifest; an empty one where there is none.
 
     Raises:
         DataError: it is malformed.
@@ -72,7 +72,9 @@ def read_manifest(folder: Path) -> FolderManifest:
 def find_faults(
     folder: Path, manifest: FolderManifest, size: ModelSize | None = None, advance: Advance = silent
 ) -> list[str]:
-    """Every file that is not as in the manifest, and every tensor that is not as in the model (of `size`, if given)."""
+    """Return every file that is not as in the manifest, and every tensor that is not as in the model (of `size`, if
+    given).
+    """
     faults = file_faults(folder, manifest.files, advance=advance)
     try:
         checkpoint = open_checkpoint(folder)

@@ -30,7 +30,7 @@ _UNFUSED_NORMS = {
 
 
 def fused(name: str) -> str:
-    """A tensor's name on disk, from the one that it has in a model without Transformer Engine."""
+    """Return a tensor's name on disk, from the one that it has in a model without Transformer Engine."""
     for unfused, on_disk in _UNFUSED_NORMS.items():
         if name.endswith("." + unfused):
             return name.removesuffix(unfused) + on_disk
@@ -51,13 +51,13 @@ class Rows:
     huggingface_start: int
 
     def box(self, columns: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Where these rows start in the tensor on disk, and their shape there; a row has the shape `columns`."""
+        """Return where these rows start in the tensor on disk, and their shape there; a row has the shape `columns`."""
         layer = () if self.layer is None else (self.layer,)
         return (*layer, self.start, *(0 for _ in columns)), (*(1 for _ in layer), self.count, *columns)
 
 
 def rows(size: ModelSize, vocabulary: int) -> Iterator[Rows]:
-    """Every row of the model once, layer by layer; elements of a norm weight count as rows."""
+    """Yield every row of the model once, layer by layer; elements of a norm weight count as rows."""
     yield Rows(EMBEDDING, None, 0, vocabulary, "model.embed_tokens.weight", 0)
     for layer in range(size.layers):
         for tensor, repeats, parts in _layer(size):
@@ -122,7 +122,7 @@ def require_possible(size: ModelSize, vocabulary: int) -> None:
 
 @cache
 def shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor on disk, in the model's order; stacked ones have the layers as their first axis."""
+    """Return every tensor on disk, in the model's order; stacked ones have the layers as their first axis."""
     layers, h, f, d = size.layers, size.hidden, size.ffn_hidden, size.head_dim
     return {
         EMBEDDING: (vocabulary, h),
@@ -139,7 +139,7 @@ def shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
 
 @cache
 def huggingface_shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of Hugging Face's, in the order of `rows`."""
+    """Return every tensor of Hugging Face's, in the order of `rows`."""
     on_disk = shapes(size, vocabulary)
     counts: dict[str, int] = {}
     columns: dict[str, tuple[int, ...]] = {}

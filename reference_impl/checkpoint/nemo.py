@@ -72,7 +72,7 @@ class Index:
 
 
 def weights_folder(folder: Path) -> Path | None:
-    """Where the `.distcp` files of a distributed checkpoint are; None if the folder is none."""
+    """Return where the `.distcp` files of a distributed checkpoint are; None if the folder is none."""
     for place in (folder / "weights", folder):
         if (place / METADATA).exists() or any(place.glob("*.distcp")):
             return place
@@ -80,7 +80,7 @@ def weights_folder(folder: Path) -> Path | None:
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a folder of `.distcp` files, every one of which is there and long enough.
+    """Return the index of a folder of `.distcp` files, every one of which is there and long enough.
 
     Raises:
         CheckpointError: `.metadata` is missing or no index, or files are missing or truncated.
@@ -185,7 +185,7 @@ def _tensor(name: str, entry: PickledObject, spans: dict[tuple[str, Any], ByteRa
 
 
 def model_tensors(index: Index) -> dict[str, Tensor]:
-    """The model's own tensors under their names without prefix, with those of an optimizer left out.
+    """Return the model's own tensors under their names without prefix, with those of an optimizer left out.
 
     Raises:
         CheckpointError: there is no embedding by which to know the prefix.
@@ -238,7 +238,7 @@ def _rope_faults(settings: dict[str, Any]) -> Iterator[str]:
 
 
 def _size_in(settings: dict[str, Any], vocabulary: int) -> ModelSize | None:
-    """The model that the settings describe; None where they do not say all of it."""
+    """Return the model that the settings describe; None where they do not say all of it."""
     there = {ours: settings[theirs] for ours, theirs in FIELDS.items() if settings.get(theirs) not in _NOTHING}
     if not {"layers", "hidden", "ffn_hidden", "heads", "query_groups"} <= there.keys():
         return None
@@ -260,7 +260,7 @@ def _number(value: object, *, whole: bool = False) -> float:
 
 
 def _settings(document: Any) -> dict[str, Any]:
-    """The mapping inside NeMo's model.yaml that has the model's numbers."""
+    """Return the mapping inside NeMo's model.yaml that has the model's numbers."""
     if not isinstance(document, dict):
         return {}
     if FIELDS["layers"] in document:
@@ -275,7 +275,7 @@ def _size_by_shape(tensors: dict[str, Tensor]) -> ModelSize | None:
 
 
 def wasted_bytes(index: Index) -> int:
-    """Bytes of the files that hold no value of any tensor: storage written twice, mostly."""
+    """Return bytes of the files that hold no value of any tensor: storage written twice, mostly."""
     values = sum(
         prod(piece.shape) * ITEM_BYTES[tensor.dtype] for tensor in index.tensors.values() for piece in tensor.pieces
     )

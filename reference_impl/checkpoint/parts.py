@@ -79,7 +79,7 @@ def complete_bytes(folder: Path) -> int:
 
 
 def _journal(path: Path) -> tuple[str, dict[str, Written]]:
-    """The job of a journal, empty where not even that is written, and what is complete of it.
+    """Return the job of a journal, empty where not even that is written, and what is complete of it.
 
     Raises:
         OSError: it cannot be read.
@@ -129,7 +129,7 @@ class PartFolder:
             raise CheckpointError([f"{folder} cannot be written to: {error.strerror}"]) from None
 
     def _resume(self) -> dict[str, Written]:
-        """The files that are complete already."""
+        """Return the files that are complete already."""
         if not self._journal.exists():
             if any(self.folder.iterdir()):
                 raise CheckpointError([f"{self.folder} is not empty, and holds no work of this kind to go on with"])

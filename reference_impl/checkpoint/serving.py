@@ -52,7 +52,7 @@ class Served:
 
 
 def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) -> Served | None:
-    """The tokenizer of a checkpoint of which so many vocabulary rows are kept; None if nobody has it.
+    """Return the tokenizer of a checkpoint of which so many vocabulary rows are kept; None if nobody has it.
 
     The given one; or the checkpoint's own; or that of a benchmark, if it is installed. One of another number of pieces
     is not the one.
@@ -90,7 +90,7 @@ def _benchmarks(rows: int) -> BenchmarkTokenizer | None:
 
 
 def served(path: Path) -> Served:
-    """A tokenizer file of any kind, or a folder of Hugging Face's, as the files of a served folder.
+    """Return a tokenizer file of any kind, or a folder of Hugging Face's, as the files of a served folder.
 
     Raises:
         TokenizerError: it cannot be read, or is none.
@@ -119,7 +119,7 @@ def _tokenizer_in(folder: Path) -> Path | None:
 
 
 def _copied(path: Path) -> Served:
-    """A tokenizer.json, with what is beside it."""
+    """Return a tokenizer.json, with what is beside it."""
     files = {TOKENIZER: _read(path)}
     if path.name == TOKENIZER:
         files |= {name: _read(path.with_name(name)) for name in _BESIDE if path.with_name(name).is_file()}
@@ -144,7 +144,7 @@ def _made(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -
 
 
 def _ids(document: Mapping[str, Any]) -> dict[str, int]:
-    """Every token of a tokenizer.json with its id."""
+    """Return every token of a tokenizer.json with its id."""
     vocabulary = document["model"]["vocab"]
     # Unigram models list pieces with their scores.
     ids = {piece[0]: index for index, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
@@ -152,7 +152,7 @@ def _ids(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> Served:
-    """The files, and those that are missing among them."""
+    """Return the files, and those that are missing among them."""
     symbols = dict(_ends(ids, files))
     named = {f"{role}_token": symbol for role, symbol in symbols.items()}
     ends = {role: ids[symbol] for role, symbol in symbols.items()}
@@ -169,7 +169,7 @@ def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> S
 
 
 def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    """The symbols that begin and end a text: those that the settings name, or the usual ones."""
+    """Yield the symbols that begin and end a text: those that the settings name, or the usual ones."""
     settings = [from_json(files.get(name, b"{}")) for name in (SETTINGS, SYMBOLS)]
     for role, usual in _USUAL.items():
         stated = (values.get(f"{role}_token") for values in settings)

@@ -62,7 +62,9 @@ class OptimizerShards:
 def _held(
     optimizer: DistributedOptimizer, states: dict[Any, Any]
 ) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, Any]]]:
-    """Each parameter that this rank holds state of: the first of its elements that it does, and the state of those."""
+    """Yield each parameter that this rank holds state of: the first of its elements that it does, and the state of
+    those.
+    """
     for buffer, dtypes in enumerate(optimizer.gbuf_ranges):
         for dtype, buckets in dtypes.items():
             for bucket, held in zip(buckets, states[buffer][dtype], strict=True):
@@ -71,7 +73,8 @@ def _held(
 
 
 def _parts(chunks: list[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, list[ShardedTensor]]]:
-    """Each parameter of this rank with its place in the whole model; gate and up projection have two, in this order.
+    """Yield each parameter of this rank with its place in the whole model; gate and up projection have two, in this
+    order.
 
     Each layer has tensors of its own here, while the weights of all layers share one: planning compares a tensor's
     rectangles with one another, and of all layers there would be a hundred thousand.
@@ -84,7 +87,7 @@ def _parts(chunks: list[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, l
 
 
 def _rectangles_of(state: torch.Tensor, begin: int, parts: list[ShardedTensor], name: str) -> Iterator[ShardedTensor]:
-    """The elements of a parameter from `begin` on, [elements], as rectangles of the model's tensors."""
+    """Yield the elements of a parameter from `begin` on, [elements], as rectangles of the model's tensors."""
     for part in parts:
         size = part.data.numel()
         first, last = max(begin, 0), min(begin + len(state), size)
@@ -109,7 +112,9 @@ def _rectangles_of(state: torch.Tensor, begin: int, parts: list[ShardedTensor], 
 
 
 def rectangles(first: int, last: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """Elements `first` to before `last` of a matrix with rows of `width`, in order, as (row, column, rows, columns)."""
+    """Yield elements `first` to before `last` of a matrix with rows of `width`, in order, as (row, column, rows,
+    columns).
+    """
     while first < last:
         row, column = divmod(first, width)
         rows = 1 if column else max(1, (last - first) // width)

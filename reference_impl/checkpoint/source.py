@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, whatever its format; reads indexes and headers, no weights.
+    """Return the checkpoint in a folder, whatever its format; reads indexes and headers, no weights.
 
     Raises:
         CheckpointError: there is none, files are missing or truncated, or it is malformed.
@@ -103,7 +103,7 @@ def own_faults(checkpoint: Checkpoint) -> list[str]:
 
 
 def faults_for(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: str) -> list[str]:
-    """Why a model cannot start from a checkpoint; empty if it can.
+    """Return why a model cannot start from a checkpoint; empty if it can.
 
     Args:
         vocabulary: rows that the model has; the checkpoint may have more, of which the first are taken.
@@ -124,7 +124,7 @@ def _own_faults(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _shape_faults(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Every tensor that is missing, unexpected or of another shape."""
+    """Yield every tensor that is missing, unexpected or of another shape."""
     for name, shape in expected.items():
         if name not in found:
             yield f"{name} is missing, expected {shape}"
@@ -160,7 +160,7 @@ _EXACT = {"float32": ("bfloat16", "float16")}
 
 
 def size_faults(found: ModelSize, expected: ModelSize) -> Iterator[str]:
-    """Each number in which two models differ that decides what they compute."""
+    """Yield each number in which two models differ that decides what they compute."""
     for field in fields(ModelSize):
         mine, wanted = getattr(found, field.name), getattr(expected, field.name)
         if field.name not in {"name", "init_std"} and mine != wanted:
@@ -168,7 +168,7 @@ def size_faults(found: ModelSize, expected: ModelSize) -> Iterator[str]:
 
 
 def usable_checkpoint(config: RunConfig) -> Checkpoint:
-    """The checkpoint that a run starts from, once it is known to fit the run's model.
+    """Return the checkpoint that a run starts from, once it is known to fit the run's model.
 
     Raises:
         CheckpointError: listing every fault.

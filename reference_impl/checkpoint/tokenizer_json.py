@@ -30,7 +30,8 @@ LLAMA_31_SYMBOLS = (
 
 
 def of_sentencepiece(path: Path) -> dict[str, Any]:
-    """A SentencePiece model of byte pairs: two pieces merge if their union is a piece, that of the best score first.
+    """Return a SentencePiece model of byte pairs: two pieces merge if their union is a piece, that of the best score
+    first.
 
     Raises:
         UnreadableTokenizerError: it is no SentencePiece model.
@@ -94,7 +95,7 @@ def of_ranks(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(symbols: Mapping[str, int], **parts: Any) -> dict[str, Any]:
-    """The whole document; a symbol that a text spells becomes its id."""
+    """Return the whole document; a symbol that a text spells becomes its id."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = [{"id": index, "content": symbol, **plain} for symbol, index in sorted(symbols.items(), key=_second)]
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
@@ -118,7 +119,7 @@ def _replace(old: str, new: str) -> dict[str, Any]:
 
 
 def _byte_letters() -> Sequence[str]:
-    """The letter that stands for each byte: itself where it is printed, otherwise the next one after U+00FF.
+    """Return the letter that stands for each byte: itself where it is printed, otherwise the next one after U+00FF.
 
     Source: bytes_to_unicode of OpenAI's GPT-2, which every byte-level tokenizer.json follows.
     """

@@ -161,7 +161,7 @@ def _read_common(folder: Path) -> dict[str, Any]:
 
 
 def _known(common: Any) -> dict[str, Any]:
-    """The common part, once it has what is taken from it."""
+    """Return the common part, once it has what is taken from it."""
     if not isinstance(common, dict):
         raise MalformedError(f"it is {type(common).__name__}")
     wanted: dict[str, type] = {"optimizer": dict, "schedule": dict, "step": int}
@@ -219,7 +219,7 @@ class _Reading(LoadShardedStrategy):
 
 
 def _replicas() -> torch.distributed.ProcessGroup:
-    """The ranks that hold the same weights; they share the work of writing and reading them."""
+    """Return the ranks that hold the same weights; they share the work of writing and reading them."""
     return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 

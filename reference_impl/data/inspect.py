@@ -52,7 +52,7 @@ def _start(pair: DatasetPair, number: int, tokenizer: Tokenizer) -> str:
 
 
 def prefixes(folder: Path) -> list[str]:
-    """The pairs of a folder: its manifest's, or those that lie there.
+    """Return the pairs of a folder: its manifest's, or those that lie there.
 
     Raises:
         DataError: there is none, or the manifest is malformed.
@@ -73,7 +73,7 @@ def expected_counts(sizes: Mapping[str, int | None], prefix: str, itemsize: int)
 
 
 def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer: Tokenizer) -> Iterator[str]:
-    """How the pairs differ from the published ones, whose files have `sizes`, and from what the tokenizer writes."""
+    """Yield how the pairs differ from the published ones, whose files have `sizes`, and from what the tokenizer writes."""
     published = {name.rsplit(".", 1)[0] for name in sizes}
     yield from (f"{prefix} is missing" for prefix in sorted(published - {pair.prefix for pair in found}))
     for pair in found:
@@ -94,7 +94,7 @@ def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer
 
 
 def text(found: Sequence[Contents], sequence_length: int) -> str:
-    """A table, then the samples."""
+    """Return a table, then the samples."""
     heads = "", "documents", "tokens", "type", f"sequences of {sequence_length}"
     rows = [(p.prefix, f"{p.documents:,}", f"{p.tokens:,}", p.dtype, f"{p.sequences:,}") for p in found]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

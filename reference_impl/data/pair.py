@@ -38,7 +38,7 @@ class DatasetPair:
     """Of all documents."""
 
     def document(self, index: int) -> np.ndarray[Any, Any]:
-        """Tokens of one document."""
+        """Return tokens of one document."""
         start = int(self.lengths[:index].sum(dtype=np.int64))
         return self.tokens[start : start + int(self.lengths[index])]
 
@@ -87,7 +87,7 @@ def open_pair(prefix: Path) -> DatasetPair:
 
 
 def stored_type(prefix: Path) -> np.dtype[Any]:
-    """The type of a pair's tokens, by the header of its `.idx` alone.
+    """Return the type of a pair's tokens, by the header of its `.idx` alone.
 
     Raises:
         DataError: the `.idx` is missing or none.

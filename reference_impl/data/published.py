@@ -43,11 +43,11 @@ class PublishedFiles:
         return self.files.uri
 
     def manifest(self, files: Mapping[str, FileEntry]) -> FolderManifest:
-        """The manifest of a copy: a dataset's says what its files are for."""
+        """Return the manifest of a copy: a dataset's says what its files are for."""
         return FolderManifest(files=dict(files)) if self.benchmark is None else manifest_of(self.benchmark, files)
 
     def found_in(self, folder: Path) -> Manifest:
-        """The manifest of a dataset that has none of its own: sizes, and no checksums.
+        """Return the manifest of a dataset that has none of its own: sizes, and no checksums.
 
         Raises:
             DataError: a file is missing or has another size, or this is no dataset.
@@ -59,12 +59,12 @@ class PublishedFiles:
         return manifest_of(self.benchmark, files)
 
     def size_faults(self, folder: Path) -> list[str]:
-        """One line for each file that is missing or has another size than the published one."""
+        """Return one line for each file that is missing or has another size than the published one."""
         return [fault for name, size in self.sizes.items() if (fault := size_fault(folder / name, size))]
 
 
 def manifest_of(benchmark: Benchmark, files: Mapping[str, FileEntry]) -> Manifest:
-    """The manifest of a benchmark's dataset whose files are these."""
+    """Return the manifest of a benchmark's dataset whose files are these."""
     dataset = benchmark.dataset
     return Manifest(
         corpus=dataset.corpus,
@@ -77,7 +77,9 @@ def manifest_of(benchmark: Benchmark, files: Mapping[str, FileEntry]) -> Manifes
 
 
 def benchmark_faults(benchmark: Benchmark, folder: Path, manifest: Manifest) -> Iterator[str]:
-    """How a dataset's manifest differs from the benchmark's row: its vocabulary, its tokenizer, what is trained on."""
+    """Yield how a dataset's manifest differs from the benchmark's row: its vocabulary, its tokenizer, what is trained
+    on.
+    """
     name, expected = benchmark.name, manifest_of(benchmark, {})
     if manifest.vocabulary != expected.vocabulary:
         yield (
@@ -121,7 +123,7 @@ LAYOUT_FAULTS = (
 
 
 def repaired_name(name: str) -> str:
-    """The name that a published file should have had."""
+    """Return the name that a published file should have had."""
     for pattern, right in LAYOUT_FAULTS:
         if (match := pattern.fullmatch(name)) is not None:
             return match.expand(right)

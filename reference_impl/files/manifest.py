@@ -38,7 +38,7 @@ class DataError(RefusedError):
 
 
 def checked_name(name: str) -> str:
-    """The name of a file below a folder, as a manifest may hold it: relative, without `..`, printable, not deep.
+    """Return the name of a file below a folder, as a manifest may hold it: relative, without `..`, printable, not deep.
 
     Raises:
         ValueError: it is none.
@@ -102,7 +102,7 @@ class FolderManifest(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The manifest of a folder.
+        """Return the manifest of a folder.
 
         Raises:
             DataError: it is missing or malformed.
@@ -111,7 +111,7 @@ class FolderManifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> bytes:
-        """The manifest of a folder as it is written.
+        """Return the manifest of a folder as it is written.
 
         Raises:
             DataError: it is missing.
@@ -128,7 +128,7 @@ class FolderManifest(BaseModel):
 
     @classmethod
     def parse(cls, text: bytes, origin: str) -> Self:
-        """The manifest that `text` holds; errors name its `origin`.
+        """Return the manifest that `text` holds; errors name its `origin`.
 
         Raises:
             DataError: it is none.
@@ -178,7 +178,7 @@ class Manifest(FolderManifest):
 
 
 def load(folder: Path) -> Manifest:
-    """The manifest of a dataset folder.
+    """Return the manifest of a dataset folder.
 
     Raises:
         DataError: it is missing or malformed.
@@ -187,7 +187,7 @@ def load(folder: Path) -> Manifest:
 
 
 def load_any(folder: Path) -> FolderManifest:
-    """The manifest of any folder, a `Manifest` if it is a dataset's.
+    """Return the manifest of any folder, a `Manifest` if it is a dataset's.
 
     Raises:
         DataError: it is missing or malformed.
@@ -196,7 +196,7 @@ def load_any(folder: Path) -> FolderManifest:
 
 
 def parse_any(text: bytes, origin: str) -> FolderManifest:
-    """The manifest that `text` holds, a `Manifest` if it is a dataset's.
+    """Return the manifest that `text` holds, a `Manifest` if it is a dataset's.
 
     Raises:
         DataError: it is none.
@@ -233,7 +233,7 @@ def file_faults(
     jobs: int | None = None,
     advance: Advance = silent,
 ) -> list[str]:
-    """One line for each file that is missing, has another size or, unless `quick`, other bytes.
+    """Return one line for each file that is missing, has another size or, unless `quick`, other bytes.
 
     Files are read on `jobs` threads, as many as cores if None, the largest first. `advance` counts the bytes of every
     file, read or not.
@@ -275,14 +275,16 @@ def size_fault(path: Path, expected: int | None) -> str | None:
 
 
 def unexpected_files(folder: Path, files: Mapping[str, object]) -> list[str]:
-    """One line for each file below the folder that `files` does not name, and for each folder that cannot be read."""
+    """Return one line for each file below the folder that `files` does not name, and for each folder that cannot be
+    read.
+    """
     faults: list[str] = []
     names = _names_below(folder, lambda error: faults.append(f"{_shown(Path(error.filename))}: {error.strerror}"))
     return sorted(faults) + [f"{_shown(folder / name)} is not expected" for name in names if name not in files]
 
 
 def _shown(path: Path) -> str:
-    """A path that anybody may have named, as a terminal can show it."""
+    """Return a path that anybody may have named, as a terminal can show it."""
     return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
 
 

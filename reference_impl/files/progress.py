@@ -21,7 +21,7 @@ LINE_EVERY_S = 10.0
 
 
 def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:
-    """A Show that shows nothing."""
+    """Return a Show that shows nothing."""
     return nullcontext(silent)
 
 
@@ -75,7 +75,7 @@ class ProgressLines:
 
 
 def describe(what: str, done: int, total: int, worked: int, seconds: float) -> str:
-    """One line; `worked` bytes of the `done` ones took `seconds`."""
+    """Return one line; `worked` bytes of the `done` ones took `seconds`."""
     rate = worked / seconds
     share = 100 * done / total if total else 100.0
     left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else "stalled"
@@ -83,5 +83,5 @@ def describe(what: str, done: int, total: int, worked: int, seconds: float) -> s
 
 
 def size(count: float) -> str:
-    """Bytes for people, decimal as disks and networks are sold: 97.5 GB."""
+    """Return bytes for people, decimal as disks and networks are sold: 97.5 GB."""
     return decimal(int(count))

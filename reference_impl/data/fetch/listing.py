@@ -156,7 +156,7 @@ def parse_headers(lines: Iterable[str] | None) -> dict[str, str]:
 
 
 def _only(files: Iterable[Wanted], published: PublishedFiles | None, origin: str) -> list[Wanted]:
-    """The files that are published, with their sizes; all of them if None."""
+    """Return the files that are published, with their sizes; all of them if None."""
     if published is None:
         return list(files)
     by_name = {file.local: file for file in files}

@@ -96,7 +96,7 @@ class Partial:
         self._journal_path.unlink()
 
     def _listed(self) -> set[int] | None:
-        """Segments that the journal lists, or None where it is of another file."""
+        """Return segments that the journal lists, or None where it is of another file."""
         identity, *lines = self._journal_path.read_bytes().splitlines(keepends=True) or [b""]
         if identity != self._identity or os.fstat(self._data).st_size != self._size:
             return None

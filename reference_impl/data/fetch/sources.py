@@ -83,7 +83,8 @@ class RetryPolicy:
     """Told of each try that failed, from any thread."""
 
     def pause_s(self, fault: TransferInterruptedError, failures: int) -> float:
-        """How long to wait after so many failures in a row; random, so that connections do not come back all at once.
+        """Return how long to wait after so many failures in a row; random, so that connections do not come back all at
+        once.
 
         Raises:
             DataError: that was the last try.
@@ -127,7 +128,7 @@ class Source(Protocol):
         ...
 
     def read(self, name: str, remote: Remote, start: int, stop: int) -> Iterator[bytes]:
-        """Bytes [start, stop) of a file, in order; all of it where the source has no ranges.
+        """Return bytes [start, stop) of a file, in order; all of it where the source has no ranges.
 
         Raises:
             DataError: they cannot be had.
@@ -136,7 +137,7 @@ class Source(Protocol):
         ...
 
     def text(self, name: str, limit: int) -> bytes:
-        """A small file, whole.
+        """Return a small file, whole.
 
         Raises:
             MissingFileError, DataError: it is not there, cannot be had, or is longer than `limit`.
@@ -145,12 +146,12 @@ class Source(Protocol):
         ...
 
     def where(self, name: str) -> str:
-        """The address of a file, for people."""
+        """Return the address of a file, for people."""
         ...
 
 
 def parse_url(text: str) -> urllib.parse.SplitResult:
-    """An address in its parts.
+    """Return an address in its parts.
 
     Raises:
         DataError: it is none.
@@ -162,7 +163,7 @@ def parse_url(text: str) -> urllib.parse.SplitResult:
 
 
 def open_source(location: str, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0) -> Source:
-    """The source at a URL (http, https, file) or in a folder.
+    """Return the source at a URL (http, https, file) or in a folder.
 
     Raises:
         DataError: it is neither.
@@ -275,7 +276,7 @@ class HttpSource:
         return data
 
     def _body(self, name: str, answer: Answer, count: int, *, exact: bool = True) -> Iterator[bytes]:
-        """The answer's first `count` bytes; raises if it has fewer and `exact`."""
+        """Yield the answer's first `count` bytes; raises if it has fewer and `exact`."""
         received = 0
         while received < count:
             try:
@@ -295,7 +296,7 @@ class HttpSource:
             yield data
 
     def _open(self, name: str, wanted: str | None, statuses: set[int]) -> Answer:
-        """An answer with one of the statuses."""
+        """Return an answer with one of the statuses."""
         address = self.where(name)
         answer = self._follow(address, {} if wanted is None else {"Range": wanted})
         if answer.status in statuses:
@@ -313,7 +314,7 @@ class HttpSource:
             raise DataError(status)
 
     def _follow(self, address: str, headers: Mapping[str, str]) -> Answer:
-        """The answer at the end of all redirects."""
+        """Return the answer at the end of all redirects."""
         origin = parse_url(self.base)[:2]
         here = address
         for _ in range(MOST_REDIRECTS):
@@ -421,7 +422,7 @@ def _refuse_redirect(here: str, target: str) -> None:
 
 
 def _retry_after(answer: Answer) -> float:
-    """Seconds that an overloaded server asks for, within reason; 0 where it says nothing that can be read."""
+    """Return seconds that an overloaded server asks for, within reason; 0 where it says nothing that can be read."""
     try:
         return urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_S).get_retry_after(answer) or 0.0
     except urllib3.exceptions.InvalidHeader:

@@ -29,7 +29,7 @@ DATASET = LLAMA31_TINY.dataset
 
 
 def addresses() -> list[str]:
-    """The text of every address, in order of date.
+    """Return the text of every address, in order of date.
 
     Raises:
         DataError: the package is missing, or its texts are not those that were pinned.
@@ -79,7 +79,9 @@ class Addresses:
 
 
 def plan(tokenizer: Path) -> DatasetPlan:
-    """The corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they do."""
+    """Return the corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they
+    do.
+    """
     train = PlannedPair(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
     validation = PlannedPair(prefix=VALIDATION, shards=(Addresses(VALIDATION),))
     return DatasetPlan(corpus=DATASET.corpus, outputs=(train, validation), tokenizer=tokenizer, append_eod=True)

@@ -21,7 +21,7 @@ VALIDATION_LINES = 91_205
 
 
 def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
-    """The dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`, or `.json` where one was unpacked.
+    """Return the dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`, or `.json` where one was unpacked.
 
     Raises:
         DataError: the benchmark has no dataset of C4, or one of another vocabulary than the tokenizer's; or shards are
@@ -71,6 +71,6 @@ def _validation_shards(folder: Path) -> tuple[C4Shard, ...]:
 
 
 def _shard(packed: Path) -> C4Shard:
-    """A shard as it was published, or unpacked where only that is there."""
+    """Return a shard as it was published, or unpacked where only that is there."""
     unpacked = packed.with_suffix("")
     return C4Shard(unpacked if unpacked.exists() and not packed.exists() else packed)

@@ -114,7 +114,7 @@ def _prepare(
     skip_faulty: bool,
     advance: Advance,
 ) -> dict[str, Counts]:
-    """The work of `prepare`, in the unfinished folder, which is locked."""
+    """Return the work of `prepare`, in the unfinished folder, which is locked."""
     dataset = unfinished / "dataset"
     _begin(unfinished, dataset, _described(plan, tokenizer))
     assemblies = [_Assembly(dataset, output, tokenizer.dtype, skip_faulty=skip_faulty) for output in plan.outputs]
@@ -129,7 +129,7 @@ def _prepare(
 
 
 def _described(plan: DatasetPlan, tokenizer: Tokenizer) -> str:
-    """All that decides what the receipts of the folder mean."""
+    """Return all that decides what the receipts of the folder mean."""
     outputs = {
         output.prefix: {"lines": output.lines, "shards": [shard.identity for shard in output.shards]}
         for output in plan.outputs
@@ -293,7 +293,7 @@ def _text(shard: str, fault: Fault) -> str:
 
 
 def report(counts: Mapping[str, Counts]) -> Iterator[str]:
-    """Lines that account for every line of every shard."""
+    """Yield lines that account for every line of every shard."""
     for prefix, count in counts.items():
         left_out = [f"{number:,} {kind}" for kind, number in sorted(count.faulty.items())]
         lines = f"{count.empty:,} empty lines" + "".join(f", left out: {text}" for text in left_out)

@@ -90,7 +90,7 @@ class C4Shard:
 
 
 def document(number: int, line: bytes) -> str | Fault:
-    """The text of line `number`, or what is wrong with it."""
+    """Return the text of line `number`, or what is wrong with it."""
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -77,7 +77,8 @@ def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
 
 
 def ready(config: RunConfig) -> ReadyDataset:
-    """The run's dataset, compared with its manifest; it is made first if it is the built-in corpus and not there yet.
+    """Return the run's dataset, compared with its manifest; it is made first if it is the built-in corpus and not there
+    yet.
 
     No earlier comparison is remembered. All bytes of a large dataset are compared by `python -m reference_impl.data
     verify`, when it is asked to.
@@ -121,7 +122,7 @@ def quick_faults(config: RunConfig) -> list[str]:
 def _faults(
     benchmark: Benchmark, folder: Path, manifest: Manifest, tokenizer: Tokenizer, *, quick: bool
 ) -> Iterator[str]:
-    """How the files differ from the manifest, and the tokenizer from what made them."""
+    """Yield how the files differ from the manifest, and the tokenizer from what made them."""
     yield from file_faults(folder, manifest.files, quick=quick)
     yield from dataset_faults(folder, manifest, tokenizer)
     yield from _tokenizer_faults(benchmark, tokenizer)
@@ -129,7 +130,7 @@ def _faults(
 
 
 def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[str]:
-    """How a tokenizer file differs from the benchmark's row, whatever the data say."""
+    """Yield how a tokenizer file differs from the benchmark's row, whatever the data say."""
     wanted = benchmark.tokenizer
     this, that = f"tokenizer {tokenizer.path}", f"that of {benchmark.name}, {wanted.about},"
     if tokenizer.vocab_size != wanted.vocabulary:
@@ -141,7 +142,7 @@ def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[st
 
 
 def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
-    """Pairs whose tokens are not of the type that the tokenizer's vocabulary takes: another tokenizer made them."""
+    """Yield pairs whose tokens are not of the type that the tokenizer's vocabulary takes: another tokenizer made them."""
     for prefix in manifest.prefixes:
         # One that is missing is a fault of the files already.
         if not (folder / f"{prefix}.idx").exists():

@@ -115,7 +115,7 @@ def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDat
 
 
 def open_train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
-    """The training blend, shuffled by the run's seed; its index is built unless NPY_INDEX_DIR has it."""
+    """Return the training blend, shuffled by the run's seed; its index is built unless NPY_INDEX_DIR has it."""
     blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
     cache = index_folder(config, manifest)
     _refuse_pickles(cache)
@@ -134,7 +134,7 @@ def _refuse_pickles(cache: Path) -> None:
 
 
 def index_folder(config: RunConfig, manifest: Manifest) -> Path:
-    """Where in NPY_INDEX_DIR the index of this dataset is.
+    """Return where in NPY_INDEX_DIR the index of this dataset is.
 
     Megatron-Core's key holds seed, length, number of sequences, tokenizer and path of the data, but not what the data
     is; the folder's name does.
@@ -177,14 +177,14 @@ class Reader:
     cp_size: int = 1
 
     def training(self, dataset: Sequences, start: int) -> Iterator[Microbatch]:
-        """Microbatches from sequence `start` of the whole run onwards, without end."""
+        """Yield microbatches from sequence `start` of the whole run onwards, without end."""
         while True:
             first = start + self.replica * self.micro_batch_size
             yield self._microbatch([dataset[index] for index in range(first, first + self.micro_batch_size)])
             start += self.micro_batch_size * self.replicas
 
     def evaluation_microbatches(self, sequences: int) -> int:
-        """Microbatches that every replica runs to cover `sequences`."""
+        """Return microbatches that every replica runs to cover `sequences`."""
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
     def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Microbatch]:

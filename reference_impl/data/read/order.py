@@ -22,7 +22,7 @@ _Array = np.ndarray[Any, Any]
 def shuffled(
     lengths: _Array, documents: _Array, *, sequence_length: int, sequences: int | None, seed: int
 ) -> dict[str, _Array]:
-    """The three arrays, by the names of Megatron-Core's cache.
+    """Return the three arrays, by the names of Megatron-Core's cache.
 
     Args:
         lengths: int32, tokens of each document of the file.
