@@ -1,4 +1,4 @@
-"""python -m reference_impl.all_reduce GBPS: is the network of all ranks as fast as it should be?
+"""python -m reference_impl.all_reduce GBPS: check that the network between all ranks is as fast as it should be.
 
 One all-reduce over every rank, timed; rank 0 prints the bus bandwidth, 2 (n - 1) / n x bytes / time as in nccl-tests.
 Exit status: 0 it is at least GBPS GB/s, 1 it is not.
@@ -18,12 +18,12 @@ WARM_UP, REPEATS = 5, 20
 
 
 def bus_bandwidth(size: int, ranks: int, seconds: float) -> float:
-    """Return GB/s that each rank's links carried while `size` bytes were reduced over `ranks`."""
+    """Return the bus bandwidth in GB/s: what each rank's links carried while `size` bytes were reduced over `ranks`."""
     return 2 * (ranks - 1) / ranks * size / seconds / 1e9
 
 
 def measure() -> float:
-    """Bus bandwidth of the median of all timed repeats, the same on every rank."""
+    """Return the bus bandwidth, GB/s, at the median time of all repeats; the same on every rank."""
     import torch
     import torch.distributed as dist
 

@@ -1,13 +1,13 @@
 """Causal attention of a chunk of queries to itself and to all that comes before it, by one kernel.
 
-PyTorch has fast kernels for a causal square and for a full rectangle, and only a slower one for what lies between. So
-the chunk's own square and the rectangle before it are attended to apart, and the two results are weighed by their
-log-sum-exp. PyTorch differentiates these kernels by their output alone, and the weights depend on the keys too. So the
-gradients are asked of the kernels here, with the output and the log-sum-exp of the whole, from which each finds those
-of its block. Transformer Engine and PyTorch's own (experimental) ring attention do the same.
+PyTorch has fast kernels for a causal square and for a full rectangle, but only a slower one for the shapes between. So
+the chunk's own square and the rectangle before it are computed separately, and the two results are weighted by their
+log-sum-exp. PyTorch differentiates these kernels by their output alone, but the weights depend on the keys too. So this
+module calls the backward kernels itself, with the output and log-sum-exp of the whole; from these each kernel computes
+the gradients of its block. Transformer Engine and PyTorch's own (experimental) ring attention do the same.
 
-A kernel's forward pass returns the output [b, n, s, d], the log-sum-exp [b, n, s] or [b, n, s, 1] and what its backward
-pass wants to know; that returns the gradients of queries, keys and values.
+A kernel's forward pass returns the output [b, n, s, d], the log-sum-exp [b, n, s] or [b, n, s, 1] and whatever its
+backward pass needs; the backward pass returns the gradients of queries, keys and values.
 
 Shapes: b batch, n heads, g query groups, s queries, k keys, d head size.
 """
@@ -37,7 +37,7 @@ class Cpu:
 
 
 class Cudnn:
-    """cuDNN's, the fastest on Hopper and Blackwell."""
+    """cuDNN's flash attention, the fastest on Hopper and Blackwell."""
 
     @staticmethod
     def forward(q: Any, k: Any, v: Any, *, causal: bool, scale: float | None) -> Any:
@@ -73,10 +73,10 @@ class Flash:
 
 
 def kernel_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> type[Cpu | Cudnn | Flash]:
-    """Return the same for every chunk of a model, whichever rank holds it.
+    """Return the kernel for these tensors: the same for every chunk of a model, whichever rank holds it.
 
     Raises:
-        ValueError: this GPU has none for such numbers.
+        ValueError: this GPU has no kernel for this type or head size.
     """
     if not q.is_cuda:
         return Cpu
@@ -92,7 +92,9 @@ def kernel_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> type[Cpu | 
 
 
 def attend_to_all_before(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None) -> torch.Tensor:
-    """Attention [b, n, s, d] of queries [b, n, s, d], the last of the sequence, to keys and values [b, g, k, d]."""
+    """Return the attention [b, n, s, d] of queries [b, n, s, d], the last of the sequence, to all keys and values
+    [b, g, k, d].
+    """
     return _ToAllBefore.apply(q, k, v, scale)
 
 
@@ -130,7 +132,7 @@ class _ToAllBefore(torch.autograd.Function):
 def _weighed(
     out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to two blocks of keys together, and its log-sum-exp, from attention to each."""
+    """Return attention to two blocks of keys together, and its log-sum-exp, from the attention to each."""
     both = torch.logaddexp(lse, other_lse)
     first, second = ((one - both).exp().reshape(*out.shape[:3], 1) for one in (lse, other_lse))
     return (out * first + other * second).to(out.dtype), both

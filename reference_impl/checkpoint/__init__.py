@@ -1,1 +1,1 @@
-"""Weights and training state on disk: initial weights in the formats of others, and our own checkpoints."""
+"""Weights and training state on disk: initial weights in other projects' formats, and our own checkpoints."""

@@ -1,8 +1,8 @@
-"""Tensors in files, of which any box can be read without reading the rest.
+"""Tensors in files, read box by box without reading the rest.
 
-A stored tensor is a set of pieces, each a box of it that lies in one place of one file, row after row. What format the
-files have decides only where the pieces are, so every format is read by this one function. Describing tensors needs no
-torch, reading them does.
+A stored tensor is a set of pieces. Each piece is a box of the tensor that lies in one place of one file, row after row.
+The file format decides only where the pieces are, so one function reads every format. Describing tensors needs no
+torch; reading them does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ITEM_BYTES = (
 """Types of a tensor's values, by torch's names."""
 
 BLOCK_BYTES = 32 << 20
-"""Most that is read at once where only some columns of it are wanted."""
+"""Most bytes that are read at once where only some columns are wanted."""
 
 
 class CheckpointError(RefusedError):
@@ -83,7 +83,7 @@ class Tensor:
 
 
 def overlap(a: Box, b: Box) -> Box | None:
-    """Return the box that two boxes have in common, None if there is none."""
+    """Return the box that two boxes have in common, or None."""
     # The first axis is the layer or the row, which rules out most of a large tensor's pieces.
     if a[0][0] >= b[0][0] + b[1][0] or b[0][0] >= a[0][0] + a[1][0]:
         return None
@@ -93,7 +93,7 @@ def overlap(a: Box, b: Box) -> Box | None:
 
 
 def row_blocks(box: Box, row_axis: int, most_bytes: int, item_bytes: int) -> Iterator[Box]:
-    """Yield the box cut along one axis into boxes of at most `most_bytes`, of one row each if a row is larger."""
+    """Yield the box cut along one axis into boxes of at most `most_bytes`, or of one row where a row is larger."""
     start, shape = box
     row_bytes = prod(shape) // shape[row_axis] * item_bytes
     step = max(1, most_bytes // row_bytes)
@@ -109,7 +109,7 @@ def read(tensor: Tensor, box: Box) -> torch.Tensor:
     """Return one box of a stored tensor, in memory.
 
     Raises:
-        CheckpointError: a file cannot be read, is shorter than it was said to be, or no piece holds part of the box.
+        CheckpointError: a file cannot be read or is shorter than its index states, or no piece holds part of the box.
     """
     import torch
 
@@ -166,7 +166,9 @@ def _fill_matrix(out: torch.Tensor, file: _File, first: int, columns: int, start
 
 
 def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
-    """Byte of the file where the tensor's values start that torch.save wrote into the piece's span."""
+    """Return the byte of the file at which the values of the tensor start that torch.save wrote into the piece's
+    span.
+    """
     import torch
 
     span = piece.span
@@ -186,28 +188,28 @@ def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
 
 
 MOST_OF_PICKLE = 16 << 20
-"""Bytes of the pickle in what torch.save wrote: all but the tensors' own values. Ours have thousands."""
+"""Most bytes of an archive that are not the tensors' own values. Ours have thousands."""
 
 MOST_OF_OLD_PICKLES = 1 << 16
 
 UNLOADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError)
-"""What `load_archive` raises."""
+"""The exceptions that `load_archive` raises."""
 
 
 def load_archive(file: IO[bytes], device: str) -> Any:
-    """What torch.save wrote, onto a device, by torch's own decoder for tensors and numbers alone.
+    """Load onto a device what torch.save wrote, with torch's own decoder, restricted to tensors and numbers.
 
-    That one hashes what it is told to and unpacks what it is told to, so an archive is looked at before.
+    That decoder hashes and unpacks whatever the archive asks for, so `load_archive` inspects the archive first.
 
     Raises:
-        UNLOADABLE
+        UNLOADABLE: the archive is damaged, or holds more than tensors and numbers.
     """
     import torch
 
     if file.read(2) == b"PK":
         _refuse_odd_entries(file)
     else:
-        # The form before archives: what it is, its version, the machine, the object, and the keys of the values behind.
+        # The older, unzipped form: magic number, version, machine, the object, and the keys of the values that follow.
         file.seek(0)
         from_pickle(file.read(MOST_OF_OLD_PICKLES), _stand_in, PickledObject, number=5)
     file.seek(0)
@@ -263,14 +265,16 @@ class _File:
 
 
 def why_unread(error: Exception) -> str:
-    """What kept torch.load from reading, in a line; of a pickle that it refused, what it names, not how to allow it."""
+    """Return one line on why torch.load failed; for a refused pickle, the name in it, without torch's advice to allow
+    it.
+    """
     if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
-        return f"it names {named[1]}, which is no part of tensors and numbers"
+        return f"it names {named[1]}, which is neither a tensor nor a number"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Window(io.RawIOBase):
-    """Some bytes of a file, as a file."""
+    """Some bytes of a file, presented as a file of their own."""
 
     def __init__(self, descriptor: int, start: int, length: int) -> None:
         self._descriptor, self._start, self._length, self._position = descriptor, start, length, 0

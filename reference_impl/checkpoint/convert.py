@@ -1,8 +1,8 @@
-"""From one format on disk to another, streaming: what is in memory depends on no size of the model.
+"""Conversion from one format on disk to another, streaming: the memory it takes does not depend on the model's size.
 
-Both ways read any checkpoint that `source` opens. `to_distributed` writes what Megatron-Core and NeMo read, each value
-once; `to_huggingface` writes what transformers reads. The files depend on the weights and the tokenizer alone, so a
-conversion that was killed and called again ends with the same bytes.
+Both directions read any checkpoint that `source` opens. `to_distributed` writes what Megatron-Core and NeMo read, each
+value once; `to_huggingface` writes what transformers reads. The files depend only on the weights and the tokenizer, so
+a conversion that is killed and started again ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
     from reference_impl.checkpoint.serving import Served
 
 PIECE_BYTES = 64 << 20
-"""Most that is held of a tensor at once, for each file that is being written, and the most that an entry of a `.distcp`
-file has."""
+"""Most bytes of a tensor that are held at once, for each file being written, and the most that one entry of a
+`.distcp` file has."""
 
 SHARD_BYTES = 5_000_000_000
-"""Of a safetensors file, as transformers has it."""
+"""Bytes of a safetensors file, as transformers writes them."""
 
 PREFIX = "module."
 
 
 def convertible(checkpoint: Checkpoint, vocabulary: int | None) -> tuple[ModelSize, int]:
-    """Return the model of a checkpoint and the vocabulary rows that a copy has: `vocabulary` of them, or all if None.
+    """Return the model of a checkpoint and the vocabulary rows of its copy: `vocabulary` of them, or all if None.
 
     Raises:
-        CheckpointError: listing what is wrong with it.
+        CheckpointError: listing everything that is wrong with the checkpoint.
     """
     faults = own_faults(checkpoint)
     size, there = checkpoint.size, checkpoint.vocabulary
     if size is None:
-        faults.append(f"{checkpoint.folder}: neither {nemo.MODEL_YAML} nor its shapes say what model it is")
+        faults.append(f"{checkpoint.folder}: neither {nemo.MODEL_YAML} nor the tensors' shapes say what model it is")
     if vocabulary is not None and vocabulary > there:
-        faults.append(f"{checkpoint.folder} has {there:,} vocabulary rows, {vocabulary:,} are asked for")
+        faults.append(f"{checkpoint.folder} has {there:,} vocabulary rows, expected at least {vocabulary:,}")
     if faults or size is None:
         raise CheckpointError(faults)
     return size, there if vocabulary is None else vocabulary
 
 
 def converted_bytes(checkpoint: Checkpoint, vocabulary: int | None) -> int:
-    """Of the values that a copy has."""
+    """Return the bytes of all values in a copy."""
     size, rows_kept = convertible(checkpoint, vocabulary)
     return size.parameters(rows_kept) * ITEM_BYTES[checkpoint.dtype]
 
 
 def _job(checkpoint: Checkpoint, what: str, **settings: int) -> dict[str, Any]:
-    """What decides the bytes of a conversion, and from which weights they are."""
+    """Return everything that decides the bytes of a conversion, as JSON values."""
     spans = {piece.span for tensor in checkpoint.tensors.values() for piece in tensor.pieces}
     places = sorted((span.path.name, span.start, span.length) for span in spans)
     return {"to": what, **settings, "source": hashlib.sha256(json.dumps(places).encode()).hexdigest()}
@@ -85,9 +85,9 @@ def to_distributed(
     """Write the weights as a NeMo-format checkpoint: one file a layer, no value twice.
 
     Args:
-        vocabulary: rows of embedding and output, all that there are if None.
-        advance: told the number of bytes that were written at each step.
-        jobs: files that are written at once, as many as cores if None.
+        vocabulary: rows of embedding and output; all of them if None.
+        advance: called with the number of bytes written at each step.
+        jobs: files written at once; as many as cores if None.
 
     Raises:
         CheckpointError: the source is incomplete or the target is in use, with every fault.
@@ -117,11 +117,11 @@ _BACKENDS = {
     "common_backend": "torch",
     "common_backend_version": 1,
 }
-"""Megatron-Core's names of the format."""
+"""Megatron-Core's names for the format."""
 
 
 def _files(checkpoint: Checkpoint, size: ModelSize, vocabulary: int) -> Iterator[list[tuple[str, Box]]]:
-    """For each file the (tensor, box) pairs in it: the embedding, each layer, and what comes after the layers."""
+    """Yield, for each file, its (tensor, box) pairs: the embedding, each layer, and what follows the layers."""
     on_disk = shapes(size, vocabulary)
     stacked = [name for name in on_disk if name.startswith(LAYERS)]
     first, *last = (name for name in on_disk if name not in stacked)
@@ -150,12 +150,12 @@ def _distcp_writer(checkpoint: Checkpoint, boxes: list[tuple[str, Box]]) -> Fill
 def _write_extra_states(output: ChecksummedFile, size: ModelSize) -> list[Any]:
     names = (f"{LAYERS}{module}.{EXTRA_STATE}" for module in LINEAR_LAYERS)
     keys = [f"{PREFIX}{name}/shard_{layer}_{size.layers}" for name in names for layer in range(size.layers)]
-    # Megatron-Core keeps an object as the list of its parts on disk; a layer without FP8 scaling has nothing in it.
+    # Megatron-Core stores an object as the list of its parts; that of a layer without FP8 scaling is empty.
     return [[key, None, None, *_save(output, [None])] for key in keys]
 
 
 def _save(output: ChecksummedFile, value: torch.Tensor | list[None]) -> tuple[int, int]:
-    """Write one entry of a `.distcp` file; returns where it is."""
+    """Write one entry of a `.distcp` file and return where it is: (offset, length) in bytes."""
     import torch
 
     start = output.tell()
@@ -172,7 +172,7 @@ def _saved(value: Any) -> bytes:
 
 
 def _metadata(entries: dict[str, list[Any]], on_disk: dict[str, tuple[int, ...]], dtype: str) -> Any:
-    """Return the index of the entries of each file, as torch.distributed.checkpoint has it."""
+    """Return the index of each file's entries, as torch.distributed.checkpoint stores it."""
     import torch
     from torch.distributed.checkpoint import metadata as dcp
     from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -194,7 +194,7 @@ def _metadata(entries: dict[str, list[Any]], on_disk: dict[str, tuple[int, ...]]
 
 
 def _model_yaml(size: ModelSize, vocabulary: int) -> dict[str, Any]:
-    """What NeMo's model.yaml has of a model's numbers, by its names."""
+    """Return a model's numbers under the names of NeMo's model.yaml."""
     numbers = {theirs: getattr(size, ours) for ours, theirs in nemo.FIELDS.items()}
     return {"config": {**numbers, **nemo.ROPE, "vocab_size": vocabulary}}
 
@@ -211,13 +211,13 @@ def to_huggingface(
     shard_bytes: int = SHARD_BYTES,
     tokenizer: Served | None = None,
 ) -> None:
-    """Write the weights as safetensors files with their index, config.json, and what serving needs beside them.
+    """Write the weights as safetensors files with their index, config.json, and the files that serving needs.
 
     Args:
-        vocabulary: rows of embedding and output, all that there are if None.
-        tokenizer: of the vocabulary; the folder has none if None.
-        advance: told the number of bytes that were written at each step.
-        jobs: files that are written at once, as many as cores if None.
+        vocabulary: rows of embedding and output; all of them if None.
+        tokenizer: the vocabulary's tokenizer; the folder gets none if None.
+        advance: called with the number of bytes written at each step.
+        jobs: files written at once; as many as cores if None.
 
     Raises:
         CheckpointError: the source is incomplete or the target is in use, with every fault.
@@ -236,7 +236,7 @@ def to_huggingface(
 
 
 def _sources(size: ModelSize, vocabulary: int) -> dict[str, list[Rows]]:
-    """Hugging Face's tensor -> where its rows are on disk, in its order."""
+    """Return where each of Hugging Face's tensors has its rows on disk, in Hugging Face's order."""
     place = attrgetter("huggingface", "huggingface_start")
     by_name = groupby(sorted(rows(size, vocabulary), key=place), attrgetter("huggingface"))
     return {name: list(parts) for name, parts in by_name}

@@ -1,8 +1,8 @@
-"""Hugging Face's Llama on disk: `config.json` and safetensors files. Described without torch, none of it loaded whole.
+"""Hugging Face's Llama on disk: `config.json` and safetensors files. Read without torch, and never loaded whole.
 
 A safetensors file is eight bytes with the length of a JSON header, the header with the type, shape and place of each
-tensor, and their values one after the other (https://huggingface.co/docs/safetensors). What its tensors mean for the
-model is in `names`.
+tensor, and the values, one tensor after the other (https://huggingface.co/docs/safetensors). `names` maps its tensors
+to the model's.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""safetensors' names of types -> torch's."""
+"""safetensors' type names -> torch's."""
 _SAFETENSORS_NAMES = {torch_name: name for name, torch_name in DTYPES.items()}
 
 _LONGEST_HEADER = 16 << 20
-"""Bytes; the format's own limit is 100 million, 405B in one file has 170,000."""
+"""Most bytes of a header. The format's own limit is 100 million; 405B in one file takes 170,000."""
 _LONGEST_INDEX = 16 << 20
 _LONGEST_CONFIG = 1 << 20
 
@@ -56,7 +56,7 @@ _FIELDS = {
 
 _FLOATS = {"norm_epsilon": float}
 
-# What Megatron-Core has for Llama 3.1's RoPE besides the factor, and no size changes.
+# RoPE settings that Megatron-Core uses for every size of Llama 3.1; only the factor differs.
 _ROPE = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -64,7 +64,7 @@ _ROPE = {
     "original_max_position_embeddings": 8192,
 }
 POSITIONS = 131_072
-"""That Llama 3.1's RoPE is scaled for."""
+"""Context length, in tokens, that Llama 3.1's RoPE scales from."""
 
 
 def is_folder(folder: Path) -> bool:
@@ -72,15 +72,15 @@ def is_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> tuple[ModelSize, int]:
-    """Return the model's shape, and the rows of its embedding.
+    """Return the model's shape and the rows of its embedding.
 
     Raises:
-        CheckpointError: config.json is missing or malformed, or describes what is no Llama 3.1.
+        CheckpointError: config.json is missing or malformed, or does not describe a Llama 3.1.
     """
     path = folder / CONFIG
     config = _read_json(path, _LONGEST_CONFIG)
     try:
-        # One name since transformers 5, two before.
+        # transformers 5 has one name for this, earlier releases two.
         rope = config.get("rope_parameters") or {
             "rope_theta": config["rope_theta"],
             **(config.get("rope_scaling") or {}),
@@ -91,9 +91,9 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
         size, vocabulary = ModelSize(name="", **values), int(_number(config, "vocab_size", int))
         require_possible(size, vocabulary)
     except KeyError as error:
-        raise CheckpointError([f"{path} has no {error}, which Llama 3.1's has"]) from None
+        raise CheckpointError([f"{path} has no {error}, which a Llama 3.1 has"]) from None
     except (TypeError, ValueError) as error:
-        raise CheckpointError([f"{path} is no configuration of Llama 3.1: {error}"]) from None
+        raise CheckpointError([f"{path} is not a configuration of Llama 3.1: {error}"]) from None
     faults = [f"{path}: {fault}" for fault in _config_faults(config, rope, size)]
     if faults:
         raise CheckpointError(faults)
@@ -101,7 +101,7 @@ def read_config(folder: Path) -> tuple[ModelSize, int]:
 
 
 def _number(fields: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    """Return a number above zero, which some tools write as text; an integer may be written 500000.0."""
+    """Return a number above zero; some tools write it as text, and an integer may be written as 500000.0."""
     value = fields[name]
     try:
         number = float(value)
@@ -123,7 +123,7 @@ def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: Mod
         "head_dim": size.head_dim,
     }
     for name, expected in fixed.items():
-        # Nothing said is the default of transformers, which is the expected one.
+        # A missing value means transformers' default, which is the expected one.
         found = config.get(name)
         if found is not None and not _same(found, expected):
             yield f"{name} is {shown(found)}, expected {expected!r}"
@@ -133,7 +133,7 @@ def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: Mod
 
 
 def _same(found: Any, expected: Any) -> bool:
-    """Return whether a value is the expected one, by itself or as text."""
+    """Return whether a value is the expected one, as itself or as text."""
     if found == expected or not isinstance(found, str) or isinstance(expected, str):
         return bool(found == expected)
     try:
@@ -148,7 +148,7 @@ def _read_json(path: Path, most_bytes: int) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
     except ValueError as error:
-        raise CheckpointError([f"{path} is no JSON: {error}"]) from None
+        raise CheckpointError([f"{path} is not JSON: {error}"]) from None
     if not isinstance(value, dict):
         raise CheckpointError([f"{path}: expected a JSON object, read {type(value).__name__}"])
     return value
@@ -158,7 +158,7 @@ def read_files(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a folder's safetensors files, by Hugging Face's names.
 
     Raises:
-        CheckpointError: a file that the index names is missing, truncated or malformed, or lacks a tensor.
+        CheckpointError: a file in the index is missing, truncated or malformed, or lacks a tensor.
     """
     if not (folder / INDEX).exists():
         return {tensor.name: tensor for tensor in _read_header(folder / SINGLE)}
@@ -169,7 +169,7 @@ def read_files(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(placed.values())):
         if Path(file).name != file:
-            raise CheckpointError([f"{folder / INDEX}: {shown(file)} is no file of this folder"])
+            raise CheckpointError([f"{folder / INDEX}: {shown(file)} is not a file of this folder"])
         try:
             tensors |= {tensor.name: tensor for tensor in _read_header(folder / file)}
         except CheckpointError as error:
@@ -186,17 +186,17 @@ def _read_header(path: Path) -> Iterator[Tensor]:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _LONGEST_HEADER:
-                raise CheckpointError([f"{path} is no safetensors file: a header of {length:,} bytes"])
+                raise CheckpointError([f"{path} is not a safetensors file: a header of {length:,} bytes"])
             header = from_json(file.read(length))
             there = file.seek(0, 2)
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
     except ValueError as error:
-        raise CheckpointError([f"{path} is no safetensors file, or is truncated: {error}"]) from None
+        raise CheckpointError([f"{path} is not a safetensors file, or is truncated: {error}"]) from None
     try:
         header.pop("__metadata__", None)
         if odd := next((name for name in header if not name.isprintable() or len(name) > LONGEST_NAME), None):
-            raise ValueError(f"{shown(odd)} is no name of a tensor")
+            raise ValueError(f"{shown(odd)} is not a name of a tensor")
         tensors = [_tensor(path, name, 8 + length, entry) for name, entry in header.items()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError([f"{path} has a malformed header: {type(error).__name__}: {one_line(error)}"]) from None
@@ -215,10 +215,10 @@ def _tensor(path: Path, name: str, data: int, entry: Mapping[str, Any]) -> Tenso
 
 
 def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> dict[str, Tensor]:
-    """Return the same values as the tensors that Megatron-Core has on disk.
+    """Return the same values as the tensors that Megatron-Core stores.
 
     Args:
-        files: every tensor of the model, in its shape, all of one type.
+        files: every tensor of the model, each with its shape, all of one type.
     """
     pieces: dict[str, list[Piece]] = {name: [] for name in shapes(size, vocabulary)}
     for part in rows(size, vocabulary):
@@ -236,11 +236,11 @@ def as_model(files: Mapping[str, Tensor], size: ModelSize, vocabulary: int) -> d
 
 
 def config_json(size: ModelSize, vocabulary: int, dtype: str, ends: Mapping[str, int]) -> dict[str, Any]:
-    """config.json of a Llama 3.1, as transformers' LlamaConfig reads it.
+    """Return config.json for a Llama 3.1, as transformers' LlamaConfig reads it.
 
     Args:
-        ends: ids of the tokens that begin and end a text, as `bos` and `eos`; null without, since LlamaConfig's own
-            defaults are Llama 2's.
+        ends: ids of the tokens that begin (`bos`) and end (`eos`) a text. A missing one is written as null, since
+            LlamaConfig's own defaults are Llama 2's.
     """
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -264,7 +264,7 @@ def config_json(size: ModelSize, vocabulary: int, dtype: str, ends: Mapping[str,
 
 
 def shards(size: ModelSize, vocabulary: int, item_bytes: int, most_bytes: int) -> list[dict[str, tuple[int, ...]]]:
-    """Hugging Face's tensors and their shapes, in files of at most `most_bytes` unless a single tensor is larger."""
+    """Return Hugging Face's tensors and their shapes, in files of at most `most_bytes` unless one tensor is larger."""
     files: list[dict[str, tuple[int, ...]]] = []
     filled = most_bytes
     for name, shape in huggingface_shapes(size, vocabulary).items():
@@ -278,7 +278,7 @@ def shards(size: ModelSize, vocabulary: int, item_bytes: int, most_bytes: int) -
 
 
 def header(tensors: Mapping[str, tuple[int, ...]], dtype: str) -> bytes:
-    """What a safetensors file begins with that holds these tensors in their order, all of one type."""
+    """Return the start of a safetensors file that holds these tensors in this order, all of one type."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in tensors.items():
@@ -292,7 +292,7 @@ def header(tensors: Mapping[str, tuple[int, ...]], dtype: str) -> bytes:
 
 
 def index_json(files: Iterable[tuple[str, Mapping[str, tuple[int, ...]]]], item_bytes: int) -> dict[str, Any]:
-    """model.safetensors.index.json of (file, its tensors) pairs."""
+    """Return model.safetensors.index.json for (file, its tensors) pairs."""
     placed = {name: file for file, tensors in files for name in tensors}
     total = sum(prod(shape) * item_bytes for _, tensors in files for shape in tensors.values())
     return {"metadata": {"total_size": total}, "weight_map": placed}

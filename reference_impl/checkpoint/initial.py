@@ -1,7 +1,7 @@
-"""Initial weights into a model that is built: each rank reads its shard, and replicas share the reading.
+"""Initial weights for a model that is already built: each rank reads its shard, and replicas share the reading.
 
-Megatron-Core says which box of which tensor on disk each parameter of this rank is (its `sharded_state_dict`), so every
-layout and every layer spec loads through here; what format the weights have is `source`'s affair.
+Megatron-Core's `sharded_state_dict` maps each parameter of this rank to a box of a tensor on disk, so every layout and
+every layer spec loads here. `source` hides the format of the weights.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -> None:
-    """Overwrite the weights of this rank's model chunks with LOAD_CHECKPOINT's; nothing without one.
+    """Overwrite the weights of this rank's model chunks with LOAD_CHECKPOINT's; do nothing if that is not set.
 
-    Called on every rank, before the optimizer copies the weights.
+    Every rank calls this, before the optimizer copies the weights.
 
     Raises:
-        CheckpointError: on the first rank, listing every fault of any: files, tensors, shapes, types, the model's
-            numbers. The others leave with exit status 2, without a word.
+        CheckpointError: on the first rank, listing every fault that any rank found in files, tensors, shapes, types or
+            the model's numbers. The other ranks exit with status 2 and print nothing.
     """
     if config.data.load_checkpoint is None:
         return
@@ -51,10 +51,10 @@ def load_initial_weights(config: RunConfig, chunks: Sequence[torch.nn.Module]) -
 
 @contextmanager
 def refused_together() -> Iterator[None]:
-    """Around what every rank reads for itself: if any of them finds faults, all ranks end here, and the first says why.
+    """Run a block in which every rank reads for itself; if any rank finds faults, all ranks stop and the first reports.
 
     Raises:
-        CheckpointError: on rank 0, with the faults of all; on the others SystemExit with status 2.
+        CheckpointError: on rank 0, with every rank's faults. The others raise SystemExit with status 2.
     """
     faults: list[str] = []
     try:
@@ -71,13 +71,13 @@ def refused_together() -> Iterator[None]:
 
 
 def box_of(shard: ShardedTensor) -> Box:
-    """Return where in the tensor on disk a shard is."""
-    # Axes that exist on disk only, such as the layer's, are of length one here.
+    """Return where a shard lies in the tensor on disk."""
+    # Axes that exist only on disk, such as the layer's, have length one here.
     return shard.global_offset, (*(1 for _ in range(shard.prepend_axis_num)), *shard.local_shape)
 
 
 def _boxes(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, Box, torch.Tensor]]:
-    """(tensor on disk, box of it, this rank's memory of that box) for all parameters, in the same order on replicas."""
+    """Yield (tensor on disk, its box, this rank's memory for it) for every parameter, in the same order on replicas."""
     for chunk in chunks:
         state = unwrap(chunk).sharded_state_dict()
         apply_factories(state)
@@ -88,16 +88,16 @@ def _boxes(chunks: Sequence[torch.nn.Module]) -> Iterator[tuple[str, Box, torch.
 
 
 def _require_all(chunks: Sequence[torch.nn.Module], boxes: Sequence[tuple[str, Box, torch.Tensor]]) -> None:
-    """No parameter keeps the value that it was drawn with."""
+    """Raise RuntimeError if a parameter would keep the value it was initialised with."""
     parameters = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
     found = sum(memory.numel() for _, _, memory in boxes)
     if found != parameters:
-        raise RuntimeError(f"{found:,} of this rank's {parameters:,} parameters have a name on disk")
+        raise RuntimeError(f"only {found:,} of this rank's {parameters:,} parameters have a name on disk")
 
 
 @torch.no_grad()
 def _read_shared(checkpoint: Checkpoint, boxes: Sequence[tuple[str, Box, torch.Tensor]]) -> None:
-    """Fill the boxes: each replica reads its part of them from disk and sends it to the others."""
+    """Fill the boxes: each replica reads its share of them from disk and sends it to the others."""
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     replicas, mine = dist.get_world_size(group), dist.get_rank(group)
     with refused_together():

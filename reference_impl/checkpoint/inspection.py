@@ -1,4 +1,4 @@
-"""What a checkpoint holds and what is wrong with it, as text. No torch, no weights read (verifying reads files)."""
+"""What a checkpoint holds and what is wrong with it, as text. Without torch; only verifying reads the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reference_impl.files.progress import size as text_of_bytes
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Return a checkpoint as a table: what it is, each tensor, and what is wrong with it."""
+    """Return a checkpoint as a table: what it is, each of its tensors, and what is wrong with it."""
     values = sum(tensor.values for tensor in checkpoint.tensors.values())
     rows = [
         ("folder", str(checkpoint.folder)),
@@ -22,7 +22,7 @@ def describe(checkpoint: Checkpoint) -> str:
         ("vocabulary", f"{checkpoint.vocabulary:,} rows"),
         ("weights", f"{values:,} {checkpoint.dtype}, {text_of_bytes(checkpoint.bytes)}"),
         ("waste", _waste(checkpoint)),
-        ("others", f"{checkpoint.others:,} entries that are no weights"),
+        ("others", f"{checkpoint.others:,} entries that are not weights"),
     ]
     lines = [f"{name:12}{text}" for name, text in rows if text]
     width = max(len(name) for name in checkpoint.tensors)
@@ -33,7 +33,7 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def summary(checkpoint: Checkpoint, vocabulary: int) -> str:
-    """Return a checkpoint in one line, as a model with so many vocabulary rows takes it."""
+    """Return one line on a checkpoint, as a model with this many vocabulary rows uses it."""
     taken = "" if checkpoint.vocabulary == vocabulary else f", the first {vocabulary:,} taken"
     return (
         f"{checkpoint.folder}, {checkpoint.format}, {text_of_bytes(checkpoint.bytes)} {checkpoint.dtype}, "
@@ -43,8 +43,8 @@ def summary(checkpoint: Checkpoint, vocabulary: int) -> str:
 
 def _model(size: ModelSize | None) -> str:
     if size is None:
-        return "unknown: no model.yaml, and the shapes of no known size"
-    known = next((name for name, row in SIZES.items() if not list(size_faults(row, size))), "no known size")
+        return "unknown: there is no model.yaml, and the shapes are not those of a known size"
+    known = next((name for name, row in SIZES.items() if not list(size_faults(row, size))), "not a known size")
     return (
         f"{known}: {size.layers} layers, hidden {size.hidden:,}, ffn {size.ffn_hidden:,}, {size.heads} heads, "
         f"{size.query_groups} query groups, RoPE {size.rotary_base:,} x {size.rotary_scaling_factor:g}"
@@ -54,14 +54,14 @@ def _model(size: ModelSize | None) -> str:
 def _waste(checkpoint: Checkpoint) -> str:
     wasted = checkpoint.wasted_bytes
     share = wasted / max(1, checkpoint.bytes + wasted)
-    # What every file has of headers is not worth a word.
+    # The files' headers are too small to mention.
     if share < 0.01:
         return ""
-    return f"{wasted:,} bytes of the files hold no weight ({share:.1%}); convert writes each value once"
+    return f"{wasted:,} bytes of the files hold no weight ({share:.1%}); `convert` writes each value once"
 
 
 def read_manifest(folder: Path) -> FolderManifest:
-    """Return a folder's manifest; an empty one where there is none.
+    """Return a folder's manifest, or an empty one if it has none.
 
     Raises:
         DataError: it is malformed.

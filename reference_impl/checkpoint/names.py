@@ -1,8 +1,9 @@
-"""The model's tensors on disk, and which rows of them are which rows of Hugging Face's tensors: the mapping, as data.
+"""The model's tensors on disk, and how their rows map to those of Hugging Face's tensors, as data.
 
-On disk is what Megatron-Core and NeMo write: the layers of a kind stacked in one tensor, norms under the names that
-Transformer Engine gives them (it fuses a norm with the projection behind it), whatever spec the model is built from.
-The two formats hold the same rows in another order; nothing is transposed and nothing computed. No torch here.
+The names on disk are those that Megatron-Core and NeMo write, whichever spec the model is built from: the layers of a
+kind are stacked in one tensor, and norms have the names that Transformer Engine gives them (it fuses a norm with the
+projection behind it). The two formats hold the same rows in a different order; nothing is transposed or computed. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from benchmark.sizes import ModelSize
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
-"""Rows of both are tokens: a checkpoint may have more of them than the model, which takes the first."""
+"""Tensors whose rows are tokens. A checkpoint may have more of them than the model, which takes the first."""
 
 LAYERS = "decoder.layers."
 
 EXTRA_STATE = "_extra_state"
-"""What Transformer Engine keeps of FP8 scaling beside each linear layer: bytes, and empty for bf16 weights."""
+"""Suffix of Transformer Engine's FP8 scaling state for each linear layer: bytes, empty for bf16 weights."""
 LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
 _UNFUSED_NORMS = {
@@ -30,7 +31,7 @@ _UNFUSED_NORMS = {
 
 
 def fused(name: str) -> str:
-    """Return a tensor's name on disk, from the one that it has in a model without Transformer Engine."""
+    """Return a tensor's name on disk, given its name in a model without Transformer Engine."""
     for unfused, on_disk in _UNFUSED_NORMS.items():
         if name.endswith("." + unfused):
             return name.removesuffix(unfused) + on_disk
@@ -39,19 +40,21 @@ def fused(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows that a tensor on disk and one of Hugging Face's have in common."""
+    """Rows that a tensor on disk shares with one of Hugging Face's."""
 
     tensor: str
-    """On disk, without the prefix `module.`."""
+    """Name on disk, without the prefix `module.`."""
     layer: int | None
-    """Which of the stacked layers; None for a tensor that is not stacked."""
+    """Number of the stacked layer; None for a tensor that is not stacked."""
     start: int
     count: int
     huggingface: str
     huggingface_start: int
 
     def box(self, columns: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return where these rows start in the tensor on disk, and their shape there; a row has the shape `columns`."""
+        """Return where these rows start in the tensor on disk, and their shape there; each row has the shape
+        `columns`.
+        """
         layer = () if self.layer is None else (self.layer,)
         return (*layer, self.start, *(0 for _ in columns)), (*(1 for _ in layer), self.count, *columns)
 
@@ -67,7 +70,7 @@ def rows(size: ModelSize, vocabulary: int) -> Iterator[Rows]:
 
 
 def _layer(size: ModelSize) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """(tensor on disk, repeats, {Hugging Face's tensor: rows a repeat}) of one layer."""
+    """Yield (tensor on disk, repeats, {Hugging Face's tensor: rows per repeat}) for one layer."""
     h, f, d = size.hidden, size.ffn_hidden, size.head_dim
     queries = size.heads // size.query_groups * d
     yield "self_attention.linear_qkv.layer_norm_weight", 1, {"input_layernorm": h}
@@ -90,17 +93,17 @@ def _interleaved(tensor: str, layer: int, repeats: int, parts: dict[str, int]) -
 
 
 LONGEST_NAME = 500
-"""Characters of the name of a tensor that a checkpoint may have."""
+"""Most characters in the name of a checkpoint's tensor."""
 
 MOST_LAYERS = 1000
 MOST_HEADS = 1024
 MOST_WIDTH = 1 << 20
 MOST_VOCABULARY = 1 << 24
-"""Of a model that a checkpoint may describe, generously: 405B has 126 layers, 128 heads, and 53,248 at its widest."""
+"""Generous limits on the model that a checkpoint may describe. 405B has 126 layers, 128 heads and 53,248 at its widest."""
 
 
 def require_possible(size: ModelSize, vocabulary: int) -> None:
-    """Raise ValueError for numbers of which no model can be made, or whose tensors nobody could list."""
+    """Raise ValueError for numbers that cannot make a model, or whose tensors are too many to list."""
     most = {
         "layers": MOST_LAYERS,
         "hidden": MOST_WIDTH,
@@ -122,7 +125,7 @@ def require_possible(size: ModelSize, vocabulary: int) -> None:
 
 @cache
 def shapes(size: ModelSize, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """Return every tensor on disk, in the model's order; stacked ones have the layers as their first axis."""
+    """Return every tensor on disk, in the model's order; a stacked tensor's first axis is the layer."""
     layers, h, f, d = size.layers, size.hidden, size.ffn_hidden, size.head_dim
     return {
         EMBEDDING: (vocabulary, h),

@@ -1,8 +1,8 @@
 """Distributed checkpoints as Megatron-Core and NeMo write them, read without NeMo and described without torch.
 
-A NeMo checkpoint is a folder `weights` (torch.distributed.checkpoint's `.distcp` files and their hidden index
-`.metadata`) beside a folder `context` (`model.yaml` says what the model is); a plain one has the files at its top.
-`.metadata` is a pickle, and a pickle may run code: only the classes of an index are let through here, as plain records.
+A NeMo checkpoint has a folder `weights` (torch.distributed.checkpoint's `.distcp` files and their hidden index
+`.metadata`) and a folder `context` (whose `model.yaml` describes the model); a plain checkpoint has the files at its
+top. `.metadata` is a pickle, and a pickle may run code, so only the classes of an index are accepted, as plain records.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ METADATA = ".metadata"
 MODEL_YAML = "context/model.yaml"
 
 MOST_OF_METADATA = 1 << 30
-"""Bytes; the index of a state that thousands of ranks saved has hundreds of millions."""
+"""Most bytes of an index. One for a state that thousands of ranks saved has hundreds of millions."""
 MOST_OF_YAML = 1 << 18
-"""Bytes; NeMo's has 6,210."""
+"""Most bytes of model.yaml. NeMo's has 6,210."""
 
 FIELDS = {
     "layers": "num_layers",
@@ -52,18 +52,18 @@ FIELDS = {
 _FLOATS = {"norm_epsilon", "rotary_scaling_factor"}
 
 ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "old_context_len": 8192}
-"""What Megatron-Core has for Llama 3.1's RoPE besides the factor, and no size changes; by NeMo's names."""
+"""RoPE settings that Megatron-Core uses for every size of Llama 3.1, under NeMo's names; only the factor differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What `.metadata` says is in the `.distcp` files."""
+    """What `.metadata` lists in the `.distcp` files."""
 
     folder: Path
     tensors: dict[str, Tensor]
-    """By the names in the file, prefix included."""
+    """Tensors by their names in the file, prefix included."""
     objects: dict[str, ByteRange]
-    """What is no tensor: bytes that the trainer that wrote them understands."""
+    """Entries that are not tensors: bytes whose meaning only the trainer that wrote them knows."""
 
     @property
     def stored_bytes(self) -> int:
@@ -72,7 +72,7 @@ class Index:
 
 
 def weights_folder(folder: Path) -> Path | None:
-    """Return where the `.distcp` files of a distributed checkpoint are; None if the folder is none."""
+    """Return the folder with a distributed checkpoint's `.distcp` files; None if there is none."""
     for place in (folder / "weights", folder):
         if (place / METADATA).exists() or any(place.glob("*.distcp")):
             return place
@@ -80,10 +80,10 @@ def weights_folder(folder: Path) -> Path | None:
 
 
 def read_index(folder: Path) -> Index:
-    """Return the index of a folder of `.distcp` files, every one of which is there and long enough.
+    """Return the index of a folder of `.distcp` files, after checking that each file is there and long enough.
 
     Raises:
-        CheckpointError: `.metadata` is missing or no index, or files are missing or truncated.
+        CheckpointError: `.metadata` is missing or not an index, or files are missing or truncated.
     """
     path = folder / METADATA
     try:
@@ -91,13 +91,13 @@ def read_index(folder: Path) -> Index:
     except FileNotFoundError:
         there = len(list(folder.glob("*.distcp")))
         raise CheckpointError(
-            [f"{path} is missing beside {there} .distcp files: it is hidden, and a copy by * leaves it behind"]
+            [f"{path} is missing next to {there} .distcp files: it is hidden, so a copy with * leaves it behind"]
         ) from None
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         said = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
-        raise CheckpointError([f"{path} is no index of a distributed checkpoint: {said}"]) from None
+        raise CheckpointError([f"{path} is not an index of a distributed checkpoint: {said}"]) from None
     faults = list(_file_faults(index))
     if faults:
         raise CheckpointError(faults)
@@ -123,7 +123,7 @@ _RECORDS = re.compile(r"(torch\.distributed\.checkpoint|megatron\.core\.dist_che
 
 
 def _named(module: str, name: str) -> Any:
-    """What stands for a class of an index, without importing what wrote it."""
+    """Return a stand-in for a class of an index, without importing the library that wrote it."""
     if (module, name) == ("torch", "Size"):
         return shape_of
     if (module, name) == ("collections", "OrderedDict"):
@@ -132,7 +132,7 @@ def _named(module: str, name: str) -> Any:
         return name
     if (module, name) == ("torch.serialization", "_get_layout") or _RECORDS.fullmatch(module):
         return PickledObject
-    raise MalformedError(f"it names {shown(f'{module}.{name}')}, which no index holds")
+    raise MalformedError(f"it names {shown(f'{module}.{name}')}, which is not a class of an index")
 
 
 def _index(folder: Path, metadata: PickledObject) -> Index:
@@ -148,13 +148,13 @@ def _index(folder: Path, metadata: PickledObject) -> Index:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST_NAME:
-        raise ValueError(f"{shown(value)} is no name of a tensor")
+        raise ValueError(f"{shown(value)} is not a name of a tensor")
     return value
 
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{shown(value)} is no number of bytes")
+        raise ValueError(f"{shown(value)} is not a number of bytes")
     return value
 
 
@@ -165,7 +165,7 @@ def _spans(folder: Path, storage: dict[PickledObject, PickledObject]) -> Iterato
             raise ValueError(f"{fqn} is compressed ({shown(info['transform_descriptors'])})")
         name = _name(info["relative_path"])
         if Path(name).name != name:
-            raise ValueError(f"{name!r} is no file of this folder")
+            raise ValueError(f"{name!r} is not a file of this folder")
         offset = index.state.get("offset")
         span = ByteRange(folder / name, _count(info["offset"]), _count(info["length"]), archive=True)
         yield (fqn, None if offset is None else shape_of(offset)), span
@@ -185,17 +185,17 @@ def _tensor(name: str, entry: PickledObject, spans: dict[tuple[str, Any], ByteRa
 
 
 def model_tensors(index: Index) -> dict[str, Tensor]:
-    """Return the model's own tensors under their names without prefix, with those of an optimizer left out.
+    """Return the model's own tensors, by name without prefix; an optimizer's tensors are left out.
 
     Raises:
-        CheckpointError: there is no embedding by which to know the prefix.
+        CheckpointError: there is no embedding, whose name would show the prefix.
     """
     prefixes = [name.removesuffix(EMBEDDING) for name in index.tensors if name.endswith(EMBEDDING)]
     prefix = min(prefixes, key=len, default=None)
     if prefix is None:
         raise CheckpointError([f"{index.folder}: no tensor is named ...{EMBEDDING}; it holds {_some(index.tensors)}"])
     if len(index.tensors[prefix + EMBEDDING].shape) != 2:
-        raise CheckpointError([f"{index.folder}: {prefix}{EMBEDDING} is no matrix"])
+        raise CheckpointError([f"{index.folder}: {prefix}{EMBEDDING} is not a matrix"])
     return {
         fused(name.removeprefix(prefix)): tensor
         for name, tensor in index.tensors.items()
@@ -209,7 +209,7 @@ def _some(names: dict[str, Tensor]) -> str:
 
 
 def read_size(folder: Path, tensors: dict[str, Tensor]) -> ModelSize | None:
-    """What the model is, by context/model.yaml or, without one, by the shapes; None where neither says.
+    """Return the model's size as context/model.yaml gives it or, without that file, the shapes; None if neither does.
 
     Raises:
         CheckpointError: model.yaml is malformed, or its RoPE is not Llama 3.1's.
@@ -238,7 +238,7 @@ def _rope_faults(settings: dict[str, Any]) -> Iterator[str]:
 
 
 def _size_in(settings: dict[str, Any], vocabulary: int) -> ModelSize | None:
-    """Return the model that the settings describe; None where they do not say all of it."""
+    """Return the model that the settings describe; None if they are incomplete."""
     there = {ours: settings[theirs] for ours, theirs in FIELDS.items() if settings.get(theirs) not in _NOTHING}
     if not {"layers", "hidden", "ffn_hidden", "heads", "query_groups"} <= there.keys():
         return None
@@ -249,18 +249,18 @@ def _size_in(settings: dict[str, Any], vocabulary: int) -> ModelSize | None:
 
 
 _NOTHING = (None, "", "~", "null", "Null", "NULL")
-"""What YAML has for no value; it is read as text."""
+"""Strings that YAML reads as no value; here they arrive as text."""
 
 
 def _number(value: object, *, whole: bool = False) -> float:
     number = float(value) if isinstance(value, str) else nan
     if not isfinite(number) or number <= 0 or (whole and not number.is_integer()):
-        raise ValueError(f"{shown(value)} is no {'whole ' if whole else ''}number above 0")
+        raise ValueError(f"{shown(value)} is not a {'whole ' if whole else ''}number above 0")
     return int(number) if whole else number
 
 
 def _settings(document: Any) -> dict[str, Any]:
-    """Return the mapping inside NeMo's model.yaml that has the model's numbers."""
+    """Return the mapping in NeMo's model.yaml that holds the model's numbers."""
     if not isinstance(document, dict):
         return {}
     if FIELDS["layers"] in document:
@@ -275,7 +275,7 @@ def _size_by_shape(tensors: dict[str, Tensor]) -> ModelSize | None:
 
 
 def wasted_bytes(index: Index) -> int:
-    """Return bytes of the files that hold no value of any tensor: storage written twice, mostly."""
+    """Return how many bytes of the files hold no value of any tensor: mostly storage that was written twice."""
     values = sum(
         prod(piece.shape) * ITEM_BYTES[tensor.dtype] for tensor in index.tensors.values() for piece in tensor.pieces
     )

@@ -1,7 +1,7 @@
-"""A folder of large files, written file by file, so that a killed program goes on where it was.
+"""A folder of large files, written file by file, so that a killed program can continue where it stopped.
 
-A file that is complete has a line in the folder's journal, with its checksum and what its writer has to remember of it.
-The journal is removed last of all: a folder without one is complete, or not one of ours.
+The folder's journal has one line for each complete file: its checksum and whatever its writer must remember. The
+journal is removed last, so a folder without one is either complete or not one of ours.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ JOURNAL = "unfinished.jsonl"
 _UNFINISHED = ".unfinished"
 
 _MOST_OF_JOURNAL = 1 << 26
-"""Bytes; a line has some hundreds, and a checkpoint some thousand files."""
+"""Most bytes of a journal. A line has some hundreds, and a checkpoint some thousand files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Written:
 
     entry: FileEntry
     memory: Any
-    """What its writer returned, as JSON has it."""
+    """The value that its writer returned, as JSON."""
 
 
 class ChecksummedFile:
-    """A file that is being written: counts and checksums what goes through it."""
+    """A file that is being written; it counts and checksums every byte."""
 
     def __init__(self, path: Path, advance: Advance) -> None:
         self._file = path.open("wb", buffering=0)
@@ -61,7 +61,7 @@ class ChecksummedFile:
         return self._position
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no byte is held back."""
 
     def close(self) -> FileEntry:
         os.fsync(self._file.fileno())
@@ -70,7 +70,7 @@ class ChecksummedFile:
 
 
 def complete_bytes(folder: Path) -> int:
-    """Of the files that an unfinished job has completed; 0 where there is none."""
+    """Return the bytes of the files that an unfinished job has completed; 0 if there is no job."""
     try:
         _, done = _journal(folder / JOURNAL)
     except OSError:
@@ -79,19 +79,19 @@ def complete_bytes(folder: Path) -> int:
 
 
 def _journal(path: Path) -> tuple[str, dict[str, Written]]:
-    """Return the job of a journal, empty where not even that is written, and what is complete of it.
+    """Return a journal's job, empty if not even that was written, and the files that are complete.
 
     Raises:
-        OSError: it cannot be read.
-        CheckpointError: nobody who writes journals has written it.
+        OSError: the journal cannot be read.
+        CheckpointError: the file is not a journal.
     """
     try:
-        # The last line may have been cut off.
+        # A kill may have cut off the last line.
         lines = read_regular(path, _MOST_OF_JOURNAL).split(b"\n")[:-1]
         done = dict(_written(from_json(line)) for line in lines[1:])
         return lines[0].decode() if lines else "", done
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError([f"{path} is no journal of unfinished work: {one_line(error)}"]) from None
+        raise CheckpointError([f"{path} is not a journal of unfinished work: {one_line(error)}"]) from None
 
 
 def _written(line: dict[str, Any]) -> tuple[str, Written]:
@@ -104,14 +104,14 @@ def _cut_to_lines(path: Path) -> None:
 
 
 Fill = Callable[[ChecksummedFile], Any]
-"""Writes a file's content and returns what to remember of it, as JSON has it."""
+"""Writes a file's content, and returns what to remember of it as JSON."""
 
 
 class PartFolder:
     """The folder of one job.
 
     Args:
-        job: what is written, as JSON; a folder that was begun for something else is refused.
+        job: what is written, as JSON. A folder that was begun for another job is refused.
 
     Raises:
         CheckpointError: the folder holds something else, or cannot be written.
@@ -126,13 +126,15 @@ class PartFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self.written = self._resume()
         except OSError as error:
-            raise CheckpointError([f"{folder} cannot be written to: {error.strerror}"]) from None
+            raise CheckpointError([f"cannot write to {folder}: {error.strerror}"]) from None
 
     def _resume(self) -> dict[str, Written]:
-        """Return the files that are complete already."""
+        """Return the files that are already complete."""
         if not self._journal.exists():
             if any(self.folder.iterdir()):
-                raise CheckpointError([f"{self.folder} is not empty, and holds no work of this kind to go on with"])
+                raise CheckpointError(
+                    [f"{self.folder} is not empty and holds no unfinished work of this kind; choose another"]
+                )
             self._append(self._job)
             return {}
         job, done = _journal(self._journal)
@@ -141,7 +143,7 @@ class PartFolder:
             self._append(self._job)
         elif job != self._job:
             raise CheckpointError(
-                [f"{self.folder} is the unfinished work of another call: it began as {job}, this is {self._job}"]
+                [f"{self.folder} holds another call's unfinished work: that call was {job}, this one is {self._job}"]
             )
         return done
 
@@ -151,23 +153,23 @@ class PartFolder:
             flush(journal)
 
     def write(self, files: Sequence[tuple[str, Fill]], advance: Advance, jobs: int | None = None) -> dict[str, Any]:
-        """Write files, those left out that are complete already.
+        """Write files, except those that are already complete.
 
         Args:
-            files: (name, what writes its content, always the same) pairs.
-            advance: told how many bytes were written, from any thread.
-            jobs: how many are written at once, as many as cores if None.
+            files: (name, function that writes its content, always the same) pairs.
+            advance: called with the number of bytes written, from any thread.
+            jobs: files written at once; as many as cores if None.
 
         Returns:
-            What each file's writer returned, by name, in their order.
+            What each file's writer returned, by name, in the order of `files`.
 
         Raises:
-            CheckpointError: the disk is full, or broken; what is complete stays, for the next call.
+            CheckpointError: the disk is full or broken. Complete files stay for the next call.
         """
         try:
             in_parallel(partial(self._write, advance), [file for file in files if file[0] not in self.written], jobs)
         except OSError as error:
-            raise CheckpointError([f"{self.folder} cannot be written to: {error.strerror}"]) from None
+            raise CheckpointError([f"cannot write to {self.folder}: {error.strerror}"]) from None
         return {name: self.written[name].memory for name, _ in files}
 
     def _write(self, advance: Advance, file: tuple[str, Fill]) -> None:
@@ -184,7 +186,7 @@ class PartFolder:
             self.written[name] = Written(entry, memory)
 
     def finish(self, small: Sequence[tuple[str, bytes]]) -> None:
-        """Write the small files that go with the large ones, the manifest of all, and end the job."""
+        """Write the small files that belong to the large ones and the manifest of all, then end the job."""
         for name, content in small:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What a Hugging Face folder needs beside weights to be served: a tokenizer, and how a text is ended.
+"""The files that a Hugging Face folder needs to be served besides its weights: a tokenizer and its end tokens.
 
 Files of a Hugging Face tokenizer are copied as they are; SentencePiece models and Llama 3's ranks become a
-tokenizer.json. No torch here, and no library of tokenizers but sentencepiece.
+tokenizer.json. This module imports no torch, and sentencepiece as its only library of tokenizers.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SYMBOLS = "special_tokens_map.json"
 GENERATION = "generation_config.json"
 
 _BESIDE = (MODEL, SETTINGS, SYMBOLS, GENERATION, "added_tokens.json", "chat_template.jinja")
-"""What is copied with a tokenizer.json, where it is there."""
+"""Files that are copied together with a tokenizer.json, if they exist."""
 
 _PLACES = (".", "context/nemo_tokenizer")
-"""Where a checkpoint keeps its own: Hugging Face's, NeMo's."""
+"""Where a checkpoint keeps its own tokenizer: Hugging Face's folders, NeMo's."""
 
 _LARGEST = 100_000_000
-"""Bytes of a file that is copied: Llama 3.1's tokenizer.json has 17 million."""
+"""Most bytes of a copied file. Llama 3.1's tokenizer.json has 17 million."""
 
 _USUAL = {"bos": ("<s>", "<|begin_of_text|>"), "eos": ("</s>", "<|end_of_text|>")}
-"""What begins and ends a text where no settings say it."""
+"""Symbols that begin and end a text where no settings name any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +44,27 @@ class Served:
     """A tokenizer as the files of a Hugging Face folder."""
 
     path: Path
-    """Where it is from."""
+    """Where it comes from."""
     pieces: int
     ends: Mapping[str, int]
-    """Ids of the tokens that begin and end a text, as `bos` and `eos`; without those that the tokenizer lacks."""
+    """Ids of the tokens that begin (`bos`) and end (`eos`) a text; a token that the tokenizer lacks is left out."""
     files: Mapping[str, bytes]
 
 
 def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) -> Served | None:
-    """Return the tokenizer of a checkpoint of which so many vocabulary rows are kept; None if nobody has it.
+    """Return the tokenizer for a checkpoint's first `rows` vocabulary rows; None if there is none.
 
-    The given one; or the checkpoint's own; or that of a benchmark, if it is installed. One of another number of pieces
-    is not the one.
+    It is the given one, else the checkpoint's own, else an installed benchmark's. A tokenizer with a different number
+    of
+    pieces is passed over.
 
     Raises:
-        TokenizerError: the given one is another's; or it, or the checkpoint's own, cannot be read.
+        TokenizerError: the given one has a different number of pieces; or it, or the checkpoint's own, cannot be read.
     """
     if given is not None:
         found = served(given)
         if found.pieces != rows:
-            raise TokenizerError(f"{given} has {found.pieces:,} pieces, the weights {rows:,} vocabulary rows")
+            raise TokenizerError(f"{given} has {found.pieces:,} pieces, but the weights have {rows:,} vocabulary rows")
         return found
     own = next((file for place in _PLACES if (file := _tokenizer_in(checkpoint.folder / place))), None)
     if own is not None and (found := served(own)).pieces == rows:
@@ -72,12 +73,12 @@ def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) 
     try:
         return None if wanted is None else served(benchmark_tokenizer(wanted))
     except TokenizerError:
-        # No package has it, or the package is not here.
+        # No package has it, or that package is not installed.
         return None
 
 
 def missing(rows: int) -> str:
-    """What to tell where `tokenizer_for` finds none."""
+    """Return the notice to print when `tokenizer_for` finds none."""
     wanted = _benchmarks(rows)
     return (
         f"no tokenizer is written, and nothing serves the model without: {rows:,} vocabulary rows are of "
@@ -90,10 +91,10 @@ def _benchmarks(rows: int) -> BenchmarkTokenizer | None:
 
 
 def served(path: Path) -> Served:
-    """Return a tokenizer file of any kind, or a folder of Hugging Face's, as the files of a served folder.
+    """Return any tokenizer file, or a Hugging Face tokenizer's folder, as the files of a served folder.
 
     Raises:
-        TokenizerError: it cannot be read, or is none.
+        TokenizerError: it cannot be read, or is not a tokenizer.
     """
     if path.is_dir():
         file = _tokenizer_in(path)
@@ -111,7 +112,7 @@ def served(path: Path) -> Served:
     except TokenizerError:
         raise
     except (UnreadableTokenizerError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise TokenizerError(f"{path} is no {found}: {error or type(error).__name__}") from None
+        raise TokenizerError(f"{path} is not a {found}: {error or type(error).__name__}") from None
 
 
 def _tokenizer_in(folder: Path) -> Path | None:
@@ -119,7 +120,7 @@ def _tokenizer_in(folder: Path) -> Path | None:
 
 
 def _copied(path: Path) -> Served:
-    """Return a tokenizer.json, with what is beside it."""
+    """Return a tokenizer.json together with the files next to it."""
     files = {TOKENIZER: _read(path)}
     if path.name == TOKENIZER:
         files |= {name: _read(path.with_name(name)) for name in _BESIDE if path.with_name(name).is_file()}
@@ -134,7 +135,7 @@ def _of_sentencepiece(path: Path) -> Served:
     files = {MODEL: _read(path)}
     if sha256(path) == MIXTRAL_8X22B.sha256:
         return _made(path, tokenizer_json.of_sentencepiece(path), files)
-    # Not known to be of byte pairs: transformers makes of it what it can.
+    # It may not use byte pairs: transformers converts it as well as it can.
     processor = SentencePiece(path).processor
     return _served(path, {processor.id_to_piece(index): index for index in range(processor.vocab_size())}, files)
 
@@ -152,7 +153,7 @@ def _ids(document: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> Served:
-    """Return the files, and those that are missing among them."""
+    """Return the files, adding those that are missing."""
     symbols = dict(_ends(ids, files))
     named = {f"{role}_token": symbol for role, symbol in symbols.items()}
     ends = {role: ids[symbol] for role, symbol in symbols.items()}
@@ -169,11 +170,11 @@ def _served(path: Path, ids: Mapping[str, int], files: Mapping[str, bytes]) -> S
 
 
 def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the symbols that begin and end a text: those that the settings name, or the usual ones."""
+    """Yield the symbols that begin and end a text: those in the settings, or the usual ones."""
     settings = [from_json(files.get(name, b"{}")) for name in (SETTINGS, SYMBOLS)]
     for role, usual in _USUAL.items():
         stated = (values.get(f"{role}_token") for values in settings)
-        # A symbol is text, or an object of it and how to look for it.
+        # A symbol is either text, or an object with the text and how to match it.
         symbols = (value.get("content") if isinstance(value, dict) else value for value in stated)
         found = next((symbol for symbol in (*symbols, *usual) if symbol in ids), None)
         if found is not None:
@@ -184,6 +185,6 @@ def _read(path: Path) -> bytes:
     try:
         return read_regular(path, _LARGEST)
     except MalformedError as error:
-        raise TokenizerError(f"{path} is no file of a tokenizer: {error}") from None
+        raise TokenizerError(f"{path} is not a tokenizer's file: {error}") from None
     except OSError as error:
         raise TokenizerError(f"{path}: {error.strerror}") from None
