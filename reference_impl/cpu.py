@@ -1,10 +1,10 @@
-"""Lets Megatron-Core run where there is no CUDA: `install()` redirects the calls that cannot work there.
+"""Runs Megatron-Core without CUDA: `install()` redirects the calls that cannot work there.
 
-Only what raises without CUDA (or, for seeding, is queued forever) is redirected, so nothing else in the process can
-depend on it. The one exception, `Tensor.type()`, answers differently only to callers inside megatron.core. No file of
-Megatron-Core is changed. Written against 0.16.1; `docs/decisions.md` lists the ways that were tried.
+Only calls that raise without CUDA (or, for seeding, are queued forever) are redirected, so nothing else in the process
+can depend on it. The one exception, `Tensor.type()`, answers differently only to callers inside megatron.core. No file
+of Megatron-Core is changed. Written against 0.16.1; `docs/decisions.md` lists the alternatives that were tried.
 
-`keep_freed_memory()` makes it faster, and nothing depends on it.
+`keep_freed_memory()` only makes it faster; nothing depends on it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 
 _CPU = torch.device("cpu")
 
-# mallopt's parameters, glibc's malloc.h.
+# mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
 def install() -> None:
-    """Redirect once per process; does nothing where CUDA is available. Call before models are built."""
+    """Redirect the calls once per process, before models are built; do nothing if CUDA is available."""
     if torch.cuda.is_available():
         return
     _replace(torch.Tensor, cuda=lambda self, *args, **kwargs: self, type=_tensor_type)
@@ -43,10 +43,11 @@ def install() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process use again what it frees, rather than give it back and be given zeroed pages for the next tensor.
+    """Let this process reuse memory that it frees, instead of returning it and getting zeroed pages for the next
+    tensor.
 
-    glibc maps each large tensor by itself and unmaps it when it is freed: the page faults are a seventh of the tiny
-    model's time (docs/performance.md). Does nothing where CUDA is available, nor to another C library.
+    glibc maps each large tensor separately and unmaps it when it is freed; the page faults take a seventh of the tiny
+    model's time (docs/performance.md). Does nothing if CUDA is available, or with another C library.
     """
     if torch.cuda.is_available():
         return
@@ -70,7 +71,7 @@ def _redirect_megatron() -> None:
     from megatron.core.tensor_parallel import random
 
     _replace(random, _get_cuda_rng_state=torch.cuda.get_rng_state, _set_cuda_rng_state=torch.cuda.set_rng_state)
-    # These write device="cuda" literally; each gets its own name `torch`, the real module stays as it is.
+    # These modules write device="cuda" literally. Each gets its own `torch`; the real module stays as it is.
     for module in (utils, exchange_utils, rope_utils, clip_grads, optimizer, schedules):
         _replace(module, torch=_TorchOnCpu("torch"))
 
@@ -87,7 +88,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 class _TorchOnCpu(types.ModuleType):
-    """`torch` as the modules see it that ask for device="cuda"."""
+    """`torch` as seen by the modules that ask for device="cuda"."""
 
     tensor = staticmethod(_on_cpu(torch.tensor))
     zeros = staticmethod(_on_cpu(torch.zeros))
@@ -99,7 +100,9 @@ class _TorchOnCpu(types.ModuleType):
 
 
 def _tensor_type(self: torch.Tensor, *args: Any, _original: Any = torch.Tensor.type, **kwargs: Any) -> Any:
-    """`Tensor.type()`, in the CUDA spelling for Megatron-Core: its optimizers compare with 'torch.cuda.FloatTensor'."""
+    """Answer `Tensor.type()` with CUDA's spelling to Megatron-Core, whose optimizers compare it with
+    'torch.cuda.FloatTensor'.
+    """
     name = _original(self, *args, **kwargs)
     if not isinstance(name, str) or name.startswith("torch.cuda."):
         return name

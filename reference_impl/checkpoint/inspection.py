@@ -72,8 +72,9 @@ def read_manifest(folder: Path) -> FolderManifest:
 def find_faults(
     folder: Path, manifest: FolderManifest, size: ModelSize | None = None, advance: Advance = silent
 ) -> list[str]:
-    """Return every file that is not as in the manifest, and every tensor that is not as in the model (of `size`, if
-    given).
+    """Return a line for each file that differs from the manifest and each tensor that does not fit the model.
+
+    The model is that of `size`, or the checkpoint's own if None.
     """
     faults = file_faults(folder, manifest.files, advance=advance)
     try:

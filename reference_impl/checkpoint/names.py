@@ -99,7 +99,8 @@ MOST_LAYERS = 1000
 MOST_HEADS = 1024
 MOST_WIDTH = 1 << 20
 MOST_VOCABULARY = 1 << 24
-"""Generous limits on the model that a checkpoint may describe. 405B has 126 layers, 128 heads and 53,248 at its widest."""
+"""Generous limits on the model that a checkpoint may describe: 405B has 126 layers, 128 heads, and 53,248 at its
+widest."""
 
 
 def require_possible(size: ModelSize, vocabulary: int) -> None:

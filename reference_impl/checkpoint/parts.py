@@ -133,7 +133,7 @@ class PartFolder:
         if not self._journal.exists():
             if any(self.folder.iterdir()):
                 raise CheckpointError(
-                    [f"{self.folder} is not empty and holds no unfinished work of this kind; choose another"]
+                    [f"{self.folder} is not empty and holds no unfinished work of this kind; name another folder"]
                 )
             self._append(self._job)
             return {}

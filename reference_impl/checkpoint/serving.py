@@ -54,9 +54,8 @@ class Served:
 def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) -> Served | None:
     """Return the tokenizer for a checkpoint's first `rows` vocabulary rows; None if there is none.
 
-    It is the given one, else the checkpoint's own, else an installed benchmark's. A tokenizer with a different number
-    of
-    pieces is passed over.
+    It is the given one, else the checkpoint's own, else an installed benchmark's. One with a different number of pieces
+    is passed over.
 
     Raises:
         TokenizerError: the given one has a different number of pieces; or it, or the checkpoint's own, cannot be read.

@@ -1,12 +1,12 @@
 """The optimizer's state on disk: each rank writes what it holds and reads what it will hold, under any layout.
 
-The distributed optimizer cuts the flat buffers of the gradients into one piece for each data-parallel rank. Of a weight
-matrix, such a piece is a range that begins and ends in the middle of a row: the end of a row, whole rows, the beginning
-of a row. Each of the three is a rectangle with its place in the tensor of the whole model, and that is how it is
-stored. Reading takes whatever overlaps, so it does not matter which layout wrote.
+The distributed optimizer cuts the flat buffers of the gradients into one piece for each data-parallel rank. Within a
+weight matrix such a piece starts and ends in the middle of a row, so it is the end of a row, whole rows, and the start
+of a row. Each of the three is a rectangle with a place in the whole model's tensor, and is stored as one. Reading takes
+every rectangle that overlaps, so it does not matter which layout wrote them.
 
-Nothing is gathered. Megatron-Core's own form for any layout, `fully_reshardable`, gathers the state of all
-data-parallel ranks in the host memory of each: 145 GB a rank for 405B at TP4 PP8.
+Nothing is gathered. Megatron-Core's own layout-independent form, `fully_reshardable`, gathers the state of all
+data-parallel ranks in each one's host memory: 145 GB a rank for 405B at TP4 PP8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reference_impl.model import unwrap
 from reference_impl.preserve import chained
 
 STATES = ("param", "exp_avg", "exp_avg_sq")
-"""What AdamW holds of a weight: its fp32 copy and its two moments."""
+"""The state that AdamW holds for a weight: its fp32 copy and its two moments."""
 
 
 class OptimizerShards:
@@ -44,17 +44,17 @@ class OptimizerShards:
             for name in STATES
             for tensor in _rectangles_of(state[name].detach(), begin, parts[parameter], name)
         ]
-        """For Megatron-Core to write, or to read into."""
+        """The tensors that Megatron-Core writes, or reads into."""
 
     @torch.no_grad()
     def take(self, loaded: list[torch.Tensor]) -> None:
-        """Make what was read for `tensors`, in their order, the optimizer's state."""
+        """Load the optimizer's state from the values that were read for `tensors`, in their order."""
         for tensor, read in zip(self.tensors, loaded, strict=True):
             tensor.data.copy_(read.view_as(tensor.data))
         for one, states in zip(self._optimizers, self._states, strict=True):
             for parameter, _, state in _held(one, states):
-                # Its public `load_parameter_state_from_dp_reshardable` would have Transformer Engine's AdamW scale the
-                # numbers of elements that are beside the tensors here.
+                # The public `load_parameter_state_from_dp_reshardable` would make Transformer Engine's AdamW scale the
+                # element counts that are stored next to the tensors here.
                 tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
                 one._set_main_param_and_optimizer_states(parameter, tensors)
 
@@ -62,9 +62,7 @@ class OptimizerShards:
 def _held(
     optimizer: DistributedOptimizer, states: dict[Any, Any]
 ) -> Iterator[tuple[torch.nn.Parameter, int, dict[str, Any]]]:
-    """Yield each parameter that this rank holds state of: the first of its elements that it does, and the state of
-    those.
-    """
+    """Yield each parameter that this rank holds state for, its first such element, and the state."""
     for buffer, dtypes in enumerate(optimizer.gbuf_ranges):
         for dtype, buckets in dtypes.items():
             for bucket, held in zip(buckets, states[buffer][dtype], strict=True):
@@ -76,8 +74,8 @@ def _parts(chunks: list[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, l
     """Yield each parameter of this rank with its place in the whole model; gate and up projection have two, in this
     order.
 
-    Each layer has tensors of its own here, while the weights of all layers share one: planning compares a tensor's
-    rectangles with one another, and of all layers there would be a hundred thousand.
+    Here each layer has tensors of its own, although the weights of all layers share one on disk. Planning compares a
+    tensor's rectangles with one another, and all layers together would have a hundred thousand.
     """
     for chunk in chunks:
         state = unwrap(chunk).sharded_state_dict(metadata={"non_homogeneous_layers": True})
@@ -105,15 +103,15 @@ def _rectangles_of(state: torch.Tensor, begin: int, parts: list[ShardedTensor], 
                     whole + here for whole, here in zip(part.global_offset, (row, column), strict=False)
                 ),
                 axis_fragmentations=None,
-                # Of the ranks with the same weights, one holds this; those of other tensor-parallel ranks are copies.
+                # Of the ranks with the same weights, one holds this part; other tensor-parallel ranks hold copies.
                 replica_id=(*part.replica_id[:2], 0),
             )
         begin -= size
 
 
 def rectangles(first: int, last: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield elements `first` to before `last` of a matrix with rows of `width`, in order, as (row, column, rows,
-    columns).
+    """Yield elements `first` to before `last` of a matrix with rows of `width` as (row, column, rows, columns), in
+    order.
     """
     while first < last:
         row, column = divmod(first, width)

@@ -1,4 +1,4 @@
-"""A checkpoint of any format as the tensors of the model, and what is wrong with it. No torch here."""
+"""A checkpoint of any format as the tensors of the model, and what is wrong with it. Without torch."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Format = Literal["Hugging Face", "NeMo", "Megatron-Core"]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Initial weights on disk, seen as the tensors that Megatron-Core has on disk."""
+    """Initial weights on disk, described as the tensors that Megatron-Core stores."""
 
     folder: Path
     format: Format
     tensors: dict[str, Tensor]
-    """By names without prefix, see `names.shapes`."""
+    """Tensors by name without prefix; see `names.shapes`."""
     size: ModelSize | None
-    """What the checkpoint says it is; None where nothing says."""
+    """The model that the checkpoint describes; None if it does not."""
     wasted_bytes: int = 0
-    """Of its files: what no tensor needs, such as storage that was written twice."""
+    """Bytes of its files that no tensor needs, such as storage that was written twice."""
     others: int = 0
-    """Objects and tensors beside the model's: extra states, an optimizer."""
+    """Number of objects and tensors that are not the model's: extra states, an optimizer."""
 
     @property
     def vocabulary(self) -> int:
@@ -41,17 +41,17 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """Of its values, by torch's name; all are of one type in a checkpoint without faults."""
+        """Type of its values, by torch's name. A checkpoint without faults has only one."""
         return self.tensors[EMBEDDING].dtype
 
     @property
     def bytes(self) -> int:
-        """Of the model's values."""
+        """Bytes of the model's values."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in a folder, whatever its format; reads indexes and headers, no weights.
+    """Open the checkpoint in a folder, whatever its format; this reads indexes and headers, not weights.
 
     Raises:
         CheckpointError: there is none, files are missing or truncated, or it is malformed.
@@ -61,10 +61,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         return _open_distributed(folder, weights)
     if huggingface.is_folder(folder):
         return _open_huggingface(folder)
-    there = "it does not exist" if not folder.exists() else "it holds none of the three"
+    there = "it does not exist" if not folder.exists() else "it holds none of these"
     raise CheckpointError(
         [
-            f"{folder} is no checkpoint: {there}; expected weights/.metadata (NeMo), .metadata (Megatron-Core), or "
+            f"{folder} is not a checkpoint: {there}; expected weights/.metadata (NeMo), .metadata (Megatron-Core), or "
             f"{huggingface.INDEX} or {huggingface.SINGLE} (Hugging Face)"
         ]
     )
@@ -87,7 +87,7 @@ def _open_huggingface(folder: Path) -> Checkpoint:
     size, vocabulary = huggingface.read_config(folder)
     files = huggingface.read_files(folder)
     if not files:
-        raise CheckpointError([f"{folder} has files for tensors, and none in them"])
+        raise CheckpointError([f"{folder} has files for tensors, but no tensors in them"])
     found = [*_shape_faults(files, huggingface_shapes(size, vocabulary)), *_type_faults(files)]
     faults = [f"{folder}: {fault}" for fault in found]
     if faults:
@@ -98,7 +98,7 @@ def _open_huggingface(folder: Path) -> Checkpoint:
 
 
 def own_faults(checkpoint: Checkpoint) -> list[str]:
-    """What is wrong with a checkpoint by itself: it has each tensor of its own model, whole, and all of one type."""
+    """List what is wrong with a checkpoint in itself: each tensor of its model must be there, whole, in one type."""
     return [f"{checkpoint.folder}: {fault}" for fault in _own_faults(checkpoint)]
 
 
@@ -106,8 +106,8 @@ def faults_for(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: 
     """Return why a model cannot start from a checkpoint; empty if it can.
 
     Args:
-        vocabulary: rows that the model has; the checkpoint may have more, of which the first are taken.
-        dtype: of the model's weights, by torch's name; the checkpoint's must convert to it without rounding.
+        vocabulary: rows that the model has. The checkpoint may have more; the model takes the first.
+        dtype: type of the model's weights, by torch's name. The checkpoint's type must convert to it without rounding.
     """
     found = [*_own_faults(checkpoint), *_misfits(checkpoint, size, vocabulary, dtype)]
     return [f"{checkpoint.folder}: {fault}" for fault in found]
@@ -120,11 +120,11 @@ def _own_faults(checkpoint: Checkpoint) -> Iterator[str]:
     for name, tensor in checkpoint.tensors.items():
         stored = sum(prod(piece.shape) for piece in tensor.pieces)
         if stored != tensor.values:
-            yield f"{name} {tensor.shape} has {tensor.values:,} values, its pieces hold {stored:,}"
+            yield f"{name} {tensor.shape} has {tensor.values:,} values, but its pieces hold {stored:,}"
 
 
 def _shape_faults(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Yield every tensor that is missing, unexpected or of another shape."""
+    """Yield a line for every tensor that is missing, unexpected or of the wrong shape."""
     for name, shape in expected.items():
         if name not in found:
             yield f"{name} is missing, expected {shape}"
@@ -132,7 +132,7 @@ def _shape_faults(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int,
             yield f"{name} has shape {found[name].shape}, expected {shape}"
     for name, tensor in found.items():
         if name not in expected:
-            yield f"{name} {tensor.shape} is unexpected: no tensor of this model"
+            yield f"{name} {tensor.shape} is unexpected: this model has no such tensor"
 
 
 def _type_faults(tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -150,17 +150,17 @@ def _misfits(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: st
     else:
         yield from size_faults(checkpoint.size, size)
     if checkpoint.vocabulary < vocabulary:
-        yield f"it has {checkpoint.vocabulary:,} vocabulary rows, the model {vocabulary:,}"
+        yield f"it has {checkpoint.vocabulary:,} vocabulary rows, but the model has {vocabulary:,}"
     if checkpoint.dtype not in (dtype, *_EXACT.get(dtype, ())):
-        yield f"its weights are {checkpoint.dtype}, the model's {dtype}, which would round them"
+        yield f"its weights are {checkpoint.dtype}; the model's are {dtype}, which would round them"
 
 
 _EXACT = {"float32": ("bfloat16", "float16")}
-"""Type -> those of which every value is one of its own."""
+"""Type -> the types that represent each of its values exactly."""
 
 
 def size_faults(found: ModelSize, expected: ModelSize) -> Iterator[str]:
-    """Yield each number in which two models differ that decides what they compute."""
+    """Yield a line for each number that differs between two models and affects what they compute."""
     for field in fields(ModelSize):
         mine, wanted = getattr(found, field.name), getattr(expected, field.name)
         if field.name not in {"name", "init_std"} and mine != wanted:
@@ -168,7 +168,7 @@ def size_faults(found: ModelSize, expected: ModelSize) -> Iterator[str]:
 
 
 def usable_checkpoint(config: RunConfig) -> Checkpoint:
-    """Return the checkpoint that a run starts from, once it is known to fit the run's model.
+    """Return the checkpoint that a run starts from, after checking that it fits the run's model.
 
     Raises:
         CheckpointError: listing every fault.
@@ -176,7 +176,7 @@ def usable_checkpoint(config: RunConfig) -> Checkpoint:
     if config.data.load_checkpoint is None:
         raise CheckpointError(["LOAD_CHECKPOINT is not set"])
     checkpoint = open_checkpoint(config.data.load_checkpoint)
-    # FP8 and FP4 are types of what goes into matrix products; the weights are bf16.
+    # FP8 and FP4 are the types of a matrix product's inputs; the weights are bf16.
     dtype = "float32" if config.kernels.precision == "fp32" else "bfloat16"
     faults = faults_for(checkpoint, config.size, config.vocabulary, dtype)
     if faults:

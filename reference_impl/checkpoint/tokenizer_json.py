@@ -1,7 +1,7 @@
-"""Hugging Face's tokenizer.json made from the other formats of tokenizers, so that a server needs no other library.
+"""Hugging Face's tokenizer.json, made from other tokenizer formats, so that a server needs no other library.
 
-The format is that of the tokenizers library (https://huggingface.co/docs/tokenizers). A made tokenizer gives the tokens
-that training was given: it adds none to a text, as no document of the training data begins with one.
+The format is that of the tokenizers library (https://huggingface.co/docs/tokenizers). A converted tokenizer gives the
+tokens that training saw: it adds no token to a text, since no document of the training data begins with one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ LLAMA_31_SYMBOLS = (
     "<|python_tag|>",
     *(f"<|reserved_special_token_{number}|>" for number in range(3, 248)),
 )
-"""What Llama 3.1 has after its ranks, as Hugging Face's tokenizer.json of it names them."""
+"""Special tokens that follow Llama 3.1's ranks, as its tokenizer.json on Hugging Face names them."""
 
 
 def of_sentencepiece(path: Path) -> dict[str, Any]:
-    """Return a SentencePiece model of byte pairs: two pieces merge if their union is a piece, that of the best score
-    first.
+    """Convert a SentencePiece model of byte pairs.
+
+    Two pieces merge if their union is a piece; the union with the best score comes first.
 
     Raises:
-        UnreadableTokenizerError: it is no SentencePiece model.
+        UnreadableTokenizerError: the file is not a SentencePiece model of byte pairs.
     """
     processor = SentencePiece(path).processor
     pieces = [processor.id_to_piece(index) for index in range(processor.vocab_size())]
@@ -63,10 +64,12 @@ def of_sentencepiece(path: Path) -> dict[str, Any]:
 
 
 def of_ranks(path: Path) -> dict[str, Any]:
-    """Llama 3's list of tiktoken ranks: two tokens merge if their union is a token, that of the lowest rank first.
+    """Convert Llama 3's list of tiktoken ranks.
+
+    Two tokens merge if their union is a token; the union with the lowest rank comes first.
 
     Raises:
-        UnreadableTokenizerError: it is no list of ranks.
+        UnreadableTokenizerError: the file is not a list of ranks.
     """
     ranks = Llama3.ranks(path)
     merges = [
@@ -95,7 +98,7 @@ def of_ranks(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(symbols: Mapping[str, int], **parts: Any) -> dict[str, Any]:
-    """Return the whole document; a symbol that a text spells becomes its id."""
+    """Return the whole document. Text that spells a symbol becomes that symbol's id."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = [{"id": index, "content": symbol, **plain} for symbol, index in sorted(symbols.items(), key=_second)]
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
@@ -119,7 +122,7 @@ def _replace(old: str, new: str) -> dict[str, Any]:
 
 
 def _byte_letters() -> Sequence[str]:
-    """Return the letter that stands for each byte: itself where it is printed, otherwise the next one after U+00FF.
+    """Return the letter for each byte: the byte itself where it is printable, otherwise the next letter after U+00FF.
 
     Source: bytes_to_unicode of OpenAI's GPT-2, which every byte-level tokenizer.json follows.
     """

@@ -1,10 +1,10 @@
 """The training state on disk: weights, optimizer and schedule, by Megatron-Core's distributed checkpointing.
 
-Written under one layout, read under any other; no rank ever holds more of the optimizer than its own part (`shards`).
-Megatron-Core decides which rank reads what; the reading itself is ours (`nemo`, `arrays`), since torch's runs what the
-pickles in a checkpoint say.
-Writing goes on while training does (`writing`). Data order and dropout need no state: what a step reads
-follows from its number, and nothing draws from a random generator after initialisation (a test holds both to that).
+A state is written under one layout and read under any other; no rank ever holds more of the optimizer than its own part
+(`shards`). Megatron-Core decides which rank reads what. The reading itself is ours (`nemo`, `arrays`), since torch's
+reader executes what the pickles in a checkpoint say.
+Training continues while a state is written (`writing`). Data order and dropout need no state: a step's data follow from
+its number, and nothing draws from a random generator after initialisation (a test checks both).
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def save(
     complete: Callable[[], None],
     failed: Callable[[str], None],
 ) -> Saving | None:
-    """Take the state as it is now and start to write it into `folder`; None where that has failed already.
+    """Take the state as it is now and start writing it into `folder`; return None if that has already failed.
 
     Args:
-        needed: bytes that it takes.
+        needed: bytes that the state takes.
         complete, failed: see `benchmark.loop.Step.save`.
     """
     if chunks[0].ddp_config.overlap_param_gather:
-        # Of the last step, this rank may not have all new weights yet: they are gathered as the next needs them.
+        # This rank may not have all new weights of the last step yet: they are gathered when the next step needs them.
         quantised.gather(chunks)
     with quantised.in_bf16(chunks, writing=False):
         models = _models(chunks)
@@ -82,7 +82,7 @@ def save(
 
 
 def _begin(folder: Path, common: dict[str, Any], needed: int) -> str:
-    """Make the folder and write the state that is not in tensors. Return why that failed, or nothing."""
+    """Make the folder and write the state that is not in tensors. Return why that failed, or an empty string."""
     if no_room := why_no_room(folder, needed):
         return no_room
     path = folder / COMMON_STATE_FNAME
@@ -97,9 +97,10 @@ def _begin(folder: Path, common: dict[str, Any], needed: int) -> str:
 
 
 def damage(folder: Path) -> list[str]:
-    """Return a line for each file that is no longer as it was written. Each rank reads a share; all return the same.
+    """Return a line for each file that has changed since it was written; each rank reads a share, all return the same.
 
-    A flipped bit in the weights would train on without an error, so every byte is read: as many more as `load` reads.
+    Training would continue on a flipped bit in the weights without an error, so every byte is read once more, besides
+    the reading that `load` does.
     """
     entries, fault = on_rank_0(lambda: _manifest(folder))
     names = sorted(entries, key=lambda name: -entries[name].bytes)[dist.get_rank() :: dist.get_world_size()]
@@ -122,14 +123,14 @@ def load(
     optimizer: MegatronOptimizer,
     schedule: OptimizerParamScheduler,
 ) -> int:
-    """Take over the state in `folder`, whatever layout wrote it; returns the steps taken by then.
+    """Load the state in `folder`, whatever layout wrote it, and return the number of steps taken by then.
 
     Raises:
         CheckpointError: on the first rank, if a file is damaged, is not what it should be, or is a pickle that names
-            more than tensors and numbers are made of. The others leave with exit status 2, without a word.
+            more than tensors and numbers. The other ranks exit with status 2 and print nothing.
     """
     index, common = on_rank_0(lambda: (read_index(folder), _read_common(folder)))
-    # Makes room for the moments, which there are none of before the first step.
+    # This allocates the moments, which do not exist before the first step.
     optimizer.load_state_dict(common["optimizer"])
     _count_steps_apart(optimizer)
     shards = OptimizerShards(chunks, optimizer)
@@ -141,14 +142,14 @@ def load(
             unwrap(chunk).load_state_dict(state[f"model{number}"])
     shards.take(state["optimizer_shards"])
     quantised.from_optimizers(chunks, chained(optimizer))
-    # Loading adds the steps of the checkpoint to those of the schedule, which has its one step of lead.
+    # Loading adds the checkpoint's steps to those of the schedule, which is one step ahead from the start.
     schedule.num_steps = 0
     schedule.load_state_dict(common["schedule"])
     return int(common["step"])
 
 
 def _read_common(folder: Path) -> dict[str, Any]:
-    """What is no part of a tensor: groups of the optimizer, schedule, step."""
+    """Read the state that is not in tensors: the optimizer's groups, the schedule and the step."""
     path = folder / COMMON_STATE_FNAME
     try:
         with open_regular(path) as file:
@@ -161,7 +162,7 @@ def _read_common(folder: Path) -> dict[str, Any]:
 
 
 def _known(common: Any) -> dict[str, Any]:
-    """Return the common part, once it has what is taken from it."""
+    """Return the common part after checking that it has everything that is used here."""
     if not isinstance(common, dict):
         raise MalformedError(f"it is {type(common).__name__}")
     wanted: dict[str, type] = {"optimizer": dict, "schedule": dict, "step": int}
@@ -172,7 +173,7 @@ def _known(common: Any) -> dict[str, Any]:
 
 
 class _CommonIsRead(TorchCommonLoadStrategy):
-    """In place of Megatron-Core's own reading of it."""
+    """Reads the common part in place of Megatron-Core's own reader."""
 
     def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
         del checkpoint_dir
@@ -180,7 +181,7 @@ class _CommonIsRead(TorchCommonLoadStrategy):
 
 
 class _Reading(LoadShardedStrategy):
-    """Reads what Megatron-Core tells this rank to, box by box, from where the index has it."""
+    """Reads the boxes that Megatron-Core assigns to this rank from where the index places them."""
 
     def __init__(self, index: Index) -> None:
         super().__init__()
@@ -200,14 +201,14 @@ class _Reading(LoadShardedStrategy):
         return True
 
     def check_backend_compatibility(self, loaded_version: str) -> None:
-        """There is one backend."""
+        """Do nothing: there is only one back end."""
 
     def check_version_compatibility(self, loaded_version: int) -> None:
-        """And one version of it."""
+        """Do nothing: there is only one version of it."""
 
     def _value(self, part: ShardedTensor | ShardedObject) -> Any:
         if isinstance(part, ShardedObject):
-            # Transformer Engine's extra states: pickles, which no recipe here puts anything into.
+            # Transformer Engine's extra states are pickles; no recipe used here puts anything into them.
             return part.data
         expected = (part.global_shape, str(part.dtype).removeprefix("torch."))
         stored = self._index.tensors.get(part.key)
@@ -219,20 +220,20 @@ class _Reading(LoadShardedStrategy):
 
 
 def _replicas() -> torch.distributed.ProcessGroup:
-    """Return the ranks that hold the same weights; they share the work of writing and reading them."""
+    """Return the group of ranks that hold the same weights; they share the work of writing and reading them."""
     return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
 def _models(chunks: list[MegatronModule]) -> dict[str, Any]:
-    # Of the GPTModel itself: its wrappers put "module." before every name.
+    # Names come from the GPTModel itself: its wrappers put "module." before every name.
     return {f"model{index}": unwrap(chunk).sharded_state_dict() for index, chunk in enumerate(chunks)}
 
 
 def _count_steps_apart(optimizer: MegatronOptimizer) -> None:
     """Give each parameter a step count of its own.
 
-    Megatron-Core 0.16.1 loads one tensor for all of torch's AdamW, which then counts every parameter's step: the loss
-    is off by a percent, silently.
+    Megatron-Core 0.16.1 loads one tensor for all of torch's AdamW, which then counts the steps of every parameter: the
+    loss is off by a percent, without an error.
     """
     for inner in torch_optimizers(optimizer):
         for state in inner.state.values():

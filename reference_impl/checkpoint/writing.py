@@ -1,8 +1,8 @@
 """Write a checkpoint in separate processes while training continues. All ranks complete it together, or give it up.
 
-Megatron-Core plans what each rank writes, and its function writes a file. The processes and what follows are ours: its
-own wait forever for a process that was killed (out of memory), and leave the other ranks waiting where one meets a
-full disk.
+Megatron-Core plans what each rank writes, and its function writes a file. The processes and everything after them are
+ours: Megatron-Core's own wait forever for a process that was killed (out of memory), and when one rank meets a full
+disk they leave the other ranks waiting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# Megatron-Core's writer calls it, and imports it only where it is there.
+# Megatron-Core's writer calls psutil, and imports it only if it is installed.
 import psutil  # noqa: F401
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
@@ -33,25 +33,25 @@ from reference_impl.files.checksum import digest
 from reference_impl.files.manifest import DataError, FileEntry, FolderManifest, describe_files
 
 BACKEND, VERSION = "torch_dist", 1
-"""The name and version of the format, as Megatron-Core calls them."""
+"""The format's name and version in Megatron-Core."""
 
 _fork = get_context("fork")
 
-# Its planning starts a process to serve the queue of its own writers, once, which outlives a rank that is killed. It
-# starts none where there is a queue.
+# Megatron-Core's planning starts a process, once, to serve the queue of its own writers, and that process outlives a
+# rank that is killed. It starts none if there already is a queue.
 filesystem_async._results_queue = queue.SimpleQueue()
 
 
 @dataclass(frozen=True)
-class SavePlan:
-    """The writer of this rank's part, and on the first rank the index of all parts."""
+class Plan:
+    """The writer of this rank's part and, on the first rank, the index of all parts."""
 
     writer: FileSystemWriterAsync
     index: Any
 
 
 class Planner(TorchDistSaveShardedStrategy):
-    """Plans a save as Megatron-Core does, and hands the plan over instead of what would carry it out."""
+    """Plans a save as Megatron-Core does, and returns the plan instead of the function that would carry it out."""
 
     def __init__(self) -> None:
         super().__init__(BACKEND, VERSION)
@@ -63,13 +63,13 @@ class Planner(TorchDistSaveShardedStrategy):
 
 @dataclass(frozen=True)
 class Files:
-    """The files that a rank has written, or why it has not."""
+    """The files that a rank has written, or why it has not written them."""
 
     fault: str = ""
     entries: dict[str, FileEntry] = field(default_factory=dict)
-    """The entries of the manifest, by the name of the file."""
+    """The entries of the manifest, by file name."""
     results: list[Any] = field(default_factory=list)
-    """What Megatron-Core's index needs to know about their content."""
+    """What Megatron-Core's index must know about their content."""
 
 
 class _Writer:
@@ -83,13 +83,13 @@ class _Writer:
         try:
             self._process.start()
         except OSError as error:
-            # No memory, or too many processes.
-            self.said = Files(fault=f"no process can be started to write {self._name}: {error.strerror}")
-        # Of the other end only the process has a copy now, so that its death is the end of what is heard.
+            # Out of memory, or too many processes.
+            self.said = Files(fault=f"cannot start a process to write {self._name}: {error.strerror}")
+        # Now only the process has the other end, so its death ends the connection.
         says.close()
 
     def listen(self, *, wait: bool) -> None:
-        """Take its answer, or note that it has ended."""
+        """Take the process's answer, or note that it has ended."""
         if self.said is not None or not (wait or self._hears.poll()):
             return
         try:
@@ -110,10 +110,10 @@ def _end_of(exit_code: int) -> str:
 
 
 def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
-    """Write one file. This runs in a separate process, which `benchmark.processes` ends with the rank."""
-    # What it would free is the rank's, on a GPU too.
+    """Write one file. This runs in a separate process, which `benchmark.processes` ends together with the rank."""
+    # Collected garbage would be the rank's, on a GPU too.
     gc.disable()
-    # Slurm sends them to all of a rank's processes; they ask the rank for a save, and for its stack.
+    # Slurm sends these signals to all of a rank's processes; they ask the rank for a save and for its stack.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     results, one = queue.SimpleQueue[Any](), queue.Queue[int]()
@@ -133,8 +133,8 @@ def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
 
 
 def why(error: Exception, path: str | Path) -> str:
-    """Return in a line what kept a file from being written."""
-    # torch.save raises another error while it closes the file that the system's error has left half written.
+    """Return one line on why a file could not be written."""
+    # While torch.save closes the half-written file it raises another error, with the system's error behind it.
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.strerror:
@@ -147,7 +147,7 @@ class Saving:
     """A save that is being written.
 
     Args:
-        needed: bytes that it takes.
+        needed: bytes that the save takes.
         complete, failed: see `benchmark.loop.Step.save`.
     """
 
@@ -161,17 +161,18 @@ class Saving:
         self._writers = [_Writer(bucket, transforms) for bucket in buckets]
 
     def look(self) -> tuple[bool, bool]:
-        """Return whether this rank still writes, and whether it has failed, without asking another rank."""
+        """Return whether this rank is still writing, and whether it has failed, without asking another rank."""
         for writer in self._writers:
             writer.listen(wait=False)
         failed = any(writer.said is not None and writer.said.fault for writer in self._writers)
         return not failed and any(writer.said is None for writer in self._writers), failed
 
     def finish(self, *, give_up: bool = False) -> None:
-        """Complete the checkpoint when all have written, or give it up; ranks call this, and return, together.
+        """Complete the checkpoint once all ranks have written, or give it up; all ranks call this, and return,
+        together.
 
         Args:
-            give_up: a rank has failed to write, so none is waited for.
+            give_up: a rank has failed to write, so wait for none.
         """
         mine = self._end() if give_up else self._wait()
         everybodys: list[Files] | None = [mine] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -188,7 +189,7 @@ class Saving:
         return self._end()
 
     def _end(self) -> Files:
-        """End what still writes, and return what this rank has written."""
+        """Stop writing, and return what this rank has written."""
         for writer in self._writers:
             writer.listen(wait=False)
             writer.end()
@@ -200,7 +201,7 @@ class Saving:
         )
 
     def _conclude(self, everybodys: Sequence[Files]) -> str:
-        """Complete the checkpoint on the first rank, or say why that is impossible."""
+        """Complete the checkpoint on the first rank, or return why that is impossible."""
         faults = [f"rank {rank}: {files.fault}" for rank, files in enumerate(everybodys) if files.fault]
         if not faults:
             try:
@@ -211,7 +212,7 @@ class Saving:
         return "; ".join([*faults[:1], *filter(None, [why_no_room(self._folder, self._needed)])]) if faults else ""
 
     def _write_index(self, everybodys: Sequence[Files]) -> None:
-        """Last of all the manifest, by which a later start knows whether every byte is as it was written."""
+        """Write the index and, last of all, the manifest, which tells a later start that every byte is as written."""
         self._plan.writer.finish(self._plan.index, [files.results for files in everybodys])
         save_config(CheckpointingConfig(BACKEND, VERSION), str(self._folder))
         entries = {name: entry for files in everybodys for name, entry in files.entries.items()}

@@ -1,4 +1,4 @@
-"""What is in a dataset: documents, tokens, sequences and text, beside what is expected."""
+"""What is in a dataset: documents, tokens, samples and text, next to what is expected."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SAMPLE_TOKENS = 48
 
 @dataclass(frozen=True)
 class Contents:
-    """Of one `.bin`/`.idx` pair."""
+    """The contents of one `.bin`/`.idx` pair."""
 
     prefix: str
     documents: int
     tokens: int
     dtype: str
     sequences: int
-    """Of the length asked for, overlapping by one token."""
+    """Number of sequences of the requested length; neighbours overlap by one token."""
     samples: tuple[tuple[int, str], ...]
-    """(number of a document, how its text starts)"""
+    """(number of a document, start of its text)"""
 
 
 def contents(folder: Path, prefix: str, tokenizer: Tokenizer, *, sequence_length: int, samples: int) -> Contents:
-    """What a pair holds; `samples` documents, evenly spread, are decoded.
+    """Describe what a pair holds; `samples` documents, evenly spread, are decoded.
 
     Raises:
-        DataError: a file is missing, or the two do not belong together.
+        DataError: a file is missing, or the two files do not belong together.
     """
     pair = open_pair(folder / prefix)
     documents, tokens = len(pair.lengths), len(pair.tokens)
@@ -52,7 +52,7 @@ def _start(pair: DatasetPair, number: int, tokenizer: Tokenizer) -> str:
 
 
 def prefixes(folder: Path) -> list[str]:
-    """Return the pairs of a folder: its manifest's, or those that lie there.
+    """Return the prefixes of a folder's pairs: those in its manifest, or those that are there.
 
     Raises:
         DataError: there is none, or the manifest is malformed.
@@ -66,19 +66,19 @@ def prefixes(folder: Path) -> list[str]:
 
 
 def expected_counts(sizes: Mapping[str, int | None], prefix: str, itemsize: int) -> tuple[int | None, int | None]:
-    """(documents, tokens) that the published sizes of a pair's files mean; None where a size is not published."""
+    """Return the (documents, tokens) that the published sizes of a pair's files imply; None for an unpublished size."""
     idx, binary = sizes.get(f"{prefix}.idx"), sizes.get(f"{prefix}.bin")
     documents = None if idx is None else (idx - IDX_BYTES) // IDX_BYTES_A_DOCUMENT
     return documents, None if binary is None else binary // itemsize
 
 
 def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield how the pairs differ from the published ones, whose files have `sizes`, and from what the tokenizer writes."""
+    """Yield how the pairs differ from the published ones, whose files have `sizes`, and from the tokenizer's output."""
     published = {name.rsplit(".", 1)[0] for name in sizes}
     yield from (f"{prefix} is missing" for prefix in sorted(published - {pair.prefix for pair in found}))
     for pair in found:
         if pair.dtype != str(tokenizer.dtype):
-            yield f"{pair.prefix} holds {pair.dtype}, tokens of {tokenizer.path.name} are {tokenizer.dtype}"
+            yield f"{pair.prefix} holds {pair.dtype}, but tokens of {tokenizer.path.name} are {tokenizer.dtype}"
         if published and pair.prefix not in published:
             yield f"{pair.prefix} is not expected"
             continue
@@ -94,7 +94,7 @@ def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer
 
 
 def text(found: Sequence[Contents], sequence_length: int) -> str:
-    """Return a table, then the samples."""
+    """Return a table of the pairs, followed by the sample texts."""
     heads = "", "documents", "tokens", "type", f"sequences of {sequence_length}"
     rows = [(p.prefix, f"{p.documents:,}", f"{p.tokens:,}", p.dtype, f"{p.sequences:,}") for p in found]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

@@ -1,9 +1,9 @@
 """Megatron's `.bin`/`.idx` pair, read and written without torch.
 
-`<prefix>.bin` holds the tokens of all documents, one after the other; `<prefix>.idx` a header and, as arrays, the
-length of each document in tokens (int32), where it starts in bytes (int64), and the numbers 0 to documents (int64).
-Megatron-Core's IndexedDatasetBuilder writes the same bytes, from Python lists that take minutes and gigabytes for the
-45 million documents of a file of C4.
+`<prefix>.bin` holds the tokens of all documents, one after the other. `<prefix>.idx` has a header and three arrays: the
+length of each document in tokens (int32), its start in bytes (int64), and the numbers 0 to documents (int64).
+Megatron-Core's IndexedDatasetBuilder writes the same bytes, but from Python lists that take minutes and gigabytes for
+the 45 million documents of a file of C4.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class DatasetPair:
-    """An open `.bin`/`.idx` pair; the arrays are maps of the files."""
+    """An open `.bin`/`.idx` pair; its arrays map the files."""
 
     lengths: np.ndarray[Any, np.dtype[np.int32]]
     """Tokens of each document."""
     tokens: np.ndarray[Any, Any]
-    """Of all documents."""
+    """Tokens of all documents."""
 
     def document(self, index: int) -> np.ndarray[Any, Any]:
-        """Return tokens of one document."""
+        """Return the tokens of one document."""
         start = int(self.lengths[:index].sum(dtype=np.int64))
         return self.tokens[start : start + int(self.lengths[index])]
 
 
 def write_idx(path: Path, dtype: np.dtype[Any], lengths: np.ndarray[Any, np.dtype[np.int32]]) -> None:
-    """Write the `.idx` of documents that are one sequence each."""
+    """Write the `.idx` for documents that are one sequence each."""
     code = next(code for code, known in _CODES.items() if known == dtype)
     with path.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, _VERSION, code, len(lengths), len(lengths) + 1))
@@ -65,10 +65,10 @@ def _chunks(lengths: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
 
 
 def open_pair(prefix: Path) -> DatasetPair:
-    """Map a pair.
+    """Open a pair by mapping its files.
 
     Raises:
-        DataError: a file is missing, is none of the format, or the two do not belong together.
+        DataError: a file is missing or of another format, or the two files do not belong together.
     """
     idx, binary = _idx(prefix), prefix.parent / f"{prefix.name}.bin"
     documents, dtype = _read_header(idx)
@@ -78,19 +78,21 @@ def open_pair(prefix: Path) -> DatasetPair:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     expected = _HEADER.size + 4 * documents + 8 * documents + 8 * (documents + 1)
     if size != expected:
-        raise DataError(f"{idx} has {size} bytes; a header and {documents} documents take {expected}")
+        raise DataError(f"{idx} has {size} bytes, but a header and {documents} documents take {expected}")
     lengths = _map(idx, np.dtype(np.int32), _HEADER.size, documents)
     total = int(lengths.sum(dtype=np.int64))
     if tokens_size != total * dtype.itemsize:
-        raise DataError(f"{binary} has {tokens_size} bytes; {total} tokens of {dtype} take {total * dtype.itemsize}")
+        raise DataError(
+            f"{binary} has {tokens_size} bytes, but {total} tokens of {dtype} take {total * dtype.itemsize}"
+        )
     return DatasetPair(lengths=lengths, tokens=_map(binary, dtype, 0, total))
 
 
 def stored_type(prefix: Path) -> np.dtype[Any]:
-    """Return the type of a pair's tokens, by the header of its `.idx` alone.
+    """Return the type of a pair's tokens; this reads only the header of its `.idx`.
 
     Raises:
-        DataError: the `.idx` is missing or none.
+        DataError: the `.idx` is missing or malformed.
     """
     return _read_header(_idx(prefix))[1]
 
@@ -100,14 +102,14 @@ def _idx(prefix: Path) -> Path:
 
 
 def _read_header(idx: Path) -> tuple[int, np.dtype[Any]]:
-    """(documents, type of the tokens)"""
+    """Return (documents, type of the tokens)."""
     try:
         with idx.open("rb") as file:
             header = file.read(_HEADER.size)
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise DataError(f"{idx} is no Megatron index: it starts with {header[:9]!r}, expected {_MAGIC!r}")
+        raise DataError(f"{idx} is not a Megatron index: it starts with {header[:9]!r}, expected {_MAGIC!r}")
     _, version, code, documents, ends = _HEADER.unpack(header)
     if version != _VERSION or code not in _CODES or ends != documents + 1:
         raise DataError(

@@ -1,1 +1,1 @@
-"""Files from a server or a folder, whole and as they were listed."""
+"""Downloads from a server or a folder; each file arrives whole and as listed."""

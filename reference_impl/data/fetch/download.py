@@ -1,8 +1,8 @@
-"""Fetch listed files: many connections, ranges, checksums on the way, and no file under its name before it is right.
+"""Fetch listed files over many connections and in ranges; a file gets its name only once its checksum is right.
 
-A file arrives in segments on any connection, in `.download/` below its folder. One thread a file follows the segments
-in their order and hashes them, mostly out of the page cache; it moves the file to its name once the checksum is the
-listed one. A killed download goes on with the segments that it lacks; those on the disk are hashed again.
+A file arrives in segments, on any connection, in `.download/` below its folder. One thread per file hashes the segments
+in order, mostly out of the page cache, and moves the file to its name once the checksum is the listed one. After a
+kill, a download fetches only the segments that are missing; those on the disk are hashed again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from reference_impl.files.manifest import FILE_NAME, DataError, FileEntry, Folde
 from reference_impl.files.progress import Show, size, unseen
 
 WORK = ".download"
-"""Folder of the unfinished files, below the one that they go to."""
+"""Folder of unfinished files, below the folder that they belong to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     connections: int = 8
     segment_bytes: int = 64 << 20
-    """What one request asks for: long beside a connection's set-up, short beside what a kill may cost."""
+    """Bytes of one request: long compared with setting up a connection, short compared with what a kill may cost."""
     patience: RetryPolicy = RETRY_POLICY
 
 
@@ -51,7 +51,7 @@ SETTINGS = Settings()
 
 @dataclass(frozen=True)
 class Planned:
-    """A file that the source has."""
+    """A file that exists at the source."""
 
     wanted: Wanted
     remote: Remote
@@ -71,21 +71,22 @@ class Planned:
 
     @property
     def in_place(self) -> bool:
-        """Whether a file of its size has its name already."""
+        """Whether a file of its size already has its name."""
         return self.target.is_file() and self.target.stat().st_size == self.remote.bytes
 
 
 def download(
     source: Source, files: Sequence[Wanted], folder: Path, settings: Settings = SETTINGS, show: Show = unseen
 ) -> dict[str, FileEntry]:
-    """Bring the files into the folder, and describe them as they are there.
+    """Bring the files into the folder and return their entries.
 
-    A file that is there and right is left alone; one that is wrong is replaced. Bytes that differ from the listed
-    checksum are fetched once more.
+    A file that is there and right is left alone; a wrong one is replaced. Bytes that do not match the listed checksum
+    are fetched once more.
 
     Raises:
         DataError: listing every file that is missing at the source, has another length than listed, or arrives wrong
-            twice; or there is no room. What arrived right is in the folder, the rest is kept for the next call.
+            twice; or there is not enough room. Files that arrived right are in the folder; the rest is kept for the
+            next call.
     """
     with _alone_in(folder):
         planned = _plan(source, files, folder, settings)
@@ -103,14 +104,14 @@ def download_set(
     settings: Settings = SETTINGS,
     show: Show = unseen,
 ) -> FolderManifest:
-    """Download what is listed, and leave its manifest beside it.
+    """Download the listed files and write their manifest next to them.
 
     Raises:
-        DataError: as `download`, or the folder holds another set.
+        DataError: as for `download`, or the folder holds another set.
     """
     names = {file.local for file in listing.files}
     if (folder / FILE_NAME).exists() and not names >= FolderManifest.load(folder).files.keys():
-        raise DataError(f"{folder} holds other files already, says its {FILE_NAME}; name another folder")
+        raise DataError(f"{folder} already holds other files, according to its {FILE_NAME}; name another folder")
     entries = download(listing.source, listing.files, folder, settings, show)
     if listing.manifest is not None and listing.manifest.files.keys() == names:
         manifest = listing.manifest.model_copy(update={"files": entries})
@@ -122,7 +123,7 @@ def download_set(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """With the folder for unfinished files locked: a second download into it would write the same ones."""
+    """Lock the folder for unfinished files: a second download into it would write the same ones."""
     work = folder / WORK
     busy = DataError(f"another download into {folder} is running")
     with ExitStack() as stack:
@@ -135,14 +136,16 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Settings) -> list[Planned]:
-    """What the source has of the files; faults of all of them are known before the first is fetched."""
+    """Return what the source has of the files; all their faults are reported before the first is fetched."""
 
     def look(wanted: Wanted) -> Planned | DataError:
         try:
             _refuse_place(folder, wanted.local)
             remote = settings.patience.call(lambda: source.probe(wanted.name))
             if wanted.bytes not in (None, remote.bytes):
-                raise DataError(f"{source.where(wanted.name)} has {remote.bytes} bytes there, expected {wanted.bytes}")
+                raise DataError(
+                    f"{source.where(wanted.name)} has {remote.bytes} bytes at the source, expected {wanted.bytes}"
+                )
         except DataError as fault:
             return fault
         except OSError as error:
@@ -155,10 +158,10 @@ def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Setti
 
 
 def _refuse_place(folder: Path, name: str) -> None:
-    """Raise DataError for a file that would leave the folder over a link, or whose place something else has."""
+    """Raise DataError for a file that would leave the folder through a link, or whose place is taken."""
     target = folder / name
     if name == FILE_NAME or name.split("/")[0] == WORK:
-        raise DataError(f"{name} is a name that the download itself uses in {folder}")
+        raise DataError(f"{name} is a name that the download itself uses in {folder}; rename it at the source")
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{target.parent} leads out of {folder}")
     if target.is_dir():
@@ -172,7 +175,7 @@ def _refuse_without_room(folder: Path, planned: Sequence[Planned]) -> None:
     free = room.f_bavail * room.f_frsize
     if needed > free:
         raise DataError(
-            f"{folder} has {free} bytes ({size(free)}) free, the download takes {needed} ({size(needed)}) more; "
+            f"{folder} has {free} bytes ({size(free)}) free, but the download takes {needed} ({size(needed)}) more; "
             f"{needed - free} ({size(needed - free)}) are missing"
         )
 
@@ -187,7 +190,7 @@ def _fetch_all(
         try:
             wait(arriving)
         finally:
-            # For the exit by Ctrl-C; otherwise nothing runs any more.
+            # For an exit by Ctrl-C; otherwise nothing is running any more.
             stop.set()
     errors = [error for future in arriving if not isinstance(error := future.exception(), StoppedError | None)]
     for error in errors:
@@ -204,7 +207,7 @@ def _raise_all(faults: Sequence[BaseException]) -> None:
 
 @dataclass(frozen=True)
 class _Fetch:
-    """Fetching of single files, over connections that all of them share."""
+    """Fetches single files, over connections that all of them share."""
 
     source: Source
     settings: Settings
@@ -213,11 +216,11 @@ class _Fetch:
     advance: Advance
 
     def file(self, file: Planned) -> FileEntry:
-        """Make one file right; returns its entry.
+        """Make one file right and return its entry.
 
         Raises:
-            DataError: its bytes are wrong or cannot be had; or they cannot be written, which ends the whole download.
-            StoppedError: another file ended it.
+            DataError: its bytes are wrong or unavailable; or they cannot be written, which ends the whole download.
+            StoppedError: another file ended the download.
         """
         algorithm, expected = file.wanted.checksum or ("sha256", None)
         try:
@@ -229,7 +232,7 @@ class _Fetch:
                 self.advance(-file.remote.bytes)
             return self._arrive(file, algorithm, expected)
         except OSError as error:
-            # A full disk, most likely: no other file will fare better.
+            # Most likely a full disk: no other file will fare better.
             self.stop.set()
             raise DataError(f"{file.unfinished}: {error.strerror}") from None
 
@@ -253,12 +256,12 @@ class _Fetch:
                 arriving.restart()
                 self.advance(-file.remote.bytes)
         raise DataError(
-            f"{self.source.where(file.wanted.name)} has {algorithm} {wrong[0]}, fetched again {wrong[1]}; "
+            f"{self.source.where(file.wanted.name)} has {algorithm} {wrong[0]}, and {wrong[1]} when fetched again; "
             f"expected {expected}"
         )
 
     def _all_segments(self, file: Planned, arriving: Partial, algorithm: Algorithm) -> str:
-        """Fetch the segments that are lacking, and hash all in their order while later ones are on their way."""
+        """Fetch the missing segments, and hash all of them in order while later ones are on their way."""
         hasher = new(algorithm)
         buffer = memoryview(bytearray(BUFFER_BYTES))
         segments = iter(arriving.segments)
@@ -278,7 +281,7 @@ class _Fetch:
                     hasher.update(buffer[:count])
                     self._tell(count if fetching is None else 0)
         finally:
-            # Their descriptors stay open until nobody writes to them.
+            # Their descriptors must stay open until nobody writes to them.
             on_their_way = [fetching for _, fetching in ahead if fetching is not None and not fetching.cancel()]
             wait(on_their_way)
 
@@ -304,7 +307,7 @@ class _Fetch:
         arriving.complete(segment)
 
     def _tell(self, count: int) -> None:
-        """Count bytes that are done, unless everything is to end."""
+        """Count finished bytes; raise Stopped if the download is to end."""
         if self.stop.is_set():
             raise StoppedError
         self.advance(count)

@@ -1,7 +1,7 @@
-"""Which files a download fetches, and what is known of them before: a manifest, an MD5 list, or the published sizes.
+"""Which files a download fetches, and what is known about them: a manifest, an MD5 list, or the published sizes.
 
-MLCommons publishes a set of files as `<name>.uri`, a text that holds the base address, and beside it `<name>.md5`,
-which `md5sum -c` reads. Ours have `manifest.json` beside the files.
+MLCommons publishes a set of files as `<name>.uri`, a text with the base address, and `<name>.md5` next to it, which
+`md5sum -c` reads. Our own sets have `manifest.json` next to the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reference_impl.files.checksum import Algorithm
 from reference_impl.files.manifest import FILE_NAME, DataError, FolderManifest, checked_name, parse_any
 
 LIST_BYTES = 256 << 20
-"""The longest list that is read: a million files."""
+"""Most bytes of a list: a million files."""
 
 _MD5_LINE = re.compile(r"([0-9a-f]{32}) [ *](?:\./)?(.+)")
 
@@ -35,12 +35,12 @@ class Wanted:
     """A file to fetch."""
 
     name: str
-    """At the source."""
+    """Name at the source."""
     local: str
-    """Below the folder that it goes to."""
+    """Path below the destination folder."""
     bytes: int | None = None
     checksum: tuple[Algorithm, str] | None = None
-    """None where no list says it."""
+    """None if no list states it."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Listing:
     source: Source
     files: list[Wanted]
     manifest: FolderManifest | None = None
-    """The source's own, where it has one; Manifest if it is a dataset's."""
+    """The source's own manifest, if it has one; a `Manifest` if it is a dataset's."""
 
     @property
     def promise(self) -> str:
-        """What a file is compared with, for people."""
+        """How a file is checked, in words."""
         kinds = {"size" if file.checksum is None else file.checksum[0] for file in self.files}
         return f"{' and '.join(sorted(kinds))} as listed"
 
@@ -65,15 +65,15 @@ def listing(
     timeout_s: float = 30.0,
     patience: RetryPolicy = RETRY_POLICY,
 ) -> Listing:
-    """What a download from `location` fetches: all that its list names, or of that what `published` names.
+    """Return what a download from `location` fetches: everything in its list, or only the files that `published` names.
 
     Args:
-        location: a URL or path that ends in `.uri`, or a base URL or folder with `manifest.json`; with `published`, one
-            without a list will do.
-        headers: sent to the location's own host.
+        location: a URL or path that ends in `.uri`, or a base URL or folder with `manifest.json`. With `published`, the
+            list may be missing.
+        headers: sent only to the location's own host.
 
     Raises:
-        DataError: there is no list, it is malformed, or it lacks what is published.
+        DataError: there is no list, it is malformed, or a published file is not in it.
     """
     if location.endswith(".uri"):
         source, files = _mlcommons(location, headers or {}, timeout_s, patience)
@@ -84,8 +84,8 @@ def listing(
     except MissingFileError:
         if published is None:
             raise DataError(
-                f"{source.where(FILE_NAME)} does not exist; a source has that list, or is a .uri address with an .md5 "
-                "list beside it, or holds the files that --expect names"
+                f"{source.where(FILE_NAME)} does not exist; a source needs that list, or is a .uri address with an .md5 "
+                "list next to it, or holds the files that --expect names"
             ) from None
         return Listing(source, [Wanted(name, name, size) for name, size in published.sizes.items()])
     manifest = parse_any(text, source.where(FILE_NAME))
@@ -102,8 +102,8 @@ def _mlcommons(
     if re.fullmatch(r"https?://\S+|file://\S+", text) is None:
         raise DataError(f"{location} holds {text[:60]!r}, expected the base address of the files")
     if text.startswith("file:") and isinstance(beside, HttpSource):
-        raise DataError(f"{location} leads to {text[:60]!r}: a server names no folder of this machine")
-    # The headers may be a secret, which the text must not be able to send elsewhere.
+        raise DataError(f"{location} leads to {text[:60]!r}: a server cannot name a folder of this machine")
+    # The headers may hold a secret, which the text must not be able to send elsewhere.
     same_host = parse_url(text)[:2] == parse_url(location)[:2]
     md5 = name.removesuffix(".uri") + ".md5"
     sums = parse_md5sums(patience.call(lambda: beside.text(md5, LIST_BYTES)), beside.where(md5))
@@ -115,10 +115,10 @@ def _mlcommons(
 
 
 def parse_md5sums(text: bytes, origin: str) -> dict[str, str]:
-    """Name -> digest of a list as `md5sum` writes it; errors name its `origin`.
+    """Return name -> digest from a list as `md5sum` writes it; errors name its `origin`.
 
     Raises:
-        DataError: with every line that is none of such a list.
+        DataError: with every line that does not belong in such a list.
     """
     sums: dict[str, str] = {}
     faults: list[str] = []
@@ -126,23 +126,23 @@ def parse_md5sums(text: bytes, origin: str) -> dict[str, str]:
         match = _MD5_LINE.fullmatch(line)
         try:
             if match is None:
-                raise ValueError(f"{line[:80]!r} is no line of an MD5 list")
+                raise ValueError(f"{line[:80]!r} is not a line of an MD5 list")
             if sums.setdefault(checked_name(match[2]), match[1]) != match[1]:
                 raise ValueError(f"{match[2]} is listed twice")
         except ValueError as error:
             faults.append(f"{origin}, line {number}: {error}")
     if not sums:
-        raise DataError(f"{origin} is no MD5 list: it starts with {text[:60]!r}")
+        raise DataError(f"{origin} is not an MD5 list: it starts with {text[:60]!r}")
     if faults:
         raise DataError("\n".join(faults))
     return sums
 
 
 def parse_headers(lines: Iterable[str] | None) -> dict[str, str]:
-    """HTTP headers, one `Name: value` a line.
+    """Parse HTTP headers, one `Name: value` a line.
 
     Raises:
-        DataError: a line is none. It is not shown: it may hold a secret.
+        DataError: a line is not a header. The line is not shown, since it may hold a secret.
     """
     headers: dict[str, str] = {}
     for number, line in enumerate(lines or (), start=1):
@@ -150,18 +150,20 @@ def parse_headers(lines: Iterable[str] | None) -> dict[str, str]:
             continue
         match = re.fullmatch(r"([A-Za-z0-9-]+):\s*(\S.*)", line.strip())
         if match is None:
-            raise DataError(f"line {number} of the headers is no `Name: value`")
+            raise DataError(f"line {number} of the headers is not of the form `Name: value`")
         headers[match[1]] = match[2]
     return headers
 
 
 def _only(files: Iterable[Wanted], published: PublishedFiles | None, origin: str) -> list[Wanted]:
-    """Return the files that are published, with their sizes; all of them if None."""
+    """Return the published files, with their sizes; all files if `published` is None."""
     if published is None:
         return list(files)
     by_name = {file.local: file for file in files}
     if missing := [name for name in published.sizes if name not in by_name]:
-        raise DataError("\n".join(f"{origin} lists no {name}, which the {published.about} has" for name in missing))
+        raise DataError(
+            "\n".join(f"{origin} does not list {name}, which the {published.about} has" for name in missing)
+        )
     found = [by_name[name] for name in published.sizes]
     wrong = [
         f"{origin} lists {file.local} with {file.bytes} bytes, the {published.about} has {size}"

@@ -1,7 +1,7 @@
 """A file that arrives in segments, in any order, and survives a kill.
 
-Beside its bytes there is a journal, which says what the file is and lists the segments that are complete, a number a
-line. A segment is listed once the disk has it, so that neither a kill nor a power failure can list more.
+A journal next to it identifies the file and lists the segments that are complete, a number a line. A segment is listed
+only once the disk has it, so neither a kill nor a power failure can list more than there is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# A link in its place is refused: it would lead out of the folder.
+# A link in the file's place is refused: it would lead out of the folder.
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -28,7 +28,9 @@ class Segment:
 
 
 class Partial:
-    """Use in a `with` block. What is there of the same size, segment size and version is kept, all else forgotten."""
+    """Use in a `with` block. Segments of a file with the same size, segment size and version are kept; others are
+    dropped.
+    """
 
     def __init__(self, path: Path, journal: Path, *, size: int, segment_bytes: int, version: str) -> None:
         self._path, self._journal_path = path, journal
@@ -65,13 +67,13 @@ class Partial:
             view, start = view[written:], start + written
 
     def complete(self, segment: Segment) -> None:
-        """List a segment, all of whose bytes were written."""
+        """List a segment once all of its bytes are written."""
         os.fdatasync(self._data)
         os.write(self._journal, b"%d\n" % segment.index)
         self.done.add(segment.index)
 
     def read(self, segment: Segment, buffer: memoryview) -> Iterator[int]:
-        """Put the segment's bytes into the buffer, a part at a time; yields the length of each."""
+        """Read the segment into the buffer, part by part; yield the length of each part."""
         at = segment.start
         while at < segment.stop:
             count = os.preadv(self._data, [buffer[: segment.stop - at]], at)
@@ -83,32 +85,32 @@ class Partial:
     def restart(self) -> None:
         """Forget all bytes."""
         os.ftruncate(self._journal, 0)
-        # Through zero, so that a sparse file is left and not one full of what was wrong.
+        # Truncating to zero first leaves a sparse file, not one full of wrong bytes.
         os.ftruncate(self._data, 0)
         os.ftruncate(self._data, self._size)
         os.write(self._journal, self._identity)
         self.done.clear()
 
     def move_to(self, path: Path) -> None:
-        """The complete file, under its own name at once and for good."""
+        """Give the complete file its own name, atomically and durably."""
         os.fsync(self._data)
         self._path.replace(path)
         self._journal_path.unlink()
 
     def _listed(self) -> set[int] | None:
-        """Return segments that the journal lists, or None where it is of another file."""
+        """Return the segments that the journal lists, or None if it belongs to another file."""
         identity, *lines = self._journal_path.read_bytes().splitlines(keepends=True) or [b""]
         if identity != self._identity or os.fstat(self._data).st_size != self._size:
             return None
         if lines and not lines[-1].endswith(b"\n"):
-            # It was being written; left there, it would be the start of the next one.
+            # A kill cut this line off; if it stayed, the next line would be appended to it.
             os.ftruncate(self._journal, os.fstat(self._journal).st_size - len(lines.pop()))
-        # After a power failure there may be zeros where a line was to be.
+        # A power failure may leave zeros in place of a line.
         return {int(line) for line in lines if line.strip().isdigit()}
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Disk space that a partial file takes already; 0 where there is none."""
+    """Return the disk space that a partial file already takes, in bytes; 0 if there is none."""
     try:
         return path.stat().st_blocks * 512
     except FileNotFoundError:

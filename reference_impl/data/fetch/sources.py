@@ -1,7 +1,7 @@
 """Where files come from: an http(s) server or a folder, read in ranges.
 
-A server is not trusted to be well: it may stall, reset, send too little, ignore ranges, answer with a login page or
-with another version of the file than a moment ago. Each of these is told apart here, and none passes for the file.
+A server may misbehave: it may stall, reset, send too little, ignore ranges, or answer with a login page or with another
+version of the file than a moment ago. This module tells each of these apart, and none is taken for the file.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from reference_impl.files.manifest import DataError
 
 READ_BYTES = 1 << 20
 MIN_BYTES_PER_S = 1024
-"""A connection slower than this for a whole time-out is stalled, though it drips."""
+"""A connection that stays below this rate for a whole time-out counts as stalled, even if it still drips."""
 
 MOST_REDIRECTS = 10
 
 LONGEST_RETRY_AFTER_S = 300
-"""That a server is granted, whatever it asks for."""
+"""Longest pause that a server may ask for, whatever its answer says."""
 
 _Result = TypeVar("_Result")
 
@@ -49,7 +49,7 @@ class TransferInterruptedError(HarnessError):
     """A fault that may be gone at the next try: a time-out, a reset, a short answer, an overloaded server.
 
     Args:
-        retry_after_s: how long the server wants to be left alone.
+        retry_after_s: how long the server asks to be left alone.
     """
 
     def __init__(self, said: str, retry_after_s: float = 0.0) -> None:
@@ -59,32 +59,33 @@ class TransferInterruptedError(HarnessError):
 
 @dataclass(frozen=True)
 class Remote:
-    """What a source says of a file."""
+    """What a source reports about a file."""
 
     bytes: int
     ranges: bool
     """Whether parts of it can be read."""
     version: str = ""
-    """Differs where the content does (a server's ETag or date); empty where the source has none."""
+    """Differs if the content does (a server's ETag or date); empty if the source has none."""
 
 
 def _unsaid(_text: str) -> None:
-    """A notice that nobody gets."""
+    """Drop a notice."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is tried, and how long is waited in between: twice as long each time, up to a limit."""
+    """How often a request is tried, and the pause between tries: it doubles each time, up to a limit."""
 
     tries: int = 8
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
     notice: Callable[[str], object] = _unsaid
-    """Told of each try that failed, from any thread."""
+    """Called with a line about each failed try, from any thread."""
 
     def pause_s(self, fault: TransferInterruptedError, failures: int) -> float:
-        """Return how long to wait after so many failures in a row; random, so that connections do not come back all at
-        once.
+        """Return the pause in seconds after this many failures in a row.
+
+        It is random, so that connections do not all come back at once.
 
         Raises:
             DataError: that was the last try.
@@ -97,10 +98,10 @@ class RetryPolicy:
         return seconds
 
     def call(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` returns, once it does so without a TransferInterruptedError.
+        """Call `work` until it returns without an TransferInterruptedError, and return its result.
 
         Raises:
-            DataError: it never did.
+            DataError: every try failed.
         """
         failures = 0
         while True:
@@ -119,20 +120,20 @@ class Source(Protocol):
     """Files by name. Every method may be called from several threads."""
 
     def probe(self, name: str) -> Remote:
-        """What is there, without reading it.
+        """Describe a file without reading it.
 
         Raises:
-            MissingFileError, DataError: it is not there, or cannot be had.
-            TransferInterruptedError: perhaps at the next try.
+            MissingFileError, DataError: it is not there, or is unavailable.
+            TransferInterruptedError: the next try may succeed.
         """
         ...
 
     def read(self, name: str, remote: Remote, start: int, stop: int) -> Iterator[bytes]:
-        """Return bytes [start, stop) of a file, in order; all of it where the source has no ranges.
+        """Return bytes [start, stop) of a file, in order; the whole file if the source has no ranges.
 
         Raises:
-            DataError: they cannot be had.
-            TransferInterruptedError: fewer came, or they are of another file than `remote`.
+            DataError: they are unavailable.
+            TransferInterruptedError: fewer arrived, or they belong to another version of the file than `remote`.
         """
         ...
 
@@ -140,26 +141,26 @@ class Source(Protocol):
         """Return a small file, whole.
 
         Raises:
-            MissingFileError, DataError: it is not there, cannot be had, or is longer than `limit`.
-            TransferInterruptedError: perhaps at the next try.
+            MissingFileError, DataError: it is not there, is unavailable, or is longer than `limit` bytes.
+            TransferInterruptedError: the next try may succeed.
         """
         ...
 
     def where(self, name: str) -> str:
-        """Return the address of a file, for people."""
+        """Return the address of a file, for messages."""
         ...
 
 
 def parse_url(text: str) -> urllib.parse.SplitResult:
-    """Return an address in its parts.
+    """Split an address into its parts.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not an address.
     """
     try:
         return urllib.parse.urlsplit(text)
     except ValueError as error:
-        raise DataError(f"{text} is no address: {error}") from None
+        raise DataError(f"{text} is not an address: {error}") from None
 
 
 def open_source(location: str, headers: Mapping[str, str] | None = None, timeout_s: float = 30.0) -> Source:
@@ -170,14 +171,14 @@ def open_source(location: str, headers: Mapping[str, str] | None = None, timeout
     """
     url = parse_url(location)
     if url.password is not None:
-        raise DataError("an address is shown in errors, and this one holds a password; give a header with --headers")
+        raise DataError("errors show an address, and this one holds a password; give a header with --headers instead")
     if url.scheme in ("http", "https") and url.hostname:
         return HttpSource(location, headers or {}, timeout_s)
     if url.scheme == "file" and url.netloc in ("", "localhost"):
         return FolderSource(Path(urllib.request.url2pathname(url.path)))
     if not url.scheme:
         return FolderSource(Path(location))
-    raise DataError(f"{location} is no source of files; valid: http://..., https://..., file:///folder, a folder")
+    raise DataError(f"{location} is not a source of files; valid: http://..., https://..., file:///folder, a folder")
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class FolderSource:
         except OSError as error:
             raise MissingFileError(f"{path}: {error.strerror}") from None
         if not path.is_file():
-            raise MissingFileError(f"{path} is no file")
+            raise MissingFileError(f"{path} is not a file")
         return Remote(status.st_size, ranges=True, version=str(status.st_mtime_ns))
 
     def read(self, name: str, remote: Remote, start: int, stop: int) -> Iterator[bytes]:
@@ -220,7 +221,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class HttpSource:
-    """A base URL. Proxies are those of the environment, as for every program that asks urllib for them."""
+    """A base URL. Proxies are those of the environment, as for every program that uses urllib's."""
 
     base: str
     headers: Mapping[str, str]
@@ -235,11 +236,11 @@ class HttpSource:
         return f"{self.base.rstrip('/')}/{urllib.parse.quote(name)}"
 
     def probe(self, name: str) -> Remote:
-        # The first byte, and not HEAD: the answer to a range is the only proof that ranges work.
+        # Ask for the first byte, not HEAD: only the answer to a range proves that ranges work.
         with self._open(name, "bytes=0-0", {200, 206, 416}) as answer:
             length = _length(answer.headers) if answer.status == 200 else _range_total(answer.headers)
             if length is None:
-                raise DataError(f"{self.where(name)}: the server does not say how long it is")
+                raise DataError(f"{self.where(name)}: the server does not report how long it is")
             if answer.status == 416 and length > 0:
                 raise DataError(f"{self.where(name)}: the server refuses the first of {length} bytes")
             return Remote(length, ranges=answer.status != 200, version=_version(answer.headers))
@@ -251,10 +252,8 @@ class HttpSource:
         with self._open(name, wanted, {206 if remote.ranges else 200}) as answer:
             version = _version(answer.headers)
             if version != remote.version:
-                # Or several servers behind a name disagree, and the next try meets the one that was probed.
-                raise TransferInterruptedError(
-                    f"{self.where(name)} changed: it is now {version}, it was {remote.version}"
-                )
+                # Or several servers behind one name disagree, and the next try meets the one that was probed.
+                raise TransferInterruptedError(f"{self.where(name)} changed: it is now {version}, it was {remote.version}")
             if remote.ranges:
                 expected, found = f"bytes {start}-{stop - 1}/{remote.bytes}", answer.headers.get("Content-Range")
             else:
@@ -276,11 +275,11 @@ class HttpSource:
         return data
 
     def _body(self, name: str, answer: Answer, count: int, *, exact: bool = True) -> Iterator[bytes]:
-        """Yield the answer's first `count` bytes; raises if it has fewer and `exact`."""
+        """Yield the answer's first `count` bytes; raise Interruption if it has fewer and `exact` is set."""
         received = 0
         while received < count:
             try:
-                # read1 returns what is there; read would wait for all of it.
+                # read1 returns what has arrived; read would wait for all of it.
                 data = answer.read1(min(READ_BYTES, count - received))
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 raise TransferInterruptedError(
@@ -296,7 +295,7 @@ class HttpSource:
             yield data
 
     def _open(self, name: str, wanted: str | None, statuses: set[int]) -> Answer:
-        """Return an answer with one of the statuses."""
+        """Request a file and return an answer with one of `statuses`."""
         address = self.where(name)
         answer = self._follow(address, {} if wanted is None else {"Range": wanted})
         if answer.status in statuses:
@@ -308,7 +307,7 @@ class HttpSource:
             status = f"{address}: {answer.status} {answer.reason}"
             if answer.status in (404, 410):
                 raise MissingFileError(status)
-            # A success of another kind than the probe's: one of several servers behind a name, perhaps.
+            # A success of another kind than the probe's: perhaps one of several servers behind one name.
             if answer.status in {*_TRY_AGAIN_LATER, 200, 206}:
                 raise TransferInterruptedError(status, _retry_after(answer))
             raise DataError(status)
@@ -327,7 +326,7 @@ class HttpSource:
                 answer.close()
                 target = urllib.parse.urljoin(here, location)
             except (ValueError, urllib3.exceptions.LocationParseError) as error:
-                raise DataError(f"{address} is no address, or leads to what is none: {error}") from None
+                raise DataError(f"{address} is not an address, or leads to something that is not: {error}") from None
             _refuse_redirect(here, target)
             here = target
         raise DataError(f"{address}: more than {MOST_REDIRECTS} redirects, the last to {here}")
@@ -340,7 +339,7 @@ class HttpSource:
             raise
         except urllib3.exceptions.SSLError as error:
             if isinstance(cause := error.args[0], ssl.SSLCertVerificationError):
-                # No later try meets another certificate.
+                # The certificate will be the same at the next try.
                 raise DataError(f"{address}: its certificate is not trusted: {cause.verify_message}") from None
             raise TransferInterruptedError(f"{address}: {_reason(error)}") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:
@@ -351,9 +350,9 @@ Answer = urllib3.BaseHTTPResponse
 
 
 def _pools(base: str, timeout_s: float) -> urllib3.PoolManager:
-    """Connections that are kept, to each host that is asked."""
+    """Return a pool that keeps the connections to each host."""
     url = urllib.parse.urlsplit(base)
-    # As many as anybody has requests at a time: more would be closed after each.
+    # The most requests that anybody has at a time: connections beyond the maximum would be closed after each request.
     options: dict[str, Any] = {"timeout": timeout_s, "maxsize": 256}
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
@@ -365,7 +364,9 @@ def _pools(base: str, timeout_s: float) -> urllib3.PoolManager:
 
 
 class _Steady(io.RawIOBase):
-    """A connection's bytes, those of headers too. Its own time-out is of one wait, and each drip would end that."""
+    """A connection's bytes, headers included. Its own time-out restarts with every byte, so this one bounds the
+    rate.
+    """
 
     def __init__(self, connection: io.RawIOBase, timeout_s: float) -> None:
         self._connection, self._timeout_s = connection, timeout_s
@@ -375,7 +376,7 @@ class _Steady(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """What is there; TimeoutError where hardly a byte came for a whole time-out."""
+        """Read what has arrived; raise TimeoutError below MIN_BYTES_PER_S for a whole time-out."""
         count: int | None = self._connection.readinto(buffer)
         self._bytes += count or 0
         elapsed = time.monotonic() - self._start
@@ -413,7 +414,7 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 
 
 def _refuse_redirect(here: str, target: str) -> None:
-    """Raise DataError for one that leads nowhere a file can be."""
+    """Raise DataError for a redirect to something that cannot be a file."""
     url = parse_url(target)
     if url.scheme not in ("http", "https"):
         raise DataError(f"{here} leads to {target}, expected http or https")
@@ -422,7 +423,7 @@ def _refuse_redirect(here: str, target: str) -> None:
 
 
 def _retry_after(answer: Answer) -> float:
-    """Return seconds that an overloaded server asks for, within reason; 0 where it says nothing that can be read."""
+    """Return the seconds that an overloaded server asks for, within reason; 0 if it gives no readable number."""
     try:
         return urllib3.Retry(retry_after_max=LONGEST_RETRY_AFTER_S).get_retry_after(answer) or 0.0
     except urllib3.exceptions.InvalidHeader:
@@ -439,13 +440,13 @@ def _length(headers: Mapping[str, str]) -> int | None:
 
 
 def _range_total(headers: Mapping[str, str]) -> int | None:
-    """N of `Content-Range: bytes 0-0/N` or `bytes */N`."""
+    """Return N of `Content-Range: bytes 0-0/N` or `bytes */N`."""
     match = re.fullmatch(r"bytes (?:0-0|\*)/([0-9]{1,18})", headers.get("Content-Range", ""))
     return None if match is None else int(match[1])
 
 
 def _reason(error: Exception) -> str:
-    """What an exception of the network says, for people."""
-    # urllib3's own texts name its objects; what the system or _Steady said is behind them.
+    """Return the message of a network exception, for people."""
+    # urllib3's own texts name its objects; the system's or _Steady's message is behind them.
     cause = error.__cause__ or error.__context__ or error
     return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__

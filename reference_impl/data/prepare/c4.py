@@ -1,8 +1,8 @@
 """The benchmarks' dataset as shards of C4: which lines of which files become which pair.
 
-As the reference's `consolidate_data.sh` and `preprocess.sh` have it, and without its merged copies of the text: 128 of
-the 1024 training shards a file, of which the last two are trained on, and the first 91,205 documents of validation.
-Documents end without an end-of-document token, since `preprocess.sh` is not told to append one.
+As in the reference's `consolidate_data.sh` and `preprocess.sh`, but without their merged copies of the text: each file
+holds 128 of the 1024 training shards, and training uses the last two files; validation is its first 91,205 documents.
+Documents do not end with an end-of-document token, since `preprocess.sh` is not told to append one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ VALIDATION_LINES = 91_205
 
 
 def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
-    """Return the dataset of `benchmark`, from the `c4-*.json.gz` files in `folder`, or `.json` where one was unpacked.
+    """Return the plan for the dataset of `benchmark`, from the `c4-*.json.gz` files (or unpacked `.json`) in `folder`.
 
     Raises:
-        DataError: the benchmark has no dataset of C4, or one of another vocabulary than the tokenizer's; or shards are
-            missing: lists every one.
+        DataError: the benchmark has no dataset of C4, or one with another vocabulary than the tokenizer's; or shards
+    are
+            missing, all of which are listed.
     """
     row = BENCHMARKS[benchmark]
     if row.dataset.files is None:
@@ -36,8 +37,8 @@ def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
         raise DataError("\n".join(f"{path} does not exist, nor does {path.stem}" for path in missing))
     if (pieces := Tokenizer(tokenizer).vocab_size) != row.vocabulary:
         raise DataError(
-            f"{tokenizer} has {pieces} pieces, the dataset of {benchmark} is of {row.vocabulary}; "
-            "--tokenizer names another"
+            f"{tokenizer} has {pieces} pieces, but the dataset of {benchmark} has a vocabulary of {row.vocabulary}; "
+            "name another file with --tokenizer"
         )
     return DatasetPlan(corpus=f"C4 en, for {benchmark}", outputs=outputs, tokenizer=tokenizer, append_eod=False)
 
@@ -52,7 +53,7 @@ def _outputs(dataset: Dataset, folder: Path) -> tuple[PlannedPair, ...]:
 
 
 def _file_number(prefix: str) -> int:
-    """6 of `c4-train.en_6_text_document`."""
+    """Return the 6 of `c4-train.en_6_text_document`."""
     return int(prefix.split("_")[1])
 
 
@@ -62,7 +63,7 @@ def _train_shards(folder: Path, number: int) -> tuple[C4Shard, ...]:
 
 
 def _validation_shards(folder: Path) -> tuple[C4Shard, ...]:
-    """C4's own; or the file with the first documents alone, as MLCommons has it for download."""
+    """Return C4's own validation shards, or the single file with the first documents that MLCommons offers."""
     first_documents = _shard(folder / f"c4-validation-{VALIDATION_LINES}-samples.en.json.gz")
     if first_documents.path.exists():
         return (first_documents,)
@@ -71,6 +72,6 @@ def _validation_shards(folder: Path) -> tuple[C4Shard, ...]:
 
 
 def _shard(packed: Path) -> C4Shard:
-    """Return a shard as it was published, or unpacked where only that is there."""
+    """Return a shard as it was published, or unpacked if only that is there."""
     unpacked = packed.with_suffix("")
     return C4Shard(unpacked if unpacked.exists() and not packed.exists() else packed)

@@ -142,7 +142,7 @@ def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[st
 
 
 def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield pairs whose tokens are not of the type that the tokenizer's vocabulary takes: another tokenizer made them."""
+    """Yield the pairs whose token type does not fit the tokenizer's vocabulary: another tokenizer made them."""
     for prefix in manifest.prefixes:
         # One that is missing is a fault of the files already.
         if not (folder / f"{prefix}.idx").exists():
