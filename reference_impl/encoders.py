@@ -1,6 +1,6 @@
-"""What turns text into token ids: one class for each library, all with the same few names.
+"""Libraries that turn text into token ids: one class for each, all with the same few methods.
 
-Each is imported when a file of its kind is opened. None appends or prepends anything to a text.
+Each library is imported when a file of its kind is opened. None appends or prepends anything to a text.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import numpy as np
 
 from benchmark.errors import HarnessError
 
-
-class UnreadableTokenizerError(HarnessError):
-    """A file that the library does not take for one of its own; says why."""
+class UnreadableTokenizerError(Exception):
+    """A file that the library does not accept as its own; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def _packed(texts: Sequence[Sequence[int]]) -> Encoded:
 
 
 class SentencePiece:
-    """A SentencePiece model, by Google's library."""
+    """A SentencePiece model, read by Google's library."""
 
     def __init__(self, path: Path) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -76,14 +75,14 @@ class Mixtral(SentencePiece):
     """The benchmark's SentencePiece model, as Hugging Face's Llama tokenizer reads it, which made the published data.
 
     It differs from SentencePiece where a text spells a control symbol, such as `</s>`: the text is cut there, the
-    symbol is its id, and what is between two symbols is encoded by itself. Elsewhere the ids are SentencePiece's own
-    and gigatoken, where it is installed, finds them faster: it cuts where no piece of the vocabulary can reach across
-    and remembers the ids of what it has seen. What it remembers is dropped after FORGET_AFTER tokens.
+    symbol becomes its id, and the text between two symbols is encoded by itself. Elsewhere the ids are SentencePiece's
+    own. gigatoken, if it is installed, finds them faster: it cuts where no piece of the vocabulary can span the cut and
+    remembers the ids of what it has seen. Its memory is dropped after FORGET_AFTER tokens.
     """
 
     FORGET_AFTER = 200_000_000
-    """Tokens, about those of a shard of C4. gigatoken promises no bound of its memory; 60 million tokens of Python took
-    40 MiB. To read the vocabulary again takes 0.4 s."""
+    """Tokens, about those of a shard of C4. gigatoken promises no bound on its memory; 60 million tokens of Python took
+    40 MiB. Reading the vocabulary again takes 0.4 s."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -97,7 +96,7 @@ class Mixtral(SentencePiece):
 
     @cached_property
     def _gigatoken(self) -> Any:
-        """gigatoken's reading of the file, once a text is to be encoded, or None where it is not installed."""
+        """gigatoken's reading of the file, made when the first text is encoded; None if it is not installed."""
         if find_spec("gigatoken") is None:
             return None
         from gigatoken import Tokenizer
@@ -125,7 +124,7 @@ class Mixtral(SentencePiece):
 
 
 class HuggingFace:
-    """A tokenizer.json, by Hugging Face's tokenizers."""
+    """A tokenizer.json, read by Hugging Face's tokenizers library."""
 
     _ENDS = "</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>"
 
@@ -139,7 +138,7 @@ class HuggingFace:
         self.vocab_size = int(self._tokenizer.get_vocab_size())
         ends = [index for index in map(self._tokenizer.token_to_id, self._ENDS) if index is not None]
         if not ends:
-            raise UnreadableTokenizerError(f"none of {', '.join(self._ENDS)} is in its vocabulary")
+            raise UnreadableTokenizerError(f"its vocabulary has none of {', '.join(self._ENDS)}")
         self.eod = int(ends[0])
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -175,13 +174,13 @@ class Llama3:
 
     @staticmethod
     def ranks(path: Path) -> dict[bytes, int]:
-        """Return the file's tokens and their ids, the special ones left out.
+        """Return the file's tokens and their ids, without the special ones.
 
         Raises:
-            UnreadableTokenizerError: a line is no token and its rank.
+            UnreadableTokenizerError: a line is not a token and its rank.
         """
         try:
-            # tiktoken's own reader keeps a copy under /tmp, and reads that ever after.
+            # tiktoken's own reader keeps a copy under /tmp, and reads only that from then on.
             lines = [line.split() for line in path.read_bytes().splitlines() if line]
             return {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
         except ValueError as error:

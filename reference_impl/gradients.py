@@ -1,4 +1,4 @@
-"""The end of a step's backward pass: gradients summed over ranks and divided by the tokens of the global batch."""
+"""The end of a step's backward pass: sums gradients over ranks and divides them by the tokens of the global batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def finish_gradients(
     pg_collection: ProcessGroupCollection,
     force_all_reduce: bool = False,
 ) -> None:
-    """Megatron-Core's `finalize_model_grads` with the division done where the gradients are; equal to the last bit.
+    """Do what Megatron-Core's `finalize_model_grads` does, but divide where the gradients are; equal to the last bit.
 
-    Megatron-Core asks for each chunk whether there are any tokens, and the host waits each time for the device to be
-    done with all that it has queued. Here the device decides: without tokens it multiplies by one.
+    For each chunk, Megatron-Core asks whether there are any tokens, and each time the host waits until the device has
+    done all that is queued. Here the device decides: without tokens it multiplies by one.
 
     Args:
-        tokens: of this rank, a scalar; counted on the last pipeline stage, and replaced by those of all ranks.
+        tokens: number of this rank's tokens, a scalar. It is counted on the last pipeline stage, and is replaced here
+        by
+            the number of all ranks.
     """
     finalize_model_grads(chunks, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
     dist.broadcast(tokens, src=get_pp_last_rank(pg_collection.pp), group=pg_collection.pp)

@@ -1,6 +1,6 @@
 """The end of the model: from hidden states to losses, without all logits of a microbatch in fp32.
 
-Beside Transformer Engine's layers its cross entropy works in place on the logits; elsewhere they are made, used and
+With Transformer Engine's layers, its cross entropy works in place on the logits. Otherwise logits are made, used and
 dropped some tokens at a time. Shapes in comments: s sequence (of this context-parallel rank), b batch, h hidden, n
 tokens, v this tensor-parallel rank's rows of the vocabulary.
 """
@@ -18,14 +18,16 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 # Tokens whose logits exist together. For each chunk the weight's gradient is read and written once, which takes as long
-# as the products of some hundred tokens. In fp32 these are 0.5 GiB of logits at Llama 3.1's 128,256 entries.
+# as the matrix products of some hundred tokens. In fp32 a chunk takes 0.5 GiB at Llama 3.1's 128,256 vocabulary
+# entries.
 CHUNK = 1024
 
 
 class Llama(GPTModel):
-    """GPTModel that is given the loss mask with the labels, and returns the masked losses [b, s].
+    """GPTModel that gets the loss mask with the labels, and returns the masked losses [b, s].
 
-    `cross_entropy_loss_fusion` says who computes them: Megatron-Core and what it calls, or this file's Head.
+    `cross_entropy_loss_fusion` decides who computes them: Megatron-Core and the libraries it calls, or this file's
+    Head.
     """
 
     def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:
@@ -46,14 +48,14 @@ class Llama(GPTModel):
         if self.config.cross_entropy_fusion_impl != "te":
             losses: Tensor = super().compute_language_model_loss(labels, logits)
             return losses
-        # As Megatron-Core calls it, but for the last argument: without it each backward pass makes the host wait.
+        # As Megatron-Core calls it, except for the last argument: without it, each backward pass makes the host wait.
         return te_parallel_cross_entropy(logits, labels.t().flatten(), self.pg_collection.tp, True).t()
 
 
 class Head(ColumnParallelLinear):
-    """The output layer that, given labels, returns losses in place of logits.
+    """The output layer; with labels, it returns losses in place of logits.
 
-    It is called as a layer, since Megatron-Core waits for a layer's gathered weight when that is called.
+    It is called as a layer, because Megatron-Core waits for a layer's gathered weight when the layer is called.
     """
 
     def __init__(self, plain: ColumnParallelLinear, config: TransformerConfig) -> None:
@@ -77,13 +79,13 @@ class Head(ColumnParallelLinear):
         """
         if labels is None:
             return super().forward(hidden, *args, **kwargs)
-        # Tensor parallelism never comes without sequence parallelism here.
+        # Here tensor parallelism always comes with sequence parallelism.
         hidden = gather_from_sequence_parallel_region(hidden, group=self.tp_group)
         return _MaskedLosses.apply(hidden, self.weight, labels, mask, self.tp_group, torch.is_grad_enabled())
 
 
 class _MaskedLosses(torch.autograd.Function):
-    """The gradient of the sum of all losses is computed with them, while a chunk's logits are there."""
+    """Computes the gradient of the sum of all losses together with them, while a chunk's logits exist."""
 
     @staticmethod
     def forward(
@@ -105,10 +107,10 @@ class _MaskedLosses(torch.autograd.Function):
             if d_tokens is not None:
                 count = counts[some].unsqueeze(1).to(tokens.dtype)
                 torch.mm(delta, weight, out=d_tokens[some]).mul_(count)
-                # Not delta.t() @ tokens: at a hidden size of 128 that takes MKL half as long again.
+                # Not delta.t() @ tokens: at a hidden size of 128 that takes MKL 1.5 times as long.
                 part = (tokens[some] * count).t() @ delta
                 if len(tokens) > CHUNK:
-                    # Parts are added up in fp32; of one part there is nothing to add.
+                    # Parts are summed in fp32; a single part needs no sum.
                     part = part.float() if d_weight is None else d_weight.add_(part)
                 d_weight = part
             del delta  # before the next one is made
@@ -133,10 +135,9 @@ class _MaskedLosses(torch.autograd.Function):
 def _chunk(
     tokens: Tensor, weight: Tensor, targets: Tensor, group: torch.distributed.ProcessGroup
 ) -> tuple[Tensor, Tensor]:
-    """Return the rank's part of each loss, and the gradient of its logits [n, v]; targets count from the rank's first
-    row.
+    """Return the rank's part of each loss, and the gradient of its logits [n, v].
 
-    A target outside the rank's rows belongs to another rank.
+    Targets count from the rank's first row. A target outside the rank's rows belongs to another rank.
     """
     mine = (targets >= 0) & (targets < weight.size(0))
     where = torch.arange(len(mine), device=mine.device), targets.where(mine, 0)
@@ -149,15 +150,15 @@ def _chunk(
 
 
 def _softmax(logits: Tensor, group: torch.distributed.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Of logits [n, v], over the whole vocabulary and in fp32: softmax, and the log of the sum of exponentials [n].
+    """Return, for logits [n, v], the softmax over the whole vocabulary in fp32 and the log-sum-exp [n].
 
     fp32 logits are overwritten.
     """
     largest = logits.amax(-1).float()
-    # torch does not promise that `out` may be what is read; its kernels take a row at a time, and a test compares.
+    # torch does not promise that `out` may be the input. Its kernels work row by row, and a test checks this.
     in_place = logits if logits.dtype is torch.float32 else None
     probabilities = torch.softmax(logits, -1, dtype=torch.float32, out=in_place)
-    # The largest probability is at least 1 / v, whatever the logits are: its logarithm exists.
+    # The largest probability is at least 1 / v, whatever the logits are, so its logarithm is finite.
     mine = largest - probabilities.amax(-1).log()
     if group.size() == 1:
         return probabilities, mine
@@ -168,10 +169,12 @@ def _softmax(logits: Tensor, group: torch.distributed.ProcessGroup) -> tuple[Ten
 
 
 def _weight_gradient(weight: Tensor, gradient: Tensor, factor: Tensor) -> Tensor:
-    """Add to the buffer of Megatron-Core's DDP where there is one, and say so in its way; or return the gradient."""
+    """Add to the buffer of Megatron-Core's DDP if there is one, and mark that in its way; otherwise return the
+    gradient.
+    """
     if not hasattr(weight, "main_grad"):
         return gradient * factor
     weight.main_grad.addcmul_(gradient, factor)
     weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
-    # Its hook wants a gradient of the shape, and reads none.
+    # DDP's hook requires a gradient of this shape, but does not read it.
     return torch.empty_like(weight)

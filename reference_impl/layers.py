@@ -1,7 +1,7 @@
 """The kernels of a transformer layer, as Megatron-Core's specs: Transformer Engine's, or PyTorch's own.
 
-`te` is Megatron-Core's own spec. `torch` is ours: its modules around PyTorch's RMSNorm and attention, for a CPU and for
-any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d head size.
+`te` is Megatron-Core's own spec. `torch` is ours: Megatron-Core's modules around PyTorch's RMSNorm and attention, for a
+CPU and for any GPU, without Transformer Engine or Apex. Shapes in comments: s sequence, b batch, n heads, d head size.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from reference_impl.attention import attend_to_all_before
 class RMSNorm(torch.nn.RMSNorm):
     """PyTorch's RMSNorm, built the way Megatron-Core builds norms.
 
-    Megatron-Core's own wrapper refuses sequence parallelism; what it takes is to mark the weight, whose gradient is
-    then summed over the tensor-parallel ranks.
+    Megatron-Core's own wrapper refuses sequence parallelism. All that is needed for it is to mark the weight, whose
+    gradient is then summed over the tensor-parallel ranks.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
@@ -96,7 +96,7 @@ class CausalAttention(torch.nn.Module):
         return torch.cat(outs, dim=2)
 
     def _gathered(self, kv: torch.Tensor, size: int, chunk: int) -> torch.Tensor:
-        """Keys and values of the whole sequence in its own order, from the ranks' pairs of chunks."""
+        """Return keys and values of the whole sequence in its own order, from the ranks' pairs of chunks."""
         pieces = gather_from_sequence_parallel_region(kv.permute(2, 0, 1, 3).contiguous(), group=self._cp_group)
         pieces = pieces.unflatten(0, (2 * size, chunk))  # in rank order: chunks 0, 2*size-1, 1, 2*size-2, ...
         ordered = torch.cat((pieces[0::2], pieces[1::2].flip(0)))
@@ -104,7 +104,7 @@ class CausalAttention(torch.nn.Module):
 
 
 def block_spec(config: TransformerConfig, vp_stage: int | None, spec: LayerSpec) -> TransformerBlockSubmodules:
-    """Return the layers of one pipeline chunk, and the final norm."""
+    """Return the spec of one pipeline chunk's layers and of the final norm."""
     if spec == "te":
         return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
     layers = [_torch_layer()] * get_num_layers_to_build(config, vp_stage=vp_stage)

@@ -1,6 +1,6 @@
-"""Sets of files as MLCommons publishes them for the benchmarks, and the faults of its layout.
+"""Sets of files that MLCommons publishes for the benchmarks, and the faults in their layout.
 
-What each set holds is in the rows of benchmark.benchmarks; here a copy of one is compared and given its manifest.
+The rows of benchmark.benchmarks say what each set holds; here a copy of a set is compared and given its manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PublishedFiles:
 
     files: FileSet
     benchmark: Benchmark | None = None
-    """Whose dataset it is; None for a tokenizer and a checkpoint."""
+    """The benchmark whose dataset it is; None for a tokenizer or a checkpoint."""
 
     @property
     def about(self) -> str:
@@ -33,28 +33,28 @@ class PublishedFiles:
 
     @property
     def address(self) -> str:
-        """Where MLCommons has it.
+        """Address at which MLCommons publishes it.
 
         Raises:
-            DataError: that is not public.
+            DataError: the address is not public.
         """
         if self.files.uri is None:
-            raise DataError(f"the address of the {self.about} is not public; give that of your copy, and --expect")
+            raise DataError(f"the address of the {self.about} is not public; give your copy's address, and --expect")
         return self.files.uri
 
     def manifest(self, files: Mapping[str, FileEntry]) -> FolderManifest:
-        """Return the manifest of a copy: a dataset's says what its files are for."""
+        """Return the manifest of a copy; a dataset's manifest also says what its files are for."""
         return FolderManifest(files=dict(files)) if self.benchmark is None else manifest_of(self.benchmark, files)
 
     def found_in(self, folder: Path) -> Manifest:
-        """Return the manifest of a dataset that has none of its own: sizes, and no checksums.
+        """Return the manifest of a dataset folder that has none: sizes without checksums.
 
         Raises:
-            DataError: a file is missing or has another size, or this is no dataset.
+            DataError: a file is missing or has another size, or this set is not a dataset.
         """
         faults = self.size_faults(folder)
         if faults or self.benchmark is None:
-            raise DataError("\n".join(faults) or f"the {self.about} is no dataset")
+            raise DataError("\n".join(faults) or f"the {self.about} is not a dataset")
         files = {name: FileEntry(bytes=(folder / name).stat().st_size) for name in self.sizes}
         return manifest_of(self.benchmark, files)
 
@@ -64,7 +64,7 @@ class PublishedFiles:
 
 
 def manifest_of(benchmark: Benchmark, files: Mapping[str, FileEntry]) -> Manifest:
-    """Return the manifest of a benchmark's dataset whose files are these."""
+    """Return the manifest of a benchmark's dataset with these files."""
     dataset = benchmark.dataset
     return Manifest(
         corpus=dataset.corpus,
@@ -77,9 +77,7 @@ def manifest_of(benchmark: Benchmark, files: Mapping[str, FileEntry]) -> Manifes
 
 
 def benchmark_faults(benchmark: Benchmark, folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield how a dataset's manifest differs from the benchmark's row: its vocabulary, its tokenizer, what is trained
-    on.
-    """
+    """Yield how a dataset's manifest differs from the benchmark's row in vocabulary, tokenizer or training files."""
     name, expected = benchmark.name, manifest_of(benchmark, {})
     if manifest.vocabulary != expected.vocabulary:
         yield (
@@ -110,10 +108,11 @@ def _published_sets() -> Iterator[tuple[str, PublishedFiles]]:
 
 
 PUBLISHED: dict[str, PublishedFiles] = dict(_published_sets())
-"""By the names that the data verbs take: a benchmark's own for its dataset, and with -tokenizer or -checkpoint."""
+"""The sets by the names that the data verbs take: a benchmark's name for its dataset, with -tokenizer or -checkpoint
+for the others."""
 
-# (name as in the bucket, name as every script expects it). The validation pair lies in folders named like the files,
-# and is misspelt with two n; other copies keep it in a folder `validation`.
+# (name as in the bucket, name that every script expects). The validation pair lies in folders named like the files, and
+# is misspelt with two n; other copies keep it in a folder `validation`.
 LAYOUT_FAULTS = (
     (
         re.compile(r"(?:.*/)?c4-validationn-91205-samples\.en_text_document\.(bin|idx)"),

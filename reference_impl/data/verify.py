@@ -1,6 +1,6 @@
-"""Is a folder what it should be: every file of its manifest, or of a published set, with its bytes, and no other.
+"""Compares a folder with its manifest, or with a published set: every file with its bytes, and no other file.
 
-Nothing here writes but `initialise`, which makes the manifest of a copy that is known to be good, and `repair`.
+Nothing here writes except `initialise`, which makes the manifest of a copy that is known to be good, and `repair`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from reference_impl.files.progress import Show, size
 @dataclass(frozen=True)
 class Comparison:
     faults: list[str]
-    """One line a file that is missing, not expected, or not as it should be."""
+    """One line for each file that is missing, unexpected or different."""
     summary: str
-    """What was compared with what, where there is no fault."""
+    """What was compared with what, if there are no faults."""
 
 
 def compare(folder: Path, published: PublishedFiles | None, *, quick: bool, jobs: int | None, show: Show) -> Comparison:
-    """Compare a folder with its manifest and, if one is given, with a published set; which may stand in for it.
+    """Compare a folder with its manifest and with a published set if one is given, which may also replace the manifest.
 
     Args:
-        quick: compare sizes, and leave the bytes unread.
+        quick: compare sizes without reading the bytes.
         jobs: files that are read at once; as many as cores if None.
 
     Raises:
@@ -60,18 +60,18 @@ def compare(folder: Path, published: PublishedFiles | None, *, quick: bool, jobs
     summary = f"{len(manifest.files)} files, {size(manifest.total_bytes)}, {what} as in {FILE_NAME}{note}"
     if published is not None:
         summary += f", sizes as published for the {published.about}"
-    # A file of a wrong size is one fault, though two lists say so.
+    # A file of the wrong size is one fault, although two lists report it.
     return Comparison(list(dict.fromkeys(faults)), summary)
 
 
 def initialise(folder: Path, published: PublishedFiles | None, show: Show) -> FolderManifest:
-    """Write the manifest of a folder as it is now; with a published set, only if the folder is one.
+    """Write the manifest of a folder as it is now; with a published set, only if the folder matches it.
 
     Raises:
-        DataError: there is a manifest already, nothing to describe, or something that the published set has not.
+        DataError: there already is a manifest, the folder is empty, or it does not match the published set.
     """
     if (folder / FILE_NAME).exists():
-        raise DataError(f"{folder / FILE_NAME} exists already; remove it to describe the folder anew")
+        raise DataError(f"{folder / FILE_NAME} already exists; remove it to describe the folder anew")
     names = files_below(folder)
     faults = [fault for name in names if (fault := size_fault(folder / name, None))]
     if published is not None:
@@ -88,7 +88,7 @@ def initialise(folder: Path, published: PublishedFiles | None, show: Show) -> Fo
 
 
 def repair(folder: Path) -> list[str]:
-    """Give files of the published layout their right names; returns one line for each.
+    """Give the files of the published layout their right names; return one line for each.
 
     Raises:
         DataError: a right name is taken.
@@ -100,7 +100,7 @@ def repair(folder: Path) -> list[str]:
             continue
         wrong_path, right_path = folder / name, folder / right
         if right_path.is_file():
-            raise DataError(f"{right_path} is there already, beside {wrong_path}; remove one of them")
+            raise DataError(f"{right_path} is already there, next to {wrong_path}; remove one of them")
         # The folder that holds a misspelt file may have the very name that the file is to get.
         aside = folder / f".{right}.renamed"
         wrong_path.rename(aside)

@@ -1,1 +1,1 @@
-"""Files that are described by a manifest: checksums, comparison, progress."""
+"""Files that a manifest describes: checksums, comparison, progress."""

@@ -1,8 +1,8 @@
-"""Checksums of files, at the speed of a core: the standard library's hashes, which let go of the interpreter's lock.
+"""Checksums of files, at the speed of a core: the standard library's hashes, which release the interpreter's lock.
 
-SHA-256 is what manifests hold: in the standard library, checked by everybody's `sha256sum`, safe against a forged file,
-and the fastest of hashlib where the processor has instructions for it (1.45 GB/s a core of a Sapphire Rapids Xeon;
-BLAKE2b 0.79, MD5 0.62, SHA-512 0.60). MD5 is read because MLCommons' lists are MD5. No torch here.
+Manifests hold SHA-256: it is in the standard library, everybody's `sha256sum` checks it, it is safe against forged
+files, and it is hashlib's fastest on processors with instructions for it (1.45 GB/s a core of a Sapphire Rapids Xeon;
+BLAKE2b 0.79, MD5 0.62, SHA-512 0.60). MD5 is supported because MLCommons' lists use it. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["sha256", "md5"]
 Advance = Callable[[int], object]
-"""Told how many bytes were just handled, from any thread."""
+"""Called with the number of bytes that were just handled, from any thread."""
 
 BUFFER_BYTES = 1 << 20
 
@@ -31,15 +31,15 @@ _Answer = TypeVar("_Answer")
 
 
 def silent(_count: int) -> None:
-    """An Advance that tells nobody."""
+    """Ignore progress; an Advance."""
 
 
-class StoppedError(HarnessError):
-    """Other work's trouble, or the user, ended this."""
+class StoppedError(Exception):
+    """Work was ended by an error in other work, or by the user."""
 
 
 def until(stop: Event, advance: Advance) -> Advance:
-    """`advance`, which raises StoppedError once that is set: it ends threads at work on large files."""
+    """Return `advance` so that it raises StoppedError once `stop` is set, which ends threads at work on large files."""
 
     def checked(count: int) -> None:
         if stop.is_set():
@@ -50,12 +50,12 @@ def until(stop: Event, advance: Advance) -> Advance:
 
 
 def new(algorithm: Algorithm) -> _Hash:
-    # Not for security: a FIPS build of OpenSSL refuses MD5 otherwise.
+    # usedforsecurity=False: otherwise a FIPS build of OpenSSL refuses MD5.
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
 def digest(path: Path, algorithm: Algorithm = "sha256", advance: Advance = silent) -> str:
-    """Hexadecimal digest of a file.
+    """Return the hexadecimal digest of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -73,9 +73,9 @@ def digest(path: Path, algorithm: Algorithm = "sha256", advance: Advance = silen
 def in_parallel(
     work: Callable[[_Item], _Answer], items: Sequence[_Item], jobs: int | None = None, stop: Event | None = None
 ) -> list[_Answer]:
-    """What `work` returns for each item, in their order, on `jobs` threads: this process's cores if None.
+    """Return what `work` returns for each item, in order, on `jobs` threads: as many as this process's cores if None.
 
-    When one raises, or the user interrupts, no other is begun, and `stop` tells those that run.
+    When one call raises, or the user interrupts, no other call begins, and `stop` tells those that are running.
     """
     if not items:
         return []
@@ -92,5 +92,5 @@ def in_parallel(
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""How far work on many bytes is: a bar with rate and time left on a terminal, elsewhere a plain line now and then."""
+"""Progress of work on many bytes: a bar with rate and time left on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from reference_impl.files.checksum import Advance, silent
 
 Show = Callable[[str, int], AbstractContextManager[Advance]]
-"""Shows how far work on so many bytes is, until the block ends: `progress`, or `unseen`."""
+"""Shows how much of a number of bytes is done, until the block ends: `progress`, or `unseen`."""
 
 LINE_EVERY_S = 10.0
 
@@ -27,10 +27,10 @@ def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:
 
 @contextmanager
 def progress(what: str, total: int, *, done: int = 0, stream: TextIO | None = None) -> Iterator[Advance]:
-    """Shows how many of `total` bytes are done, on standard error if no stream is given, until the block ends.
+    """Show how many of `total` bytes are done, on standard error if no stream is given, until the block ends.
 
     Args:
-        done: bytes that an earlier call did, which count in no rate.
+        done: bytes that an earlier call finished; they do not count towards the rate.
     """
     stream = stream or sys.stderr
     if stream.isatty():
@@ -46,14 +46,14 @@ def _bar(what: str, total: int, done: int, stream: TextIO) -> Iterator[Advance]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    # The average over a minute: connections come and go.
+    # Average over a minute: connections come and go.
     with Progress(*columns, TimeRemainingColumn(), console=Console(file=stream), speed_estimate_period=60.0) as display:
         task = display.add_task(what, total=total, completed=done)
         yield lambda count: display.advance(task, count)
 
 
 class ProgressLines:
-    """A line every LINE_EVERY_S: `download  12.3 GB of 97.5 GB  12.6 %  410 MB/s  0:03:27 left`."""
+    """Prints a line every LINE_EVERY_S: `download  12.3 GB of 97.5 GB  12.6 %  410 MB/s  0:03:27 left`."""
 
     def __init__(self, what: str, total: int, done: int, stream: TextIO) -> None:
         self._what, self._total, self._stream = what, total, stream
@@ -75,7 +75,7 @@ class ProgressLines:
 
 
 def describe(what: str, done: int, total: int, worked: int, seconds: float) -> str:
-    """Return one line; `worked` bytes of the `done` ones took `seconds`."""
+    """Return one line of progress: `done` of `total` bytes, of which `worked` bytes took `seconds`."""
     rate = worked / seconds
     share = 100 * done / total if total else 100.0
     left = f"{timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else "stalled"
@@ -83,5 +83,5 @@ def describe(what: str, done: int, total: int, worked: int, seconds: float) -> s
 
 
 def size(count: float) -> str:
-    """Return bytes for people, decimal as disks and networks are sold: 97.5 GB."""
+    """Return bytes as text for people, in decimal units as disks and networks are sold: 97.5 GB."""
     return decimal(int(count))

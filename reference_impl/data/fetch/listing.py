@@ -84,8 +84,8 @@ def listing(
     except MissingFileError:
         if published is None:
             raise DataError(
-                f"{source.where(FILE_NAME)} does not exist; a source needs that list, or is a .uri address with an .md5 "
-                "list next to it, or holds the files that --expect names"
+                f"{source.where(FILE_NAME)} does not exist; a source needs that list, or is a .uri address with an "
+                ".md5 list next to it, or holds the files that --expect names"
             ) from None
         return Listing(source, [Wanted(name, name, size) for name, size in published.sizes.items()])
     manifest = parse_any(text, source.where(FILE_NAME))

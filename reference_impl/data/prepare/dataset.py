@@ -1,9 +1,9 @@
-"""From shards of text to `.bin`/`.idx` pairs: a process for each shard, one file for all of them, restartable.
+"""From shards of text to `.bin`/`.idx` pairs: one process per shard, one file for all of them, restartable.
 
-The tokens of a shard are a part by themselves first. Parts are appended to `<prefix>.bin` in the order of the shards
-and removed, receipts stay. So a kill loses the shards at work and no other, the disk holds the dataset and a part for
-each process, and the text is copied nowhere. All this happens in `.<folder>.unfinished`; what is finished of it becomes
-the folder by one rename.
+The tokens of a shard are first a part of their own. Parts are appended to `<prefix>.bin` in the order of the shards and
+then removed; receipts stay. So a kill loses only the shards in work, the disk holds the dataset and one part for each
+process, and the text is never copied. All this happens in `.<folder>.unfinished`, whose finished files become the
+folder by one rename.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from reference_impl.tokenizer import Tokenizer
 _PLAN = "plan"
 
 FORMAT = 1
-"""Of an unfinished folder; raise it when what one holds changes."""
+"""Version of an unfinished folder's files; raise it when their content changes."""
 FAULTS_NAMED = 20
-"""Faulty lines in a refusal; the rest are counted."""
+"""Faulty lines that a refusal names; the rest are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +42,17 @@ class PlannedPair:
     prefix: str
     shards: tuple[Shard, ...]
     lines: int | None = None
-    """Only the first so many lines of the shards together; all if None."""
+    """Number of lines to take from the start of the joined shards; all if None."""
     weight: float | None = None
     """Share of the training blend; None for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """A dataset to be made."""
+    """A dataset to make."""
 
     corpus: str
-    """For the manifest."""
+    """Where the text comes from, for the manifest."""
     outputs: tuple[PlannedPair, ...]
     tokenizer: Path
     append_eod: bool
@@ -66,14 +66,14 @@ class DatasetPlan:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the lines of an output held."""
+    """What the lines of an output contained."""
 
     documents: int
     tokens: int
     empty: int
-    """Lines whose text is empty, which make no document."""
+    """Lines whose text is empty; they make no document."""
     faulty: Mapping[str, int]
-    """Lines left out: their number by fault."""
+    """Number of lines left out, by fault."""
     examples: tuple[str, ...]
     """The first line of each fault in each shard."""
 
@@ -81,19 +81,19 @@ class Counts:
 def prepare(
     folder: Path, plan: DatasetPlan, *, workers: int = 1, skip_faulty: bool = False, advance: Advance = silent
 ) -> dict[str, Counts]:
-    """Make the dataset `folder`, which appears complete or not at all. Started again after a kill, it goes on.
+    """Make the dataset `folder`, which appears complete or not at all. Started again after a kill, it continues.
 
     Args:
         workers: processes that tokenise; with one, this process does.
         skip_faulty: leave faulty lines out instead of refusing the shard.
-        advance: told the bytes of each shard that is done.
+        advance: called with the bytes of each finished shard.
 
     Raises:
-        DataError: the folder exists or is being made, the unfinished one is of another plan, or a shard cannot be read
-            or has a faulty line; or the disk is full.
+        DataError: the folder exists or is being made; the unfinished folder belongs to another plan; a shard cannot be
+            read or has a faulty line; or the disk is full.
     """
     if folder.exists():
-        raise DataError(f"{folder} exists already; remove it, or name another")
+        raise DataError(f"{folder} already exists; remove it, or name another folder")
     tokenizer = Tokenizer(plan.tokenizer)
     unfinished = folder.parent / f".{folder.name}.unfinished"
     try:
@@ -114,14 +114,14 @@ def _prepare(
     skip_faulty: bool,
     advance: Advance,
 ) -> dict[str, Counts]:
-    """Return the work of `prepare`, in the unfinished folder, which is locked."""
+    """Do the work of `prepare` in the unfinished folder, which is locked."""
     dataset = unfinished / "dataset"
     _begin(unfinished, dataset, _described(plan, tokenizer))
     assemblies = [_Assembly(dataset, output, tokenizer.dtype, skip_faulty=skip_faulty) for output in plan.outputs]
     _tokenise_all(unfinished, plan, assemblies, workers, advance)
     counts = {assembly.output.prefix: assembly.finish() for assembly in assemblies}
     _manifest(dataset, plan, tokenizer).save(dataset)
-    # From here on nothing that is left behind counts.
+    # From here on, whatever a kill leaves behind is made again.
     (unfinished / _PLAN).unlink()
     dataset.rename(folder)
     shutil.rmtree(unfinished)
@@ -129,7 +129,7 @@ def _prepare(
 
 
 def _described(plan: DatasetPlan, tokenizer: Tokenizer) -> str:
-    """Return all that decides what the receipts of the folder mean."""
+    """Return everything that decides what the folder's receipts mean, as JSON."""
     outputs = {
         output.prefix: {"lines": output.lines, "shards": [shard.identity for shard in output.shards]}
         for output in plan.outputs
@@ -139,7 +139,7 @@ def _described(plan: DatasetPlan, tokenizer: Tokenizer) -> str:
 
 
 def _begin(unfinished: Path, dataset: Path, described: str) -> None:
-    """Make the folder ready for this plan, or go on with it."""
+    """Prepare the folder for this plan, or keep it if it already belongs to this plan."""
     path = unfinished / _PLAN
     if path.exists():
         if path.read_text(encoding="utf-8") != described:
@@ -181,7 +181,7 @@ def _tokenise_all(folder: Path, plan: DatasetPlan, assemblies: list[_Assembly], 
         waiting: deque[tuple[_Assembly, Task, Callable[[], object]]] = deque()
         for assembly, next_task in tasks:
             waiting.append((assembly, next_task, submit(next_task)))
-            # As many parts wait as there are processes, so that one slow shard does not stop the others.
+            # As many parts wait as there are processes, so one slow shard does not stop the others.
             if len(waiting) > workers:
                 _append_next(waiting, advance)
         while waiting:
@@ -198,7 +198,7 @@ def _append_next(waiting: deque[tuple[_Assembly, Task, Callable[[], object]]], a
 
 
 class _Assembly:
-    """A `.bin` that grows by parts."""
+    """A `.bin` that grows part by part."""
 
     def __init__(self, folder: Path, output: PlannedPair, dtype: np.dtype[Any], *, skip_faulty: bool) -> None:
         self.output = output
@@ -216,16 +216,16 @@ class _Assembly:
         return self._lines == self.output.lines
 
     def append(self, task: Task) -> None:
-        """Take a task's part in, unless an earlier call did.
+        """Append a task's part, unless an earlier call did.
 
         Raises:
-            DataError: a line is faulty and is not to be skipped.
+            DataError: a line is faulty, and faulty lines are not skipped.
         """
         left = None if self.output.lines is None else self.output.lines - self._lines
         lengths = task.lengths[:left]
         self._note_faults(task, len(lengths))
         size = int(lengths.sum(dtype=np.int64)) * self._dtype.itemsize
-        # A part that is there was appended in part or not at all.
+        # A part that still exists was appended partly or not at all.
         if task.part.exists():
             _copy(task.part, self._file("bin"), self._position, size)
             task.part.unlink()
@@ -245,16 +245,18 @@ class _Assembly:
         """Write the `.idx`.
 
         Raises:
-            DataError: there are fewer lines than asked for, or no document.
+            DataError: there are fewer lines than asked for, or no documents.
         """
         if self.output.lines is not None and not self.full:
             raise DataError(f"{self.output.prefix}: the shards have {self._lines} lines, expected {self.output.lines}")
         lengths: Lengths = np.concatenate(self._lengths)
         if not len(lengths):
-            raise DataError(f"{self.output.prefix}: no document in {len(self.output.shards)} shards")
+            raise DataError(f"{self.output.prefix}: {len(self.output.shards)} shards hold no document")
         size = self._file("bin").stat().st_size
         if size != self._position:
-            raise DataError(f"{self._file('bin')} has {size} bytes, its documents take {self._position}; start anew")
+            raise DataError(
+                f"{self._file('bin')} has {size} bytes, but its documents take {self._position}; start anew"
+            )
         write_idx(self._file("idx"), self._dtype, lengths)
         return Counts(
             documents=len(lengths),
@@ -269,7 +271,7 @@ class _Assembly:
 
 
 def _copy(part: Path, target: Path, position: int, size: int) -> None:
-    """The first `size` bytes of `part` become those of `target` from `position` on, and its last."""
+    """Copy the first `size` bytes of `part` to `target` at `position`, and cut off what follows there."""
     target.touch()
     with part.open("rb") as source, target.open("r+b") as file:
         file.truncate(position)
@@ -283,9 +285,7 @@ def _copy(part: Path, target: Path, position: int, size: int) -> None:
 def _refusal(shard: str, faults: list[Fault]) -> str:
     named = [_text(shard, fault) for fault in faults[:FAULTS_NAMED]]
     more = [f"and {len(faults) - FAULTS_NAMED} more lines of {shard}"] if len(faults) > FAULTS_NAMED else []
-    return "\n".join(
-        [*named, *more, "a damaged copy is better got again than used; --skip-faulty leaves such lines out"]
-    )
+    return "\n".join([*named, *more, "download a damaged copy again; or leave such lines out with --skip-faulty"])
 
 
 def _text(shard: str, fault: Fault) -> str:

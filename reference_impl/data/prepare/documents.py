@@ -1,13 +1,13 @@
-"""The documents of a shard of C4: a file, mostly of gzip, with a JSON object a line, whose `text` is the document.
+"""The documents of a shard of C4: a file, usually gzip, with one JSON object a line, whose `text` is the document.
 
 What a line may hold, and what becomes of it:
-- any text, embedded NUL and megabytes of it included, is a document as it is; nothing is cleaned or normalised;
-- an empty text has no tokens and makes no document, as in the reference's preprocessing; it is counted;
-- a line that is no UTF-8, no JSON object, has no `text`, or whose text has a lone surrogate, which no encoding can
-  express, is faulty. The reference's preprocessing dies of it. So does ours, naming shard, line and fault, unless it is
-  told to leave faulty lines out; then each is counted by its fault, and the first of each named.
-A shard that has no byte, ends before its checksum, or fails it, is refused either way: nobody can tell what is missing.
-One that was unpacked has no checksum; where it is cut off, its last line is faulty.
+- Any text is a document as it is, even megabytes of it or embedded NULs; nothing is cleaned or normalised.
+- An empty text has no tokens and makes no document, as in the reference's preprocessing; it is counted.
+- A line is faulty if it is not UTF-8, not a JSON object, has no `text`, or its text has a lone surrogate, which no
+  encoding can express. The reference's preprocessing crashes on it. Ours refuses the shard and names shard, line and
+  fault, unless it may leave faulty lines out; then it counts them by fault and names the first of each.
+A shard that is empty, ends before its checksum, or fails it, is refused either way, since nobody can tell what is
+missing. An unpacked shard has no checksum; if it is cut off, its last line is faulty.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from reference_impl.files.manifest import DataError
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that is no document."""
+    """A line that is not a document."""
 
     line: int
-    """From 1."""
+    """Number of the line, from 1."""
     kind: str
-    """One of a few."""
+    """One of the few kinds that `document` returns."""
     detail: str
 
 
 class Shard(Protocol):
-    """A part of a corpus that one process tokenises at a time; it is pickled to get there."""
+    """A part of a corpus that one process tokenises at a time; it is pickled on its way there."""
 
     @property
     def name(self) -> str: ...
@@ -46,10 +46,10 @@ class Shard(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes, for the display of progress."""
+        """Bytes, for the progress display."""
 
     def lines(self) -> Iterator[str | Fault]:
-        """Its texts in order, empty ones too.
+        """Yield its texts in order, including empty ones.
 
         Raises:
             DataError: it cannot be read to its end.
@@ -77,14 +77,14 @@ class C4Shard:
 
     def lines(self) -> Iterator[str | Fault]:
         try:
-            # gzip takes no bytes at all for no lines.
+            # gzip accepts a file of no bytes as one of no lines.
             if self.size == 0:
                 raise EOFError("it is empty")
             with gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     yield document(number, line)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path} is cut off or damaged, get it again: {error}") from None
+            raise DataError(f"{self.path} is cut off or damaged, download it again: {error}") from None
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror}") from None
 
@@ -103,8 +103,8 @@ def document(number: int, line: bytes) -> str | Fault:
         return Fault(number, "no text", f"it has {', '.join(map(repr, record)) or 'nothing'}")
     text = record["text"]
     if not isinstance(text, str):
-        return Fault(number, "text is no string", type(text).__name__)
-    # Only then can there be surrogates: they come of escapes alone.
+        return Fault(number, "text is not a string", type(text).__name__)
+    # Surrogates can only come from escapes.
     if b"\\u" in line and (surrogate := _lone_surrogate(text)) is not None:
         return Fault(number, "lone surrogate", surrogate)
     return text

@@ -1,7 +1,7 @@
 """A shard's texts as tokens, in files that a later call can trust: in this process, or in several others.
 
-The tokens go to `<base>.part`, the tokens that each line gave to `.lengths`, the faulty lines to `.receipt`, which
-appears last and complete: where it is, the others are whole.
+The tokens go to `<base>.part`, the number of tokens in each line to `.lengths`, and the faulty lines to `.receipt`.
+The receipt appears last and complete, so if it is there, the other files are whole.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from reference_impl.files.manifest import DataError
 from reference_impl.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
-"""Texts encoded at a time."""
+"""Texts that are encoded at a time."""
 
 Lengths = np.ndarray[Any, np.dtype[np.int32]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A shard to be tokenised; the properties are what its files hold once that is done."""
+    """A shard to tokenise; the properties describe its files once that is done."""
 
     shard: Shard
     base: Path
-    """Folder, prefix and number."""
+    """Path of its files without suffix: folder, prefix and number."""
     tokenizer: Path
     append_eod: bool
     lines: int | None
-    """Only the first so many; all if None."""
+    """Number of lines to take; all if None."""
 
     @property
     def part(self) -> Path:
@@ -57,7 +57,7 @@ class Task:
 
     @property
     def lengths(self) -> Lengths:
-        """Tokens of each line, 0 of one that makes no document."""
+        """Tokens of each line; 0 for a line that makes no document."""
         return np.fromfile(self._file("lengths"), np.int32)
 
     @property
@@ -91,7 +91,7 @@ class Task:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path, _mtime_ns: int) -> Tokenizer:
-    """A process opens its tokenizer once, not for each shard: that takes half a second."""
+    """Open a tokenizer once per process, not once per shard: opening takes half a second."""
     return Tokenizer(path)
 
 
@@ -110,7 +110,10 @@ def _batches(lines: Iterable[str | Fault]) -> Iterator[list[str | Fault]]:
 
 @contextmanager
 def pool(workers: int) -> Iterator[Callable[[Task], Callable[[], object]]]:
-    """A function that starts a task; it returns one that waits for it. With one worker, to wait is to do it here."""
+    """Yield a function that starts a task and returns a function that waits for it.
+
+    With one worker, waiting does the work in this process.
+    """
     if workers == 1:
         yield lambda task: task.run
         return
@@ -120,7 +123,7 @@ def pool(workers: int) -> Iterator[Callable[[Task], Callable[[], object]]]:
     try:
         yield lambda task: partial(_result, executor.submit(task.run))
     finally:
-        # Ends the processes that are still at work, too.
+        # This also ends the processes that are still working.
         held.close()
         executor.shutdown(cancel_futures=True)
 
@@ -130,12 +133,13 @@ def _result(future: Future[None]) -> None:
         future.result()
     except BrokenProcessPool:
         raise DataError(
-            "a process that tokenises was killed, for want of memory perhaps; start again, with fewer, to go on"
+            "a process that tokenises was killed, perhaps because memory ran out; "
+            "run the command again with fewer --workers to continue"
         ) from None
 
 
 def _die_with(held: Connection) -> None:
-    """End this process when the other end of the pipe closes: the one that started it is gone, or gave up."""
+    """End this process when the other end of the pipe closes: the process that started it has ended, or gave up."""
 
     def wait() -> None:
         held.poll(None)

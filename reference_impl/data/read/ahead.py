@@ -1,4 +1,4 @@
-"""Reading ahead: a thread makes the items that come next while what was taken last is worked on."""
+"""Reading ahead: a thread makes the next items while the caller works on the current one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 DEPTH = 8
-"""Items that are ready or being made: as many microbatches as the deepest pipeline here asks for at once."""
+"""Items that are ready or being made: as many microbatches as the deepest pipeline used here requests at once."""
 
 THREAD = "read-ahead"
 
 
 @contextmanager
 def read_ahead(items: Iterator[_T], begin: Callable[[], None] | None = None) -> Iterator[Iterator[_T]]:
-    """The same items in the same order, made by one thread, at most DEPTH of them before they are taken.
+    """Yield an iterator over the same items, in the same order, made by one thread at most DEPTH items ahead.
 
-    The thread starts, with `begin`, when the first item is taken, and not before. What making an item raises is raised
-    where that item would have been taken, with the traceback of the thread. After the block, however it is left, the
-    thread has ended: it finishes the item that it is at and makes no other.
+    The thread starts, with `begin`, when the first item is taken. An exception from making an item is raised where that
+    item would have been taken, with the thread's traceback. However the block is left, the thread ends after it: it
+    finishes the item in work and makes no other.
     """
     pool = ThreadPoolExecutor(1, THREAD, initializer=begin)
     try:

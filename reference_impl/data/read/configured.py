@@ -1,4 +1,4 @@
-"""Which data a run reads. Imports without torch, so that a wrong dataset is refused in a blink."""
+"""Which data a run reads. Imports no torch, so that a wrong dataset is refused at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reference_impl.tokenizer import Tokenizer, TokenizerError, benchmark_tokeni
 BUILT_IN = ROOT / "data" / "tiny"
 
 HASHED_BYTES = 1 << 30
-"""Datasets up to this size are hashed before each run, in a second; of larger ones the sizes are compared."""
+"""Most bytes of a dataset that is hashed before each run, which takes a second; of larger ones, sizes are compared."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class ReadyDataset:
 
     manifest: Manifest
     compared: Literal["bytes", "sizes"]
-    """What of the files was compared with the manifest just now."""
+    """What was compared with the manifest just now: bytes or sizes."""
 
 
 def data_folder(config: RunConfig) -> Path:
-    """DATADIR, or the built-in corpus where the benchmark has one.
+    """Return DATADIR, or the built-in corpus if the benchmark has one.
 
     Raises:
         DataError: DATADIR is not set and the benchmark has no data of its own.
@@ -40,12 +40,12 @@ def data_folder(config: RunConfig) -> Path:
     if config.data.data_dir is not None:
         return config.data.data_dir
     if config.benchmark_row.dataset.files is not None:
-        raise DataError(f"DATADIR is not set; {config.benchmark} trains on the dataset in that folder")
+        raise DataError(f"DATADIR is not set; set it to the folder of the dataset that {config.benchmark} trains on")
     return BUILT_IN
 
 
 def tokenizer_of(config: RunConfig) -> Tokenizer:
-    """TOKENIZER, or the benchmark's own.
+    """Open TOKENIZER, or the benchmark's own.
 
     Raises:
         TokenizerError: there is none, or it cannot be read.
@@ -54,11 +54,12 @@ def tokenizer_of(config: RunConfig) -> Tokenizer:
 
 
 def dataset_of(config: RunConfig) -> Manifest:
-    """What the data folder holds: as its manifest says or, where it has none, as the benchmark's dataset is published.
+    """Return the manifest of the data folder or, if it has none, that of the benchmark's published dataset.
 
     Raises:
-        DataError: neither is to be had, or it is another dataset than the benchmark's: of another vocabulary or
-            tokenizer, for other uses, with files that are missing or of another size than the published ones.
+        DataError: there is neither; or it is not the benchmark's dataset: another vocabulary, tokenizer or use, or
+        files
+            that are missing or differ from the published sizes.
     """
     manifest, faults = _described(config)
     if faults:
@@ -67,7 +68,7 @@ def dataset_of(config: RunConfig) -> Manifest:
 
 
 def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
-    """See dataset_of: the manifest, and how it differs from the benchmark's row."""
+    """Return the manifest as for `dataset_of`, and how it differs from the benchmark's row."""
     folder, published = data_folder(config), PUBLISHED.get(config.benchmark)
     if published is None or (folder / FILE_NAME).exists():
         manifest, faults = load(folder), [] if published is None else published.size_faults(folder)
@@ -77,14 +78,14 @@ def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
 
 
 def ready(config: RunConfig) -> ReadyDataset:
-    """Return the run's dataset, compared with its manifest; it is made first if it is the built-in corpus and not there
-    yet.
+    """Return the run's dataset, after comparing it with its manifest; make the built-in corpus first if it is not
+    there.
 
-    No earlier comparison is remembered. All bytes of a large dataset are compared by `python -m reference_impl.data
-    verify`, when it is asked to.
+    No earlier comparison is remembered. Of a large dataset this compares sizes; `llama31 data verify` compares all
+    bytes.
 
     Raises:
-        DataError, TokenizerError: the data is not there or not right.
+        DataError, TokenizerError: the data is missing or wrong.
     """
     folder, tokenizer = data_folder(config), tokenizer_of(config)
     if config.data.data_dir is None:
@@ -98,7 +99,7 @@ def ready(config: RunConfig) -> ReadyDataset:
 
 
 def quick_faults(config: RunConfig) -> list[str]:
-    """What `ready` would refuse, a line each, by the sizes of files alone. Nothing is made."""
+    """List what `ready` would refuse, a line each, judged by file sizes alone; this makes nothing."""
     found: list[str] = []
     try:
         tokenizer = tokenizer_of(config)
@@ -108,7 +109,7 @@ def quick_faults(config: RunConfig) -> list[str]:
     try:
         folder = data_folder(config)
         if config.data.data_dir is None and not folder.exists():
-            # The built-in corpus, which the first run makes.
+            # The first run makes the built-in corpus.
             return found
         manifest, differences = _described(config)
     except DataError as error:
@@ -144,7 +145,7 @@ def _tokenizer_faults(benchmark: Benchmark, tokenizer: Tokenizer) -> Iterator[st
 def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield the pairs whose token type does not fit the tokenizer's vocabulary: another tokenizer made them."""
     for prefix in manifest.prefixes:
-        # One that is missing is a fault of the files already.
+        # A missing file is already a fault of the files.
         if not (folder / f"{prefix}.idx").exists():
             continue
         try:
@@ -153,11 +154,11 @@ def _type_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iter
             yield str(error)
             continue
         if stored != tokenizer.dtype:
-            yield f"{folder / prefix}.bin holds {stored}, tokens of {tokenizer.path.name} are {tokenizer.dtype}"
+            yield f"{folder / prefix}.bin holds {stored}, but tokens of {tokenizer.path.name} are {tokenizer.dtype}"
 
 
 def _make_built_in(folder: Path) -> None:
-    """Make the built-in corpus unless it is there; of several runs that start at once, one does and the others wait."""
+    """Make the built-in corpus if it is not there; of runs that start at once, one makes it and the rest wait."""
     if folder.exists():
         return
     try:
@@ -166,10 +167,10 @@ def _make_built_in(folder: Path) -> None:
             if not folder.exists():
                 from reference_impl.data.prepare import built_in
 
-                # Always with the benchmark's own tokenizer; TOKENIZER is then compared with it.
+                # Always with the benchmark's own tokenizer; TOKENIZER is compared with it afterwards.
                 built_in.prepare(folder, Tokenizer(benchmark_tokenizer()))
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be made: {error.strerror}; set DATADIR to a folder elsewhere, which "
-            "`llama31 data prepare FOLDER` makes"
+            f"{folder} cannot be made: {error.strerror}; set DATADIR to another folder and make it with "
+            "`llama31 data prepare FOLDER`"
         ) from None

@@ -26,17 +26,17 @@ from reference_impl.tokenizer import Tokenizer
 
 
 class Sequences(Protocol):
-    """What Megatron-Core's datasets are to a reader."""
+    """The part of Megatron-Core's datasets that a reader uses."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Sequence `index`: `tokens`, `labels` and `loss_mask`, each [tokens]."""
+        """Return sequence `index`: `tokens`, `labels` and `loss_mask`, each [tokens]."""
         ...
 
 
 class OrderedGPTDataset(GPTDataset):
-    """A GPTDataset that keeps the documents' order, as the rules ask of validation; Megatron-Core shuffles it."""
+    """A GPTDataset that keeps the documents' order, as the rules require for validation; Megatron-Core shuffles it."""
 
     def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         documents = np.asarray(self.indices, dtype=np.int32)
@@ -48,14 +48,15 @@ class OrderedGPTDataset(GPTDataset):
 
 
 class CachedGPTDataset(GPTDataset):
-    """A GPTDataset whose index is the same bytes as Megatron-Core's, made in less memory, and is in its cache complete
-    or not at all: a build that was killed is not taken for an index."""
+    """A GPTDataset whose index has the same bytes as Megatron-Core's, but is made in less memory and appears in its
+    cache complete or not at all: a build that was killed is not mistaken for an index.
+    """
 
     def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             base = f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}"
             cache = Path(self.config.path_to_cache)
-            # Megatron-Core takes an index for complete when all its files are there; this one is the last.
+            # Megatron-Core takes an index as complete when all its files are there; this one is written last.
             if not (cache / f"{base}-description.txt").exists():
                 self._build(cache, base)
         return super()._build_document_sample_shuffle_indices()
@@ -70,7 +71,7 @@ class CachedGPTDataset(GPTDataset):
             seed=self.config.random_seed,
         )
         cache.mkdir(parents=True, exist_ok=True)
-        # Another run may build the same index, or read it already: what it has open must keep its bytes.
+        # Another run may be building the same index, or reading it already: bytes that it has open must not change.
         with TemporaryDirectory(dir=cache, prefix=".unfinished-") as unfinished:
             for name, array in arrays.items():
                 np.save(f"{unfinished}/{name}.npy", array)
@@ -87,16 +88,16 @@ class Datasets:
 def open_datasets(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Datasets:
     """Open the training blend, shuffled by the run's seed, and the validation set in its own order.
 
-    All ranks call this; rank 0 writes the shuffled index into NPY_INDEX_DIR, which all ranks see, if it is not there.
+    All ranks call this. If NPY_INDEX_DIR, which all ranks see, has no shuffled index, rank 0 writes it there.
 
     Raises:
-        DataError: validation has fewer sequences than an evaluation takes, or what NPY_INDEX_DIR has is no index.
+        DataError: validation has fewer sequences than an evaluation takes, or a file in NPY_INDEX_DIR is not an index.
     """
     validation = _validation(config, folder / manifest.validation, tokenizer)
     if len(validation) < config.rules.eval_sequences:
         raise DataError(
-            f"{folder / manifest.validation} has {len(validation)} sequences of {config.rules.sequence_length} tokens; "
-            f"an evaluation takes {config.rules.eval_sequences}"
+            f"{folder / manifest.validation} has {len(validation)} sequences of {config.rules.sequence_length} tokens, "
+            f"but an evaluation takes {config.rules.eval_sequences}"
         )
     return Datasets(train=open_train(config, folder, manifest, tokenizer), validation=validation)
 
@@ -115,7 +116,7 @@ def _settings(config: RunConfig, tokenizer: Tokenizer, **more: object) -> GPTDat
 
 
 def open_train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Sequences:
-    """Return the training blend, shuffled by the run's seed; its index is built unless NPY_INDEX_DIR has it."""
+    """Return the training blend, shuffled by the run's seed; its index is built if NPY_INDEX_DIR has none."""
     blend = [str(folder / part.prefix) for part in manifest.train], [part.weight for part in manifest.train]
     cache = index_folder(config, manifest)
     _refuse_pickles(cache)
@@ -126,26 +127,26 @@ def open_train(config: RunConfig, folder: Path, manifest: Manifest, tokenizer: T
 
 
 def _refuse_pickles(cache: Path) -> None:
-    """Megatron-Core has numpy load the index in a way in which a file that is no array is unpickled: run, that is."""
+    """Raise DataError for a file that is not an array: Megatron-Core lets numpy unpickle it, which would execute it."""
     for path in cache.glob("*.npy"):
         with path.open("rb") as file:
             if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
-                raise DataError(f"{path} is no array of numpy's; remove it, and the index is built anew")
+                raise DataError(f"{path} is not a numpy array; remove it, and the index will be built anew")
 
 
 def index_folder(config: RunConfig, manifest: Manifest) -> Path:
-    """Return where in NPY_INDEX_DIR the index of this dataset is.
+    """Return the folder in NPY_INDEX_DIR for the index of this dataset.
 
-    Megatron-Core's key holds seed, length, number of sequences, tokenizer and path of the data, but not what the data
-    is; the folder's name does.
+    Megatron-Core's key holds seed, length, number of sequences, tokenizer and path of the data, but does not identify
+    the data themselves; the folder's name does.
     """
     if config.data.index_dir is None:
-        raise DataError("NPY_INDEX_DIR is not set; the index is kept in that folder, which all ranks see")
+        raise DataError("NPY_INDEX_DIR is not set; set it to a folder for the index, which all ranks see")
     return config.data.index_dir / manifest.digest[:16]
 
 
 def train_sequences(config: RunConfig) -> int:
-    """Sequences that the run can train on."""
+    """Return the number of sequences that the run can train on."""
     return config.step_limit * config.layout.global_batch_size
 
 
@@ -168,7 +169,7 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class Reader:
-    """How one rank cuts its microbatches out of a global batch, in Megatron's order: replica after replica."""
+    """Cuts one rank's microbatches out of a global batch, in Megatron's order: replica after replica."""
 
     micro_batch_size: int
     replica: int
@@ -177,18 +178,18 @@ class Reader:
     cp_size: int = 1
 
     def training(self, dataset: Sequences, start: int) -> Iterator[Microbatch]:
-        """Yield microbatches from sequence `start` of the whole run onwards, without end."""
+        """Yield microbatches without end, starting at sequence `start` of the whole run."""
         while True:
             first = start + self.replica * self.micro_batch_size
             yield self._microbatch([dataset[index] for index in range(first, first + self.micro_batch_size)])
             start += self.micro_batch_size * self.replicas
 
     def evaluation_microbatches(self, sequences: int) -> int:
-        """Return microbatches that every replica runs to cover `sequences`."""
+        """Return the number of microbatches that every replica runs to cover `sequences`."""
         return -(-sequences // (self.micro_batch_size * self.replicas))
 
     def evaluation(self, dataset: Sequences, sequences: int) -> Iterator[Microbatch]:
-        """Exactly the first `sequences` sequences over all replicas, then endless padding, which does not count."""
+        """Yield exactly the first `sequences` sequences over all replicas, then endless padding that does not count."""
         for index in count():
             first = (index * self.replicas + self.replica) * self.micro_batch_size
             positions = range(first, first + self.micro_batch_size)
@@ -204,7 +205,9 @@ class Reader:
         return Microbatch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
 
     def _mine(self, whole: torch.Tensor) -> torch.Tensor:
-        """This context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs each the same."""
+        """Return this context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs each the
+        same.
+        """
         if self.cp_size == 1:
             return whole
         chunks = whole.chunk(2 * self.cp_size, dim=1)

@@ -1,4 +1,4 @@
-"""The index of a run's training data, ahead of the run, built by what builds it in the run."""
+"""Builds the index of a run's training data before the run, with the code that builds it in the run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BLEND_BYTES = 2 + 8
 
 
 def prebuild(config: RunConfig) -> Iterator[str]:
-    """Build, or find, the index of each of the run's seeds; a line for each.
+    """Build the index of each of the run's seeds, or find it; yield a line for each.
 
     Raises:
-        DataError: the seed or a folder is not set, or there is no room for the index.
+        DataError: the seed or a folder is not set, or there is not enough room for the index.
     """
     if config.job.seed is None and config.job.seed_base is None:
-        raise DataError("SEED or SEED_BASE is not set; an index is of one seed")
+        raise DataError("SEED or SEED_BASE is not set; set one, since an index belongs to a seed")
     data, manifest, tokenizer = data_folder(config), dataset_of(config), tokenizer_of(config)
     folder = index_folder(config, manifest)
     try:
@@ -46,14 +46,14 @@ def prebuild(config: RunConfig) -> Iterator[str]:
             start = time.perf_counter()
             train = open_train(config.changed(SEED=seed), data, manifest, tokenizer)
             seconds, after = time.perf_counter() - start, _bytes_in(folder)
-            what = f"built, {size(after - before)}" if after > before else "is there already"
+            what = f"built, {size(after - before)}" if after > before else "already there"
             yield f"seed {seed}: {len(train):,} sequences, {what}, {seconds:.1f} s"
             before = after
 
 
 @contextmanager
 def one_process() -> Iterator[None]:
-    """Megatron-Core's blend asks which rank it is on; an index needs no GPU to be told."""
+    """Answer rank 0 of 1 to Megatron-Core's blend, which asks for its rank; building an index needs no GPU."""
     parallel.alone("gloo")
     try:
         yield
@@ -66,7 +66,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _refuse_without_room(config: RunConfig, data: Path, manifest: Manifest, folder: Path) -> None:
-    """Before hours of work end in a full disk, or in a process that the system kills for its memory."""
+    """Raise DataError if disk or memory are too small, before hours of work end in a full disk or a kill."""
     sequences = train_sequences(config)
     weights = sum(part.weight for part in manifest.train)
     needs = [
@@ -79,7 +79,7 @@ def _refuse_without_room(config: RunConfig, data: Path, manifest: Manifest, fold
         steps, gbs = config.step_limit, config.layout.global_batch_size
         raise DataError(
             f"an index of MAX_STEPS {steps} x global batch size {gbs} = {sequences:,} sequences takes {size(disk)} of "
-            f"disk and {size(memory)} of memory; {folder} has {size(free)}, {size(available)} of memory are free. "
+            f"disk and {size(memory)} of memory, but {folder} has {size(free)} and memory {size(available)} free. "
             "A smaller MAX_STEPS makes it smaller"
         )
 

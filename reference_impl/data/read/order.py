@@ -1,9 +1,9 @@
-"""The order in which a run reads its documents: Megatron-Core's index, to the byte, in less time and memory.
+"""The order in which a run reads its documents: Megatron-Core's index, byte for byte, in less time and memory.
 
-From a seed, GPTDataset makes three arrays: all documents of all epochs, shuffled; where in them each sequence starts;
-and the sequences, shuffled. It takes the documents' lengths and nothing else, which the rules allow before run_start.
-Here the same generator draws the same numbers, and the documents are written as the int32 that Megatron-Core shuffles,
-not as two int64 each first. Where sequences start, its own compiled helper says.
+From a seed, GPTDataset makes three arrays: all documents of all epochs, shuffled; where each sequence starts in them;
+and the sequences, shuffled. It reads only the documents' lengths, which the rules allow before run_start. Here the same
+generator draws the same numbers, but documents are written at once as the int32 that Megatron-Core shuffles, not first
+as two int64 each. Megatron-Core's own compiled helper computes where sequences start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from megatron.core.datasets import helpers
 
 SEPARATE_BELOW = 0.8
-"""Megatron-Core shuffles the last epoch by itself if less than this of it is needed."""
+"""Megatron-Core shuffles the last epoch separately if less than this share of it is needed."""
 
 _Array = np.ndarray[Any, Any]
 
@@ -26,8 +26,8 @@ def shuffled(
 
     Args:
         lengths: int32, tokens of each document of the file.
-        documents: int32, numbers of those that are used, each once.
-        sequences: at least so many; those of one epoch if None.
+        documents: int32, numbers of the documents to use, each once.
+        sequences: at least this many; those of one epoch if None.
     """
     used = lengths if len(documents) == len(lengths) else lengths[documents]
     tokens = int(used.sum(dtype=np.int64))
@@ -49,7 +49,7 @@ def shuffled(
 
 
 def _shuffle(generator: np.random.RandomState, array: _Array, split: int) -> None:
-    """In place: what is before `split`, then, by itself, what is from there on."""
+    """Shuffle in place: first what is before `split`, then, separately, what follows."""
     generator.shuffle(array[:split])
     if split < len(array):
         generator.shuffle(array[split:])
