@@ -24,15 +24,17 @@ from reference_impl.head import Llama
 from reference_impl.layers import block_spec
 from reference_impl.replicas import data_parallel
 
-# Of weights and activations; below bf16, Transformer Engine casts what goes into a matrix product.
+# Types of weights and activations. Below bf16, Transformer Engine casts the inputs of a matrix product.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16, "nvfp4": torch.bfloat16}
 
-# Where a whole tensor shares one scale, gradients need the range of E5M2; blocks with a scale of their own do not.
+# If a whole tensor shares one scale, gradients need the range of E5M2; blocks with a scale of their own do not.
 _FP8_FORMATS = {"tensorwise": "hybrid", "blockwise": "e4m3", "mxfp8": "e4m3"}
 
 
 def build_model(config: RunConfig) -> list[MegatronModule]:
-    """This rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped for data parallelism."""
+    """Return this rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped for data
+    parallelism.
+    """
     here = parallel.machine()
     transformer, spec = transformer_config(config, here), layer_spec(config.kernels, here)
     if config.kernels.tp_comm_overlap:
@@ -48,17 +50,17 @@ def build_model(config: RunConfig) -> list[MegatronModule]:
 
 
 def transformer_config(config: RunConfig, machine: Machine) -> TransformerConfig:
-    """Megatron-Core's configuration of the model, of how it is split, and of its kernels on such a machine."""
+    """Return Megatron-Core's configuration of the model, its layout, and its kernels on such a machine."""
     return TransformerConfig(
         **_shape(config.size),
         **_precision(config.kernels),
         **_layout(config, on_gpu=machine.gpu),
         **_kernels(config, machine),
         **_recomputation(config.kernels),
-        # Off would leave the layers' tensor-parallel marks unset, and the gradient norm would count one shard only.
+        # If this is off, layers have no tensor-parallel marks, and the gradient norm counts one shard only.
         perform_initialization=True,
         use_cpu_initialization=not machine.gpu,
-        # The loss is a sum over tokens, divided once by their number; must be set before the DDP wrapper is built.
+        # The loss is a sum over tokens, divided once by their number; set this before the DDP wrapper is built.
         calculate_per_token_loss=True,
     )
 
@@ -103,7 +105,7 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
     layout = config.layout
     stages = layout.pipeline_model_parallel * layout.interleaved_pipeline
     interleaved = layout.interleaved_pipeline > 1
-    # 126 layers fill 64 chunks when embedding and loss take the place of a layer each.
+    # 126 layers fill 64 chunks if embedding and loss each take the place of a layer.
     uneven = config.size.layers % stages != 0
     return {
         "tensor_model_parallel_size": layout.tensor_model_parallel,
@@ -116,10 +118,10 @@ def _layout(config: RunConfig, *, on_gpu: bool) -> dict[str, Any]:
         "virtual_pipeline_model_parallel_size": layout.interleaved_pipeline if interleaved else None,
         "account_for_embedding_in_pipeline_split": uneven,
         "account_for_loss_in_pipeline_split": uneven,
-        # Batched sends of an interleaved pipeline of two are matched wrongly, without an error.
+        # Without overlap, the batched sends of an interleaved pipeline of two are matched wrongly, without an error.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
-        # On gloo, an overlapped send still reads the memory that deallocation frees. Of a graph the outputs are views.
+        # On gloo, an overlapped send still reads the memory that deallocation frees. A graph's outputs are views.
         "deallocate_pipeline_outputs": on_gpu and config.kernels.cuda_graph == "none",
     }
 
@@ -134,7 +136,7 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
         "bias_activation_fusion": fuse,
         "bias_dropout_fusion": fuse,
         "apply_rope_fusion": fuse and on_te,
-        # Also of the output layer, which needs Apex's kernel; without it see `fuse_weight_gradients`.
+        # This also covers the output layer, which needs Apex's kernel; without it see `fuse_weight_gradients`.
         "gradient_accumulation_fusion": fuse and on_te and machine.weight_gradient_fusion,
         "masked_softmax_fusion": False,
         "persist_layer_norm": False,
@@ -147,18 +149,18 @@ def _kernels(config: RunConfig, machine: Machine) -> dict[str, Any]:
 
 
 def fused(kernels: Kernels, machine: Machine) -> bool:
-    """Return whether elementwise work is fused into other kernels: KERNEL_FUSION, which is on by default on GPUs."""
+    """Return whether elementwise work is fused into other kernels: KERNEL_FUSION, by default on for GPUs."""
     return machine.gpu if kernels.kernel_fusion is None else kernels.kernel_fusion
 
 
 def fuse_weight_gradients(chunks: list[GPTModel]) -> None:
-    """Have Transformer Engine's layers add a weight gradient to its buffer inside the matrix product.
+    """Make Transformer Engine's layers add a weight gradient to its buffer inside the matrix product.
 
-    Megatron-Core has one switch for these and for its own output layer, which it refuses without Apex's kernel. Built
-    with the switch off, the layers are told afterwards; the output layer stays as it was built.
+    Megatron-Core has one switch for these layers and its own output layer, and refuses it without Apex's kernel. So the
+    model is built with the switch off and the layers are changed afterwards; the output layer stays as it was built.
     """
     for chunk in chunks:
-        # Of this, graphs ask the configuration; the layers have copied what it said when they were built.
+        # Graphs read this from the configuration; the layers copied it when they were built.
         chunk.config.gradient_accumulation_fusion = True
         for module in chunk.modules():
             if hasattr(module, "fuse_wgrad_accumulation"):
@@ -175,7 +177,7 @@ def _recomputation(kernels: Kernels) -> dict[str, Any]:
 
 
 def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False) -> DistributedDataParallelConfig:
-    """Megatron-Core's configuration of gradient reduction and of the gathering of updated weights."""
+    """Return Megatron-Core's configuration of gradient reduction and of gathering updated weights."""
     reduce = machine.gpu if kernels.overlap_grad_reduce is None else kernels.overlap_grad_reduce
     gather = reduce if kernels.overlap_param_gather is None else kernels.overlap_param_gather
     align = kernels.align_param_gather
@@ -184,7 +186,8 @@ def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False)
         use_distributed_optimizer=True,
         overlap_grad_reduce=reduce,
         overlap_param_gather=gather,
-        # The schedule of an interleaved pipeline starts each gather, others leave it to the layers that need it.
+        # The schedule of an interleaved pipeline starts each gather; other schedules leave it to the layers that need
+        # it.
         align_param_gather=gather and (interleaved if align is None else align),
         bucket_size=kernels.bucket_size,
         fp8_param_gather=kernels.fp8_param_gather,
@@ -192,15 +195,15 @@ def ddp_config(kernels: Kernels, machine: Machine, *, interleaved: bool = False)
 
 
 def virtual_stages(config: RunConfig) -> list[int | None]:
-    """Return the model chunks of a pipeline stage; [None] without interleaving."""
+    """Return the virtual stages, one for each model chunk of this pipeline stage; [None] without interleaving."""
     return [None] if config.layout.interleaved_pipeline == 1 else list(range(config.layout.interleaved_pipeline))
 
 
 def gpt_chunk(config: RunConfig, transformer: TransformerConfig, stage: int | None, spec: LayerSpec) -> GPTModel:
-    """Return one model chunk of this rank, with Megatron-Core's initial weights.
+    """Build one model chunk of this rank, with Megatron-Core's initial weights.
 
-    The vocabulary is not padded, so that no padded column takes part in the loss: every tensor-parallel size that is
-    allowed divides the benchmark's own.
+    The vocabulary is not padded, so no padded column takes part in the loss: every allowed tensor-parallel size divides
+    the benchmark's own vocabulary.
     """
     where = {} if stage is None else {"ignore_virtual": False, "vp_stage": stage}
     return Llama(
@@ -244,10 +247,10 @@ def unwrap(chunk: torch.nn.Module) -> GPTModel:
 
 @torch.no_grad()
 def initialize_weights(chunks: list[torch.nn.Module], config: RunConfig) -> None:
-    """Draw every matrix from the run's seed and its own name, so that any layout starts from the same model.
+    """Draw every matrix from the run's seed and its own name, so that every layout starts from the same model.
 
-    Normal with Llama's init_std; the two projections back into the residual stream have it divided by sqrt(2 *
-    layers), as Megatron-Core's default. Norm weights stay at one.
+    The distribution is normal with Llama's init_std; the two projections back into the residual stream use init_std
+    divided by sqrt(2 * layers), as is Megatron-Core's default. Norm weights stay at one.
     """
     size = config.size
     residual_std = size.init_std / math.sqrt(2 * size.layers)
@@ -260,7 +263,7 @@ def initialize_weights(chunks: list[torch.nn.Module], config: RunConfig) -> None
 
 
 def named_parameters(chunks: list[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """This rank's parameters under the names they have in the whole model."""
+    """Yield this rank's parameters under the names that they have in the whole model."""
     for chunk in chunks:
         model = unwrap(chunk)
         layers = model.decoder.layers
@@ -277,12 +280,12 @@ def _global_name(name: str, offset: int) -> str:
 
 
 def is_split(parameter: torch.Tensor) -> bool:
-    """Return whether tensor-parallel ranks hold different parts of it."""
+    """Return whether tensor-parallel ranks hold different parts of the parameter."""
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 
 def _draw_shard(name: str, parameter: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
-    """This tensor-parallel rank's part of the whole matrix."""
+    """Return this tensor-parallel rank's part of the whole matrix."""
     tp = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
     axis: int | None = getattr(parameter, "partition_dim", None) if is_split(parameter) else None
@@ -293,6 +296,6 @@ def _draw_shard(name: str, parameter: torch.Tensor, std: float, generator: torch
     if axis is None or tp == 1:
         return whole
     if name.endswith("linear_fc1.weight"):
-        # Rows are the gate, then the up-projection; each rank holds its part of both.
+        # The rows are the gate, then the up-projection; each rank holds its part of both.
         return torch.cat([half.chunk(tp)[rank] for half in whole.chunk(2)])
     return whole.chunk(tp, axis)[rank]

@@ -1,4 +1,4 @@
-"""AdamW and the learning-rate schedule, Megatron-Core's own, with the numbers of the rules."""
+"""Megatron-Core's AdamW and learning-rate schedule, with the values that the rules set."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from reference_impl.preserve import torch_optimizers
 
 
 def build_optimizer(config: RunConfig, chunks: list[MegatronModule]) -> MegatronOptimizer:
-    """Return the distributed optimizer: AdamW in fp32, sharded over data-parallel ranks; no weight decay on norm
-    weights.
-    """
+    """Build the distributed optimizer: AdamW in fp32, sharded over data-parallel ranks, no weight decay on norms."""
     optimizer = get_megatron_optimizer(optimizer_config(config), chunks, use_gloo_process_groups=False)
     use_fused_kernel(optimizer)
     return optimizer
 
 
 def use_fused_kernel(optimizer: MegatronOptimizer) -> None:
-    """Let torch's AdamW do all of a tensor's arithmetic in one kernel; Megatron-Core has no argument for it.
+    """Let torch's AdamW do all of a tensor's arithmetic in one kernel; Megatron-Core has no argument for this.
 
-    Transformer Engine's AdamW, which Megatron-Core takes where it is installed, does so by itself.
+    Transformer Engine's AdamW, which Megatron-Core prefers if it is installed, does so by itself.
     """
     for inner in torch_optimizers(optimizer):
         if isinstance(inner, torch.optim.AdamW):
@@ -33,7 +31,7 @@ def use_fused_kernel(optimizer: MegatronOptimizer) -> None:
 
 
 def optimizer_config(config: RunConfig) -> OptimizerConfig:
-    """Megatron-Core's configuration of AdamW, with the numbers of the rules."""
+    """Return Megatron-Core's configuration of AdamW, with the values that the rules set."""
     kernels = config.kernels
     adamw = config.optimizer
     moments = torch.bfloat16 if kernels.precision_aware_optimizer else torch.float32
@@ -52,16 +50,16 @@ def optimizer_config(config: RunConfig) -> OptimizerConfig:
         use_precision_aware_optimizer=kernels.precision_aware_optimizer,
         exp_avg_dtype=moments,
         exp_avg_sq_dtype=moments,
-        # Asked for weights that are kept in fp8 alone, of which there is no part in bf16 to update.
+        # Set only for weights that are kept in fp8 alone, which have no bf16 part to update.
         fp8_recipe=(kernels.fp8_recipe or "tensorwise") if kernels.fp8_param_gather else None,
     )
 
 
 def build_schedule(config: RunConfig, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
-    """Cosine with linear warm-up, step for step as the reference has it.
+    """Build the schedule: cosine with linear warm-up, step for step as in the reference.
 
-    The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero; one
-    step ahead on a warm-up and an end that are one step later, the two are equal everywhere.
+    The reference (NeMo's CosineAnnealing) takes its first step at peak / (warm-up + 1), Megatron-Core at zero. Started
+    one step ahead, with warm-up and end one step later, Megatron-Core's schedule equals it everywhere.
     """
     schedule, decay = config.schedule, config.optimizer.weight_decay
     scheduler = OptimizerParamScheduler(

@@ -25,7 +25,7 @@ from reference_impl import cpu
 _T = TypeVar("_T")
 
 _TIMEOUT = timedelta(minutes=30)
-"""For ranks to wait for one another."""
+"""How long ranks wait for one another."""
 
 
 def initialize(config: RunConfig, *, null_device: bool = False) -> None:
@@ -35,7 +35,7 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         null_device: whether this rank may use the null device, as only the dry run's may.
 
     Raises:
-        ConfigError: this machine has not what the configuration's switches need, or is the null device.
+        ConfigError: this machine lacks something that the configuration needs, or is the null device.
     """
     layout = config.layout
     if torch.cuda.is_available():
@@ -47,7 +47,7 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
     cpu.install()
     cpu.keep_freed_memory()
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    # Nothing reads memory that it has not written; filling it first takes a tenth of a step on a CPU.
+    # Nothing reads memory before writing it; filling it first would take a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT, **_meeting(config))
@@ -58,49 +58,47 @@ def initialize(config: RunConfig, *, null_device: bool = False) -> None:
         interleaved,
         context_parallel_size=layout.context_parallel,
         **_order(layout),
-        # A second, slower group for each data-parallel one, for forms of checkpoints that are not used here.
+        # This would make a second, slower group for each data-parallel one; only unused forms of checkpoints need it.
         create_gloo_process_groups=False,
     )
     seed_everything(config)
 
 
 def _order(layout: Layout) -> dict[str, Any]:
-    """Return which ranks are neighbours, fastest first; Megatron-Core's own order keeps a pipeline stage together."""
+    """Return the order of ranks, the fastest-varying first; Megatron-Core's own keeps a pipeline stage together."""
     if not layout.tp_pp_dp_mapping:
         return {}
-    # There are no experts here, but Megatron-Core makes their groups, and asks that as many copies of them be there.
+    # There are no experts here, but Megatron-Core makes their groups, and requires as many copies of them.
     experts = layout.tensor_model_parallel * layout.context_parallel
     return {"order": "tp-cp-ep-pp-dp", "expert_tensor_parallel_size": experts}
 
 
 def gpu_of(config: RunConfig, visible: int, handed: str = "") -> int:
-    """Return which of the GPUs that this process sees is its own: that of LOCAL_RANK, or the only one that it was
-    handed.
+    """Return the index of this rank's GPU among those that its process sees: LOCAL_RANK, or 0 if it was given just one.
 
     Args:
-        visible: how many it sees.
-        handed: CUDA_VISIBLE_DEVICES; a launcher that gives each rank a GPU of its own numbers them all 0.
+        visible: how many GPUs the process sees.
+        handed: CUDA_VISIBLE_DEVICES. A launcher that gives each rank one GPU of its own makes every rank see it as 0.
 
     Raises:
-        ConfigError: there are fewer than ranks.
+        ConfigError: there are fewer GPUs than ranks.
     """
     process, each = config.process, config.layout.gpus_per_node
     local = (process.rank or 0) % each if process.local_rank is None else process.local_rank
     if visible == 1 and handed and "," not in handed:
         return 0
     if local >= visible:
-        raise ConfigError([f"LOCAL_RANK={local} of DGXNGPU={each} has no GPU: this process sees {visible}"])
+        raise ConfigError([f"LOCAL_RANK={local} of DGXNGPU={each} has no GPU: this process sees only {visible}"])
     return local
 
 
 def _meeting(config: RunConfig) -> dict[str, Any]:
-    """Return where ranks find each other: in RENDEZVOUS_FILE, or, where it is not set, at the address in torchrun's
-    variables.
+    """Return where ranks meet: in RENDEZVOUS_FILE or, if that is not set, at the address in torchrun's variables.
 
-    That is served by rank 0 to whoever reaches the port, on every interface; a file, to who may open it.
+    Rank 0 serves the address to anybody who reaches its port, on every interface; a file only to those who may open it.
 
     Raises:
-        ConfigError: the address is not set, or this machine does not know it.
+        ConfigError: the address is not set, or this machine cannot resolve it.
     """
     process = config.process
     if process.rendezvous_file is None:
@@ -113,37 +111,39 @@ def _meeting(config: RunConfig) -> dict[str, Any]:
 
 
 def _require_address(config: RunConfig) -> None:
-    """Refuse at once what torch would try until its time-out is over."""
+    """Raise ConfigError at once where torch would keep trying until its time-out."""
     address, port = config.process.master_addr, config.process.master_port
     if address is None or port is None:
-        raise ConfigError([f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''}: both say where rank 0 is to be met"])
+        raise ConfigError(
+            [f"MASTER_ADDR={address or ''} MASTER_PORT={port or ''}: expected both, the address where rank 0 is met"]
+        )
     try:
         socket.getaddrinfo(address, port)
     except OSError as error:
-        raise ConfigError([f"MASTER_ADDR={address} leads nowhere from here: {error.strerror}"]) from None
+        raise ConfigError([f"MASTER_ADDR={address} cannot be resolved from here: {error.strerror}"]) from None
 
 
 def alone(backend: str | None = None) -> None:
-    """Be a process group of one; for programs that no launcher has started. `backend` is the machine's if None."""
+    """Form a process group of one, for programs that no launcher started. `backend` is the machine's if None."""
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     _stay_on_this_machine()
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _stay_on_this_machine() -> None:
-    """Have gloo and NCCL listen on the loopback device alone, unless someone has said where; else on the host's own."""
+    """Make gloo and NCCL listen on the loopback device alone, unless the user set a device."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
 
 
 def seed_everything(config: RunConfig) -> None:
-    """Start every generator from the run's one seed; the default one is the same on all ranks."""
+    """Start every generator from the run's seed; the default generator is the same on all ranks."""
     if config.job.seed is None:
         raise ValueError("a run needs its seed")
     random.seed(config.job.seed)
     np.random.seed(config.job.seed)
     model_parallel_cuda_manual_seed(config.job.seed, te_rng_tracker=config.kernels.captures)
-    # After Megatron-Core's own, which on a CPU draws from this generator too.
+    # After Megatron-Core's own seeding, which on a CPU draws from this generator too.
     torch.manual_seed(config.job.seed)
 
 
@@ -154,7 +154,7 @@ def shut_down() -> None:
 
 
 def barrier() -> None:
-    """Return when every rank is here and its device is idle."""
+    """Wait until every rank is here and its device is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     dist.barrier()
@@ -168,9 +168,9 @@ def sum_over_ranks(*values: float) -> list[float]:
 
 
 def on_rank_0(decide: Callable[[], _T]) -> _T:
-    """What rank 0 decides, on every rank: it may read what ten thousand ranks should not all read.
+    """Return on every rank what `decide` returns on rank 0, which may read files that ten thousand ranks should not.
 
-    Where it raises, rank 0 says why and the other ranks end without a word.
+    If `decide` raises, rank 0 reports why, and the other ranks exit without printing anything.
     """
     answer: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -187,7 +187,7 @@ def on_rank_0(decide: Callable[[], _T]) -> _T:
 
 
 def gather(value: float) -> list[float]:
-    """Return the value of each rank, in their order, the same on every rank."""
+    """Return each rank's value, in the order of ranks; the same on every rank."""
     return sum_over_ranks(*(value if rank == dist.get_rank() else 0.0 for rank in range(dist.get_world_size())))
 
 
@@ -199,13 +199,13 @@ def nodes() -> list[str]:
 
 
 def machine() -> Machine:
-    """What this rank finds for its kernels."""
+    """Return what this rank's machine offers its kernels."""
     gpu = torch.cuda.is_available()
     return replace(kernels.probe(), gpu=gpu, compute_capability=torch.cuda.get_device_capability() if gpu else None)
 
 
 def peak_memory_gib() -> float | None:
-    """Most GPU memory that this rank has had allocated, GiB; None on a CPU."""
+    """Return the most GPU memory that this rank has ever had allocated, GiB; None on a CPU."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
@@ -214,7 +214,7 @@ def device() -> torch.device:
 
 
 def reports_loss() -> bool:
-    """Return whether this rank's loss counts: of the ranks that compute the same loss, one does."""
+    """Return whether this rank's loss counts: exactly one of the ranks that compute the same loss does."""
     return (
         parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         and parallel_state.get_tensor_model_parallel_rank() == 0

@@ -1,4 +1,4 @@
-"""Put everything that training changes back, bit for bit."""
+"""Restores everything that training changes, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from reference_impl import quantised
 
 @contextmanager
 def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Iterator[None]:
-    """Weights, optimizer state and random generators are after the block what they were before it.
+    """Restore weights, optimizer state and random generators after the block to what they were before it.
 
-    Copies are kept in host memory while the block runs. Gradients are zero afterwards, as at the start of any step; a
-    learning-rate schedule is not touched, and must not be stepped inside.
+    Copies are kept in host memory while the block runs. Gradients are zero afterwards, as at the start of any step. A
+    learning-rate schedule is not restored and must not be stepped inside the block.
     """
     kept = [tensor for chunk in chunks for tensor in _tensors(chunk)]
     weights = [(inner, _copy(inner)) for tensor in kept for inner in quantised.inner_tensors(tensor).values()]
@@ -43,7 +43,7 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
 
 
 def _tensors(chunk: MegatronModule) -> Iterator[torch.Tensor]:
-    # Of the wrapped module: the wrapper's own `buffers` are its gradient buffers.
+    # Taken from the wrapped module: the wrapper's own `buffers` are its gradient buffers.
     yield from chunk.module.parameters()
     yield from chunk.module.buffers()
 
@@ -53,7 +53,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def chained(optimizer: MegatronOptimizer) -> list[Any]:
-    """Return Megatron-Core's optimizers, of which it chains one for each kind of parameter."""
+    """Return Megatron-Core's optimizers; it chains one for each kind of parameter."""
     optimizers: list[Any] = getattr(optimizer, "chained_optimizers", [optimizer])
     return optimizers
 
@@ -64,7 +64,7 @@ def torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer
 
 
 class _OptimizerState:
-    """What a torch optimizer holds: its parameters (fp32 shards), their moments, and the numbers of its groups."""
+    """The state of a torch optimizer: its parameters (fp32 shards), their moments, and the numbers in its groups."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
@@ -80,7 +80,7 @@ class _OptimizerState:
     @torch.no_grad()
     def restore(self) -> None:
         for group, before in zip(self._optimizer.param_groups, self._groups, strict=True):
-            # Transformer Engine's FusedAdam counts its steps here, from its first one on.
+            # Transformer Engine's FusedAdam counts its steps here, starting with the first one.
             _drop_new(group, before.keys() | {"params"})
             group.update(before)
         for parameter, value in self._parameters:
@@ -91,7 +91,7 @@ class _OptimizerState:
     def _restore_moments(self, parameter: torch.Tensor, state: dict[str, Any]) -> None:
         before = self._moments.get(parameter)
         if before is None:
-            # Created inside the block: AdamW's own first step starts again from nothing.
+            # Created inside the block: AdamW's own first step will start again from nothing.
             del self._optimizer.state[parameter]
             return
         _drop_new(state, before.keys())

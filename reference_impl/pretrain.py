@@ -1,8 +1,8 @@
-"""python -m reference_impl.pretrain: one run, from the environment's variables to its log.
+"""python -m reference_impl.pretrain: train one run, configured by the environment's variables, and write its log.
 
-Started without RANK it starts the ranks of this node and waits for them; started as a rank (RANK is set) it trains. A
-run whose log is there goes on from its newest checkpoint. Exit status: 0 the target was reached, 1 the run was aborted,
-2 it cannot start, 75 it was told to stop (SIGUSR1) and is to be continued.
+Without RANK it starts the ranks of this node and waits for them; with RANK it trains as that rank. A run whose log
+exists resumes from its newest checkpoint. Exit status: 0 the target was reached, 1 the run was aborted, 2 it cannot
+start, 75 it was told to stop (SIGUSR1) and is to be continued.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from reference_impl.ready import require_initial_weights
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _CLOCK_RUNS = {"run_start", "tracked_stats"}
-"""This process has logged one of these events if there is a run to stop. A resumed run begins with the second."""
+"""If this process has logged one of these events, there is a run to stop. A resumed run begins with the second."""
 
 _EXIT_STATUS = {"success": 0, "aborted": 1, "preempted": os.EX_TEMPFAIL}
 
 
 class Interrupted(BaseException):
-    """A signal that ends a run; a BaseException, so that nothing on the way swallows it."""
+    """A signal that ends a run. It is a BaseException so that no handler on the way swallows it."""
 
     def __init__(self, number: int) -> None:
         self.exit_status = 128 + number
@@ -71,7 +71,7 @@ def main() -> int:
         if config.process.rendezvous_file is not None:
             return train(config)
         with scratch() as folder:
-            # Of ranks that meet in a file, their launcher has seen to it.
+            # If ranks meet in a file, their launcher has already done this.
             os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
             return train(config)
     except RefusedError as error:
@@ -79,7 +79,7 @@ def main() -> int:
         return 2
     except Interrupted as interruption:
         return interruption.exit_status
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is said, last and in one line
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, last and in one line
         traceback.print_exc()
         say(error_lines([f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]))
         return 1
@@ -92,21 +92,22 @@ def _refuse_incomplete(config: RunConfig) -> None:
         needed["NPY_INDEX_DIR"] = config.data.index_dir
     missing = [name for name, value in needed.items() if value is None]
     if missing:
-        raise ConfigError([f"{' and '.join(missing)}: set by the launcher (llama31 run), or by hand for one run"])
+        raise ConfigError([f"{' and '.join(missing)} not set; the launcher (`llama31 run`) sets it, or set it by hand"])
 
 
 def train(config: RunConfig) -> int:
-    """Train as one rank.
+    """Train as one rank, and return the exit status.
 
     Raises:
-        Interrupted: a signal has ended the run on the rank that logs it. On others, and before there is a run, it ends
-            the process.
+        Interrupted: a signal ended the run, on the rank that logs it. On other ranks, and before there is a run, the
+        signal
+            ends the process.
     """
-    # Python's own way with Ctrl-C is an exception, which whatever is being imported may swallow.
+    # Python turns Ctrl-C into an exception, which a module that is being imported may swallow.
     _handle_signals(signal.SIG_DFL)
     bind_forks(*_SIGNALS)
     preempted = listen_for_preemption(config)
-    # Where a hanging rank is, written without the interpreter's help.
+    # Prints where a hanging rank is, without the interpreter's help.
     faulthandler.register(signal.SIGUSR2)
     quieten_libraries()
     from reference_impl import parallel
@@ -146,9 +147,9 @@ def train(config: RunConfig) -> int:
 
 
 def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
-    """Decide, on all ranks together, where the run resumes; None starts it.
+    """Decide, on all ranks together, where the run resumes; return None for a new run.
 
-    A checkpoint that is damaged is put aside for the one before it.
+    A damaged checkpoint is put aside, and the one before it is tried.
     """
     from reference_impl import parallel
     from reference_impl.checkpoint.training import damage
@@ -165,7 +166,7 @@ def _start_or_resume(config: RunConfig, run: Identity) -> Resumption | None:
 
 
 def _choose(config: RunConfig, run: Identity, aside: tuple[str, ...]) -> tuple[Resumption | None, tuple[str, ...]]:
-    """On the first rank: the newest checkpoint that says what it is of, and what was put aside."""
+    """Return, for the first rank, the newest checkpoint that says which run it belongs to, and those put aside."""
     while True:
         try:
             resumption = find_resumption(config, run)
@@ -182,15 +183,15 @@ def _put_aside(aside: tuple[str, ...], damage: DamagedCheckpointError) -> tuple[
 
 
 def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
-    """From now on SIGUSR1 asks for a save and a stop; returns whether it has come.
+    """Let SIGUSR1 request a save and a stop from now on; return a function that says whether it has arrived.
 
-    Slurm sends it before the time of a job is over.
+    Slurm sends it before a job's time is over.
     """
     came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         if config.job.save_checkpoint is None:
-            # Not print(), which may be what the signal has come into.
+            # Not print(): the signal may have interrupted a print.
             os.write(2, b"SIGUSR1 ignored: SAVE_CHECKPOINT is not set, so the run could not be continued\n")
         else:
             came.append(number)
@@ -200,16 +201,16 @@ def listen_for_preemption(config: RunConfig) -> Callable[[], bool]:
 
 
 def stop_on_signals(log: EventLog) -> None:
-    """Have a signal that ends this process also end its run in the log, if there is one to end.
+    """Make a signal that ends this process also end its run in the log, if there is a run.
 
-    After run_stop it changes nothing: what is left to do is little, and who has sent it kills what takes too long.
+    After run_stop the signal changes nothing: little is left to do, and the sender kills whatever takes too long.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if not log.keys & _CLOCK_RUNS:
             os._exit(128 + number)
         if "run_stop" not in log.keys:
-            # Once: a second signal must not cut off the writing of run_stop.
+            # Only once: a second signal must not interrupt the writing of run_stop.
             for other in _SIGNALS:
                 signal.signal(other, signal.SIG_IGN)
             raise Interrupted(number)
@@ -229,7 +230,7 @@ def _report(outcome: Outcome) -> None:
 
 
 def clear_caches(folder: Path, manifest: Manifest) -> str:
-    """Drop the dataset's pages from this node's cache, without privileges; returns the means."""
+    """Drop the dataset's pages from this node's cache, without privileges; return the means that was used."""
     for name in manifest.files:
         descriptor = os.open(folder / name, os.O_RDONLY)
         try:
@@ -240,13 +241,13 @@ def clear_caches(folder: Path, manifest: Manifest) -> str:
 
 
 def say(text: str) -> None:
-    """Print the last lines of a rank; where the disk of its console is full, the status must do."""
+    """Print the last line of a rank; if the disk of its console is full, the exit status has to suffice."""
     with suppress(OSError):
         print(text, end="", file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:
-    """End this process. One that failed ends at once: it waits for no save, and its libraries say no last words."""
+    """End this process. A failed one ends at once: it waits for no save, and its libraries print no last words."""
     if status:
         with suppress(OSError):
             sys.stdout.flush()

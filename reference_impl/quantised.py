@@ -1,7 +1,7 @@
 """Weights that Transformer Engine keeps in fp8 alone: how values get into them and out again.
 
-To Megatron-Core such a weight is a tensor in bf16. What it holds is a byte a value, a scale, and on Hopper a transposed
-copy. In a model without such weights nothing here does anything.
+To Megatron-Core such a weight is a tensor in bf16. It holds a byte for each value, a scale and, on Hopper, a transposed
+copy. In a model without such weights, nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from megatron.core.transformer.module import MegatronModule
 
 
 def write(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
-    """Make `value` the weight; the optimizer's fp32 copy, if there is none yet, starts from its bf16 value."""
+    """Make `value` the weight; the optimizer's fp32 copy, if it does not exist yet, starts from its bf16 value."""
     if is_float8tensor(parameter):
         value = value.to(parameter.dtype)
-        # Transformer Engine keeps here what the weight was made from, until the optimizer has copied it.
+        # Until the optimizer has copied it, Transformer Engine keeps here the value that the weight was made from.
         kept = parameter.get_high_precision_init_val()  # type: ignore[attr-defined]
         if kept is not None:
             kept.copy_(value)
@@ -27,9 +27,9 @@ def write(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
 
 
 def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the tensors that hold a tensor's values, by name: itself, or a quantised one's bytes and scales.
+    """Return, by name, the tensors that hold a tensor's values: itself, or a quantised one's bytes and scales.
 
-    Not the transposed copy, which `transpose` makes of the bytes.
+    The transposed copy is left out; `transpose` makes it from the bytes.
     """
     if not is_float8tensor(tensor):
         return {"": tensor}
@@ -39,20 +39,20 @@ def inner_tensors(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 _DERIVED = ("_transpose", "_high_precision_init_val", "main_grad", "main_param")
-"""Attributes that are no part of the value; Megatron-Core adds the last two."""
+"""Attributes that are not part of the value; Megatron-Core adds the last two."""
 
 
 def transpose(tensors: Iterable[torch.Tensor]) -> None:
-    """Make the transposed copies anew, in place, where the GPU needs any."""
+    """Make the transposed copies anew, in place, if the GPU needs them."""
     post_all_gather_processing([tensor for tensor in tensors if is_float8tensor(tensor)])
 
 
 @contextmanager
 def in_bf16(chunks: Iterable[torch.nn.Module], *, writing: bool) -> Iterator[None]:
-    """Turn each weight in fp8 into a parameter in bf16 within the block, because checkpoints hold all weights in bf16.
+    """Turn each fp8 weight into a bf16 parameter within the block, because checkpoints hold all weights in bf16.
 
     Args:
-        writing: what the block has made of them is then the weights; otherwise they stay what they were.
+        writing: the block's values become the weights; otherwise the weights stay what they were.
     """
     replaced: list[tuple[torch.nn.Module, str, torch.nn.Parameter]] = []
     for module in (module for chunk in chunks for module in chunk.modules()):
@@ -73,7 +73,7 @@ def in_bf16(chunks: Iterable[torch.nn.Module], *, writing: bool) -> Iterator[Non
 
 @torch.no_grad()
 def from_optimizers(chunks: list[MegatronModule], optimizers: Iterable[Any]) -> None:
-    """Make the weights in fp8 from the fp32 copies, as a step does: bit for bit what they were after it.
+    """Make the fp8 weights from the fp32 copies, as a step does: bit for bit the weights after that step.
 
     Args:
         optimizers: Megatron-Core's, which hold the fp32 copies.
@@ -87,7 +87,7 @@ def from_optimizers(chunks: list[MegatronModule], optimizers: Iterable[Any]) -> 
 
 
 def gather(chunks: list[MegatronModule]) -> None:
-    """Have all weights of the last step on this rank now, and not as the next step needs them.
+    """Gather all weights of the last step on this rank now, and not only when the next step needs them.
 
     Megatron-Core's forced gather leaves out the transposed copies, and so does the step after it.
     """

@@ -1,4 +1,4 @@
-"""What libraries say that no one can act on."""
+"""Library messages that nobody can act on, silenced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import warnings
 
 
 def quieten_libraries() -> None:
-    """Silence what Megatron-Core and torch say about optional packages that are absent and names that will change."""
+    """Silence what Megatron-Core and torch report about absent optional packages and about names that will change."""
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

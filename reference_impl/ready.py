@@ -1,8 +1,9 @@
-"""python -m reference_impl.ready: can the run that the environment describes be trained here?
+"""python -m reference_impl.ready: check that the run that the environment describes can be trained here.
 
-Refuses what the trainer cannot do, makes sure that the data is there and right, and answers as JSON what is seen here:
-the data's manifest, what of its files was compared (their bytes or, of a large dataset, their sizes), and versions.
-Initial weights are opened and accounted for, and not read. Imports without torch. Exit status: 0 it can, 2 it cannot.
+It refuses what the trainer cannot do, makes sure that the data is there and right, and prints as JSON what it found:
+the data's manifest, what was compared of its files (their bytes or, for a large dataset, their sizes), and versions. It
+opens initial weights and accounts for every tensor, but does not read them. Imports no torch. Exit status: 0 the run
+can be trained here, 2 it cannot.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ class ReadyRun:
     """What a run will be trained on."""
 
     lines: tuple[str, ...]
-    """For a reader."""
+    """Lines for people."""
     seen: Seen
-    """With the manifest of its data, and what of the files was compared."""
+    """Fields for run.json: the data's manifest, and what was compared of its files."""
 
 
 def make_ready(config: RunConfig) -> ReadyRun:
     """Make sure that a run can be trained here.
 
     Raises:
-        RefusedError: it cannot.
+        RefusedError: it cannot, with the reasons.
     """
     try:
         return _make_ready(config)
@@ -45,7 +46,7 @@ def make_ready(config: RunConfig) -> ReadyRun:
 
 
 def links_to_nowhere(config: RunConfig) -> Iterator[str]:
-    """Yield the first such link of each folder that is read: in a container, its target is not mounted."""
+    """Yield the first broken link of each folder that is read: in a container, its target is not mounted."""
     for folder in (config.data.data_dir, config.data.load_checkpoint):
         links = links_in(folder) if folder is not None else iter(())
         if link := next((link for link in links if not link.exists()), None):
@@ -63,7 +64,7 @@ def _make_ready(config: RunConfig) -> ReadyRun:
 
 
 def require_initial_weights(config: RunConfig) -> None:
-    """Raise ConfigError for a run of a network that the benchmark starts from a checkpoint, and that has none."""
+    """Raise ConfigError if the benchmark starts the network from a checkpoint and the run has none."""
     row = config.benchmark_row
     if row.initial_weights is not None and config.size == row.size and config.data.load_checkpoint is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Ranks that several nodes start, by whatever means, see the same folders: asked of each before it trains."""
+"""Checks that ranks on several nodes see the same folders, however they were started, before each of them trains."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reference_impl import parallel
 
 
 def require_shared(config: RunConfig) -> None:
-    """Refuse a run with a rank for which SAVE_CHECKPOINT or NPY_INDEX_DIR is another folder than for rank 0.
+    """Refuse a run if SAVE_CHECKPOINT or NPY_INDEX_DIR is a different folder for some rank than for rank 0.
 
-    Half of a checkpoint would look complete, and ranks would train on another order of the data or on none.
+    Otherwise half of a checkpoint would look complete, and ranks would read the data in another order or not find it.
 
     Raises:
-        ConfigError: on rank 0, with each folder and node; the others end without a word.
+        ConfigError: on rank 0, with each folder and node; the other ranks exit without printing anything.
     """
     if config.layout.nodes == 1:
         return
@@ -29,14 +29,14 @@ def require_shared(config: RunConfig) -> None:
         names = parallel.on_rank_0(lambda: _names(stack.enter_context(tokens(folders))))
         here = unseen({variable: folders[variable] / name for variable, name in names.items()})
         faults: list[list[str]] = [[]] * dist.get_world_size()
-        # Also keeps the tokens until every rank has looked.
+        # This also keeps the tokens until every rank has looked.
         dist.all_gather_object(faults, [f"{socket.gethostname()}: {fault}" for fault in here])
     if said := list(dict.fromkeys(fault for of_rank in faults for fault in of_rank)):
         parallel.on_rank_0(lambda: _refuse(said))
 
 
 def _names(made: dict[str, Path]) -> dict[str, str]:
-    """Of tokens; a rank looks for them under its own path."""
+    """Return the file names of tokens; a rank looks for them under its own path."""
     return {variable: token.name for variable, token in made.items()}
 
 

@@ -38,7 +38,7 @@ from reference_impl.preserve import preserved
 from reference_impl.profiling import StepProfiler
 from reference_impl.stopwatch import Stopwatch
 
-# Enough to run every kernel, collective and allocation that a step has; the published submissions use two to six.
+# Enough to run every kernel, collective and allocation of a step; the published submissions use two to six.
 WARM_UP_STEPS = 2
 
 
@@ -46,8 +46,8 @@ class MegatronStep:
     """Builds the model when constructed; opens no data before `open_data`.
 
     Args:
-        resuming: `load` follows, so that the weights to start from need not be read.
-        preempted: whether this process has been told to save and stop.
+        resuming: `load` follows, so the initial weights need not be read.
+        preempted: returns whether this process has been told to save and stop.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class MegatronStep:
         self._forward_times: list[float] = []
         self._nodes = nodes()
         self._profiler = StepProfiler(config, torch.distributed.get_rank())
-        # Ranks on CPUs share them with each other and with all else: their times say who had to wait, not who is slow.
+        # Ranks on CPUs share them with each other and everything else: their times show who had to wait, not who is
+        # slow.
         self._compares_ranks = torch.cuda.is_available()
 
     def _attach(self) -> None:
@@ -94,8 +95,8 @@ class MegatronStep:
         settings = get_model_config(self.chunks[0])
         settings.finalize_model_grads_func = finish_gradients
         settings.grad_scale_func = self.optimizer.scale_loss
-        # Collectives slow down what is computed beside them. Where all stages of a pipeline start one at the same time,
-        # they slow down together, and none waits for another; so do the published 405B runs.
+        # Collectives slow down the computation that they overlap. If all pipeline stages start one at the same time,
+        # they slow down together, and none waits for another; the published 405B runs do the same.
         overlap = self.chunks[0].ddp_config
         if overlap.overlap_grad_reduce:
             settings.no_sync_func = _one_or_list([chunk.no_sync for chunk in self.chunks])
@@ -104,7 +105,7 @@ class MegatronStep:
             settings.param_sync_func = [chunk.start_param_sync for chunk in self.chunks]
 
     def warm_up(self) -> None:
-        """Train and evaluate on random tokens, then put every bit of state back."""
+        """Train and evaluate on random tokens, then restore every bit of state."""
         synthetic = synthetic_batches(self._config)
         with preserved(self.chunks, self.optimizer):
             for _ in range(WARM_UP_STEPS):
@@ -130,7 +131,7 @@ class MegatronStep:
                 yield replace(stats, slowest=self._slowest_ranks()) if measured else stats
 
     def _slowest_ranks(self) -> tuple[SlowRank, ...]:
-        """By the last forward pass of each step since the last call; the first one of a step may wait for weights."""
+        """Judge by the last forward pass of each step since the last call; a step's first one may wait for weights."""
         mine = median(self._forward_times)
         self._forward_times.clear()
         if not self._compares_ranks:
@@ -170,7 +171,7 @@ class MegatronStep:
         return self._datasets
 
     def train_once(self, batches: Iterator[Microbatch]) -> StepStats:
-        """One optimizer step, the same on every rank; a save that all have written, or one could not, is over."""
+        """Take one optimizer step and return its statistics, the same on every rank; also end a save that is over."""
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -178,7 +179,7 @@ class MegatronStep:
         reports = self._run(batches, self._config.layout.gradient_accumulation_steps, forward_only=False)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
-        # What ranks have to agree on goes with the loss: no collective of its own for what is rare.
+        # What ranks must agree on travels with the loss: rare events get no collective of their own.
         writing, failed = (False, False) if self._saving is None else self._saving.look()
         loss, preempted, writing_ranks, failed_ranks = _mean_loss(reports, self._preempted(), writing, failed)
         if failed_ranks or not writing_ranks:
@@ -187,7 +188,7 @@ class MegatronStep:
 
     def _evaluate(self, batches: Iterator[Microbatch], microbatches: int) -> float:
         if self._captured and self.chunks[0].ddp_config.overlap_param_gather:
-            # A replay does not tell Megatron-Core that there are new weights, which layers would else gather.
+            # A replay does not tell Megatron-Core that there are new weights; otherwise layers would gather them.
             quantised.gather(self.chunks)
         for chunk in self.chunks:
             chunk.eval()
@@ -199,18 +200,16 @@ class MegatronStep:
         return loss
 
     def _whole_pipelines(self, microbatches: int) -> int:
-        """At least so many microbatches, in the multiple that an interleaved pipeline takes."""
+        """Return at least `microbatches`, rounded up to the multiple that an interleaved pipeline takes."""
         group = self._config.layout.pipeline_model_parallel if len(self.chunks) > 1 else 1
         return -(-microbatches // group) * group
 
-    def _run(
-        self, batches: Iterator[Microbatch], microbatches: int, *, forward_only: bool
-    ) -> list[dict[str, torch.Tensor]]:
-        """Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
+    def _run(self, batches: Iterator[Microbatch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
+        """Run Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
-        # Of an interleaved pipeline's chunks on a rank, the first or the last of the model draws, or none.
+        # Among an interleaved pipeline's chunks on a rank, only the model's first and last read batches.
         drawn = [_drawn(batches) if _draws(unwrap(chunk)) else None for chunk in self.chunks]
-        # Between the operations of a graph no time is taken.
+        # Within a graph, operations cannot be timed.
         stopwatch = nullcontext() if self._captured else self._forward_pass
         forward_backward = self._forward_backward if forward_only else self._training_pass
         return forward_backward(
@@ -225,20 +224,20 @@ class MegatronStep:
 
 
 def _one_or_list(functions: list[Callable[..., Any]]) -> Any:
-    """As Megatron-Core has it: of one chunk the function, of several a list."""
+    """Return functions as Megatron-Core expects them: for one chunk the function, for several a list."""
     return functions if len(functions) > 1 else functions[0]
 
 
 def _draws(chunk: GPTModel) -> bool:
-    """Return whether a model chunk reads batches: the first stage tokens, the last one labels and mask.
+    """Return whether a model chunk reads batches: the first stage reads tokens, the last one labels and mask.
 
-    The others are handed what the stage before has made.
+    The other stages get the output of the stage before.
     """
     return bool(chunk.pre_process or chunk.post_process)
 
 
 def _drawn(batches: Iterator[Microbatch]) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches as Megatron-Core's graph of an iteration takes them, and copies them to where it reads."""
+    """Yield batches in the form in which Megatron-Core's graph of an iteration copies them to its inputs."""
     for batch in batches:
         yield {"tokens": batch.tokens, "labels": batch.labels, "mask": batch.loss_mask}
 
@@ -258,24 +257,24 @@ def _forward_step(
         if chunk.pre_process:
             tokens = _to_device(batch["tokens"])
         if chunk.post_process:
-            # Megatron-Core asks for the loss where there are labels.
+            # Megatron-Core computes the loss if there are labels.
             labels, mask = _to_device(batch["labels"]), _to_device(batch["mask"])
             loss = partial(_sum_loss, mask)
-    # Positions are implied by RoPE and the attention mask by causality.
+    # RoPE implies the positions, and causality the attention mask.
     with stopwatch:
         losses = model(tokens, None, None, labels=labels, loss_mask=mask)
     return losses, loss
 
 
 def _ahead(batches: Iterator[Microbatch], microbatches: int) -> AbstractContextManager[Iterator[Microbatch]]:
-    """So many of the batches, read ahead into memory that a GPU copies from without the host's help."""
-    # A thread starts on the first GPU, whose memory it would take a part of.
+    """Return that many of the batches, read ahead into memory that a GPU copies from without the host's help."""
+    # A new thread starts on the first GPU, and would allocate memory there.
     own_gpu = partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_available() else None
     return read_ahead(map(_pinned, islice(batches, microbatches)), own_gpu)
 
 
 def _pinned(batch: Microbatch) -> Microbatch:
-    """Return the batch as it is handed to a GPU; on a CPU as it is."""
+    """Return the batch in pinned memory for a GPU; unchanged on a CPU."""
     if not torch.cuda.is_available():
         return batch
     return Microbatch(
@@ -284,14 +283,14 @@ def _pinned(batch: Microbatch) -> Microbatch:
 
 
 def _to_device(tensor: torch.Tensor) -> torch.Tensor:
-    """Of pinned memory a copy in the order of the GPU's stream: the host does not wait for what it has queued."""
+    """Copy a tensor to the device; from pinned memory in the order of the GPU's stream, so the host does not wait."""
     return tensor.to(device(), non_blocking=True)
 
 
 def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Return the loss as Megatron-Core wants it for per-token weighting: (sum, tokens, report).
+    """Return the loss as Megatron-Core expects it for per-token weighting: (sum, tokens, report).
 
-    `mask` and `losses`, which are masked already, are [micro batch, tokens]. The report is a copy, since the schedule
+    `mask` and `losses`, which are already masked, are [micro batch, tokens]. The report is a copy, since the schedule
     divides the sum in place.
     """
     total = losses.sum()
@@ -300,7 +299,9 @@ def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[float]:
-    """Mean over all tokens of all ranks, and for each flag how many ranks raise it; the same on every rank."""
+    """Return the mean loss over all tokens and ranks, and for each flag how many ranks raise it; the same on every
+    rank.
+    """
     mine = reports if reports_loss() else []
     pairs = torch.stack([report["loss"].double() for report in mine]).sum(0).tolist() if mine else [0.0, 0.0]
     total, tokens, *raised = sum_over_ranks(*pairs, *map(float, flags))
@@ -308,7 +309,7 @@ def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[flo
 
 
 def synthetic_batches(config: RunConfig) -> Iterator[Microbatch]:
-    """Random tokens in the shapes of real ones; from a generator of their own."""
+    """Yield random tokens in the shapes of real batches, from a generator of their own."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.layout.micro_batch_size, config.rules.sequence_length // config.layout.context_parallel)
     while True:

@@ -1,4 +1,4 @@
-"""How long the device of this rank computes, measured without making it wait."""
+"""Measures how long this rank's device computes, without making it wait."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 class Stopwatch:
-    """Times what is done in its block; of several blocks, the last one.
+    """Times the work in its block; of several blocks, the last one.
 
-    On a GPU two events are put between the kernels. On a CPU it is the time that passes.
+    On a GPU it puts two events between the kernels. On a CPU it measures the elapsed time.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Stopwatch:
             self._ended = time.perf_counter()
 
     def seconds(self) -> float:
-        """Of the last block, for whose end a GPU is waited."""
+        """Return the seconds of the last block; this waits until a GPU has finished it."""
         if not self._events:
             return self._ended - self._began
         began, ended = self._events

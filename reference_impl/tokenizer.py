@@ -1,4 +1,4 @@
-"""A tokenizer file, whatever its kind: text in, token ids out, and the checksum that says which tokenizer it was."""
+"""A tokenizer file of any kind: text in, token ids out, and the checksum that identifies the tokenizer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class TokenizerError(RefusedError):
 
 
 def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
-    """Return the file of a benchmark's tokenizer in the installed mistral-common, found without importing that package.
+    """Return the file of a benchmark's tokenizer in the installed mistral-common, located without importing that
+    package.
 
     Raises:
-        TokenizerError: no package has this tokenizer, it is not installed, or its content is another.
+        TokenizerError: no package has this tokenizer, the package is not installed, or its file has other content.
     """
     if not wanted.installed:
         raise TokenizerError(
-            f"TOKENIZER is not set: {wanted.about} tokenizer comes with no package; set it to the file "
+            f"TOKENIZER is not set, and no package has {wanted.about} tokenizer; set it to the file "
             f"({' or '.join(sorted(wanted.kinds))}, {wanted.vocabulary:,} pieces)"
             + (f"; {wanted.licence}" if wanted.licence else "")
         )
@@ -49,10 +50,10 @@ def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
 
 
 class Tokenizer:
-    """A tokenizer file, with the few names that Megatron-Core's datasets ask of a tokenizer.
+    """A tokenizer file, with the few methods that Megatron-Core's datasets need.
 
-    Kinds, told apart by content: a SentencePiece model (Mixtral, GPT-3), Llama 3's tiktoken ranks, and Hugging Face's
-    tokenizer.json.
+    It may be a SentencePiece model (Mixtral, GPT-3), Llama 3's tiktoken ranks, or Hugging Face's tokenizer.json; its
+    content decides.
 
     Raises:
         TokenizerError: it cannot be read, or the package that reads its kind is not installed.
@@ -79,8 +80,8 @@ class Tokenizer:
             load = encoders.Mixtral if self.sha256 == MIXTRAL_8X22B.sha256 else encoders.SentencePiece
         try:
             return load(self.path)
-        except encoders.UnreadableTokenizerError as error:
-            raise TokenizerError(f"{self.path} is no {self.kind}: {error}") from None
+        except encoders.Unreadable as error:
+            raise TokenizerError(f"{self.path} is not a {self.kind}: {error}") from None
 
     @property
     def vocab_size(self) -> int:
@@ -88,17 +89,17 @@ class Tokenizer:
 
     @property
     def eod(self) -> int:
-        """End of document: the end-of-sequence token."""
+        """End-of-document token: the end-of-sequence token."""
         return self._encoder.eod
 
     @property
     def unique_identifiers(self) -> dict[str, Any]:
-        """What Megatron-Core keys its index cache by."""
+        """The values that identify the tokenizer in Megatron-Core's index cache."""
         return {"tokenizer": self.sha256}
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What Megatron-Core stores the tokens of such a vocabulary as."""
+        """The type in which Megatron-Core stores the tokens of a vocabulary of this size."""
         import numpy as np
 
         # DType.optimal_dtype of megatron.core.datasets.indexed_dataset, without importing torch.
@@ -109,7 +110,7 @@ class Tokenizer:
         return tokens
 
     def encode_batch(self, texts: Sequence[str]) -> Encoded:
-        """Return the tokens of all texts, one after the other, and how many are of which; on one core."""
+        """Return the tokens of all texts, one after the other, and the number of tokens of each; on one core."""
         return self._encoder.encode(texts)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -117,7 +118,7 @@ class Tokenizer:
 
 
 def kind(path: Path) -> TokenizerKind:
-    """What a tokenizer file is by how it starts; one that is nothing else is taken for a SentencePiece model.
+    """Return the kind of a tokenizer file, judged by how it starts; anything unknown counts as a SentencePiece model.
 
     Raises:
         TokenizerError: it cannot be read.
@@ -133,7 +134,7 @@ def kind(path: Path) -> TokenizerKind:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file.
+    """Return the hexadecimal SHA-256 of a file.
 
     Raises:
         TokenizerError: it cannot be read.

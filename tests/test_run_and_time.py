@@ -177,7 +177,7 @@ REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
     ),
     "a folder without a dataset": ({"DATADIR": "/"}, "/manifest.json does not exist"),
     "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "DATADIR=/nonexistent is no folder"),
-    "a tokenizer that is none": ({"TOKENIZER": __file__}, "is no SentencePiece model"),
+    "a tokenizer that is none": ({"TOKENIZER": __file__}, "is not a SentencePiece model"),
     "a results folder that cannot be made": ({"LOGDIR": "/dev/null/logs"}, "LOGDIR=/dev/null/logs cannot be written"),
 }
 

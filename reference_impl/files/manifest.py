@@ -1,9 +1,9 @@
-"""What a folder holds: the size and checksum of every file below it; of a dataset, also which of them are for what.
+"""A folder's manifest: the size and checksum of every file below it and, for a dataset, what its files are for.
 
-`manifest.json` stands in the folder. It is written by what makes or downloads the files, or by `verify --init` from a
-copy that is known to be good, and compared before each run: training on the wrong bytes costs more than reading a page.
-`FolderManifest` fits any folder (a tokenizer, a checkpoint), `Manifest` a dataset. Names in a manifest are somebody
-else's input: none of them can leave the folder. No torch here.
+`manifest.json` lies in the folder. Whatever makes or downloads the files writes it, or `verify --init` does from a copy
+that is known to be good. It is compared before each run, because training on the wrong bytes costs more.
+`FolderManifest` fits any folder (a tokenizer, a checkpoint), `Manifest` a dataset. The names in a manifest are
+untrusted input: none of them can leave the folder. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from reference_impl.tokenizer import Tokenizer
 
 FILE_NAME = "manifest.json"
 LARGEST = 1 << 26
-"""The most bytes that one may have: a file of a folder takes some hundred."""
+"""Most bytes of a manifest: each file takes some hundred."""
 _SHOWN = 80
-"""Characters of a name that is refused."""
+"""Characters that are shown of a refused name."""
 _UNFINISHED = re.compile(rf"{re.escape(FILE_NAME)}\.[0-9a-f]+{re.escape(UNFINISHED)}")
 
 
 class DataError(RefusedError):
-    """Data that must not be trained on, or cannot be had; the message lists every fault."""
+    """Data that must not be trained on, or that is unavailable; the message lists every fault."""
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a file below a folder, as a manifest may hold it: relative, without `..`, printable, not deep.
+    """Return the name if a manifest may hold it: a relative path below a folder, without `..`, printable, not too deep.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such a name.
     """
     parts = name.split("/")
     if not name.isprintable() or "\\" in name or any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"{name[:_SHOWN]!r} is no path below a folder")
+        raise ValueError(f"{name[:_SHOWN]!r} is not a path below a folder")
     if len(parts) > DEEPEST:
-        raise ValueError(f"{name[:_SHOWN]!r}... has {len(parts)} parts, expected {DEEPEST} at most")
+        raise ValueError(f"{name[:_SHOWN]!r}... has {len(parts)} parts, expected at most {DEEPEST}")
     return name
 
 
@@ -60,24 +60,24 @@ class FileEntry(BaseModel):
     bytes: int = Field(ge=0)
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
-    """Of files that came with MLCommons' lists, which hold nothing else."""
+    """Only for files of MLCommons' lists, which hold no other checksum."""
 
     @property
     def checksum(self) -> tuple[Algorithm, str] | None:
-        """The one to compare: SHA-256 where there is one; None where only the size is known."""
+        """The checksum to compare: SHA-256 if there is one; None if only the size is known."""
         if self.sha256 is not None:
             return "sha256", self.sha256
         return None if self.md5 is None else ("md5", self.md5)
 
 
 class FolderManifest(BaseModel):
-    """Every file below a folder but the manifest itself, hidden ones too."""
+    """Every file below a folder, hidden ones too, except the manifest itself."""
 
-    # Other fields say what the files are for, which is for those to read who use them.
+    # Other fields say what the files are for; whoever needs them reads them.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     files: dict[FileName, FileEntry]
-    """By path relative to the folder."""
+    """Entries by path relative to the folder."""
 
     @property
     def total_bytes(self) -> int:
@@ -85,11 +85,11 @@ class FolderManifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that it says."""
+        """SHA-256 of the whole manifest."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json whole, or leave what is there.
+        """Write manifest.json whole, or leave the existing one.
 
         Raises:
             DataError: it cannot be written.
@@ -111,7 +111,7 @@ class FolderManifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> bytes:
-        """Return the manifest of a folder as it is written.
+        """Return the bytes of a folder's manifest.
 
         Raises:
             DataError: it is missing.
@@ -124,23 +124,23 @@ class FolderManifest(BaseModel):
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from None
         except MalformedError as error:
-            raise DataError(f"{path} is no manifest: {error}") from None
+            raise DataError(f"{path} is not a manifest: {error}") from None
 
     @classmethod
     def parse(cls, text: bytes, origin: str) -> Self:
-        """Return the manifest that `text` holds; errors name its `origin`.
+        """Parse a manifest; errors name its `origin`.
 
         Raises:
-            DataError: it is none.
+            DataError: `text` is not a manifest.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise DataError(f"{origin} is no manifest: {error}") from None
+            raise DataError(f"{origin} is not a manifest: {error}") from None
 
     @classmethod
     def _advice(cls, folder: Path) -> str:
-        return f"llama31 data verify --init {folder} makes it from a copy that is known to be good"
+        return f"if the copy is known to be good, make it with `llama31 data verify --init {folder}`"
 
 
 class BlendPart(BaseModel):
@@ -160,9 +160,9 @@ class Manifest(FolderManifest):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: str
-    """Where the text is from, for people."""
+    """Where the text comes from, for people."""
     tokenizer_sha256: str | None = None
-    """None where nobody says it."""
+    """None if nobody states it."""
     vocabulary: int
     train: tuple[BlendPart, ...]
     validation: FileName
@@ -187,7 +187,7 @@ def load(folder: Path) -> Manifest:
 
 
 def load_any(folder: Path) -> FolderManifest:
-    """Return the manifest of any folder, a `Manifest` if it is a dataset's.
+    """Return the manifest of any folder; a `Manifest` if it is a dataset's.
 
     Raises:
         DataError: it is missing or malformed.
@@ -196,10 +196,10 @@ def load_any(folder: Path) -> FolderManifest:
 
 
 def parse_any(text: bytes, origin: str) -> FolderManifest:
-    """Return the manifest that `text` holds, a `Manifest` if it is a dataset's.
+    """Parse a manifest, into a `Manifest` if it is a dataset's; errors name its `origin`.
 
     Raises:
-        DataError: it is none.
+        DataError: `text` is not a manifest.
     """
     manifest = FolderManifest.parse(text, origin)
     try:
@@ -209,18 +209,18 @@ def parse_any(text: bytes, origin: str) -> FolderManifest:
 
 
 def dataset_faults(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> Iterator[str]:
-    """What is wrong with a dataset besides its bytes: pairs that it does not list, a tokenizer that did not make it."""
+    """Yield a dataset's faults besides wrong bytes: pairs that it does not list, a tokenizer that did not make it."""
     for name in (f"{prefix}.{suffix}" for prefix in manifest.prefixes for suffix in ("bin", "idx")):
         if name not in manifest.files:
             yield f"{folder / FILE_NAME} uses {name} but does not list it under files"
     if tokenizer.vocab_size != manifest.vocabulary:
         yield (
-            f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} pieces, the data in {folder} was made with "
+            f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} pieces, but the data in {folder} was made with "
             f"{manifest.vocabulary}"
         )
     elif manifest.tokenizer_sha256 not in (None, tokenizer.sha256):
         yield (
-            f"tokenizer {tokenizer.path} has sha256 {tokenizer.sha256}, the data in {folder} was made with "
+            f"tokenizer {tokenizer.path} has sha256 {tokenizer.sha256}, but the data in {folder} was made with "
             f"{manifest.tokenizer_sha256}"
         )
 
@@ -233,10 +233,10 @@ def file_faults(
     jobs: int | None = None,
     advance: Advance = silent,
 ) -> list[str]:
-    """Return one line for each file that is missing, has another size or, unless `quick`, other bytes.
+    """Return a line for each file that is missing, has another size or, unless `quick`, has other bytes.
 
     Files are read on `jobs` threads, as many as cores if None, the largest first. `advance` counts the bytes of every
-    file, read or not.
+    file, whether it is read or not.
     """
 
     stop = Event()
@@ -263,35 +263,34 @@ def _file_fault(path: Path, entry: FileEntry, *, quick: bool, advance: Advance) 
 
 
 def size_fault(path: Path, expected: int | None) -> str | None:
-    """What is wrong with a file by its size; None if nothing, whatever its size where none is expected."""
+    """Return what is wrong with a file's size, if anything; with `expected` None, any size is right."""
     wanted = "" if expected is None else f", expected {expected} bytes"
     try:
         status = path.stat()
     except OSError as error:
         return f"{path}: {error.strerror}{wanted}"
     if not S_ISREG(status.st_mode):
-        return f"{path} is no file{wanted}"
+        return f"{path} is not a file{wanted}"
     return f"{path} has {status.st_size} bytes, expected {expected}" if expected not in (None, status.st_size) else None
 
 
 def unexpected_files(folder: Path, files: Mapping[str, object]) -> list[str]:
-    """Return one line for each file below the folder that `files` does not name, and for each folder that cannot be
-    read.
-    """
+    """Return a line for each file below the folder that is not in `files`, and for each folder that cannot be read."""
     faults: list[str] = []
     names = _names_below(folder, lambda error: faults.append(f"{_shown(Path(error.filename))}: {error.strerror}"))
     return sorted(faults) + [f"{_shown(folder / name)} is not expected" for name in names if name not in files]
 
 
 def _shown(path: Path) -> str:
-    """Return a path that anybody may have named, as a terminal can show it."""
+    """Return a path as a terminal can show it; anybody may have named it."""
     return str(path) if str(path).isprintable() else ascii(str(path))[1:-1]
 
 
 def files_below(folder: Path) -> list[str]:
-    """Relative paths of all files below a folder but its manifest, done or half written, hidden ones too, sorted.
+    """Return the relative paths of all files below a folder, sorted, except its manifest (even a half-written one).
 
-    A link to a file is a file. A link to a folder is listed and not entered: no manifest vouches for what is behind it.
+    Hidden files are included. A link to a file counts as a file. A link to a folder is listed but not followed: no
+    manifest describes what is behind it.
 
     Raises:
         DataError: a folder cannot be read.
@@ -304,7 +303,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[str]:
-    """See `files_below`; told of each folder that cannot be read."""
+    """Return the paths for `files_below`; `unreadable` is called for each folder that cannot be read."""
     names: list[str] = []
     for place, folders, files in walk(folder, unreadable):
         here = Path(place)
@@ -314,10 +313,10 @@ def _names_below(folder: Path, unreadable: Callable[[OSError], object]) -> list[
 
 
 def describe_files(folder: Path, names: Sequence[str], advance: Advance = silent) -> dict[str, FileEntry]:
-    """Entries of files as they are now.
+    """Return the entries of files as they are now.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: one of them cannot be read.
     """
     stop = Event()
     described = in_parallel(partial(_describe, folder, until(stop, advance)), names, stop=stop)

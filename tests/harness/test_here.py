@@ -85,7 +85,7 @@ def test_weights_that_a_run_would_refuse_are_errors(data: Path) -> None:
     """As the run says it, with the command that looks into them."""
     findings = found(DATADIR=data, LOAD_CHECKPOINT=data)
     assert rules(findings) == {"preflight.weights"}
-    assert findings[0].message.startswith(f"{data} is no checkpoint: ")
+    assert findings[0].message.startswith(f"{data} is not a checkpoint: ")
     assert f"`llama31 checkpoint inspect {data}`" in findings[0].expected
 
 

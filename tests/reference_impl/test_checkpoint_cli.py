@@ -59,7 +59,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: {tmp_path} is no checkpoint: it holds none of the three; expected weights/.metadata (NeMo), .metadata "
+        f"error: {tmp_path} is not a checkpoint: it holds none of these; expected weights/.metadata (NeMo), .metadata "
         "(Megatron-Core), or model.safetensors.index.json or model.safetensors (Hugging Face)\n"
     )
 
@@ -76,7 +76,7 @@ def test_convert_export_and_verify(nemo: Path, tmp_path: Path) -> None:
 def test_only_the_benchmarks_model_is_converted_for_it(nemo: Path, tmp_path: Path) -> None:
     """With --benchmark, another model and a smaller vocabulary are refused, and nothing is written."""
     status, _, said = call("convert", nemo, tmp_path / "converted", "--benchmark", "llama31_tiny")
-    assert (status, "it has 1,000 vocabulary rows, the model 32,000" in said) == (2, True)
+    assert (status, "it has 1,000 vocabulary rows, but the model has 32,000" in said) == (2, True)
     status, _, said = call("export", nemo, tmp_path / "converted", "--benchmark", "llama31_8b")
     assert (status, "its model has layers 2, expected 32" in said) == (2, True)
     assert not (tmp_path / "converted").exists()

@@ -109,7 +109,7 @@ def test_the_first_rows_of_the_vocabulary_can_be_kept(tmp_path: Path, weights: W
     kept = huggingface_weights(tmp_path / "kept")
     assert kept["lm_head.weight"].shape == kept["model.embed_tokens.weight"].shape == (100, 60)
     assert torch.equal(kept["lm_head.weight"], weights["lm_head.weight"][:100])
-    with pytest.raises(CheckpointError, match="has 257 vocabulary rows, 300 are asked for"):
+    with pytest.raises(CheckpointError, match="has 257 vocabulary rows, expected at least 300"):
         to_huggingface(source, tmp_path / "more", vocabulary=300)
 
 
@@ -221,7 +221,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     )
     process.start()
     process.join()
-    with pytest.raises(CheckpointError, match="is the unfinished work of another call"):
+    with pytest.raises(CheckpointError, match="holds another call's unfinished work"):
         to_distributed(source, tmp_path / "begun", vocabulary=100)
 
 
@@ -231,7 +231,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
 def test_a_hostile_journal_is_one_error(line: str, tmp_path: Path) -> None:
     """In a folder that somebody else may have made; nothing outside it is named."""
     (tmp_path / JOURNAL).write_text(f"{{}}\n{line}\n")
-    with pytest.raises(CheckpointError, match=r"is no journal of unfinished work: [^\n]+$"):
+    with pytest.raises(CheckpointError, match=r"is not a journal of unfinished work: [^\n]+$"):
         PartFolder(tmp_path, {})
 
 

@@ -244,13 +244,13 @@ def remove(name: str) -> Callable[[Path], None]:
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (shorten, r"__0_1\.distcp has [\d,]+ bytes, expected [\d,]+: truncated"),
-    "no .metadata": (remove("weights/.metadata"), r"\.metadata is missing beside 2 \.distcp files: it is hidden"),
+    "no .metadata": (remove("weights/.metadata"), r"\.metadata is missing next to 2 \.distcp files: it is hidden"),
     "no file": (remove("weights/__0_0.distcp"), r"__0_0\.distcp: No such file or directory, expected [\d,]+ bytes"),
     "wrong shape": (reshape, r"linear_qkv\.weight has shape \(2, 256, 128\), expected \(2, 192, 128\)"),
     "wrong type": (retype, r"linear_qkv\.weight is float32, expected bfloat16 as embedding\.word_embeddings\.weight"),
-    "one too many": (add, r"linear_qkv\.bias \(2, 192, 128\) is unexpected: no tensor of this model"),
+    "one too many": (add, r"linear_qkv\.bias \(2, 192, 128\) is unexpected: this model has no such tensor"),
     "one too few": (drop, r"linear_qkv\.weight is missing, expected \(2, 192, 128\)"),
-    "a hole": (drop_chunk, r"linear_qkv\.weight \(2, 192, 128\) has 49,152 values, its pieces hold 24,576"),
+    "a hole": (drop_chunk, r"linear_qkv\.weight \(2, 192, 128\) has 49,152 values, but its pieces hold 24,576"),
     "another model": (resize, r"its model has query_groups 4, expected 2"),
     "other RoPE scaling": (rescale, r"its model has rotary_scaling_factor 1\.0, expected 8\.0"),
     "other RoPE": (shorten_context, r"model\.yaml: RoPE's old_context_len is 4096, expected 8192"),
@@ -305,7 +305,7 @@ def edit_config(old: bytes, new: bytes) -> Callable[[Path], None]:
 
 HUGGINGFACE_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (cut, r"model-00002-of-00002\.safetensors has [\d,]+ bytes, expected [\d,]+: truncated"),
-    "truncated header": (cut_header, r"is no safetensors file, or is truncated"),
+    "truncated header": (cut_header, r"is not a safetensors file, or is truncated"),
     "no file": (remove("model-00001-of-00002.safetensors"), r"model-00001-of-00002\.safetensors: No such file"),
     "no config": (remove("config.json"), r"config\.json: No such file"),
     "another model": (
@@ -364,7 +364,7 @@ def test_weights_are_never_rounded(tiny: Tiny, tmp_path: Path) -> None:
     folder = write_huggingface(tmp_path, TINY, random_weights(TINY, VOCABULARY))
 
     assert usable_checkpoint(tiny(LOAD_CHECKPOINT=folder, PRECISION="fp32")).dtype == "float32"
-    with pytest.raises(CheckpointError, match="its weights are float32, the model's bfloat16, which would round them"):
+    with pytest.raises(CheckpointError, match="its weights are float32; the model's are bfloat16, which would round them"):
         usable_checkpoint(tiny(LOAD_CHECKPOINT=folder, PRECISION="bf16"))
 
 
@@ -372,11 +372,11 @@ def test_too_small_a_vocabulary_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Rows can be left out, not made up."""
     folder = write_nemo(tmp_path, TINY, random_weights(TINY, 1000))
 
-    with pytest.raises(CheckpointError, match="it has 1,000 vocabulary rows, the model 32,000"):
+    with pytest.raises(CheckpointError, match="it has 1,000 vocabulary rows, but the model has 32,000"):
         usable_checkpoint(tiny(LOAD_CHECKPOINT=folder))
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     """The error says what would have been one."""
-    with pytest.raises(CheckpointError, match=r"is no checkpoint: it holds none .* weights/\.metadata \(NeMo\)"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: it holds none .* weights/\.metadata \(NeMo\)"):
         usable_checkpoint(tiny(LOAD_CHECKPOINT=tmp_path))

@@ -142,7 +142,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_before_the_export(tmp_path
     source = write_nemo(tmp_path / "source", TINY, random_weights(TINY, ROWS))
     status, _, said = call("export", source, tmp_path / "out", "--tokenizer", benchmark_tokenizer())
 
-    assert (status, "has 32,000 pieces, the weights 300 vocabulary rows" in said) == (2, True)
+    assert (status, "has 32,000 pieces, but the weights have 300 vocabulary rows" in said) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -158,15 +158,15 @@ def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (TOKENIZER, b"{", r"tokenizer\.json is no Hugging Face tokenizer: Expecting property name"),
-        (TOKENIZER, b"{}", r"tokenizer\.json is no Hugging Face tokenizer: 'model'"),
-        (TOKENIZER, b'{"model": {"vocab": 7}}', r"tokenizer\.json is no Hugging Face tokenizer: 'int' object"),
+        (TOKENIZER, b"{", r"tokenizer\.json is not a Hugging Face tokenizer: Expecting property name"),
+        (TOKENIZER, b"{}", r"tokenizer\.json is not a Hugging Face tokenizer: 'model'"),
+        (TOKENIZER, b'{"model": {"vocab": 7}}', r"tokenizer\.json is not a Hugging Face tokenizer: 'int' object"),
         (
             TOKENIZER,
             b'{"model": ' + b"[" * 100_000,
-            r"tokenizer\.json is no Hugging Face tokenizer: arrays and objects are nested more than 64",
+            r"tokenizer\.json is not a Hugging Face tokenizer: arrays and objects are nested more than 64",
         ),
-        ("tokenizer.model", b"no model", r"tokenizer\.model is no SentencePiece model: "),
+        ("tokenizer.model", b"no model", r"tokenizer\.model is not a SentencePiece model: "),
         ("tokenizer.model", b"YQ== 0\nYg= 1\n", r"tokenizer\.model is no list of tiktoken ranks: "),
         ("thesis.txt", b"", r"holds neither tokenizer\.json nor tokenizer\.model"),
     ],

@@ -275,7 +275,7 @@ def test_a_save_that_fails_is_told_to_all_ranks(tiny: Tiny, tmp_path: Path) -> N
         "killed": "rank 1: the process that writes __1_0.distcp was killed (SIGKILL)",
         "killed on both": "rank 0: the process that writes __0_0.distcp was killed (SIGKILL)",
         "full": f"rank 0: {tmp_path}/full/__0_0.distcp: File too large",
-        "no process": ("rank 0: no process can be started to write __0_0.distcp: Resource temporarily unavailable"),
+        "no process": ("rank 0: cannot start a process to write __0_0.distcp: Resource temporarily unavailable"),
         "not completed": "/state/resume.json: No space left on device",
         "no room": f"{tmp_path}/no room has 1 bytes free, and a checkpoint takes {needed}",
         "saved": "",
@@ -303,7 +303,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights": (lambda folder: flip(folder / "__0_1.distcp"), r"__0_1\.distcp has sha256 \w+, expected"),
     "index": (lambda folder: flip(folder / ".metadata"), r"\.metadata has sha256 \w+, expected"),
     "common": (lambda folder: flip(folder / "common.pt"), r"common\.pt has sha256 \w+, expected"),
-    "manifest": (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json is no manifest: "),
+    "manifest": (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json is not a manifest: "),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json does not exist"),
 }
 

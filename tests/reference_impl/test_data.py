@@ -101,7 +101,7 @@ def test_data_of_another_vocabulary_is_refused(copy: Path, tiny: Callable[..., R
     assert f"{copy} was made with a vocabulary of 32,768; that of llama31_tiny, Mixtral 8x22B's, has 32,000" in str(
         caught.value
     )
-    assert "has 32000 pieces, the data in" in str(caught.value)
+    assert "has 32000 pieces, but the data in" in str(caught.value)
 
 
 def test_data_of_another_tokenizer_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_text("not a model")
 
-    with pytest.raises(TokenizerError, match=r"tokenizer\.model is no SentencePiece model"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model is not a SentencePiece model"):
         Tokenizer(path)
 
 

@@ -173,7 +173,7 @@ def test_wrong_bytes_are_fetched_again_and_then_shown_beside_the_right_checksum(
         fetch(site.url, tmp_path)
 
     came, expected = (hashlib.sha256(text).hexdigest() for text in (b"yx", b"xy"))
-    assert f"has sha256 {came}, fetched again {came}; expected {expected}" in str(caught.value)
+    assert f"has sha256 {came}, and {came} when fetched again; expected {expected}" in str(caught.value)
     assert [name for name, _ in site.requests].count("sub/.hidden") == 2
 
 
@@ -198,8 +198,8 @@ def test_wrong_lengths_are_all_named_before_anything_is_fetched(site: Site, tmp_
         fetch(site.url, tmp_path)
 
     assert str(caught.value).splitlines() == [
-        f"{site.url}/large.bin has 5 bytes there, expected {len(_CONTENT)}",
-        f"{site.url}/empty has 4 bytes there, expected 0",
+        f"{site.url}/large.bin has 5 bytes at the source, expected {len(_CONTENT)}",
+        f"{site.url}/empty has 4 bytes at the source, expected 0",
     ]
 
 
@@ -438,7 +438,7 @@ def test_faults_of_an_md5_list_are_named_by_line() -> None:
     assert str(caught.value).splitlines() == [
         "list, line 2: good is listed twice",
         "list, line 3: 'no digest' is no line of an MD5 list",
-        "list, line 4: '../x' is no path below a folder",
+        "list, line 4: '../x' is not a path below a folder",
     ]
 
 
@@ -456,7 +456,7 @@ def test_a_page_is_no_md5_list(page: bytes) -> None:
     """A list without one line of a list is one line of an error, however long it is."""
     with pytest.raises(DataError) as caught:
         parse_md5sums(page, "list")
-    assert str(caught.value) == f"list is no MD5 list: it starts with {page!r}"
+    assert str(caught.value) == f"list is not an MD5 list: it starts with {page!r}"
 
 
 def test_a_file_in_another_coding_is_refused(site: Site, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_server_that_names_a_folder_of_this_machine_is_refused(site: Site, tmp
     """A .uri on a server that holds file://... would have local files taken for the data."""
     site.files = {"m.uri": f"file://{tmp_path}".encode(), "m.md5": f"{'0' * 32}  x\n".encode()}
 
-    with pytest.raises(DataError, match=r"m\.uri leads to 'file://.*a server names no folder of this machine"):
+    with pytest.raises(DataError, match=r"m\.uri leads to 'file://.*a server cannot name a folder of this machine"):
         fetch(f"{site.url}/m.uri", tmp_path / "here")
 
 
@@ -561,7 +561,7 @@ def test_headers_stay_with_their_host(site: Site) -> None:
 def test_a_secret_in_a_malformed_headers_file_is_not_shown() -> None:
     """The error gives the line's number alone."""
     assert parse_headers(["CF-Access-Client-Id: a.b\n", "\n"]) == {"CF-Access-Client-Id": "a.b"}
-    with pytest.raises(DataError, match=r"^line 1 of the headers is no `Name: value`$"):
+    with pytest.raises(DataError, match=r"^line 1 of the headers is not of the form `Name: value`$"):
         parse_headers(["hunter2"])
 
 

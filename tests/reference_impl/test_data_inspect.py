@@ -85,7 +85,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
         open_pair(tmp_path / "a")
     with (tmp_path / "a.idx").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(DataError, match=r"a\.idx has 100 bytes; a header and 10 documents take 242"):
+    with pytest.raises(DataError, match=r"a\.idx has 100 bytes, but a header and 10 documents take 242"):
         open_pair(tmp_path / "a")
 
 
@@ -95,7 +95,7 @@ def test_another_file_is_no_index(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.idx").write_bytes(content)
     (tmp_path / "a.bin").touch()
 
-    with pytest.raises(DataError, match="is no Megatron index"):
+    with pytest.raises(DataError, match="is not a Megatron index"):
         open_pair(tmp_path / "a")
 
 

@@ -95,7 +95,7 @@ def test_every_difference_is_in_one_report(folder: Path) -> None:
         f"{folder}/a.bin has sha256 {found}, expected {expected}",
         f"{folder}/b.idx: No such file or directory, expected 2 bytes",
         f"{folder}/deep/er/.metadata has 5 bytes, expected 6",
-        f"{folder}/c is no file, expected 3 bytes",
+        f"{folder}/c is not a file, expected 3 bytes",
         f"{folder}/deep/.extra is not expected",
     }
 
@@ -180,7 +180,7 @@ def test_one_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactory, whe
 
 def test_init_overwrites_no_manifest(folder: Path) -> None:
     """A second --init is refused: what is wrong by now would become right."""
-    assert "exists already; remove it" in refusal("--init", folder)
+    assert "already exists; remove it" in refusal("--init", folder)
 
 
 def test_init_describes_only_files_that_can_be_read(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_init_describes_only_files_that_can_be_read(tmp_path: Path) -> None:
 
     assert refusal("--init", tmp_path).splitlines() == [
         f"error: {tmp_path}/dangling: No such file or directory",
-        f"{tmp_path}/pipe is no file",
+        f"{tmp_path}/pipe is not a file",
     ]
 
 
@@ -287,7 +287,7 @@ def test_a_repair_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "c4-validation-91205-samples.en_text_document.bin").write_bytes(b"right")
     (tmp_path / "c4-validationn-91205-samples.en_text_document.bin").write_bytes(b"misspelt")
 
-    assert "is there already" in refusal("--repair", "--quick", tmp_path)
+    assert "is already there" in refusal("--repair", "--quick", tmp_path)
     assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"misspelt", b"right"]
 
 
