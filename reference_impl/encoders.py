@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmark.errors import HarnessError
 
-class UnreadableTokenizerError(Exception):
+
+class UnreadableTokenizerError(HarnessError):
     """A file that the library does not accept as its own; the message says why."""
 
 

@@ -204,7 +204,9 @@ class MegatronStep:
         group = self._config.layout.pipeline_model_parallel if len(self.chunks) > 1 else 1
         return -(-microbatches // group) * group
 
-    def _run(self, batches: Iterator[Microbatch], microbatches: int, *, forward_only: bool) -> list[dict[str, torch.Tensor]]:
+    def _run(
+        self, batches: Iterator[Microbatch], microbatches: int, *, forward_only: bool
+    ) -> list[dict[str, torch.Tensor]]:
         """Run Megatron-Core's schedule over `microbatches`; each report holds [loss sum, tokens], on the last stage."""
         interleaved = len(self.chunks) > 1
         # Among an interleaved pipeline's chunks on a rank, only the model's first and last read batches.

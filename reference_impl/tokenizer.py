@@ -80,7 +80,7 @@ class Tokenizer:
             load = encoders.Mixtral if self.sha256 == MIXTRAL_8X22B.sha256 else encoders.SentencePiece
         try:
             return load(self.path)
-        except encoders.Unreadable as error:
+        except encoders.UnreadableTokenizerError as error:
             raise TokenizerError(f"{self.path} is not a {self.kind}: {error}") from None
 
     @property

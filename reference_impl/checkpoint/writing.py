@@ -43,7 +43,7 @@ filesystem_async._results_queue = queue.SimpleQueue()
 
 
 @dataclass(frozen=True)
-class Plan:
+class SavePlan:
     """The writer of this rank's part and, on the first rank, the index of all parts."""
 
     writer: FileSystemWriterAsync

@@ -34,7 +34,7 @@ def silent(_count: int) -> None:
     """Ignore progress; an Advance."""
 
 
-class StoppedError(Exception):
+class StoppedError(HarnessError):
     """Work was ended by an error in other work, or by the user."""
 
 

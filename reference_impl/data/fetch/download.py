@@ -307,7 +307,7 @@ class _Fetch:
         arriving.complete(segment)
 
     def _tell(self, count: int) -> None:
-        """Count finished bytes; raise Stopped if the download is to end."""
+        """Count finished bytes; raise StoppedError if the download is to end."""
         if self.stop.is_set():
             raise StoppedError
         self.advance(count)

@@ -253,7 +253,9 @@ class HttpSource:
             version = _version(answer.headers)
             if version != remote.version:
                 # Or several servers behind one name disagree, and the next try meets the one that was probed.
-                raise TransferInterruptedError(f"{self.where(name)} changed: it is now {version}, it was {remote.version}")
+                raise TransferInterruptedError(
+                    f"{self.where(name)} changed: it is now {version}, it was {remote.version}"
+                )
             if remote.ranges:
                 expected, found = f"bytes {start}-{stop - 1}/{remote.bytes}", answer.headers.get("Content-Range")
             else:
@@ -275,7 +277,7 @@ class HttpSource:
         return data
 
     def _body(self, name: str, answer: Answer, count: int, *, exact: bool = True) -> Iterator[bytes]:
-        """Yield the answer's first `count` bytes; raise Interruption if it has fewer and `exact` is set."""
+        """Yield the answer's first `count` bytes; raise TransferInterruptedError if it has fewer and `exact` is set."""
         received = 0
         while received < count:
             try:
