@@ -49,7 +49,7 @@ FAULTY = {
     "not JSON": b'{"text": "cut o',
     "not an object": b'["text"]',
     "no text": b'{"url": "http://example.com"}',
-    "text is no string": b'{"text": 7}',
+    "text is not a string": b'{"text": 7}',
     "lone surrogate": b'{"text": "half \\ud83e of a llama"}',
 }
 
