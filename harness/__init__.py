@@ -1,1 +1,1 @@
-"""The application: the front door, and what it does with the floors below."""
+"""The application: the `llama31` command, and everything it does with the layers below."""

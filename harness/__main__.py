@@ -1,6 +1,6 @@
-"""llama31 <verb>: the front door.
+"""llama31 <verb>: the entry point of every command.
 
-Exit status of every verb: 0 done or passed, 1 a check failed, 2 wrong usage or something that cannot be used.
+Exit status of every verb: 0 done or passed, 1 a check failed, 2 wrong usage or unusable input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from harness.early import end_on_signals
 
 if sys.argv[1:2] in (["run"], ["job"]):
-    # Before all else: what is imported below takes half a second, in which Ctrl-C would be a traceback.
+    # First of all: the imports below take half a second, in which Ctrl-C would print a traceback.
     end_on_signals()
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from benchmark.arguments import SETTINGS, Verbs
 
 @dataclass(frozen=True)
 class Verb:
-    """Names the module of a verb, which is imported only when somebody types the verb, and its help in one line."""
+    """Names the module of a verb, which is imported only when the verb is used, and its help in one line."""
 
     module: str
     name: str
@@ -59,7 +59,7 @@ VERBS = {
 
 
 class FrontDoor(Verbs):
-    """Knows its verbs without importing them."""
+    """Lists its verbs without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

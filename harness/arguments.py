@@ -19,7 +19,7 @@ BENCHMARK_OPTION = click.option(
 )
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=PathArgument(), metavar="PATH...")
-"""Logs, directories of runs, or any trees that hold result_*.txt."""
+"""Logs, folders of runs, or any trees that hold result_*.txt."""
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STEP_SECONDS = click.FloatRange(min=0, min_open=True)

@@ -1,4 +1,4 @@
-"""Writes docs/commands.md: what every verb says of itself. `python -m harness.commands_page > docs/commands.md`."""
+"""Writes docs/commands.md, the help of every verb: `python -m harness.commands_page > docs/commands.md`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ This page is for looking up a command: it has the output of `llama31 VERB -h` fo
 """
 
 _WIDTH = 120
-"""Characters of a line. A page does not depend on the width of a terminal."""
+"""Characters of a line: a page must not depend on the width of a terminal."""
 
 
 def commands_page() -> str:

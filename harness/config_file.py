@@ -1,6 +1,6 @@
-"""The text of a config file, from the variables it is to export.
+"""The text of a config file, made from the variables that it exports.
 
-What `source_config` reads back; `llama31 plan --write` and `config new` write such files.
+`source_config` reads it back. `llama31 plan --write` and `config new` write such files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from benchmark.checkout import CONFIGS, IS_CHECKOUT
 from benchmark.config import NAMES, ConfigError, libraries
 
-# Variables that are read together stand on one line; each other one has a line of its own.
+# Variables that are read together share a line; every other one has its own.
 _LINES = (
     ("BENCHMARK", "RULESET"),
     ("DGXNNODES", "DGXNGPU"),
@@ -30,7 +30,7 @@ _OVERRIDABLE = ("WALLTIME",)
 
 
 def file_name(system: str, values: Mapping[str, str]) -> str:
-    """`config_<system>_<nodes>x<gpus>x<MINIBS>xtp<TP>pp<PP>cp<CP>.sh`, the name that states what `values` say."""
+    """Return `config_<system>_<nodes>x<gpus>x<MINIBS>xtp<TP>pp<PP>cp<CP>.sh`, the name that states these values."""
 
     def of(name: str) -> str:
         return values.get(name, "1")
@@ -49,14 +49,14 @@ _ELSEWHERE = (
     "PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-}}",
     "[[ -n ${SBATCH_MEM_PER_CPU:-}${SBATCH_MEM_PER_GPU:-} ]] || export SBATCH_MEM_PER_NODE=${SBATCH_MEM_PER_NODE:-0}",
 )
-"""The lines that replace config_common.sh in a config outside configs/; `libraries.settings` follows them."""
+"""Lines that replace config_common.sh in a config outside configs/; `libraries.settings` follows them."""
 
 
 def write_config(folder: Path, system: str, values: Mapping[str, str], comment: str) -> Path:
-    """Write a config file, which can be sourced where it is; an existing one is never overwritten.
+    """Write a config file, which can be sourced in that folder; never overwrite an existing one.
 
     Raises:
-        ConfigError: it is there, or cannot be written.
+        ConfigError: the file exists, or cannot be written.
     """
     path = folder / file_name(system, values)
     library = {} if IS_CHECKOUT and folder.resolve() == CONFIGS else libraries.settings(system)
@@ -73,13 +73,14 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
     """Return a config file that exports `values` (shell name -> value).
 
     Args:
-        library: what it sets for the libraries of the system's GPU where it is not set; without any, as in configs/,
-            it sources config_common.sh, which does so.
+        library: defaults that it sets for the libraries of the system's GPU; if empty, as in configs/, it sources
+            config_common.sh, which sets them.
 
-    DGXSYSTEM and CONFIG_FILENAME are left out: the file's name gives them. So is an empty value, which is an unset one.
+    DGXSYSTEM and CONFIG_FILENAME are left out, since the file's name implies them. So is an empty value, which means
+    unset.
 
     Raises:
-        ConfigError: a name is no variable of the harness.
+        ConfigError: a name is not a variable of the harness.
     """
     unknown = [name for name in values if name not in NAMES]
     if unknown:

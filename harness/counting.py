@@ -1,4 +1,4 @@
-"""How many of many things are done, on standard error: a bar on a terminal, elsewhere a plain line now and then."""
+"""Shows a count on standard error: a bar on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import click
 from report.screen import LINE_EVERY_S
 
 Advance = Callable[[int, int], object]
-"""Told how many are done, and how many there are."""
+"""Called with how many are done, and how many there are."""
 
 
 @contextmanager
 def counting(what: str, noun: str, *, stream: TextIO | None = None) -> Iterator[Advance]:
-    """Shows how many are done until the block ends, on standard error if no stream is given."""
+    """Show how many are done until the block ends, on standard error if no stream is given."""
     stream = stream or sys.stderr
     if stream.isatty():
         with _bar(what, noun, stream) as advance:
@@ -39,7 +39,7 @@ def _bar(what: str, noun: str, stream: TextIO) -> Iterator[Advance]:
 
 
 class CountLines:
-    """A line every LINE_EVERY_S: `official  120 of 960 verdicts`."""
+    """Prints a line every LINE_EVERY_S: `official  120 of 960 verdicts`."""
 
     def __init__(self, what: str, noun: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._noun, self._stream, self._clock = what, noun, stream, clock

@@ -1,6 +1,6 @@
 """Collects what a bug report needs about this machine and this checkout, and what each verb lacks here.
 
-Of the environment it shows only the harness's own variables, because an environment holds secrets.
+It shows only the harness's own variables, because an environment holds secrets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTAINERS = ("enroot", "apptainer", "singularity", "docker")
 _TIMEOUT_S = 10.0
 
 HIDDEN = frozenset({"CONT"})
-"""Variables whose values are not shown: an image may be named with a user and a password."""
+"""Variables whose values are hidden: an image's name may include a user and a password."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ NEEDS = (
 
 
 def report() -> Iterator[tuple[str, str]]:
-    """Name and value of everything, in an order that stays."""
+    """Yield the name and value of everything, always in the same order."""
     yield "llama31", f"{__version__}, {_code()}"
     yield "Python", f"{platform.python_version()}, {sys.executable}"
     for name in PACKAGES:
@@ -108,7 +108,7 @@ def _containers() -> Iterator[str]:
 
 
 def _said(*command: str) -> str:
-    """What a program prints; nothing where there is none, or it fails."""
+    """Return the output of a program; an empty string if it is not installed or fails."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True

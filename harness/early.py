@@ -1,4 +1,4 @@
-"""Signals before a run has begun. Imports next to nothing, since it is there for the time that imports take."""
+"""Handles signals before a run has begun. It imports almost nothing, since it covers the time that imports take."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals() -> None:
-    """Have a signal that asks this process to stop end it at once, with a line. Nothing has been started yet."""
+    """Make a signal that asks this process to stop end it at once, with a line. Nothing has been started yet."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
-    # Held back by run_and_time.sh while Python started.
+    # run_and_time.sh blocked these while Python started.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
@@ -25,6 +25,6 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def say_stopping() -> None:
-    """Print `stopping`, without print(), which the signal may have interrupted."""
+    """Print `stopping` without print(), which the signal may have interrupted."""
     with suppress(OSError):
         os.write(1, b"stopping\n")

@@ -1,6 +1,6 @@
-"""What the start of a run would refuse, seen from this machine: data, weights, and the folders that it writes to.
+"""Checks on this machine what the start of a run would refuse: data, weights, and the folders that it writes to.
 
-A job asks its nodes the same, inside their containers, once it has them; here it costs no allocation.
+A job checks the same on its nodes, inside their containers, once it has them; here the check costs no allocation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ rule = HERE_RULES.rule
 
 
 def check_here(plan: PlannedRuns) -> tuple[Finding, ...]:
-    """Return every finding about what a run of the plan would meet on this machine; raises nothing, and leaves nothing."""
+    """Return every finding about a run of the plan on this machine. It raises nothing and leaves no files behind."""
     return HERE_RULES.judge(plan)
 
 
@@ -41,7 +41,7 @@ def dataset(plan: PlannedRuns) -> Iterator[Breach]:
     """The dataset and the tokenizer are the benchmark's, by the sizes of files; their bytes are a run's to compare."""
     config = plan.config
     folder = config.data.data_dir
-    # What is not there at all is a finding of preflight.data.
+    # Missing data is a finding of preflight.data.
     if folder is None and config.benchmark_row.dataset.files is not None:
         raise AbsentError("DATADIR")
     if folder is not None and not folder.is_dir():
@@ -67,7 +67,7 @@ def weights(plan: PlannedRuns) -> Iterator[Breach]:
 
 @rule("preflight.links", source=PREFLIGHT, example="DATADIR of links into a disk that is not mounted here")
 def links(plan: PlannedRuns) -> Iterator[Breach]:
-    """What links in DATADIR and LOAD_CHECKPOINT lead to is there."""
+    """The targets of links in DATADIR and LOAD_CHECKPOINT exist."""
     yield from (Breach(message=fault) for fault in links_to_nowhere(plan.config))
 
 

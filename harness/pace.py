@@ -1,4 +1,4 @@
-"""How long things take in a run of a configuration, as the planner has it for this trainer."""
+"""Expected times of a run, as the planner estimates them for this trainer."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from harness.plan.time_to_target import Pace, outcomes, walltime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the planner says of a configuration."""
+    """The planner's estimates for a configuration."""
 
     pace: Pace
     shortest: float
-    """Minutes of a job whose runs all end at the first likely evaluation, by steps as fast as the model may be off."""
+    """Minutes of a job whose runs all end at the first likely evaluation, with steps as fast as the model's error
+    allows.
+    """
     usual: float
-    """Minutes of a run that ends where the mean of the reference's seeds does, from its clock's start."""
+    """Minutes from run_start to the end of a run that needs the mean number of samples of the reference's seeds."""
     walltime: int
-    """Minutes to ask for, as `llama31 plan` says."""
+    """Minutes to request, as `llama31 plan` prints them."""
     worst: memory.Stage
     """The pipeline stage that needs the most memory."""
     fits: bool
 
 
 def expected(config: RunConfig) -> Expected | None:
-    """What is expected of a configuration; None where the planner does not know the GPU, or not its precision."""
+    """Return the estimates for a configuration; None if the planner does not know the GPU or its precision."""
     calibration = load()
     try:
         job = job_of(config, calibration)
     except ConfigError:
         return None
     pace = pace_of(config, job, calibration)
-    # Of steps in a CUDA graph, which this trainer does not make.
+    # The fitted steps ran in a CUDA graph that this run does not use.
     if gain := calibration.graph_gain(job):
         pace = replace(pace, step=gain * pace.step, evaluation=gain * pace.evaluation)
     likely = outcomes(config.rules, config.schedule, pace, limit=config.step_limit)

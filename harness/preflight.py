@@ -1,7 +1,7 @@
-"""A configuration before anything is spent on it, judged by the rules that its logs will be judged by.
+"""Checks a configuration before anything is spent on it, by the rules that will judge its logs.
 
-What the configuration would announce is taken as a log that just ends there, and goes through the same rule functions
-as the logs of others. What else can be known before a run has rules of its own here.
+The events that the configuration would announce are treated as a log that ends there, and go through the same rule
+functions as any log. Whatever else can be known before a run has rules of its own here.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ class PlannedRuns:
     """A configuration before its runs."""
 
     path: Path | None
-    """Its file; None for one that the environment holds."""
+    """Its file; None for a configuration from the environment."""
     possible: RunConfig | None = None
-    """None where no such run is possible."""
+    """None if no such run is possible."""
     faults: tuple[str, ...] = ()
-    """Why it is not."""
+    """Why it is impossible."""
     origins: tuple[str, ...] = ()
     """A line for each origin of its values."""
     overrides: tuple[str, ...] = ()
-    """What the environment says and the file does not let count."""
+    """Values of the environment that the file overrides."""
     step_seconds: float | None = None
-    """Expected seconds an optimizer step; None if nobody knows."""
+    """Expected seconds of an optimizer step; None if unknown."""
     system_yaml: Path | None = None
-    """What a person says of the system; not judged if None."""
+    """The user's description of the system; not judged if None."""
     in_batch: bool = True
-    """Whether the runs are those of a batch job, which its walltime ends."""
+    """Whether the runs belong to a batch job, which ends with its walltime."""
 
     @property
     def file(self) -> str:
@@ -71,26 +71,26 @@ class PlannedRuns:
 
     @cached_property
     def expected(self) -> Expected | None:
-        """What the planner says; None where it knows no GPU of the system's name."""
+        """The planner's estimates; None if it does not know the GPU in the system's name."""
         return expected(self.config)
 
     @property
     def config(self) -> RunConfig:
-        """Raises AbsentError where no such run is possible."""
+        """Raise AbsentError if no such run is possible."""
         if self.possible is None:
             raise AbsentError("configuration")
         return self.possible
 
 
 _PLACE = {"file": announce.__module__, "lineno": 1}
-"""What mllog adds to every event; one that is only announced was logged nowhere yet."""
+"""The fields that mllog adds to every event; an announced event has no place in a file yet."""
 
 PREFLIGHT_RULES: Rulebook[PlannedRuns] = Rulebook()
 rule = PREFLIGHT_RULES.rule
 
 
 def make_plan(file: Path | None, *, step_seconds: float | None = None, system_yaml: Path | None = None) -> PlannedRuns:
-    """Return the plan of a config file, or of the environment; raises nothing that is wrong with either."""
+    """Make the plan of a config file, or of the environment; faults in either become part of the plan."""
     try:
         resolved = resolve(file)
     except ConfigError as error:
@@ -111,18 +111,18 @@ def report_on(plan: PlannedRuns) -> Report:
 
 
 def check_plan(plan: PlannedRuns) -> tuple[Finding, ...]:
-    """Return every finding about a plan; raises nothing."""
+    """Return every finding about a plan."""
     findings = PREFLIGHT_RULES.judge(plan)
     if plan.possible is None:
         return findings
     runs = announced_runs(plan.possible, Path(plan.file))
     found = [*check_run(runs[0]), *check_result(Result(Path(plan.file), runs))]
-    # There are no lines, and what follows the announcement is not missing yet.
+    # There are no lines, and events after the announcement are not missing yet.
     return (*findings, *(replace(finding, line=None) for finding in found if finding.rule != "event.missing"))
 
 
 def announced_runs(config: RunConfig, path: Path) -> tuple[Run, ...]:
-    """As many of a configuration's runs as make a result, as far as they can be known: what each would announce."""
+    """Return as many of a configuration's runs as make a result, with the events that each would announce."""
     return tuple(_announced(config, seed, path) for seed in config.seeds[: config.rules.runs])
 
 
@@ -148,7 +148,7 @@ def name(plan: PlannedRuns) -> Iterator[Breach]:
     """A config file is named after its system, which its results are kept under."""
     expected = f"config_{plan.config.system}.sh"
     if plan.path is not None and plan.path.name != expected:
-        yield Breach(message="the file has another name than its DGXSYSTEM", expected=expected, actual=plan.path.name)
+        yield Breach(message="the file is not named after its DGXSYSTEM", expected=expected, actual=plan.path.name)
 
 
 @rule(
@@ -158,7 +158,7 @@ def name(plan: PlannedRuns) -> Iterator[Breach]:
     example="MINIBS=16 in the environment, and a config that exports MINIBS=8",
 )
 def overridden(plan: PlannedRuns) -> Iterator[Breach]:
-    """What the environment says counts, unless the config file says otherwise."""
+    """A value in the environment counts, unless the config file sets another one."""
     yield from (Breach(message=line) for line in plan.overrides)
 
 
@@ -228,7 +228,7 @@ def system(plan: PlannedRuns) -> Iterator[Breach]:
     "SAVE_CHECKPOINT lets another job go on; an INFO where nobody knows how long a step takes",
 )
 def walltime(plan: PlannedRuns) -> Iterator[Breach]:
-    """The runs of a job end before its walltime does, as the planner or `--step-seconds` has them."""
+    """The runs of a job end before its walltime does, with the step time of the planner or of `--step-seconds`."""
     job = plan.config.job
     if job.walltime is None or not plan.in_batch:
         return
@@ -236,15 +236,15 @@ def walltime(plan: PlannedRuns) -> Iterator[Breach]:
     planned = None if plan.step_seconds else plan.expected
     if plan.step_seconds:
         minutes = wanted = ceil(expected_minutes(plan.config, plan.step_seconds))
-        pace = f"{plan.step_seconds:g} s a step, as --step-seconds says"
+        pace = f"{plan.step_seconds:g} s a step, from --step-seconds"
     elif planned is not None:
         minutes, wanted = ceil(planned.shortest), planned.walltime
-        pace = f"{planned.pace.step:.2f} s a step, give or take {planned.pace.spread:.0%}, as `llama31 plan` says"
+        pace = f"{planned.pace.step:.2f} s a step, give or take {planned.pace.spread:.0%}, from `llama31 plan`"
     else:
         # The harness's own benchmark is for machines without one.
         if plan.config.benchmark_row.submittable:
             yield Breach(
-                message=f"the planner knows no GPU of the name {plan.config.system}, so WALLTIME is not judged",
+                message=f"the planner knows no GPU in the name {plan.config.system}, so WALLTIME is not judged",
                 expected="a name such as DGXH100_64x8x..., or --step-seconds",
                 severity=Severity.INFO,
             )
@@ -266,7 +266,7 @@ def walltime(plan: PlannedRuns) -> Iterator[Breach]:
     example="405B on 64 H100 with a copy on every 8",
 )
 def memory(plan: PlannedRuns) -> Iterator[Breach]:
-    """The model fits into the GPUs' memory, as the planner has it."""
+    """The model fits into the GPUs' memory, as the planner counts it."""
     planned = plan.expected
     if planned is not None and not planned.fits:
         command = "llama31 plan" if plan.path is None else f"llama31 plan {plan.path}"
@@ -296,7 +296,7 @@ def data(plan: PlannedRuns) -> Iterator[Breach]:
     if folder is None and published:
         yield Breach(message="DATADIR is not set", expected=expected)
     elif folder is not None and not folder.is_dir():
-        yield Breach(message=f"DATADIR={folder} is no folder", expected=expected)
+        yield Breach(message=f"DATADIR={folder} is not a folder", expected=expected)
 
 
 @rule("preflight.container", source=PREFLIGHT, example="CONTAINER_RUNTIME=docker for two nodes")
@@ -309,7 +309,7 @@ def container(plan: PlannedRuns) -> Iterator[Breach]:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """Return a line for each switch of a run on GPUs that has never run on one; no rule is broken by it."""
+    """Return a line for each switch of a run on GPUs that has never been run on one; this breaks no rule."""
     switches = kernels.never_on_a_gpu(config.kernels, config.layout)
     return [f"never run on a GPU: {one.name} (only on {_where(one)})" for one in switches]
 
@@ -320,7 +320,7 @@ def _where(switch: Switch) -> str:
 
 
 def expected_minutes(config: RunConfig, step_seconds: float) -> float:
-    """Minutes that all runs of a job take, from the rehearsal of one that converges as the reference does."""
+    """Return the minutes that all runs of a job take, by rehearsing one that converges as the reference does."""
     clock = VirtualClock(0.0)
     simulate(config.changed(SEED=0, RESULT_FILE=None), clock, SimulatedPace(step=step_seconds))
     return config.job.experiments * clock.now() / 60

@@ -1,4 +1,4 @@
-"""docs/rules.md: every rule in words, from the rules themselves; and any one of them for a terminal."""
+"""Writes docs/rules.md, every rule in words, from the rules themselves; or one rule for a terminal."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def rules_page() -> str:
 
 
 def _debatable() -> str:
-    """What the rules' texts leave open, a line each."""
+    """Return the cases that the rules' texts leave open, a line each."""
     entries = (
         f"- {one.what} *{', '.join(f'`{rule}`' for rule in one.rules) or 'Passes'}.* {one.why}"
         for one in DEBATABLE.values()
     )
     head = "Cases that no text decides, each with its judgement (the rules under which it is an ERROR) and the reasons."
-    # Some are said of both benchmarks.
+    # Some cases concern both benchmarks.
     return "\n".join(["## What is debatable\n", head, "", *dict.fromkeys(entries), ""])
 
 
@@ -64,7 +64,7 @@ def rule_text(id: str) -> str:
     """Return one rule, for a terminal.
 
     Raises:
-        RefusedError: there is none of this id; those that it may have meant are named.
+        RefusedError: there is no rule of this id; the message names similar ones.
     """
     rules = {rule.id: rule for _, book in BOOKS for rule in book.rules.values()}
     if id not in rules:
@@ -79,7 +79,7 @@ def rule_text(id: str) -> str:
 
 
 def _section(title: str, book: Rulebook[Any]) -> str:
-    # By the file they are written in, then as written there: they are registered as modules happen to be imported.
+    # Sorted by file, then in the order of the file: registration follows whatever order modules are imported in.
     rules = sorted(book.rules.values(), key=lambda rule: rule.check.__module__)
     return "\n".join([f"## {title}\n", *map(_entry, rules)])
 

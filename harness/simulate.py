@@ -1,8 +1,8 @@
-"""A rehearsal: the real loop on any configuration, in virtual time, with losses replayed from a curve.
+"""Rehearses a configuration: the real loop, in virtual time, with losses replayed from a curve.
 
-A 405B run on ten thousand GPUs takes a second, and its log is one that the official checkers accept: what is rehearsed
-is everything around the training. The log says that it is simulated, so it can never be packaged; so does every screen
-and page that shows it, and it lies in no folder of real runs.
+A 405B run on ten thousand GPUs takes a second, and the official checkers accept its log: everything around the training
+is rehearsed. The log says that it is simulated, so it can never be packaged. Every screen and page that shows it says
+so too, and it is kept apart from the folders of real runs.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from harness.pace import expected as expected_of
 from harness.verdict import conclude
 
 SIMULATED = RESULTS / "simulated"
-"""Rehearsals are kept here: LOGDIR is for runs, of which `package` chooses."""
+"""Folder of rehearsals. LOGDIR is for real runs, from which `package` chooses."""
 
 MARK = {"simulated": True}
-"""The value of the tracked_stats event by which a reader knows that nothing was trained."""
+"""The value of a tracked_stats event that tells a reader that nothing was trained."""
 
-# How far below the target the curve levels off, in units of initial loss - target. With it, evaluations around the
-# target are within 0.01 of the published v5.1 curves.
+# How far below the target the curve levels off, in units of initial loss - target. With this value, evaluations around
+# the target are within 0.01 of the published v5.1 curves.
 _DEPTH = 0.2
 
-# Standard deviations of what differs from step to step; the last two are fractions of the value.
+# Standard deviations of the values that differ from step to step; the last two are fractions of the value.
 _TRAIN_NOISE = 0.01
 _EVALUATION_NOISE = 0.002
 _GRAD_NORM_NOISE = 0.1
@@ -46,15 +46,15 @@ _STEP_TIME_NOISE = 0.01
 
 
 _STATE = "state.json"
-"""What a simulated save writes."""
+"""The bytes that a simulated save writes."""
 
 
 @dataclass
 class VirtualClock:
-    """Time that passes only when something says that it did."""
+    """Time that passes only when something advances it."""
 
     seconds: float
-    """Since the epoch."""
+    """Seconds since the epoch."""
 
     def now(self) -> float:
         return self.seconds
@@ -79,7 +79,7 @@ class SimulatedPace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCurve:
-    """Loss against sequences trained on: an exponential decay from `initial` that meets `target` at `crossing`."""
+    """Loss against samples trained on: an exponential decay from `initial` that meets `target` at `crossing`."""
 
     initial: float
     target: float
@@ -92,7 +92,7 @@ class LossCurve:
 
 
 class SimulatedStep:
-    """A Step that trains nothing: it lets time pass and reads its losses off a curve. One seed gives one run."""
+    """A Step that trains nothing: it advances the clock and reads its losses off a curve. A seed determines the run."""
 
     def __init__(self, config: RunConfig, clock: VirtualClock, log: EventLog, pace: SimulatedPace) -> None:
         self._random = Random(config.job.seed)
@@ -164,7 +164,7 @@ def draw_curve(rules: Rules, schedule: Schedule, random: Random) -> LossCurve:
 
 
 def simulate(config: RunConfig, clock: VirtualClock, pace: SimulatedPace) -> Outcome:
-    """Rehearse one run, whose seed is set; it is logged to the configuration's result file, nowhere without one."""
+    """Rehearse one run, whose seed is set. It is logged to the configuration's result file, if that is set."""
     log = EventLog(config.process.result_file, clock)
     return run(
         config,
@@ -176,29 +176,30 @@ def simulate(config: RunConfig, clock: VirtualClock, pace: SimulatedPace) -> Out
 
 
 def planned(config: RunConfig) -> tuple[SimulatedPace, str]:
-    """Return how long things take by the planner, and in words; the defaults of the class for a GPU that it does not
-    know.
+    """Return the planner's estimate of how long things take, and the same in words.
+
+    For a GPU that the planner does not know, they are the defaults of SimulatedPace.
     """
     expected = expected_of(config)
     if expected is None:
         pace = SimulatedPace()
-        return pace, f"{pace.step:g} s a step, taken as such: the planner knows no GPU of the name {config.system}"
+        return pace, f"{pace.step:g} s a step, assumed: the planner knows no GPU in the name {config.system}"
     pace = SimulatedPace(step=expected.pace.step, evaluation=expected.pace.evaluation, open_data=expected.pace.start)
-    return pace, f"{pace.step:.2f} s a step and {pace.evaluation:.1f} s an evaluation, as `llama31 plan` says"
+    return pace, f"{pace.step:.2f} s a step and {pace.evaluation:.1f} s an evaluation, from `llama31 plan`"
 
 
 def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None = None) -> int:
-    """Rehearse all NEXP runs, one after the other on one clock, and check the logs as those of real runs are.
+    """Rehearse all NEXP runs, one after the other on one clock, and check the logs like those of real runs.
 
     Args:
-        out: the folder of the results, new or empty; one of its own below SIMULATED if None.
-        step_seconds: what a step takes; as the planner says if None.
+        out: the folder of the results, new or empty; if None, a new one below SIMULATED.
+        step_seconds: seconds of a step; the planner's if None.
 
     Returns:
-        Exit status: 0 a valid result, 1 not.
+        Exit status: 0 a valid result, 1 no valid result.
 
     Raises:
-        ConfigError: the folder cannot be made, or holds something.
+        ConfigError: the folder cannot be made, or is not empty.
     """
     config, started = resolved.config, datetime.now(UTC)
     pace, said = (
@@ -223,7 +224,7 @@ def _folder_of_its_own(config: RunConfig, started: datetime) -> Path:
     try:
         return new_folder(path)
     except OSError as error:
-        raise ConfigError([f"{path} cannot hold the results: {error.strerror}"]) from None
+        raise ConfigError([f"cannot write results to {path}: {error.strerror}"]) from None
 
 
 def _empty_folder(folder: Path) -> Path:
@@ -231,7 +232,7 @@ def _empty_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         used = any(folder.iterdir())
     except OSError as error:
-        raise ConfigError([f"{folder} cannot hold the results: {error.strerror}"]) from None
+        raise ConfigError([f"cannot write results to {folder}: {error.strerror}"]) from None
     if used:
-        raise ConfigError([f"{folder} is not empty; every set of runs has a folder of its own"])
+        raise ConfigError([f"{folder} is not empty; name a new folder, since every set of runs has its own"])
     return folder

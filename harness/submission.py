@@ -1,4 +1,4 @@
-"""What a submission says before its runs: who submits, and on what system. One file for the shell, one to package."""
+"""What a submission states before its runs, who submits and on what system: one file for the shell, one to package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SYSTEM_HEAD = """\
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing that a submission says."""
+    """One thing that a submission must state."""
 
     name: str
     """A variable of the configuration, or a field of the system."""
@@ -84,13 +84,13 @@ SYSTEM = tuple(
 _ASKED = (
     *(question for question in IDENTITY if question.name != _PLATFORM),
     *(question for question in SYSTEM if question.name in NEEDED and question.name not in RECORDED),
-    # Last, since what is known by then makes it.
+    # Last, since the other answers determine it.
     *(question for question in IDENTITY if question.name == _PLATFORM),
 )
-"""What nothing else says."""
+"""Questions that only a person can answer."""
 
 Ask = Callable[[Question, str | None], str]
-"""Asks a person; the text is what an empty answer means."""
+"""Asks a person; the second argument is what an empty answer means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +100,34 @@ class Said:
     identity: Mapping[str, str]
     """Shell name -> value."""
     facts: Facts
-    """Of the system."""
+    """Fields of the system."""
 
     @property
     def exports(self) -> str:
-        """The shell file."""
+        """The text of the shell file."""
         return _EXPORTS_HEAD + "".join(f"export {name}={quote(value)}\n" for name, value in self.identity.items())
 
     @property
     def system_yaml(self) -> str:
-        """Every field with its meaning; one that nobody has filled is marked."""
+        """The text of system.yaml: every field with its meaning; empty fields are marked."""
         return _SYSTEM_HEAD + "".join(f"\n{_entry(name, self.facts)}\n" for name in MEANINGS)
 
     @property
     def blank(self) -> tuple[str, ...]:
-        """The fields that neither are filled nor will be by the runs."""
+        """The fields that are empty and will not be filled by the runs."""
         return tuple(name for name in MEANINGS if name not in self.facts and name not in RECORDED)
 
 
 def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, ask: Ask | None) -> Said:
-    """What somebody has given, then what this machine says, then what is asked for.
+    """Combine the user's answers with what this machine reports, and ask for the rest.
 
     Args:
-        here: of this machine, if it is a node of the system.
-        config: of the runs, where it is known.
-        ask: None where there is nobody to ask.
+        here: facts about this machine, if it is a node of the system.
+        config: the runs' configuration, if it is known.
+        ask: asks a person; None if there is nobody to ask.
 
     Raises:
-        RefusedError: something is missing, or cannot be what it should.
+        RefusedError: something is missing, or has an invalid value.
     """
     answers: dict[str, str | dict[str, str]] = {**here, **given}
     missing = []
@@ -148,7 +148,7 @@ def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, as
 
 
 def _usual(name: str, answers: Facts, config: RunConfig | None) -> str | None:
-    """What is meant where nobody says it."""
+    """Return the usual value where the user gives none."""
     if name == _DIVISION:
         return "closed"
     if name == _PLATFORM and config is not None and "accelerator_model_name" in answers:
@@ -164,20 +164,20 @@ def _faults(answers: Facts) -> Iterator[str]:
 
 
 def fault(name: str, value: str) -> str:
-    """Say why an answer cannot be taken; empty if it can."""
+    """Return why an answer is not accepted; empty if it is."""
     if name == _ORG and not NAME.fullmatch(value):
-        return "it names the folder of a submission, so expected letters, digits and _ . + - @ = , only, no dot first"
+        return "it names the folder of a submission: expected only letters, digits and _ . + - @ = , and no dot first"
     if name == "host_processors_per_node" and not (value.isascii() and value.isdecimal()):
         return "expected a whole number, which the official tools multiply"
     return ""
 
 
 def other_node(here: Facts, config: RunConfig | None) -> str:
-    """Return why this machine is no node of the configuration; empty if it may be one."""
+    """Return why this machine is not a node of the configuration; empty if it may be one."""
     found = here.get("accelerators_per_node")
     if config is None or found in (None, str(config.layout.gpus_per_node)):
         return ""
-    return f"this machine has {found} accelerators, a node of {config.system} has {config.layout.gpus_per_node}"
+    return f"this machine has {found} accelerators, but a node of {config.system} has {config.layout.gpus_per_node}"
 
 
 def _entry(name: str, facts: Facts) -> str:
@@ -191,24 +191,24 @@ def _entry(name: str, facts: Facts) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As YAML has it, which reads JSON's texts."""
+    """Quote a text for YAML, which reads JSON's strings."""
     return json.dumps(text)
 
 
 def require_free(folder: Path) -> None:
-    """Raise RefusedError where one of the files is in a folder already."""
+    """Raise RefusedError if one of the files already exists in a folder."""
     paths = [folder / name for name in (EXPORTS, SYSTEM_YAML)]
     if there := [path for path in paths if path.exists() or path.is_symlink()]:
         raise RefusedError(
-            [f"{path} is there, and is never overwritten; move it, or say another --out" for path in there]
+            [f"{path} already exists and is never overwritten; move it, or change --out" for path in there]
         )
 
 
 def write(folder: Path, said: Said) -> tuple[Path, Path]:
-    """Write both files; returns where they are.
+    """Write both files, and return their paths.
 
     Raises:
-        RefusedError: one is there, or the folder cannot be written.
+        RefusedError: a file already exists, or the folder cannot be written.
     """
     require_free(folder)
     exports, system_yaml = folder / EXPORTS, folder / SYSTEM_YAML

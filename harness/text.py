@@ -1,4 +1,4 @@
-"""Results of the commands as text for a reader; lines, without colour."""
+"""Results of the commands as text: lines without colour."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from compliance.ruleset import judged_by
 if TYPE_CHECKING:
     from compliance.convergence.reference import Reference
 
-    # It needs a tenth of a second, for pydantic.
+    # This import takes a tenth of a second, for pydantic.
     from compliance.package.build import BuiltSubmission
 
 
-_NO_RESULT = "these are no runs that count, as their logs say"
+_NO_RESULT = "these runs do not count, according to their logs"
 
 
 def score_lines(score: Score) -> Iterator[str]:
-    """What it is judged by, a line for each run, and the score."""
+    """Yield the ruleset, a line for each run, and the score."""
     yield f"{'ruleset':>14}  {judged_by(score)}"
     if score.marks:
         yield f"{in_capitals(score.marks):>14}  {_NO_RESULT}"
@@ -36,27 +36,27 @@ def score_lines(score: Score) -> Iterator[str]:
     if score.normalised_minutes is not None:
         yield f"{score.normalised_minutes:>10.3f} min  {score.directory} (normalised, x {score.factor})"
     if score.is_open:
-        yield f"{'open':>14}  of the open division, where convergence is not judged and makes no factor"
+        yield f"{'open':>14}  open division: convergence is not judged and gives no factor"
     if score.scaling is not None:
         yield from _scaling(score.scaling, score.summarised_minutes)
 
 
 def _scaling(found: Scaling, summarised: float | None) -> Iterator[str]:
-    """What is wrong with the scaling.json beside a result."""
+    """Yield what is wrong with the scaling.json next to a result."""
     if found.fault:
-        yield f"{'WARNING':>14}  {found.path}: {found.fault}; the official summariser crashes at it"
+        yield f"{'WARNING':>14}  {found.path}: {found.fault}; the official summariser crashes on it"
     if found.too_small or found.too_large:
-        yield f"{'WARNING':>14}  {found.path} says x {found.stated}, the runs x {found.own}"
+        yield f"{'WARNING':>14}  {found.path} has factor {found.stated}, but the runs give {found.own}"
     if (found.too_small or found.too_large) and summarised is not None:
-        until = " until its convergence check writes the file anew" if found.is_rewritten else ""
-        yield f"{summarised:>10.3f} min  by the file, as the official summariser has it{until}"
+        until = " until its convergence check rewrites the file" if found.is_rewritten else ""
+        yield f"{summarised:>10.3f} min  with that file, as the official summariser computes it{until}"
 
 
 def convergence_lines(found: Convergence) -> Iterator[str]:
-    """What a result needed, what the reference needs, and the two limits."""
+    """Yield the samples that a result needed, those that the reference needs, and the two limits."""
     yield f"{'open' if found.is_open else _pass(found.passed)}  {found.directory}"
     if found.is_open:
-        yield f"  {'division'.ljust(10)}open, where convergence is not judged; the reference below is the closed one's"
+        yield f"  {'division'.ljust(10)}open, in which convergence is not judged; the reference below is for closed"
     folders = Counter(str(Path(log).parent) for log in found.logs)
     if len(folders) > 1:
         yield f"  {'pooled':<10}{len(found.logs)} runs of {_launches(folders)} of one system"
@@ -91,7 +91,7 @@ def _limit(limit: Limit) -> str:
 
 
 def reference_lines(points: Sequence[Reference], file: Path) -> Iterator[str]:
-    """What each point is made of, what the official checker makes of it, and what it lacks."""
+    """Yield what each point consists of, what the official checker accepts with it, and what it lacks."""
     for point in points:
         folders = {Path(log).parent for log in point.logs}
         samples = point.fields["Epochs to converge"]
@@ -117,7 +117,7 @@ def official_lines(official: Official) -> Iterator[str]:
 
 
 def submission_lines(submission: BuiltSubmission) -> Iterator[str]:
-    """What the description may have wrong, which runs were taken, what is left to do, and where the tree is."""
+    """Yield possible faults of the description, the chosen runs, what is left to do, and where the tree is."""
     yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
     for one in submission.chosen:
         of = f"{len(one.runs)} of {one.launched} runs of {one.launch.record.system}"
@@ -125,17 +125,17 @@ def submission_lines(submission: BuiltSubmission) -> Iterator[str]:
         yield from (f"  {run.file}" for run in one.runs)
     if submission.passed:
         yield "what the policies ask for (docs/submission.md):"
-        # What is done first, what is left to do last.
+        # Finished items first, those left to do last.
         for item in sorted(submission.checklist, key=lambda item: item.state):
             yield f"  {item.state:<6} {item.what}: {item.said}"
     yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
     if submission.rehearsal:
         kept = (
-            "every check but that it is one passes"
+            "every check passes except that it is a rehearsal"
             if submission.passed
-            else "what is refused here would be refused then"
+            else "a submission would be refused for the same reasons"
         )
-        yield f"REHEARSAL  of simulated runs, no submission: {kept}"
+        yield f"REHEARSAL  of simulated runs, not a submission: {kept}"
 
 
 def _messages(verdict: OfficialVerdict) -> Iterator[str]:

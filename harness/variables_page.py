@@ -1,4 +1,4 @@
-"""Writes docs/variables.md: every variable of a run in words, from the groups that declare them."""
+"""Writes docs/variables.md, every variable of a run in words, from the groups that declare them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def variable_text(name: str) -> str:
     """Return one variable, for a terminal.
 
     Raises:
-        RefusedError: there is none of this name. The nearest ones are named.
+        RefusedError: there is no variable of this name; the message names similar ones.
     """
     if name not in NAMES:
         close = get_close_matches(name.upper(), NAMES, cutoff=0.5)
@@ -65,7 +65,7 @@ def variable_text(name: str) -> str:
 
 
 def _groups() -> list[type[BaseModel]]:
-    """Return the run's own variables first, then its groups, in the order in which they are declared."""
+    """Return the groups in the order in which they are declared, the run's own variables first."""
     groups = (info.annotation for info in RunConfig.model_fields.values())
     return [RunConfig, *(group for group in groups if isinstance(group, type) and issubclass(group, BaseModel))]
 
@@ -92,7 +92,7 @@ def _schemas(group: type[BaseModel]) -> Mapping[str, dict[str, Any]]:
 def _meanings(group: type[BaseModel]) -> dict[str, str]:
     """Return the text below each field, by shell name.
 
-    Read from the source when somebody asks: pydantic would read it on every start.
+    It is read from the source on demand; pydantic would read it on every start.
     """
     source = inspect.getsource(group)
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
@@ -132,13 +132,13 @@ def _values(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _default(group: type[BaseModel], name: str, schema: Mapping[str, Any]) -> str:
-    """Return the value of an unset variable, as far as the declaration decides it."""
+    """Return the value of an unset variable, as far as its declaration decides it."""
     if "default" not in schema:
         return "must be set" if _is_required(group, name) else ""
     default = schema["default"]
     if default in (None, ""):
         return ""
-    # The checkout's own folder is another one on each machine.
+    # This folder of the checkout differs from machine to machine.
     return "results/logs" if name == "LOGDIR" else str(default)
 
 

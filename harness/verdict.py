@@ -23,16 +23,16 @@ def conclude(
     *,
     interrupted: bool = False,
 ) -> int:
-    """Check what was written, say where it is, and return the exit status.
+    """Check the logs, print where everything is, and return the exit status.
 
-    Only runs that did not succeed and checks that refuse them make a FAIL: a score or a report that cannot be made is
-    said, and leaves the verdict as it is. So does the one run of a result that may miss the target, whatever kept it
-    from it: it is excused as the slowest.
+    The verdict is FAIL only if a run did not succeed or a check refuses it. A score or a report that cannot be made is
+    reported, and leaves the verdict as it is. So does the one run of a result that may miss the target, for whatever
+    reason: it is excused as the slowest.
 
     Args:
-        statuses: how each run ended, as a shell has it, by the name of its log; 128 + n for signal n.
-        causes: what is known of those that did not succeed.
-        interrupted: the job was told to end, so no run's end is left out.
+        statuses: the exit status of each run, by the name of its log; 128 + n for signal n.
+        causes: what is known about the runs that did not succeed.
+        interrupted: the job was told to end, so the end of every run counts.
     """
     notes: list[str] = []
     excused: Collection[str] = ()
@@ -55,7 +55,7 @@ def conclude(
 
 
 def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str], Collection[str]]:
-    """Print what the checks find; why they refuse the logs, if they do, the logs that they let go, and their marks."""
+    """Print the findings; return why the logs are refused, if they are, the excused logs, and the logs' marks."""
     try:
         report = check_paths([folder], config.rules.ruleset)
     except Exception as error:  # noqa: BLE001 - a check that crashes has not passed
@@ -67,7 +67,7 @@ def _check(config: RunConfig, folder: Path) -> tuple[str, Collection[str], Colle
 
 
 def _attempt(what: str, make: Callable[[], None]) -> Iterator[str]:
-    """Make it; a line that says why it could not be made."""
+    """Call `make`; yield a line that says why it failed, if it did."""
     try:
         make()
     except Exception as error:  # noqa: BLE001 - whatever it was, the runs are as good as they were

@@ -161,7 +161,7 @@ REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
     "one seed for three runs": ({"SEED": 1, "NEXP": 3}, "runs need distinct seeds"),
     "several nodes without their ranks": (
         {"DGXNNODES": 2, "MINIBS": 4, "MICRO_BATCH_SIZE": 4},
-        "the ranks of one node are started here",
+        "this command starts the ranks of one node",
     ),
     "a benchmark that starts from a checkpoint": (
         {
@@ -176,7 +176,7 @@ REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
         "starts from a checkpoint: set LOAD_CHECKPOINT",
     ),
     "a folder without a dataset": ({"DATADIR": "/"}, "/manifest.json does not exist"),
-    "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "DATADIR=/nonexistent is no folder"),
+    "a dataset that is not there": ({"DATADIR": "/nonexistent"}, "DATADIR=/nonexistent is not a folder"),
     "a tokenizer that is none": ({"TOKENIZER": __file__}, "is not a SentencePiece model"),
     "a results folder that cannot be made": ({"LOGDIR": "/dev/null/logs"}, "LOGDIR=/dev/null/logs cannot be written"),
 }

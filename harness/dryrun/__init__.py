@@ -1,1 +1,1 @@
-"""llama31 dryrun: any rank of any configuration, run on the null device of an environment of its own."""
+"""llama31 dryrun: run any rank of any configuration on the null device, in an environment of its own."""

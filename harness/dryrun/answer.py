@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmark.config import RunConfig
 from benchmark.hardware import OUTSIDE_ALLOCATOR, Gpu
+from compliance.findings import counted
 
 TOLERANCE = 0.001
-"""Of matrix products counted, against the model's own."""
+"""Largest relative difference between the matrix products that were counted and the model's own."""
 
 
 class _Part(BaseModel):
@@ -20,31 +21,31 @@ class _Part(BaseModel):
 
 
 class Phase(_Part):
-    """PyTorch's allocator in one phase: what it has handed out at the end, and at most. In bytes."""
+    """PyTorch's allocator in one phase: bytes handed out at its end, and at most."""
 
     phase: str
     allocated: int
     peak: int
     reserved: int
-    """The most that it held of the device, handed out or not."""
+    """Most bytes that it reserved on the device, handed out or not."""
 
 
 class Holder(_Part):
-    """Something that holds memory at the peak of a step; bytes."""
+    """An owner of memory at the peak of a step, in bytes."""
 
     what: str
     bytes: int
 
 
 class Seconds(_Part):
-    """Host time of one step. Nothing runs on the device, so this is what feeding it takes."""
+    """Host time of one step, in seconds. Nothing runs on the device, so this is the time to feed it."""
 
     wall_s: float
     cpu_s: float
 
 
 class Traffic(_Part):
-    """One kind of collective in one process group, in a step. Bytes are those of the whole buffer on this rank."""
+    """One kind of collective in one process group, in one step. Bytes are those of the whole buffer on this rank."""
 
     operation: str
     group: str
@@ -53,7 +54,7 @@ class Traffic(_Part):
 
 
 class StepCounts(_Part):
-    """Counts what the last step asked of the device, by name."""
+    """Operations that the last step requested of the device, by name."""
 
     calls: dict[str, int]
     waits: dict[str, int]
@@ -62,13 +63,13 @@ class StepCounts(_Part):
     products: dict[str, int]
     collectives: tuple[Traffic, ...]
     faults: dict[str, int]
-    """Rules of CUDA that were broken."""
+    """Rules of CUDA that were broken, with counts."""
     unanswered: dict[str, int]
-    """Functions that the null device does not have; they said success."""
+    """Functions that the null device lacks; they returned success."""
 
 
 class Answer(_Part):
-    """The run of one rank."""
+    """The result of one rank."""
 
     rank: int
     stage: int
@@ -77,42 +78,42 @@ class Answer(_Part):
     parameters: int
     layers: int
     microbatches: int
-    """Of each step here, in place of the run's own."""
+    """Microbatches of each step here, in place of the run's own."""
     changed_by_warm_up: tuple[str, ...]
-    """Entries of the optimizer's groups and states that are not what they were before."""
+    """Entries of the optimizer's groups and states that the warm-up changed."""
     tensors: int
     """Number of tensors that hold weights, scales and the optimizer's state."""
     not_put_back: tuple[str, ...]
-    """The tensors among them that nothing writes to when a warm-up ends."""
+    """Those among them that nothing writes to when a warm-up ends."""
     not_read_back: tuple[str, ...]
-    """The tensors among them that reading a checkpoint does not write to; empty if none was read."""
+    """Those among them that loading a checkpoint does not write to; empty if none was loaded."""
     phases: tuple[Phase, ...]
     holders: tuple[Holder, ...]
     graphs: int
-    """Captured in the warm-up, and replayed since."""
+    """Graphs captured in the warm-up, and replayed since."""
     graphs_out_of_order: int
-    """Replays in steps that were not of the graph whose turn it was, in the order of capture: they share memory."""
+    """Replays in steps that were out of the order of capture; graphs share memory, so the order matters."""
     graphs_in_evaluation: int
-    """Replays in an evaluation, whose microbatches are other in number."""
+    """Replays in an evaluation, whose number of microbatches differs from a step's."""
     host: tuple[Seconds, ...]
-    """Of each step."""
+    """Host time of each step."""
     step: StepCounts
     flops: dict[str, int]
-    """Of a step: `step` of matrix products, `recomputed` of those that the backward pass makes again, `attention`."""
+    """FLOP of a step: `step` all matrix products, `recomputed` those that the backward pass repeats, `attention`."""
 
     @property
     def peak(self) -> int:
-        """Bytes allocated at most."""
+        """Most bytes allocated."""
         return max(phase.peak for phase in self.phases)
 
     @property
     def reserved(self) -> int:
-        """Bytes reserved at most."""
+        """Most bytes reserved."""
         return max(phase.reserved for phase in self.phases)
 
     @property
     def waits(self) -> int:
-        """Of the host, in a step."""
+        """How often the host waits in a step."""
         return sum(self.step.waits.values())
 
     @property
@@ -126,7 +127,7 @@ class Answer(_Part):
 
     @property
     def host_ms(self) -> float:
-        """Milliseconds of one core of this machine for a microbatch, in the last step."""
+        """Milliseconds of one core of this machine per microbatch, in the last step."""
         return 1000 * self.host[-1].cpu_s / self.microbatches
 
 
@@ -141,7 +142,7 @@ class RankVerdict(BaseModel):
 
     @property
     def needed(self) -> int:
-        """Bytes of the GPU: reserved at most, and what lies outside the allocator."""
+        """Bytes that the GPU needs: the most reserved, and the memory outside the allocator."""
         return self.answer.reserved + OUTSIDE_ALLOCATOR
 
     @property
@@ -150,7 +151,9 @@ class RankVerdict(BaseModel):
 
     @cached_property
     def model_flops(self) -> int:
-        """The model's matrix products of these microbatches on this rank, without attention: 6 a weight and token."""
+        """FLOP of the model's matrix products for these microbatches on this rank, without attention: 6 a weight and
+        token.
+        """
         config, layout, size = self.config, self.config.layout, self.config.size
         tokens = layout.micro_batch_size * config.rules.sequence_length // layout.context_parallel
         matrices = self.answer.layers * (size.layer_parameters - 2 * size.hidden)
@@ -160,12 +163,12 @@ class RankVerdict(BaseModel):
 
     @property
     def flops(self) -> int:
-        """Matrix products counted, less those that are made again."""
+        """FLOP of the counted matrix products, without those that are repeated."""
         return self.answer.flops.get("step", 0)
 
     @property
     def faults(self) -> list[str]:
-        """Says why this rank would not fit, or would not run as it should. Empty if it passes."""
+        """Return why this rank would not fit, or would not run as it should; empty if it passes."""
         return list(self._faults())
 
     def _faults(self) -> Iterator[str]:
@@ -176,25 +179,25 @@ class RankVerdict(BaseModel):
             )
         if abs(self.flops / self.model_flops - 1) > TOLERANCE:
             yield (
-                f"matrix products of {self.flops / 1e12:.1f} TFLOP, and the model has "
+                f"the step's matrix products are {self.flops / 1e12:.1f} TFLOP, but the model's are "
                 f"{self.model_flops / 1e12:.1f}: the step computes something else"
             )
         if changed := self.answer.changed_by_warm_up:
             yield f"the warm-up changes {len(changed)} entries of the optimizer: {', '.join(changed[:3])} ..."
         for what, names in (
-            ("the warm-up does not put back", self.answer.not_put_back),
-            ("a checkpoint that is read does not set", self.answer.not_read_back),
+            ("the warm-up does not restore", self.answer.not_put_back),
+            ("loading a checkpoint does not set", self.answer.not_read_back),
         ):
             if names:
-                yield f"{what} {len(names)} tensors: {', '.join(names[:3])} ..."
+                yield f"{what} {counted(len(names), 'tensor')}: {', '.join(names[:3])} ..."
         if self.answer.graphs_out_of_order:
-            yield f"{self.answer.graphs_out_of_order} replays of graphs are not in the order of their capture"
+            yield f"{self.answer.graphs_out_of_order} graphs are replayed out of the order of their capture"
         if self.answer.graphs_in_evaluation:
-            yield f"an evaluation replays {self.answer.graphs_in_evaluation} graphs, which are a step's"
-        yield from (f"{count} x {name}: CUDA does not allow it" for name, count in self.answer.step.faults.items())
+            yield f"an evaluation replays {self.answer.graphs_in_evaluation} graphs that belong to a step"
+        yield from (f"{count} x {name}: CUDA does not allow this" for name, count in self.answer.step.faults.items())
 
     def document(self) -> dict[str, Any]:
-        """As JSON's values."""
+        """Return the verdict as JSON values."""
         return {
             "config": self.config.system,
             "gpu": self.gpu.name,
@@ -223,14 +226,14 @@ class Broken(BaseModel):
     rank: int
     error: str
     trace: str
-    """Where it was raised."""
+    """Where the error was raised."""
 
     @property
     def faults(self) -> list[str]:
         return [self.error]
 
     def document(self) -> dict[str, Any]:
-        """As JSON's values."""
+        """Return the error as JSON values."""
         where = {"config": self.config.system, "gpu": self.gpu.name, "rank": self.rank, "fits": False}
         return where | {"faults": self.faults, "trace": self.trace}
 

@@ -1,4 +1,4 @@
-"""A dry run as text for a reader."""
+"""Presents a dry run as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.dryrun.answer import Answer, Broken, RankVerdict, gib
 
 
 def lines(outcome: RankVerdict | Broken) -> Iterator[str]:
-    """Yield one rank."""
+    """Yield the lines for one rank."""
     if isinstance(outcome, Broken):
         yield f"{outcome.config.system}, rank {outcome.rank}, on a null {outcome.gpu.name}"
         yield from (f"  {line}" for line in outcome.trace.splitlines())
@@ -52,7 +52,7 @@ def _memory(verdict: RankVerdict) -> Iterator[str]:
 def _step(answer: Answer) -> Iterator[str]:
     waits = _counts(answer.step.waits) if answer.step.waits else "none"
     yield f"  a step      {answer.launches:,} operations queued; the host waits {answer.waits} times: {waits}"
-    yield f"  host        {answer.host_ms:.0f} ms of one core of this machine a microbatch"
+    yield f"  host        {answer.host_ms:.0f} ms of one core of this machine per microbatch"
     if answer.graphs:
         replayed = answer.step.calls.get("operations in graphs", 0)
         yield f"  graphs      {answer.graphs} captured in the warm-up; a step replays {replayed:,} operations of them"
@@ -107,7 +107,9 @@ COLUMNS = (
 
 
 def table(rows: Sequence[tuple[RankVerdict, float]]) -> Iterator[str]:
-    """Markdown, a row for each rank, with the planner's bytes for its stage; of what grows, a microbatch's share."""
+    """Yield a Markdown table, a row for each rank, with the planner's bytes for its stage; counts are
+    per microbatch.
+    """
     yield f"| {' | '.join(COLUMNS)} |"
     yield f"|{'|'.join(['---'] * 3 + ['---:'] * (len(COLUMNS) - 3))}|"
     for verdict, planned in rows:

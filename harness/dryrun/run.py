@@ -20,21 +20,21 @@ from harness.dryrun.answer import Answer, Broken, RankVerdict
 from harness.dryrun.environment import interpreter, variables
 
 DEFAULT_GPU = GPUS["H100"]
-"""Taken where neither the system's name nor the caller says which GPU."""
+"""Used if neither the system's name nor the caller names a GPU."""
 
 
 class DryRunFailedError(RefusedError):
-    """Raised where the process that runs the ranks ended before all had answered."""
+    """The process that runs the ranks ended before all of them had answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """One configuration that is to be run."""
+    """A configuration to run."""
 
     config: RunConfig
     gpu: Gpu
     library: Mapping[str, str] = field(default_factory=dict)
-    """Variables of the libraries underneath, that it exports."""
+    """Variables that it exports for the libraries underneath."""
 
     def stages(self) -> list[int]:
         """Return the stages that may need most memory: the first, the second and the last."""
@@ -47,27 +47,29 @@ class Asked:
         return next(rank for rank in range(layout.world_size) if layout.stage_of(rank) == stage)
 
     def fewer_microbatches(self) -> int:
-        """Two microbatches for each stage, after which the peak of memory no longer grows; all, if there are fewer."""
+        """Return two microbatches for each stage, after which peak memory no longer grows; or all, if there
+        are fewer.
+        """
         layout = self.config.layout
         return min(layout.gradient_accumulation_steps, 2 * layout.pipeline_model_parallel)
 
 
 def ask(file: Path, values: Mapping[str, str] | None = None, gpu: str | None = None) -> Asked:
-    """Return the configuration of a file with other values, by shell name.
+    """Read the configuration in a file, with other values for some variables, by shell name.
 
     Raises:
-        ConfigError: the file, a name, or what they make together is wrong; or there are no such GPUs.
+        ConfigError: the file, a name, or the combination is wrong; or there is no such GPU.
     """
-    # A config's file name is the name of its system.
+    # The name of a config file is the name of its system.
     found = gpu_of_system(file.stem) or DEFAULT_GPU if gpu is None else GPUS[gpu]
-    # A seed that everybody can repeat, and no weights to read. A name that states other values than these is none.
+    # A fixed seed makes the run repeatable, and no weights are read. With other values, the file's name would be wrong.
     fixed = {"SEED": "1", "LOAD_CHECKPOINT": ""} | ({"DGXSYSTEM": f"{found.system}_changed"} if values else {})
     resolved = resolve(file, values=fixed | dict(values or {}))
     return Asked(config=_with_its_rate(resolved.config), gpu=found, library=resolved.libraries)
 
 
 def _with_its_rate(config: RunConfig) -> RunConfig:
-    """Say what the rules leave free: for fewer microbatches the reference may have no learning rate."""
+    """Set what the rules leave free: the reference may have no learning rate for so few microbatches."""
     if not isinstance(config.rules.learning_rate, FreeLearningRate):
         return config
     schedule = config.schedule
@@ -76,14 +78,14 @@ def _with_its_rate(config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One rank that is to be run."""
+    """One rank to run."""
 
     asked: Asked
     rank: int
     microbatches: int
     steps: int = 2
     folder: Path | None = None
-    """To save to and load from; neither if None."""
+    """Folder to save a checkpoint to and load it from; None to do neither."""
 
     def line(self) -> str:
         """Return the rank as a line of JSON, which nullcuda reads."""
@@ -107,14 +109,14 @@ class Rank:
 
 
 def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, RankVerdict | Broken]]:
-    """Yields the outcome of each rank, in the order in which they end.
+    """Run the ranks, and yield the outcome of each in the order in which they end.
 
     Raises:
         NoNullDeviceError: there is no environment for it.
-        DryRunFailedError: their process has ended before all were run.
+        DryRunFailedError: their process ended before all of them were run.
     """
     python = interpreter()
-    # A process has one environment; configurations that export the same for the libraries share it.
+    # A process has one environment; configurations that export the same values for the libraries share it.
     together: dict[frozenset[tuple[str, str]], list[Rank]] = {}
     for rank in ranks:
         together.setdefault(frozenset(rank.asked.library.items()), []).append(rank)
@@ -160,7 +162,7 @@ def _process(command: list[str], environment: dict[str, str], errors: IO[bytes])
         yield process
         process.wait()
     finally:
-        # It ends its own ranks.
+        # The process ends its own ranks.
         process.kill()
         process.wait()
 

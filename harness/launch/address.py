@@ -1,6 +1,6 @@
-"""python -m harness.launch.address ADDRESS --nodes N: does ADDRESS belong to this node, one of N? Answers yes or no.
+"""python -m harness.launch.address ADDRESS --nodes N: print yes if ADDRESS belongs to this node, one of N, else no.
 
-A node is asked because only it knows all of its names and interfaces: what a batch system calls it is one of them.
+The node itself is asked because only it knows all of its names and interfaces; a batch system knows just one name.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from benchmark.answers import answer
 
 
 def is_own(address: str, nodes: int) -> bool:
-    """Return whether a name or an address is one of this node's, by which others can reach it.
+    """Return whether a name or an address belongs to this node and lets others reach it.
 
     Args:
-        nodes: of the job. A loopback address is each one's own, so it tells where to meet only if there is one.
+        nodes: number of the job's nodes. Every node has a loopback address, so one can be a meeting point only if there
+            is a single node.
     """
     if nodes > 1 and _is_loopback(address):
         return False
@@ -25,7 +26,7 @@ def is_own(address: str, nodes: int) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
-    """As it is written: a node's own name may lead to the loopback device on itself (Debian's 127.0.1.1)."""
+    """Judge the address as written: a node may resolve its own name to the loopback device (Debian's 127.0.1.1)."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -41,7 +42,7 @@ def _addresses(address: str) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def _can_bind(place: tuple[socket.AddressFamily, str]) -> bool:
-    """Only an address of an interface of this node can be listened at."""
+    """Return whether this node has an interface with the address: only then can it listen there."""
     family, address = place
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -55,7 +56,7 @@ def _can_bind(place: tuple[socket.AddressFamily, str]) -> bool:
 @click.argument("address")
 @click.option("--nodes", type=int, required=True)
 def main(address: str, nodes: int) -> None:
-    """Say whether an address is this node's."""
+    """Print whether an address belongs to this node."""
     answer("yes" if is_own(address, nodes) else "no")
 
 

@@ -1,8 +1,8 @@
-"""python -m harness.launch.bind LOCAL_RANK LOCAL_WORLD_SIZE COMMAND: a rank on processors near its GPU.
+"""python -m harness.launch.bind LOCAL_RANK LOCAL_WORLD_SIZE COMMAND: run a rank on the processors near its GPU.
 
-Linux says which processors are near which GPU (/sys). Where it does not, a rank gets its share of the node's; where
-there are fewer of them than ranks, or something else has bound the process before, it stays as it is. Each says so: not
-to know a node makes a run slower, not wrong.
+Linux reports which processors are near which GPU (/sys). If it does not, a rank gets an equal share of the node's. If
+there are fewer processors than ranks, or something else has already bound the process, the rank stays as it is. Each
+case prints a line: an unknown node makes a run slower, not wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SYS = Path("/sys")
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """The processors of a rank, and why these."""
+    """The processors of a rank, and the reason for choosing them."""
 
     processors: tuple[int, ...]
     reason: str
@@ -26,16 +26,18 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """What a node says of itself."""
+    """The layout that a node reports."""
 
     nodes: Mapping[int, tuple[int, ...]]
     """NUMA node -> its processors."""
     gpus: tuple[int, ...]
-    """NUMA node of each GPU, in the order of their PCI addresses, which is CUDA_DEVICE_ORDER=PCI_BUS_ID; -1 unknown."""
+    """NUMA node of each GPU in the order of their PCI addresses, which is CUDA_DEVICE_ORDER=PCI_BUS_ID;
+    -1 if unknown.
+    """
 
 
 def read_topology(root: Path = _SYS) -> Topology:
-    """Of this machine; empty where /sys does not say."""
+    """Return this machine's topology; empty if /sys does not report it."""
     folders = (root / "devices/system/node").glob("node[0-9]*")
     nodes = {int(folder.name.removeprefix("node")): _numbers((folder / "cpulist").read_text()) for folder in folders}
     devices = sorted((root / "bus/pci/drivers/nvidia").glob("*:*"))
@@ -43,18 +45,18 @@ def read_topology(root: Path = _SYS) -> Topology:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Of a list as the kernel writes it: 0-3,8."""
+    """Parse a list as the kernel writes it: 0-3,8."""
     ranges = (part.partition("-") for part in text.strip().split(",") if part)
     return tuple(number for first, _, last in ranges for number in range(int(first), int(last or first) + 1))
 
 
 def choose(topology: Topology, allowed: Sequence[int], local_rank: int, ranks: int) -> Binding:
-    """Return the processors of one of a node's ranks, out of those that it may use."""
+    """Choose the processors of one of a node's ranks, out of those that it may use."""
     if not 0 <= local_rank < ranks:
         return Binding(processors=tuple(allowed), reason=f"LOCAL_RANK={local_rank} with {ranks} ranks: not bound")
     known = sorted(number for processors in topology.nodes.values() for number in processors)
     if known and set(allowed) < set(known):
-        return Binding(processors=tuple(allowed), reason="bound already")
+        return Binding(processors=tuple(allowed), reason="already bound")
     if len(allowed) < ranks:
         return Binding(processors=tuple(allowed), reason=f"{len(allowed)} processors for {ranks} ranks: not bound")
     if len(topology.gpus) == ranks and all(node in topology.nodes for node in topology.gpus):
@@ -68,7 +70,7 @@ def choose(topology: Topology, allowed: Sequence[int], local_rank: int, ranks: i
 
 
 def _share(processors: Sequence[int], index: int, count: int) -> tuple[int, ...]:
-    """Return the index-th of `count` parts that differ by one at most."""
+    """Return the index-th of `count` parts whose sizes differ by at most one."""
     first, last = (len(processors) * part // count for part in (index, index + 1))
     return tuple(processors[first:last])
 
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _text(processors: Sequence[int]) -> str:
-    """As the kernel writes it: 0-3,8."""
+    """Write a list as the kernel does: 0-3,8."""
     runs: list[list[int]] = []
     for processor in processors:
         if runs and processor == runs[-1][-1] + 1:

@@ -1,7 +1,7 @@
-"""Container back ends. Each is one class that knows everything about running a command inside an image.
+"""Container back ends. Each class knows everything about running a command inside an image with one tool.
 
 Every folder is mounted under its own path, so that a path means the same inside and outside and no variable has to be
-translated. Whatever a back end's syntax cannot express is refused, never passed on to be read as something else.
+translated. A name that a back end's syntax cannot express is refused, never passed on to be misread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Mount:
     path: Path
     writable: bool = False
     source: Path | None = None
-    """Its path outside, where links make that another one."""
+    """Its path outside the container, if links make that a different one."""
 
     @property
     def outside(self) -> Path:
@@ -36,52 +36,52 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """An image with everything that is told to a back end."""
+    """An image and everything that a back end must know to run it."""
 
     image: str
     name: str
-    """Of the container on each node, for the back end that keeps one; no two jobs share it."""
+    """Name of the container on each node, for a back end that keeps one; no two jobs share it."""
     mounts: tuple[Mount, ...]
     variables: tuple[str, ...] = ()
-    """Names of environment variables to pass on, for the back end that passes none by itself."""
+    """Names of environment variables to pass on, for a back end that passes none by itself."""
     gpus: bool = True
-    """Whether the nodes have GPUs to hand in."""
+    """Whether the nodes have GPUs for the container."""
     working_folder: Path = ROOT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapped:
-    """A command inside a container: what srun is told, and what it starts."""
+    """A command inside a container: the options for srun, and the command that srun starts."""
 
     srun: tuple[str, ...]
     command: tuple[str, ...]
 
 
 class BackEnd(ABC):
-    """One way to run a command inside an image: everything that a job asks of it."""
+    """One way to run a command inside an image, with everything that a job needs of it."""
 
     name: ClassVar[str]
-    """A value of CONTAINER_RUNTIME."""
+    """The value of CONTAINER_RUNTIME that selects it."""
     needs_image: ClassVar[bool] = True
     whole_node: ClassVar[bool] = False
-    """True where one container starts all ranks of a node. Otherwise srun starts each rank."""
+    """True if one container starts all ranks of a node; otherwise srun starts each rank."""
 
     @abstractmethod
     def wrap(self, container: Container, command: Sequence[str]) -> Wrapped:
-        """Return the command inside the container."""
+        """Return the command that runs `command` inside the container."""
 
     def start(self, container: Container) -> Wrapped | None:
-        """What each node does once before the job's steps, if anything."""
+        """Return what each node runs once before the job's steps, if anything."""
         del container
         return None
 
     def stop(self, container: Container) -> Wrapped | None:
-        """What each node does after them, if anything."""
+        """Return what each node runs after the job's steps, if anything."""
         del container
         return None
 
     def kill(self, container: Container) -> tuple[str, ...]:
-        """Return the command that ends what outlives srun's own processes; empty where nothing does."""
+        """Return the command that ends processes which outlive srun's own; empty if none do."""
         del container
         return ()
 
@@ -93,7 +93,7 @@ class BackEnd(ABC):
 
 
 class NoContainer(BackEnd):
-    """The command as it is."""
+    """Runs the command without a container."""
 
     name = "none"
     needs_image = False
@@ -109,14 +109,14 @@ class NoContainer(BackEnd):
 
 
 _FOR_THE_RANKS = frozenset({*RECORDED, "MASTER_ADDR", "MASTER_PORT"})
-"""Variables whose value in an image must not win over the job's."""
+"""Variables for which the job's value must win over a value in the image."""
 
 
 class Pyxis(BackEnd):
-    """NVIDIA's plugin for srun; the image is given a name on each node at the start, and kept for the job's steps.
+    """NVIDIA's plugin for srun. Each node names the image once at the start and keeps it for the job's steps.
 
-    Source: pyxis 0.24, README.md: mounts are SRC:DST[:FLAGS], separated by commas, and nothing is quoted; the job's
-    variables are passed on, but an image's own values win unless --container-env names them.
+    Source: pyxis 0.24, README.md: mounts are SRC:DST[:FLAGS], separated by commas, without quoting. The job's variables
+    are passed on, but an image's own values win unless --container-env names them.
     """
 
     name = "pyxis"
@@ -136,13 +136,13 @@ class Pyxis(BackEnd):
         return Wrapped(srun=(*options, "--no-container-mount-home"), command=("true",))
 
     def stop(self, container: Container) -> Wrapped:
-        # Where enroot keeps it after the job (pyxis's container_scope=global).
+        # enroot keeps it after the job (pyxis's container_scope=global).
         script = 'if command -v enroot >/dev/null && enroot list | grep -Fqx "$1"; then enroot remove --force "$1"; fi'
         return Wrapped(srun=(), command=("bash", "-euc", script, "bash", f"pyxis_{container.name}"))
 
 
 class Apptainer(BackEnd):
-    """Apptainer or Singularity: `--mount` is a line of CSV, so that any path can be quoted.
+    """Apptainer or Singularity. `--mount` takes a line of CSV, so any path can be quoted.
 
     Source: Apptainer user guide, "Bind paths and mounts".
     """
@@ -157,9 +157,9 @@ class Apptainer(BackEnd):
 
 
 class Docker(BackEnd):
-    """Docker on one node. Values of variables stay out of the command line, which every user of the node can read.
+    """Docker on one node. Variables' values stay out of the command line, which every user of the node can read.
 
-    Source: docker run's reference: `--mount` is a line of CSV, `--env=NAME` passes a variable on.
+    Source: docker run's reference: `--mount` takes a line of CSV, `--env=NAME` passes a variable on.
     """
 
     name = "docker"
@@ -169,14 +169,14 @@ class Docker(BackEnd):
         mounts = (f"--mount={_csv(_bind(mount, read_only='readonly'))}" for mount in container.mounts)
         variables = (f"--env={name}" for name in container.variables)
         gpus = ("--gpus=all",) if container.gpus else ()
-        # What NCCL needs: the host's network, its shared memory, and memory that it may pin.
+        # NCCL needs the host's network, its shared memory, and memory that it may pin.
         host = ("--network=host", "--ipc=host", "--ulimit=memlock=-1", "--ulimit=stack=67108864")
         place = (f"--name={container.name}", *gpus, *host, f"--workdir={container.working_folder}")
         options = (*place, *mounts, *variables)
         return Wrapped(srun=(), command=("docker", "run", "--rm", "--init", *options, container.image, *command))
 
     def kill(self, container: Container) -> tuple[str, ...]:
-        # It outlives the `docker run` that started it.
+        # The container outlives the `docker run` that started it.
         return ("docker", "kill", container.name)
 
     def faults(self, job: Job, layout: Layout) -> Iterator[str]:
@@ -184,21 +184,24 @@ class Docker(BackEnd):
         if layout.nodes > 1:
             yield f"CONTAINER_RUNTIME=docker starts the ranks of one node; DGXNNODES is {layout.nodes}"
         if job.allocations > 1 or job.nccl_test_min_gbps is not None:
-            yield "CONTAINER_RUNTIME=docker passes on no signal, starts no single rank: unset NPAR, NCCL_TEST_MIN_GBPS"
+            yield (
+                "CONTAINER_RUNTIME=docker passes on no signal and starts no single rank: unset NPAR and "
+                "NCCL_TEST_MIN_GBPS"
+            )
 
 
 BACK_ENDS: dict[str, BackEnd] = {one.name: one for one in (NoContainer(), Pyxis(), Apptainer(), Docker())}
 
 
 def back_end_of(job: Job, layout: Layout) -> BackEnd:
-    """Return the one that CONTAINER_RUNTIME names; pyxis where only CONT is set.
+    """Return the back end that CONTAINER_RUNTIME names, or pyxis if only CONT is set.
 
     Raises:
-        ConfigError: there is none of that name, or it cannot run such a job.
+        ConfigError: there is no back end of that name, or it cannot run such a job.
     """
     name = job.container_runtime or (Pyxis.name if job.container_image else NoContainer.name)
     if name not in BACK_ENDS:
-        raise ConfigError([f"CONTAINER_RUNTIME={name} is no container back end; valid: {', '.join(BACK_ENDS)}"])
+        raise ConfigError([f"CONTAINER_RUNTIME={name} is not a container back end; valid: {', '.join(BACK_ENDS)}"])
     faults = [*BACK_ENDS[name].faults(job, layout), *_image_faults(job)]
     if faults:
         raise ConfigError(faults)
@@ -209,7 +212,7 @@ def require_container(config: RunConfig) -> None:
     """Refuse a container that a job of this configuration could not start.
 
     Raises:
-        ConfigError: there is no such back end, it cannot run such a job, or it cannot be told what to mount.
+        ConfigError: there is no such back end, it cannot run such a job, or its syntax cannot express a mount.
     """
     back_end = back_end_of(config.job, config.layout)
     mounts = mounts_of_links(config, mounts_of(config)) if back_end.needs_image else ()
@@ -221,9 +224,9 @@ _IMAGE_FILES = (".sqsh", ".squashfs", ".sif")
 
 
 def image_of(job: Job) -> str:
-    """CONT as a back end is told it: the file that it names in this folder, where there is one, by its whole path.
+    """Return CONT as a back end needs it: if it names a file in this folder, that file's whole path.
 
-    pyxis takes `x.sqsh` for the name of an image in a registry, unlike `./x.sqsh` (its tests/squashfs_image.bats).
+    pyxis takes `x.sqsh` as an image's name in a registry, but `./x.sqsh` as a file (its tests/squashfs_image.bats).
     """
     file = ROOT / job.container_image
     return str(file) if job.container_image and file.is_file() else job.container_image
@@ -232,14 +235,14 @@ def image_of(job: Job) -> str:
 def _image_faults(job: Job) -> Iterator[str]:
     image = job.container_image
     if image.startswith("-") or not image.isprintable():
-        # A command line would read it as an option.
-        yield f"CONT={image!r}: an image is a name or a file, and begins with no dash"
+        # A command line would read this as an option.
+        yield f"CONT={image!r}: expected an image's name or file that does not begin with a dash"
     elif image.endswith(_IMAGE_FILES) and not Path(image_of(job)).is_absolute():
-        yield f"CONT={image}: there is no such file in {ROOT}; expected a file there, or its whole path"
+        yield f"CONT={image}: there is no such file in {ROOT}; expected a file there, or a whole path"
 
 
 def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
-    """What a run reads and writes, in the order of paths: a folder hides what was mounted inside it before."""
+    """Return what a run reads and writes, in the order of paths: a folder hides what was mounted inside it before."""
     data = config.data
     read = [ROOT, data.data_dir, data.tokenizer, data.load_checkpoint]
     written = [config.job.log_dir, config.job.save_checkpoint, config.job.resume, data.index_dir]
@@ -250,16 +253,16 @@ def mounts_of(config: RunConfig) -> tuple[Mount, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A folder as a container and as the host call it; outside, nothing on the way is a link."""
+    """A folder under its path inside and its path outside; the outside path goes through no link."""
 
     inside: Path
     outside: Path
 
 
 def mounts_of_links(config: RunConfig, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """Return the mounts, and those of what links in DATADIR and LOAD_CHECKPOINT lead to, in the order of paths.
+    """Return the mounts, together with the targets of links in DATADIR and LOAD_CHECKPOINT, in the order of paths.
 
-    A snapshot in Hugging Face's cache is links to ../../blobs. A link that leads nowhere is left to who reads it.
+    A snapshot in Hugging Face's cache consists of links to ../../blobs. A broken link is left for its reader to report.
     """
     made = {mount.path: mount for mount in mounts}
     folders = [
@@ -277,7 +280,7 @@ def mounts_of_links(config: RunConfig, mounts: Iterable[Mount]) -> tuple[Mount, 
 
 
 def _follow(folder: _Place, name: str, made: dict[Path, Mount]) -> Iterator[_Place]:
-    """Add to `made` what a link needs to lead somewhere inside, too; the folder that it leads to, if it is one."""
+    """Add to `made` the mounts that a link needs inside; return the folder that it leads to, if it is one."""
     outside = folder.outside / os.readlink(folder.outside / name)
     inside = Path(os.path.normpath(folder.inside / os.readlink(folder.outside / name)))
     if outside.is_dir():
@@ -286,14 +289,14 @@ def _follow(folder: _Place, name: str, made: dict[Path, Mount]) -> Iterator[_Pla
         yield target
     elif outside.exists():
         parent = _Place(inside.parent, outside.parent.resolve())
-        # At the root or just below it, a folder would hide the image's own.
+        # A mount of a folder at the root, or just below it, would hide the image's own.
         _mount(parent if len(inside.parts) > 3 else _Place(inside, outside.resolve()), made)
         if (parent.outside / inside.name).is_symlink():
             yield from _follow(parent, inside.name, made)
 
 
 def _mount(place: _Place, made: dict[Path, Mount]) -> None:
-    """Unless a mount shows it already."""
+    """Add the mount unless another one already shows the place."""
     for path in (place.inside, *place.inside.parents):
         if path in made and (made[path].outside / place.inside.relative_to(path)).resolve() == place.outside:
             return
@@ -307,14 +310,14 @@ def _pyxis_mounts(mounts: Iterable[Mount]) -> str:
         path = str(mount.path)
         if fault := next((part for part in (path, str(mount.outside)) if not _goes_into_pyxis(part)), None):
             raise ConfigError(
-                [f"{fault!r}: pyxis can mount no path with a comma, a colon, a space or a backslash, and quotes none"]
+                [f"{fault!r}: pyxis cannot mount a path with a comma, a colon, a space or a backslash; rename it"]
             )
         parts.append(f"{mount.outside}:{path}" if mount.writable else f"{mount.outside}:{path}:ro")
     return ",".join(parts)
 
 
 def _goes_into_pyxis(path: str) -> bool:
-    # It hands them on as lines of an fstab, where a space ends a field (NVIDIA/pyxis, issue 133).
+    # pyxis writes mounts as lines of an fstab, where a space ends a field (NVIDIA/pyxis, issue 133).
     return path.isprintable() and not set(path) & set(",: \\")
 
 
@@ -324,11 +327,11 @@ def _bind(mount: Mount, *, read_only: str) -> list[str]:
 
 
 def _csv(fields: Iterable[str]) -> str:
-    """Return one line of CSV: a field with a comma or a quote stands in quotes, and a quote in it is doubled."""
+    """Return one line of CSV: a field with a comma or a quote is quoted, and its quotes are doubled."""
     return ",".join(f'"{field.replace(chr(34), chr(34) * 2)}"' if _needs_quotes(field) else field for field in fields)
 
 
 def _needs_quotes(field: str) -> bool:
     if not field.isprintable():
-        raise ConfigError([f"{field!r}: a mount is one line of printable characters"])
+        raise ConfigError([f"{field!r}: a mount must be one line of printable characters"])
     return "," in field or '"' in field

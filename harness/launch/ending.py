@@ -1,4 +1,4 @@
-"""Tells how a run has ended, from the status of its processes, its log and its last words, and closes its log."""
+"""Determines how a run ended, from its processes' status, its log and its last words, and closes its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFUSED = 2
 """Status of a rank that could not start, continue, or write its log."""
 
 _ERROR = re.compile(r"(?:\s*(\d+): ?)?error: (.*)")
-"""A line with which a rank says why it ends; srun puts the rank's number before it."""
+"""A line in which a rank reports why it ends; srun puts the rank's number before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Ending:
     """The exit status as a shell reports it: 128 + n for signal n."""
     standing: Standing
     cause: str = ""
-    """Why it is not a success."""
+    """Why the run was not a success."""
     cut_off: bool = False
     """The run did not end by itself: it hung, was killed, failed on its way, or was told to save and stop."""
     gone: bool = True
     """Whether it is certain that no process writes to its log any more."""
     could_not: bool = False
-    """It could not be started, or its log could not be written. So nothing is known about a result."""
+    """It could not be started, or its log could not be written, so nothing is known about a result."""
 
 
 def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence[str] = (), *, stop: int = 0) -> Ending:
@@ -49,7 +49,7 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
         status, cause = 128 + stop, f"Interrupted: {signal.Signals(stop).name}"
     else:
         if returncode < 0:
-            words = f"what started its ranks was ended by {signal.Signals(-returncode).name}"
+            words = f"the process that started its ranks was ended by {signal.Signals(-returncode).name}"
         said = [standing.reason, words if standing.error or not standing.reason else ""]
         cause = "; ".join(filter(None, said)) if status else ""
     cut_off = standing.status != "success" and (bool(hang) or was_cut_off(status, standing, words))
@@ -57,9 +57,9 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
 
 
 def was_cut_off(status: int, standing: Standing, words: str) -> bool:
-    """Return whether a run ended on its way: after its clock had started, or by a signal from outside.
+    """Return whether a run was cut off: after its clock had started, or by a signal from outside.
 
-    srun ends the other ranks when one fails, so its own status tells little; `words` are the run's last ones.
+    srun ends the other ranks when one fails, so its own status says little; `words` are the run's last ones.
     """
     if status in (0, os.EX_TEMPFAIL):
         return status == os.EX_TEMPFAIL
@@ -69,7 +69,7 @@ def was_cut_off(status: int, standing: Standing, words: str) -> bool:
 
 
 def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
-    """Return whether a log is whole and valid, so that its run is a success whatever became of its processes."""
+    """Return whether a log is whole and valid, so that its run is a success whatever happened to its processes."""
     if standing.status != "success":
         return False
     try:
@@ -82,10 +82,10 @@ def has_succeeded(log: Path, standing: Standing, config: RunConfig) -> bool:
 def last_words(console: Path, start: int = 0) -> str:
     """Return the reason that a run's processes give for their end: the error of the rank that ended first.
 
-    Without one it is srun's complaint about that rank, or the last line of all.
+    Without such an error, return srun's complaint about that rank, or the last line of all.
 
     Args:
-        start: where in the console they began.
+        start: where the processes' output begins in the console.
     """
     said = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
     lines = [line for line in said if PROGRESS not in line]
@@ -100,9 +100,9 @@ def last_words(console: Path, start: int = 0) -> str:
 
 
 def _after_the_cause(complaint: str) -> int:
-    """0 for a rank that was killed, 1 for one that failed, maybe for that, 2 for one that was ended for either.
+    """Return 0 for a rank that was killed, 1 for one that failed, perhaps because of it, 2 for one ended for either.
 
-    srun reports them as they come.
+    srun reports them in any order.
     """
     if complaint.endswith(("Terminated", "Exited with exit code 143")):
         return 2
@@ -110,7 +110,7 @@ def _after_the_cause(complaint: str) -> int:
 
 
 def close_log(log: Path, ending: Ending) -> None:
-    """Log the run_stop that a run which was killed could not log itself; half a line at its end is kept apart."""
+    """Log the run_stop that a killed run could not log itself; half a line at its end is kept apart."""
     standing = ending.standing
     if standing.started_ms is None or standing.stopped_ms is not None:
         return

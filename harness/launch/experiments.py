@@ -1,7 +1,7 @@
-"""NEXP runs, one after the other, each watched and all checked, whatever starts their processes.
+"""Runs NEXP runs one after the other, watches each and checks them all, whatever starts their processes.
 
-A run that is cut off (a rank was killed, the time of its job is over) goes on from its checkpoint in the job's next
-allocation where there is one, and is aborted where there is none.
+A run that is cut off (a rank was killed, its job's time is over) continues from its checkpoint in the job's next
+allocation; without a checkpoint it is aborted.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from report.watch import WatchView, in_set
 
 
 def run_experiments(resolved: Resolved, launcher: Launcher) -> int:
-    """Run, check and summarise; returns the exit status.
+    """Run, check and summarise; return the exit status.
 
-    0 a valid result, 1 not, 2 it could not start or be written, 75 it is to be continued, 128 + n signal n ended it.
+    0 a valid result, 1 no valid result, 2 it could not start or be written, 75 to be continued, 128 + n signal n ended
+    it.
 
     Raises:
         ConfigError: the results folder cannot be made, or holds other runs.
@@ -68,7 +69,7 @@ def _run_experiments(resolved: Resolved, launcher: Launcher, received: Received)
 
 
 def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], received: Received) -> int:
-    """Close the logs of runs that could not, and judge all of them; returns the exit status."""
+    """Close the logs that their runs could not close, and judge all runs; return the exit status."""
     unwritten = []
     for index, ending in endings.items():
         try:
@@ -92,7 +93,7 @@ def finish(config: RunConfig, runs: RunSet, endings: Mapping[int, Ending], recei
 
 
 def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Received) -> dict[int, Ending]:
-    """Return the runs that are not over, in order, as far as they come; how each ended, by its number."""
+    """Run the unfinished runs in order, as far as possible; return how each ended, by its number."""
     endings: dict[int, Ending] = {}
     for index in runs.unfinished():
         if received.save or received.stop:
@@ -104,10 +105,10 @@ def run_all(config: RunConfig, runs: RunSet, launcher: Launcher, received: Recei
 
 
 def open_console(path: Path) -> IO[bytes]:
-    """Open what the processes of a run print to.
+    """Open the file that a run's processes print to.
 
     Raises:
-        UnwritableError
+        UnwritableError: it cannot be opened.
     """
     try:
         return path.open("ab")
@@ -116,26 +117,26 @@ def open_console(path: Path) -> IO[bytes]:
 
 
 def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launcher, received: Received) -> Ending:
-    """Return one of the runs, from where it stands.
+    """Run one of the runs, continuing it if it has begun; return how it ended.
 
     Raises:
-        CannotStartError: its processes are still on, or it cannot be started.
+        CannotStartError: its processes are still running, or it cannot be started.
     """
     seed, log = runs.experiments[index].seed, runs.result(index)
     run = config.for_experiment(seed=seed, result_file=log)
     print(f"run {index + 1} of {config.job.experiments}, seed {seed}", flush=True)
     with open_console(runs.console(index)) as output:
-        # Held by whatever is started here, too, so that it is free when nothing of the run is left.
+        # Every process started here also holds the file, so it is free once nothing of the run is left.
         if not hold(output) and not runs.requeued:
             raise CannotStartError(
-                f"run {index} of {runs.folder} is on: a process has {output.name} open; where its node is dead and "
-                "there is none, rename that file"
+                f"run {index} of {runs.folder} is still running: a process has {output.name} open; "
+                "if its node is dead, rename that file"
             )
         if runs.experiments[index].status == KILLED:
-            print(f"run {index} was killed: no process of it is left", flush=True)
+            print(f"run {index} was killed: none of its processes is left", flush=True)
         before = stands(log, config)
         if has_succeeded(log, before, config):
-            print(f"run {index} had reached its target", flush=True)
+            print(f"run {index} had already reached its target", flush=True)
             runs.update(index, status=before.status, minutes=before.minutes)
             return Ending(status=0, standing=before)
         if not has_checkpoint(run):
@@ -155,7 +156,7 @@ def run_experiment(config: RunConfig, runs: RunSet, index: int, launcher: Launch
 
 
 def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> None:
-    """Record how a run has ended, in run.json; a line where that cannot be written."""
+    """Record in run.json how a run ended; print a line if that cannot be written."""
     try:
         if ending.cut_off and config.job.save_checkpoint is not None:
             runs.update(index, status=CUT_OFF)
@@ -163,7 +164,7 @@ def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> N
             said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
             runs.update(index, status=said, minutes=ending.standing.minutes)
     except UnwritableError as error:
-        print(f"run {index} is not recorded: {error}", flush=True)
+        print(f"run {index} could not be recorded: {error}", flush=True)
 
 
 def stands(log: Path, config: RunConfig) -> Standing:
@@ -174,13 +175,13 @@ def stands(log: Path, config: RunConfig) -> Standing:
 
 
 def view_of(config: RunConfig, runs: RunSet, index: int) -> WatchView:
-    """Return one of the runs as it is shown: by those that are over, or by the planner, before it can tell by itself."""
+    """Return how to show a run before its own log can tell: by the runs that are over, or by the planner."""
     view, planned = in_set(runs.experiments, runs.experiments[index].result), expected(config)
     return view if view.usual is not None or planned is None else replace(view, usual=60 * planned.usual)
 
 
 def has_checkpoint(config: RunConfig) -> bool:
-    """Return whether the run can go on where it was saved."""
+    """Return whether the run can continue from a checkpoint."""
     folder = folder_of(config)
     return folder is not None and bool(complete_in(folder))
 
@@ -189,7 +190,7 @@ def set_aside(log: Path) -> int:
     """Rename the log of a run that was cut off before its first checkpoint and starts again, with the same seed.
 
     Returns:
-        How many logs of this run have been set aside by now.
+        Number of this run's logs that have been set aside by now.
     """
     if log.exists():
         log.rename(beside(log, "lost"))
@@ -197,7 +198,7 @@ def set_aside(log: Path) -> int:
 
 
 def allowed(config: RunConfig, *, in_batch: bool) -> bool:
-    """Return whether the rules allow what is about to run; what they say of it is printed."""
+    """Print what the rules say about the run that is about to start, and return whether they allow it."""
     report = report_on(PlannedRuns(path=None, possible=config, in_batch=in_batch))
     click.echo("\n".join([*warnings(config), text(report, "configuration")]))
     return report.passed

@@ -1,7 +1,7 @@
-"""A run that hangs: how it is noticed, and what its ranks' stacks say about which of them is to blame.
+"""Notices a run that hangs, and reads from its ranks' stacks which of them is to blame.
 
-The log is what is watched, from outside the timed processes. Every rank writes its stack to the console on SIGUSR2
-(faulthandler, which needs no help from a blocked interpreter); a rank that writes none is stopped or gone.
+It watches the log, from outside the timed processes. On SIGUSR2 every rank writes its stack to the console
+(faulthandler, which works even if the interpreter is blocked); a rank that writes none is stopped or gone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _LABEL = re.compile(r"^\s*(?P<rank>\d+): ?(?P<text>.*)$")
 
 
 STOP_S = 4.0
-"""Seconds that a run may take to stop when it is told to."""
+"""Seconds that a run may take to stop after it is told to."""
 
 END_S = 45.0
 """Seconds that processes may take to end after run_stop. Leaving a process group may hang, and a save that nobody needs
 any more may take long."""
 
 AGAIN_S = 10.0
-"""Seconds between SIGKILL and the next one."""
+"""Seconds between two SIGKILLs."""
 
 
 class Awaited(Enum):
@@ -37,11 +37,11 @@ class Awaited(Enum):
 
 
 class HangTimer:
-    """Tells whether the next sign of life takes too long.
+    """Decides whether the next sign of life is overdue.
 
     Args:
-        line_s: seconds without a line in the log; 0 is no limit.
-        now: of a clock that never goes back, seconds, as everywhere here.
+        line_s: seconds without a line in the log; 0 for no limit.
+        now: seconds of a clock that never goes back, here as in every method.
     """
 
     def __init__(self, line_s: float, now: float) -> None:
@@ -67,7 +67,7 @@ class HangTimer:
 
 @dataclass(frozen=True, kw_only=True)
 class RankPlace:
-    """Where a rank is: the innermost frame of its main thread, and the innermost one of our own code."""
+    """Where a rank is: the innermost frame of its main thread, and the innermost frame of our own code."""
 
     innermost: str
     ours: str = ""
@@ -77,7 +77,7 @@ class RankPlace:
 
 
 def stacks_in(console: str) -> dict[int, RankPlace]:
-    """Return the last stack of each rank in a console whose lines srun has labelled with the rank."""
+    """Return each rank's last stack in a console whose lines srun has labelled with the rank."""
     lines: dict[int, list[str]] = {}
     for line in console.splitlines():
         match = _LABEL.match(line)
@@ -100,7 +100,7 @@ def _place(lines: Sequence[str]) -> RankPlace | None:
 
 
 def _frames(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(file, text) of each frame of one stack, innermost first."""
+    """Yield (file, text) for each frame of one stack, innermost first."""
     for line in lines:
         match = _FRAME.search(line)
         if match is None:
@@ -126,7 +126,7 @@ def explain(places: Mapping[int, RankPlace], nodes: Sequence[str], ranks_per_nod
 
 
 _NAMED = 8
-"""Ranks that a line names before it only counts them."""
+"""Ranks that a line names; further ones are only counted."""
 
 
 def _ranks(ranks: Sequence[int], nodes: Sequence[str], ranks_per_node: int) -> str:

@@ -1,6 +1,6 @@
-"""python -m harness.launch.image: does what this image brings go with Megatron-Core? The last step of its build.
+"""python -m harness.launch.image: check that an image's libraries fit Megatron-Core, as the last step of its build.
 
-Exit status: 0 it does, 1 it does not.
+Exit status: 0 they fit, 1 they do not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from benchmark.config import kernels
 
 @click.command()
 def main() -> None:
-    """Say which Transformer Engine is installed here; fail where it is outside of the range that is taken."""
+    """Print which Transformer Engine is installed here; fail if it is outside the supported range."""
     found = kernels.probe().transformer_engine
     if found is None:
         click.echo("no Transformer Engine: an image for CPUs, or for LAYER_SPEC=torch")

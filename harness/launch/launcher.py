@@ -1,4 +1,4 @@
-"""The contract with what starts a run's processes, on this machine or on the nodes of a job."""
+"""The interface of whatever starts a run's processes, on this machine or on the nodes of a job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CannotStartError(RefusedError):
 class Launcher(Protocol):
     """Starts the processes of a run, on this machine or on the nodes of a job.
 
-    A context manager around all runs, which leaves nothing behind.
+    It is a context manager around all runs, and leaves nothing behind.
     """
 
     def __enter__(self) -> object: ...
@@ -30,30 +30,30 @@ class Launcher(Protocol):
 
     @property
     def job(self) -> dict[str, str]:
-        """The facts about the job for run.json; empty outside a job. `id` tells jobs apart."""
+        """Return the facts about the job for run.json; empty outside a job. `id` tells jobs apart."""
         ...
 
     def missing(self) -> list[str]:
-        """Return a line for each thing that this machine lacks for the runs; empty where others train."""
+        """Return a line for each thing that this machine lacks for the runs; empty if other machines train."""
         ...
 
     def prepare(self) -> Seen:
-        """Make sure that runs can start; returns what they will be trained on and with.
+        """Make sure that runs can start; return what they will be trained on and with.
 
         Raises:
-            CannotStartError
+            CannotStartError: they cannot.
         """
         ...
 
     def clear_caches(self) -> None:
-        """Called before a run starts.
+        """Clear caches before a run starts.
 
         Raises:
-            CannotStartError
+            CannotStartError: a node does not answer.
         """
 
     def command(self) -> list[str]:
-        """Starts all ranks of one run and ends with the status of the worst."""
+        """Return the command that starts all ranks of one run and ends with the worst status among them."""
         ...
 
     def variables(self) -> dict[str, str]:
@@ -64,18 +64,18 @@ class Launcher(Protocol):
         """Pass a signal on to the ranks."""
 
     def stacks(self, console: Path) -> list[str]:
-        """Return a line for each rank that hangs, with the place; empty if that cannot be told."""
+        """Return a line for each rank that hangs, with its place; empty if that cannot be found out."""
         ...
 
     def kill(self, process: Process) -> None:
-        """End ranks that may no longer listen."""
+        """End ranks that may no longer react to signals."""
 
     def gone(self, process: Process) -> bool:
-        """Make sure that no rank of an ended process is left. Return False if that cannot be told."""
+        """Make sure that no rank of an ended process is left; return False if that cannot be found out."""
         ...
 
     def on_each_node(self, command: Sequence[str]) -> list[str]:
-        """Starts a command once a node, outside any container, and hands on the end of standard input."""
+        """Return the command that starts another once per node, outside any container, and passes on end of input."""
         ...
 
     def is_requeued(self) -> bool:
@@ -83,11 +83,11 @@ class Launcher(Protocol):
         ...
 
     def requeue(self) -> bool:
-        """Ask for another allocation, which ends this process. Return False if none can be had."""
+        """Request another allocation, which ends this process; return False if none is available."""
         ...
 
 
 def child_environment(config: RunConfig, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of a process that reads `config` back: of our variables exactly its own, and all others."""
+    """Return the environment of a process that reads `config` back: exactly its variables of ours, and all others."""
     others = {name: value for name, value in environment.items() if name not in NAMES}
     return others | config.to_environment()

@@ -1,4 +1,4 @@
-"""Runs on this machine: what `bash run_and_time.sh` does."""
+"""Runs on this machine, as `bash run_and_time.sh` starts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reference_impl.ready import make_ready
 
 
 def missing_data(config: RunConfig) -> Iterator[str]:
-    """Yield a line for each file or folder that the run needs and no variable names."""
+    """Yield a line for each file or folder that the run needs but no variable names."""
     row = config.benchmark_row
     if config.data.data_dir is None and row.dataset.files is not None:
         yield f"DATADIR, the dataset of {row.name}: `llama31 data download {row.name} FOLDER` (docs/data.md)"
@@ -25,10 +25,10 @@ def missing_data(config: RunConfig) -> Iterator[str]:
 
 
 def missing_kernels(config: RunConfig) -> Iterator[str]:
-    """Yield a line for what this machine lacks of the GPUs and libraries that the configuration asks for."""
+    """Yield a line for each GPU or library that the configuration needs and this machine lacks."""
     names, ranks = driver.gpu_names(), config.layout.gpus_per_node
     if (gpu := gpu_of_system(config.system)) and names is None:
-        yield f"{ranks} {gpu.name}: no driver of NVIDIA's answers here, or torch is a build without CUDA"
+        yield f"{ranks} {gpu.name}: no NVIDIA driver answers here, or torch is a build without CUDA"
     yield from kernels.lacking(config.kernels, kernels.probe())
 
 
@@ -36,15 +36,15 @@ class Local:
     """Starts the ranks of one node, through `reference_impl.pretrain` without a rank.
 
     Raises:
-        ConfigError: the configuration has more nodes.
+        ConfigError: the configuration has more than one node.
     """
 
     def __init__(self, config: RunConfig) -> None:
         if config.layout.nodes != 1:
             raise ConfigError(
                 [
-                    f"DGXNNODES={config.layout.nodes}: the ranks of one node are started here; start those of several "
-                    "with sbatch run.sub, or with torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) set"
+                    f"DGXNNODES={config.layout.nodes}, but this command starts the ranks of one node; start several "
+                    "with sbatch run.sub, or with torchrun's RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
                 ]
             )
         self._config = config
@@ -60,7 +60,7 @@ class Local:
         return [*missing_data(self._config), *missing_kernels(self._config)]
 
     def prepare(self) -> Seen:
-        # Once, and before there is a folder for the runs; each rank would find it out by itself.
+        # Once, before there is a folder for the runs; otherwise each rank would find out for itself.
         if faults := driver.faults(self._config.layout.gpus_per_node, driver.gpu_names()):
             raise CannotStartError(faults)
         sweep()
@@ -69,7 +69,7 @@ class Local:
         return ready.seen
 
     def clear_caches(self) -> None:
-        """Left to the ranks, which drop the dataset's pages: the rest of the cache may be other people's."""
+        """Do nothing: the ranks drop the dataset's pages, and the rest of the cache may belong to other people."""
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "reference_impl.pretrain"]
@@ -81,13 +81,13 @@ class Local:
         process.send_signal(number)
 
     def gone(self, process: Process) -> bool:
-        # Whatever it leaves behind descends from this process, but for what it could not remove when it was killed.
+        # Every process it leaves behind descends from this one, except those it could not end when it was killed.
         if process.returncode < 0:
             sweep()
         return True
 
     def stacks(self, console: Path) -> list[str]:
-        return [f"what the ranks printed is in {console}"]
+        return [f"the ranks' output is in {console}"]
 
     def kill(self, process: Process) -> None:
         process.kill()

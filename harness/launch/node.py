@@ -1,4 +1,4 @@
-"""python -m harness.launch.node: does this node, inside its container, see what a run needs? One fault a line.
+"""python -m harness.launch.node: check that this node, inside its container, sees what a run needs; a line per fault.
 
 Exit status: 0 it does, 1 it does not.
 """
@@ -21,11 +21,11 @@ from benchmark.shared import unseen
 def faults(
     readable: Sequence[Path], writable: Sequence[Path], tokens: Mapping[str, Path], ranks: int = 0
 ) -> Iterator[str]:
-    """What is missing.
+    """Yield what is missing.
 
     Args:
         tokens: files that the job has just made in the folders that all nodes must share, by the folder's variable.
-        ranks: how many of the run's ranks this node will have, one for each GPU.
+        ranks: number of the run's ranks on this node, one for each GPU.
     """
     yield from driver.faults(ranks, _gpus())
     for path in (*readable, *writable):
@@ -43,7 +43,7 @@ def faults(
 
 
 def _gpus() -> tuple[str, ...] | None:
-    """Return the GPUs of this node; None where each task is handed one of them, and this one cannot count them."""
+    """Return the GPUs of this node; None if each task sees only its own, so that this one cannot count them."""
     handed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = driver.gpu_names()
     return None if names and not driver.null_fault(names) and handed and "," not in handed else names
@@ -55,7 +55,7 @@ def _gpus() -> tuple[str, ...] | None:
 @click.option("--token", "tokens", multiple=True, type=(str, click.Path(path_type=Path)), metavar="VARIABLE FILE")
 @click.option("--ranks", default=0)
 def main(readable: Sequence[Path], writable: Sequence[Path], tokens: Sequence[tuple[str, Path]], ranks: int) -> None:
-    """Print what this node does not see of what a run needs."""
+    """Print what a run needs and this node does not see."""
     found = list(faults(readable, writable, dict(tokens), ranks))
     click.echo(error_lines(f"{socket.gethostname()}: {fault}" for fault in found), err=True, nl=False)
     raise SystemExit(int(bool(found)))

@@ -1,4 +1,4 @@
-"""One run: starts its processes, shows its log, hands signals on, and ends what does not end by itself."""
+"""Runs one run: starts its processes, shows its log, forwards signals, and ends what does not end by itself."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _ALONE = WatchView()
 def run_once(
     config: RunConfig, output: IO[bytes], launcher: Launcher, received: Received, view: WatchView = _ALONE
 ) -> Ending:
-    """Return the processes of one run, from their start to their end.
+    """Run the processes of one run from start to end, and return how they ended.
 
     Args:
         output: the console.
-        view: how it is shown.
+        view: how to show the run.
     """
     assert config.process.result_file is not None
     console = Path(output.name)
     follower = LogFollower(config.process.result_file, config.rules.ruleset)
-    # If the run is resumed, its console and log so far are those of earlier processes.
+    # If the run was resumed, earlier processes wrote the start of its console and log.
     said_before = output.seek(0, os.SEEK_END)
     view = replace(view, blocks=characters(), resuming=follower.poll())
     before = standing(follower.run)
@@ -49,14 +49,14 @@ def run_once(
         with started(config, launcher, output) as process, telemetry(config, launcher):
             heard, hang = look_on(config, follower, process, console, launcher, received, view)
         gone = family.end()
-        # In a job, ranks descend from others.
+        # In a job, ranks are not descendants of this process.
         gone = launcher.gone(process) and gone
     heard = follower.poll() or heard
-    # Where these processes logged nothing, the log is as those before had left it, and says nothing of them.
+    # If these processes logged nothing, the log's last lines are those of earlier ones and say nothing about these.
     now = standing(follower.run) if heard else replace(before, status="", reason="", error="", stopped_ms=None)
     ending = how_it_ended(process.returncode, now, last_words(console, said_before), hang, stop=received.stop)
     if ending.status and has_succeeded(config.process.result_file, now, config):
-        print(f"its processes ended with status {ending.status} after the run, whose log is whole", flush=True)
+        print(f"its processes ended with status {ending.status} after the run; its log is whole", flush=True)
         ending = Ending(status=0, standing=now)
     return replace(ending, gone=gone, standing=now if heard else before)
 
@@ -70,7 +70,7 @@ def look_on(
     received: Received,
     view: WatchView,
 ) -> tuple[bool, list[str]]:
-    """Show a run until its process has ended, hand signals on to it, and kill it where what is awaited does not come.
+    """Show a run until its process ends, forward signals to it, and kill it if the awaited sign of life does not come.
 
     Returns:
         Whether it has logged anything, and where it hung.
@@ -92,7 +92,7 @@ def look_on(
                 if patience.awaited is Awaited.LINE and not hang:
                     hang = find_hang(launcher, console, config.job.hang_monitor_timeout * 60)
                 elif patience.awaited is Awaited.END:
-                    print(f"run_stop came {END_S:g} s ago, and processes are left: they are killed", flush=True)
+                    print(f"run_stop came {END_S:g} s ago but processes are left: killing them", flush=True)
                 launcher.kill(process)
                 patience.killed(time.monotonic())
             if running:
@@ -103,7 +103,7 @@ def look_on(
 
 
 def hand_on(number: int, process: Process, launcher: Launcher, patience: HangTimer) -> None:
-    """Tell the ranks to save and stop, or to stop at once; those take SIGTERM for whatever came."""
+    """Tell the ranks to save and stop, or to stop at once; they stop on SIGTERM, whichever signal arrived here."""
     if number == signal.SIGUSR1:
         launcher.send(process, number)
     else:
@@ -113,14 +113,14 @@ def hand_on(number: int, process: Process, launcher: Launcher, patience: HangTim
 
 
 def find_hang(launcher: Launcher, console: Path, limit: float) -> list[str]:
-    """Return a line for each rank that hangs, with the place, and print them."""
+    """Return a line for each rank that hangs, with its place, and print the lines."""
     hang = [f"no line in the log for {limit:g} s", *launcher.stacks(console)]
     print("\n".join(f"hang      {line}" for line in hang), flush=True)
     return hang
 
 
 def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[None]:
-    """Return samples of every node, where they are asked for."""
+    """Sample every node within the block, if the configuration asks for samples."""
     if not config.job.telemetry_interval or config.process.result_file is None:
         return nullcontext()
     return sampled(launcher.on_each_node(sampler(config.process.result_file, config.job.telemetry_interval)))
@@ -128,16 +128,16 @@ def telemetry(config: RunConfig, launcher: Launcher) -> AbstractContextManager[N
 
 @contextmanager
 def started(config: RunConfig, launcher: Launcher, output: IO[bytes]) -> Iterator[Process]:
-    """A run's processes, which never outlive the block."""
+    """Start a run's processes, which never outlive the block."""
     process = subprocess.Popen(
         launcher.command(),
         env=child_environment(config) | launcher.variables(),
         stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        # Ctrl-C reaches every process of a terminal's group; it should reach the ranks once, through here.
+        # Ctrl-C reaches every process of a terminal's group; the ranks should get it once, through this process.
         start_new_session=True,
-        # When this process is killed, what it has started ends the ranks as it does when it is told to.
+        # If this process is killed, the child is told to stop, and ends the ranks.
         preexec_fn=ending_with_this(signal.SIGTERM),
     )
     try:

@@ -1,7 +1,7 @@
-"""A set of runs as a folder: LOGDIR/<DGXSYSTEM>/<time>, with run.json saying how far it has come.
+"""A set of runs as a folder: LOGDIR/<DGXSYSTEM>/<time>, whose run.json records how far each run is.
 
-All seeds are drawn and written down before the first run starts: a set that is cut off goes on with the same ones, and
-nobody picks a seed by its result.
+All seeds are drawn and written down before the first run starts. So a set that is cut off continues with the same
+seeds, and nobody can pick a seed by its result.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ LATEST = "latest"
 """Name of the link in LOGDIR to the newest folder."""
 
 _SAME = ("BENCHMARK", "DGXSYSTEM", "NEXP")
-"""What a set that goes on must have in common with itself; each run compares the rest with its checkpoint."""
+"""Variables that a set must not change when it continues; each run compares the rest with its checkpoint."""
 
 
 @dataclass
 class RunSet:
-    """Its folder, and what run.json says of it."""
+    """A set's folder, and the content of its run.json."""
 
     folder: Path
     recorded: RunRecord
     requeued: bool = False
-    """Whether an earlier allocation of the same job began them. It is surely over."""
+    """Whether an earlier allocation of the same job began the set. That allocation is certainly over."""
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -56,7 +56,7 @@ class RunSet:
 
     @classmethod
     def open(cls, resolved: Resolved, seen: Seen, job: dict[str, str]) -> RunSet:
-        """Return a new set, or the one to go on with: RESUME's, or that which this job began before it was requeued.
+        """Return a new set, or the one to continue: RESUME's, or the one that this job began before it was requeued.
 
         Raises:
             ConfigError: the folder cannot be made, or holds other runs.
@@ -79,13 +79,13 @@ class RunSet:
     @classmethod
     def _read(cls, folder: Path, config: RunConfig) -> RunSet:
         if folder.is_symlink():
-            # LATEST, say, which the next set of runs points elsewhere.
+            # LATEST, for example, which the next set of runs will redirect.
             folder = folder.parent / os.readlink(folder)
         path = folder.absolute() / RUN_JSON
         try:
             recorded = read(path)
         except (OSError, UnreadableRecordError) as error:
-            raise ConfigError([f"{path} is no record of runs to go on with: {error}"]) from None
+            raise ConfigError([f"{path} is not a record of runs that can be continued: {error}"]) from None
         now = config.values(as_json=True)
         faults = [
             f"{name} is {now[name]}, but {recorded.setting(name)} in {path}"
@@ -108,7 +108,7 @@ class RunSet:
         return console_of(self.folder, self.experiments[index].result)
 
     def update(self, index: int, **changes: Any) -> None:
-        """Write down how far a run has come."""
+        """Record how far a run has come."""
         experiments = list(self.experiments)
         experiments[index] = experiments[index].model_copy(update=changes)
         self.recorded = self.recorded.with_experiments(experiments)
@@ -122,18 +122,18 @@ class RunSet:
 def make_folder(config: RunConfig, started: datetime, job: str = "") -> Path:
     """Make LOGDIR/<DGXSYSTEM>/<time>, and point LOGDIR/latest to it.
 
-    The time is to the second: jobs that start together, such as the tasks of an array, are told apart by their number,
-    and others by one that counts up. Checkpoints are kept under the folder's name, so that no run finds another's.
+    The time is in seconds. Jobs that start together, such as the tasks of an array, are told apart by their number, and
+    anything else by a counter. Checkpoints are kept under the folder's name, so no run finds another run's.
 
     Args:
-        job: its number; empty outside a job.
+        job: number of the job; empty outside a job.
 
     Raises:
         ConfigError: it cannot be made.
     """
     logs = config.job.log_dir.absolute()
     if config.system == LATEST:
-        raise ConfigError([f"DGXSYSTEM={LATEST} is the name of a link in LOGDIR to the newest runs; take another name"])
+        raise ConfigError([f"DGXSYSTEM={LATEST} is the name of a link in LOGDIR to the newest runs; use another name"])
     path = logs / config.system / "-".join(filter(None, (stamp(started), job)))
     shared.make_folder("LOGDIR", config.job.log_dir)
     try:
@@ -143,7 +143,7 @@ def make_folder(config: RunConfig, started: datetime, job: str = "") -> Path:
     try:
         point_link(logs / LATEST, folder)
     except OSError as error:
-        # A convenience, which some file systems cannot give.
+        # A convenience; some file systems do not support links.
         print(f"{LATEST:9} no link {logs / LATEST}: {error.strerror}", flush=True)
     return folder
 
@@ -156,7 +156,7 @@ def _folder_of_job(config: RunConfig, job: dict[str, str]) -> Path | None:
         try:
             jobs = read(path).jobs
         except (OSError, UnreadableRecordError):
-            # Broken: what this one began was written at once.
+            # Broken, so not this job's: its own record was written whole.
             continue
         if any(one.get("id") == job["id"] for one in jobs):
             return path.parent

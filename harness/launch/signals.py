@@ -1,4 +1,4 @@
-"""Signals that the process of a set of runs is sent, and what becomes of them."""
+"""The signals that the process of a set of runs receives, and their effects."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from harness.early import say_stopping
 
 @dataclass
 class Received:
-    """The signals that this process was sent."""
+    """The signals that this process has received."""
 
     stop: int = 0
     """SIGTERM, SIGINT or SIGHUP."""
     again: bool = False
-    """A second one: nothing is waited for."""
+    """A second one arrived: wait for nothing."""
     save: bool = False
-    """SIGUSR1: the time of the job is nearly over."""
+    """SIGUSR1: the job's time is nearly over."""
     pending: list[int] = field(default_factory=list)
-    """To be passed on to the run."""
+    """Signals to pass on to the run."""
     running: bool = False
     """Whether a run is under way."""
 
@@ -45,7 +45,7 @@ def listening() -> Iterator[Received]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if received.stop:
-            # A terminal that is closed sends several SIGHUP, of which none is a person's second thought.
+            # A closing terminal sends several SIGHUP, none of which is a person's second thought.
             if number != signal.SIGHUP:
                 if received.again or not received.running:
                     os._exit(128 + number)
@@ -67,7 +67,7 @@ def listening() -> Iterator[Received]:
 
     handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: stop, signal.SIGUSR1: save}
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        # As nohup leaves it.
+        # nohup left it ignored.
         del handlers[signal.SIGHUP]
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -78,7 +78,7 @@ def listening() -> Iterator[Received]:
 
 
 def leave_terminal() -> None:
-    """Write nothing more to a closed terminal, because that would fail."""
+    """Print nothing more to a closed terminal, because that would fail."""
     for descriptor in (1, 2):
         if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
             nowhere = os.open(os.devnull, os.O_WRONLY)

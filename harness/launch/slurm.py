@@ -1,6 +1,6 @@
 """Runs on the nodes of a Slurm job, in any container: every srun that a job makes.
 
-`run.sub` hands the job over; what starts inside a node is `run_and_time.sh`, which knows nothing of Slurm.
+`run.sub` hands the job over; each node starts `run_and_time.sh`, which knows nothing of Slurm.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from harness.launch.containers import Container, Mount, Wrapped, back_end_of, im
 from harness.launch.hang import explain, stacks_in
 from harness.launch.launcher import CannotStartError, Process, child_environment
 
-# Runs its arguments with the environment's interpreter, in a container or not.
+# Runs its arguments with the environment's interpreter, inside a container or not.
 _PYTHON = ("bash", "-euc", 'python=$(bash setup.sh); exec "$python" "$@"', "bash")
 
-# On a node itself; sudo asks for no password or is not used.
+# Runs on the node itself; sudo is used only if it needs no password.
 _DROP_CACHES = f"""
 sync
 if [ -w /proc/sys/vm/drop_caches ]; then how=root; echo 3 >/proc/sys/vm/drop_caches
@@ -39,10 +39,10 @@ echo "{MARK}caches    $(hostname): $how"
 """
 
 _RANKS = "ranks"
-"""Name of the step that signals are for."""
+"""Name of the step that receives signals."""
 
 _STACKS_WAIT_S = 5.0
-"""For ranks that are asked where they are."""
+"""Seconds for ranks to print where they are."""
 
 _REQUEUE_WAIT_S = 120.0
 
@@ -50,12 +50,12 @@ _GONE_S, _POLL_S = 60.0, 0.5
 """Seconds until Slurm must report the ranks as gone after SIGKILL, and seconds between two questions."""
 
 _FIRST_PORT, _PORTS = 20_000, 12_768
-"""Below those that Linux gives to outgoing connections."""
+"""Ports below those that Linux gives to outgoing connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmJob:
-    """The job that this process is the batch script of."""
+    """The job whose batch script is this process."""
 
     number: str
     nodes: tuple[str, ...]
@@ -65,25 +65,25 @@ class SlurmJob:
 
     @classmethod
     def find(cls, number: str, node_list: str, restarts: int) -> SlurmJob:
-        """From batch's variables; a node list is Slurm's short form (n[1-4,7])."""
+        """Describe the job by its batch variables; a node list is in Slurm's short form (n[1-4,7])."""
         names = _output(["scontrol", "show", "hostnames", node_list]).split()
         return cls(number=number, nodes=tuple(names), restarts=restarts)
 
 
 def srun(nodes: Sequence[str], ranks_per_node: int, *options: str, as_listed: bool = False) -> list[str]:
-    """Return the beginning of an srun: one step over these nodes.
+    """Return the start of an srun command: one step over these nodes.
 
-    Ranks are placed in blocks, so that rank r runs on node r / ranks_per_node. Binding is left to `launch.bind`, which
-    knows the GPUs' places; `--mpi=none`, since ranks find each other through torch.
+    Ranks are placed in blocks, so rank r runs on node r / ranks_per_node. Binding is left to `launch.bind`, which knows
+    where the GPUs are; `--mpi=none`, since ranks find each other through torch.
 
     Args:
-        as_listed: whether the nodes stand in another order than Slurm's own, and the ranks follow theirs.
+        as_listed: whether the nodes are in another order than Slurm's own, and the ranks follow theirs.
     """
     size = (f"--nodes={len(nodes)}", f"--ntasks={len(nodes) * ranks_per_node}", f"--ntasks-per-node={ranks_per_node}")
-    # Slurm sorts a list of nodes, but for a distribution that names the node of each task.
+    # Slurm sorts a list of nodes, except with a distribution that names the node of each task.
     places = [node for node in nodes for _ in range(ranks_per_node)] if as_listed else nodes
     manner = (f"--distribution={'arbitrary' if as_listed else 'block'}", "--cpu-bind=none", "--mpi=none")
-    # sbatch's own --export is handed on to srun, which would set its variables again: SEED_BASE beside a run's SEED.
+    # srun would inherit sbatch's own --export, which sets its variables again: SEED_BASE in addition to a run's SEED.
     variables = "--export=ALL"
     return ["srun", *size, f"--nodelist={','.join(places)}", *manner, variables, *options]
 
@@ -92,7 +92,7 @@ class Slurm:
     """Starts the ranks of a job.
 
     Raises:
-        ConfigError: the job's nodes are not those of the configuration, or the container cannot have what it needs.
+        ConfigError: the job's nodes do not match the configuration, or the container cannot mount what it needs.
     """
 
     def __init__(self, config: RunConfig, job: SlurmJob) -> None:
@@ -112,9 +112,9 @@ class Slurm:
             variables=variables_to_pass(config),
             gpus=Path("/dev/nvidiactl").exists(),
         )
-        # In LOGDIR, which every rank sees.
+        # Inside LOGDIR, which every rank sees.
         self._index = config.data.index_dir or config.job.log_dir.absolute() / f".index_{job.number}"
-        # Refuses now what the back end cannot express.
+        # Refuses now whatever the back end cannot express.
         self._inside("true")
 
     def __enter__(self) -> Slurm:
@@ -127,7 +127,7 @@ class Slurm:
             try:
                 shutil.rmtree(self._index)
             except OSError as fault:
-                # A file system that still shows what ended ranks had open costs no run its verdict.
+                # A file system may still show files that ended ranks had open; that must not cost a run its verdict.
                 print(f"left behind {self._index}: {fault.strerror}", flush=True)
         if step := self._back_end.stop(self._container):
             ended = subprocess.run([*srun(self._job.nodes, 1, *step.srun), *step.command], check=False)
@@ -162,13 +162,13 @@ class Slurm:
 
     @property
     def shared(self) -> dict[str, Path]:
-        """The folders that all nodes must share, by the variables that name them."""
+        """Return the folders that all nodes must share, by the variables that name them."""
         job, index = self._config.job, self._config.data.index_dir
         named = {"LOGDIR": job.log_dir, "SAVE_CHECKPOINT": job.save_checkpoint, "NPY_INDEX_DIR": index}
         return {variable: folder for variable, folder in named.items() if folder is not None}
 
     def clear_caches(self) -> None:
-        """Drop every node's page cache where the user may; the ranks drop the dataset's pages in any case."""
+        """Drop every node's page cache if the user may; the ranks drop the dataset's pages in any case."""
         if self._config.job.clear_caches:
             drop = Wrapped(srun=(), command=("bash", "-euc", _DROP_CACHES))
             print("\n".join(answers(self._require("dropping page caches", drop, self._job.nodes))), flush=True)
@@ -180,7 +180,9 @@ class Slurm:
         return [*start, *ranks.command]
 
     def variables(self) -> dict[str, str]:
-        """Return where the ranks meet; another port each time, since the last one may still be held by what was killed."""
+        """Return where the ranks meet. The port changes each time, since killed processes may still hold
+        the last one.
+        """
         process = self._config.process
         place = {
             "MASTER_ADDR": process.master_addr or self._job.nodes[0],
@@ -189,19 +191,20 @@ class Slurm:
         return {**place, "NPY_INDEX_DIR": str(self._index)}
 
     def send(self, process: Process, number: int) -> None:
-        del process  # srun would take SIGTERM and SIGINT for itself
+        del process  # srun would handle SIGTERM and SIGINT itself
         self._signal_ranks(number)
 
     def kill(self, process: Process) -> None:
         del process
         if command := self._back_end.kill(self._container):
-            # It may have ended by itself in the meantime; srun's own end, which is waited for, tells.
+            # The step may have ended by itself in the meantime; srun's own exit, which is awaited, shows whether it
+            # did.
             subprocess.run(command, check=False)
         self._signal_ranks(signal.SIGKILL)
 
     def gone(self, process: Process) -> bool:
         if process.returncode < 0:
-            # A killed srun leaves its ranks, and Docker's command line its container.
+            # A killed srun leaves its ranks running, and Docker's command line leaves its container.
             self.kill(process)
         deadline = time.monotonic() + _GONE_S
         while self._steps() != []:
@@ -212,7 +215,7 @@ class Slurm:
         return True
 
     def on_each_node(self, command: Sequence[str]) -> list[str]:
-        # Beside the ranks, which take all there is of a node; one node's failure is not the others'.
+        # Shares the node with the ranks, which have all of it; a failing node does not end the others.
         options = ("--overlap", "--kill-on-bad-exit=0", "--wait=0", "--job-name=telemetry")
         return [*srun(self._job.nodes, 1, *options), *command]
 
@@ -226,7 +229,7 @@ class Slurm:
         return explain(stacks_in(said), self._job.nodes, self._config.layout.gpus_per_node)
 
     def is_requeued(self) -> bool:
-        # While it is being ended, the state of a job is COMPLETING whatever comes next; the count is ahead of ours.
+        # While a job is being ended its state is COMPLETING, whatever comes next; a higher restart count tells.
         shown = _output(["scontrol", "--oneliner", "show", "job", self._job.number])
         match = re.search(r"\bRestarts=(\d+)", shown)
         return match is not None and int(match[1]) > self._job.restarts
@@ -234,19 +237,19 @@ class Slurm:
     def requeue(self) -> bool:
         if self._job.restarts + 1 >= self._config.job.allocations or self._config.job.save_checkpoint is None:
             return False
-        print(f"requeueing job {self._job.number}, to go on from the last checkpoint", flush=True)
+        print(f"requeueing job {self._job.number}, to continue from the last checkpoint", flush=True)
         if subprocess.run(["scontrol", "requeue", self._job.number], check=False).returncode:
-            print("Slurm does not requeue it, see above", flush=True)
+            print("Slurm does not requeue the job, see above", flush=True)
             return False
-        # Slurm now ends this process; what came after would be taken for the end of the job.
+        # Slurm now ends this process; if it continued, its end would be taken for the end of the job.
         time.sleep(_REQUEUE_WAIT_S)
         return True
 
     def _meet(self) -> None:
-        """Have rank 0, which serves the meeting of all, run on the node that MASTER_ADDR names.
+        """Make rank 0, where all ranks meet, run on the node that MASTER_ADDR names.
 
         Raises:
-            CannotStartError: it names none of the job, or MASTER_PORT is held.
+            CannotStartError: MASTER_ADDR names no node of the job, or MASTER_PORT is in use.
         """
         process, nodes = self._config.process, self._job.nodes
         address = process.master_addr or nodes[0]
@@ -254,19 +257,19 @@ class Slurm:
         if node is None:
             raise CannotStartError(
                 f"MASTER_ADDR={address} belongs to no node of job {self._job.number}: {_some(nodes)}; valid: a name or "
-                f"an address of one of them by which the others reach it, or unset for {nodes[0]}"
+                f"an address by which the other nodes reach one of them, or unset it for {nodes[0]}"
             )
         if node != nodes[0]:
             first = (node, *(other for other in nodes if other != node))
             self._job, self._as_listed = replace(self._job, nodes=first), True
         elif process.master_port is not None and not _is_free(process.master_port, again=True):
             raise CannotStartError(
-                f"MASTER_PORT={process.master_port} is held by a program on {node}; unset it, and each run takes a "
+                f"MASTER_PORT={process.master_port} is in use by a program on {node}; unset it, and each run takes a "
                 "free one"
             )
 
     def _owner_of(self, address: str) -> str | None:
-        """Return the first node that says the address is its own."""
+        """Return the first node that claims the address as its own; None if none does."""
         nodes = self._job.nodes
         ask = self._inside(*_PYTHON, "-m", "harness.launch.address", "--nodes", str(len(nodes)), "--", address)
         said = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
@@ -286,10 +289,10 @@ class Slurm:
         return self._inside("bash", "harness/launch/srun_rank.sh", *command)
 
     def _require(self, what: str, step: Wrapped, nodes: Sequence[str] | None = None, ranks_per_node: int = 1) -> str:
-        """What a step prints, on these nodes or, as the ranks are, on all of them.
+        """Run a step on these nodes, or like the ranks on all nodes, and return its output.
 
         Raises:
-            CannotStartError: a rank of it failed.
+            CannotStartError: one of its tasks failed.
         """
         as_listed = nodes is None and self._as_listed
         start = srun(nodes or self._job.nodes, ranks_per_node, *step.srun, as_listed=as_listed)
@@ -306,11 +309,11 @@ class Slurm:
     def _signal_ranks(self, number: int) -> None:
         name = signal.Signals(number).name.removeprefix("SIG")
         for step in self._steps() or ():
-            # It may have ended by itself in the meantime.
+            # The step may have ended by itself in the meantime.
             subprocess.run(["scancel", "--quiet", f"--signal={name}", step], check=False)
 
     def _steps(self) -> list[str] | None:
-        """Return the step of the ranks, if it is on; None where Slurm does not answer, which is said."""
+        """Return the ranks' step if it is running; None, with a line printed, if Slurm does not answer."""
         command = ["squeue", "--noheader", "--steps", f"--jobs={self._job.number}", "--format=%i %j"]
         answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if answer.returncode:
@@ -319,9 +322,7 @@ class Slurm:
 
 
 def _free_port() -> int:
-    """Return one that nothing holds on this node: a batch script runs on the first one of its job, where rank 0 will
-    be.
-    """
+    """Return a free port of this node: a batch script runs on the first node of its job, where rank 0 will be."""
     while True:
         port = _FIRST_PORT + secrets.randbelow(_PORTS)
         if _is_free(port):
@@ -329,7 +330,7 @@ def _free_port() -> int:
 
 
 def _is_free(port: int, *, again: bool = False) -> bool:
-    """Return whether nothing on this node holds the port; `again`: what its last holder has left does not count."""
+    """Return whether nothing on this node holds the port; with `again`, remains of its last holder do not count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, again)
         try:
@@ -345,13 +346,13 @@ def _some(nodes: Sequence[str], most: int = 8) -> str:
 
 
 def variables_to_pass(config: RunConfig) -> tuple[str, ...]:
-    """Ours and the libraries' own; nothing else of the environment, which holds secrets."""
+    """Return our variables and the libraries' own; the rest of the environment may hold secrets and is left out."""
     theirs = (name for name in child_environment(config) if name.startswith(LIBRARY_PREFIXES))
     return (*NAMES, *sorted(theirs))
 
 
 def node_check(mounts: Sequence[Mount], made: Mapping[str, Path], ranks: int) -> list[str]:
-    """Return the arguments of `harness.launch.node`, for what a container or a node without one must see."""
+    """Return the arguments of `harness.launch.node` for what a container, or a node without one, must see."""
     kinds = (("--writable" if mount.writable else "--readable", str(mount.path)) for mount in mounts)
     told = (("--token", variable, str(token)) for variable, token in made.items())
     options = [part for option in (*kinds, *told) for part in option]

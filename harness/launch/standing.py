@@ -1,4 +1,4 @@
-"""The state of a run as its log shows it. The launcher acts on it."""
+"""The state of a run as its log shows it; the launcher acts on it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from report.forecast import trained
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The state of a run that may not have begun, may be running, or may be over."""
+    """The state of a run that has not begun, is running, or is over."""
 
     samples: int = 0
-    """Trained on."""
+    """Samples trained on."""
     status: str = ""
-    """Of run_stop; empty before."""
+    """Status of run_stop; empty before it."""
     reason: str = ""
     error: str = ""
-    """Type of the exception that ended it."""
+    """Type of the exception that ended the run."""
     started_ms: float | None = None
     """run_start."""
     stopped_ms: float | None = None
@@ -27,7 +27,7 @@ class Standing:
 
     @property
     def minutes(self) -> float | None:
-        """From run_start to run_stop."""
+        """Minutes from run_start to run_stop."""
         if self.started_ms is None or self.stopped_ms is None:
             return None
         return (self.stopped_ms - self.started_ms) / 60_000

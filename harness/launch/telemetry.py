@@ -1,9 +1,9 @@
-"""python -m harness.launch.telemetry RESULT_FILE SECONDS: what this node and its GPUs do, every so many seconds.
+"""python -m harness.launch.telemetry RESULT_FILE SECONDS: sample this node and its GPUs at a fixed interval.
 
-One process a node, beside the ranks and at the lowest priority, which ends when its standard input does: it cannot
-outlive who started it. It appends to `telemetry_<n>_<node>.csv` beside `result_<n>.txt`, a line for the node and one
-for each GPU, as COLUMNS says. GPUs are asked through one nvidia-smi that stays, since each start costs the driver's
-initialisation; where there is none, or it ends, the node alone is measured, and that is said.
+There is one process a node, next to the ranks and at the lowest priority. It ends when its standard input does, so it
+cannot outlive the process that started it. It appends to `telemetry_<n>_<node>.csv` next to `result_<n>.txt`, a line
+for the node and one for each GPU, with the columns in COLUMNS. One long-running nvidia-smi samples the GPUs, since each
+start costs the driver's initialisation. If there is none, or it ends, only the node is sampled, with a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TextIO
 from benchmark.processes import ending_with_this
 from benchmark.telemetry import HEADER, NODE, file_of
 
-# For the columns from `device` to `throttle_reasons`. Drivers from 535 on know the last by this name, too.
+# The columns from `device` to `throttle_reasons`. Drivers from 535 on also know the last one by this name.
 _FIELDS = (
     *("index", "utilization.gpu", "memory.used", "memory.free", "power.draw", "temperature.gpu", "clocks.sm"),
     "clocks_throttle_reasons.active",
@@ -31,7 +31,7 @@ _FIELDS = (
 
 _LOWEST_PRIORITY = 19
 _STOP_S = 10.0
-"""For samplers to end; a node may be gone."""
+"""Seconds for samplers to end; a node may be gone."""
 
 
 def sampler(result: Path, seconds: int) -> list[str]:
@@ -41,7 +41,7 @@ def sampler(result: Path, seconds: int) -> list[str]:
 
 @contextmanager
 def sampled(command: Sequence[str]) -> Iterator[None]:
-    """Every node is sampled by `command` for as long as the block takes; that it fails is said, and no more."""
+    """Sample every node with `command` while the block runs; a failure prints a line and has no other effect."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -61,7 +61,7 @@ def gpu_cells(line: str) -> list[str]:
     """Return a line of nvidia-smi as the cells from `device` on.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such a line.
     """
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(_FIELDS) or not cells[0].isdecimal():
@@ -71,7 +71,7 @@ def gpu_cells(line: str) -> list[str]:
 
 
 def _measured(cell: str) -> str:
-    """Return a number; nothing for [N/A], [GPU is lost] and the like."""
+    """Return a number, or an empty string for [N/A], [GPU is lost] and the like."""
     if cell.startswith("["):
         return ""
     if not math.isfinite(float(cell)):
@@ -80,7 +80,7 @@ def _measured(cell: str) -> str:
 
 
 def _node_cells() -> list[str]:
-    """Return the cells from `device` on."""
+    """Return the node's cells from `device` on."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -93,7 +93,7 @@ def _say(text: str) -> None:
 
 
 class _Gpus:
-    """An nvidia-smi that prints a line for each GPU, again and again; false where there is none, or no longer."""
+    """An nvidia-smi that prints a line for each GPU at each interval; false if there is none, or it has ended."""
 
     def __init__(self, seconds: int) -> None:
         query = [f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits", f"--loop={seconds}"]
@@ -119,14 +119,14 @@ class _Gpus:
         return self._process.stdout.fileno()
 
     def rows(self) -> list[list[str]]:
-        """Return the cells, from `device` on, of each line that is complete by now; a line that is no sample is said,
-        once.
-        """
+        """Return the cells from `device` on of each complete line; report a malformed line once."""
         read = os.read(self.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + read).split(b"\n")
         rows = [cells for line in lines if (cells := self._cells(line.decode(errors="replace")))]
         if not read and self._process is not None:
-            _say(f"nvidia-smi ended with status {self._process.wait()}: memory and processors only from here on")
+            _say(
+                f"nvidia-smi ended with status {self._process.wait()}: sampling only memory and processors from here on"
+            )
             self._process = None
         return rows
 
@@ -146,12 +146,12 @@ class _Gpus:
 
 
 def sample(file: TextIO, seconds: int) -> None:
-    """Append lines until standard input ends, the node's once more at its end.
+    """Append lines until standard input ends, and the node's line once more at the end.
 
     Raises:
         OSError: the file cannot be written.
     """
-    _node_cells()  # so that the first one's processors were busy since now
+    _node_cells()  # starts the interval that the first line's processor load covers
     gpus, due, ended = _Gpus(seconds), time.monotonic() + seconds, False
     try:
         while not ended:
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     os.nice(_LOWEST_PRIORITY)
     path = file_of(Path(result), socket.gethostname())
     try:
-        # Buffered by lines: a node that dies leaves whole ones. A run that goes on finds a file with a header.
+        # Line-buffered, so that a node that dies leaves whole lines. A continued run finds a file that has its header.
         with path.open("a", encoding="utf-8", buffering=1) as file:
             if file.tell() == 0:
                 file.write(HEADER + "\n")

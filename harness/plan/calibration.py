@@ -1,8 +1,8 @@
-"""The constants of the step-time model: how they are found from measured steps, and where they are kept.
+"""The constants of the step-time model: how they are fitted to measured steps, and how they are stored.
 
-Each constant multiplies terms of the step time and is fitted by its logarithm: relative errors of the measured steps
-against a broad Gaussian prior. So one measurement is enough to refit, what the measurements do not tell stays where
-physics puts it, and the derivative of a step's log time by a log constant is simply the share of its terms.
+Each constant multiplies terms of the step time and is fitted in its logarithm, with relative errors of the measured
+steps against a broad Gaussian prior. So one measurement is enough to refit, constants that no measurement determines
+stay where physics puts them, and the derivative of a step's log time by a log constant is the share of its terms.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from harness.plan.step_time import Term, seconds, terms
 SHIPPED = Path(__file__).with_name("calibration.json")
 
 OWN = "own"
-"""Release of the software that a user's own logs are from."""
+"""Release that stands for the software of a user's own logs."""
 
 LOGGED_SPREAD = 0.015
-"""Of a median step from logs: two clusters with the same GPUs and configuration differ by 0.8 %."""
+"""Relative error of a median step from logs: two clusters with the same GPUs and configuration differ by 0.8 %."""
 
 TABLED_SPREAD = 0.03
-"""Of a step from a framework's documentation: the same configuration differs by 2 % from one release to the next."""
+"""Relative error of a step from a framework's documentation: one configuration differs by 2 % between releases."""
 
 UNCALIBRATED_SPREAD = 0.30
-"""What a (GPU, precision) that was never measured may be off: left out altogether, GB300 was predicted 38 % off."""
+"""Possible error for a (GPU, precision) that was never measured: GB300, left out of the fit, was predicted 38 % off."""
 
 SINGLE_SPREAD = 0.10
-"""What a (GPU, precision) measured once may be off elsewhere: releases of a framework differ by 7 to 9 %."""
+"""Possible error for a (GPU, precision) measured once: releases of a framework differ by 7 to 9 %."""
 
 LEAST_SPREAD = 0.05
-"""What is claimed at best: rows of one software that agree say little of the next."""
+"""Smallest error that is claimed: rows of one software that agree say little about the next."""
 
 FULL_GRAPH_GAIN: Mapping[str, float] = {"B200": 1.15, "GB200": 1.54, "GB300": 1.79}
-"""How many times as long a step in nvfp4 takes without a CUDA graph of the whole iteration, as NVIDIA has published.
+"""Factor on a step in nvfp4 without a CUDA graph of the whole iteration, as NVIDIA has published it.
 
-In fp8 it takes no longer. The submissions of 405B in nvfp4, from which its constants are, ran in such graphs; so does a
-config with FULL_CUDA_GRAPH.
+In fp8 there is no difference. The 405B submissions in nvfp4, from which the constants come, ran in such graphs, as does
+a config with FULL_CUDA_GRAPH.
 """
 
 WHOLE_GRAPHS = "405b"
-"""The size whose steps in nvfp4 were measured in such graphs. Those of 8B were in graphs of a layer each, which this
-trainer has too; all but the one of B300."""
+"""The size whose nvfp4 steps were measured in such graphs. Those of 8B ran in graphs of one layer each, which this
+trainer also has, except for the one on B300."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of a constant before any measurement: a log-normal."""
+    """What is assumed of a constant before any measurement: a log-normal distribution."""
 
     value: float
     spread: float
@@ -64,11 +64,11 @@ class Prior:
 PRIORS: Mapping[str, Prior] = {
     "matmul": Prior(1.5, 0.1),  # dense matrix products reach two thirds of the datasheet's peak
     "attention": Prior(2.0, 0.15),
-    "elementwise": Prior(2.0, 1.0),  # also takes what else grows with a layer's tokens: launch gaps, power limits
+    "elementwise": Prior(2.0, 1.0),  # also covers whatever else grows with a layer's tokens: launch gaps, power limits
     "gpu": Prior(1.0, 0.1),  # relative to H100 or GB200
     "release": Prior(1.0, 0.1),  # relative to v5.0
     "stack": Prior(1.0, 0.05),  # relative to code tuned for MLPerf
-    "tensor": Prior(0.3, 0.5),  # share of the transfer that is not hidden behind matrix products; so are the next three
+    "tensor": Prior(0.3, 0.5),  # share of the transfer that is not hidden behind matrix products, as in the next three
     "traffic": Prior(0.5, 0.5),
     "latency": Prior(1.0, 0.5),
     "context": Prior(0.3, 0.5),
@@ -76,7 +76,7 @@ PRIORS: Mapping[str, Prior] = {
     "data": Prior(0.5, 0.5),
     "fixed": Prior(0.2, 0.5),  # seconds a step
 }
-"""By the first word of a constant's name."""
+"""Priors by the first word of a constant's name."""
 
 
 def physical_prior(name: str) -> Prior:
@@ -84,30 +84,30 @@ def physical_prior(name: str) -> Prior:
 
 
 class Constants(dict[str, float]):
-    """Constants by name; one that was never fitted is at its prior."""
+    """Constants by name; one that was never fitted has the value of its prior."""
 
     def __missing__(self, name: str) -> float:
         return physical_prior(name).value
 
     def prior(self, name: str) -> Prior:
-        """What is believed of a constant by who has measured it elsewhere."""
+        """Return the prior of a constant, from whoever has measured it elsewhere."""
         return Prior(self[name], min(physical_prior(name).spread, 0.1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A step that was timed somewhere."""
+    """A step that was timed somewhere; times in seconds."""
 
     job: TrainingJob
     seconds: float
     """Median step."""
     source: str
     spread: float = LOGGED_SPREAD
-    """Standard deviation of the logarithm that the fit allows it."""
+    """Standard deviation of the step's logarithm that the fit allows."""
     evaluation: float | None = None
-    """Seconds of an evaluation, over steps that its sequences would fill, over seconds of a step."""
+    """Seconds of an evaluation, divided by the steps that its samples would fill, divided by seconds of a step."""
     start: float | None = None
-    """Seconds of a run beyond its steps and evaluations: opening data, first steps, outliers."""
+    """Seconds of a run outside its steps and evaluations: opening data, first steps, outliers."""
 
     @property
     def group(self) -> str:
@@ -115,7 +115,7 @@ class Measured:
 
 
 def group(job: TrainingJob) -> str:
-    """What one measurement says something about: the GPU, the precision, and the model's size."""
+    """Return what one measurement is evidence about: the GPU, the precision, and the model's size."""
     return f"{job.gpu.name} {job.precision} {job.size.name}"
 
 
@@ -128,9 +128,9 @@ class Residual:
     software: str
     gpus: int
     error: float
-    """Predicted over measured, less one."""
+    """Predicted over measured, minus one."""
     left_out: float
-    """The same with constants that were fitted without this step."""
+    """The same, with constants that were fitted without this step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,29 +139,32 @@ class Fitted:
 
     constants: Constants
     evaluation: float
-    """As in Measured, median."""
+    """As in Measured; the median."""
     start: float
-    """As in Measured, median."""
+    """As in Measured; the median."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Constants with where they come from."""
+    """Constants and where they come from."""
 
     sizes: Mapping[str, Fitted]
-    """By the name of the model's size: the terms are the same for all, but what a small model's layers lose to short
-    kernels, and a large one's to transfers and to its pipeline, goes into constants of the same names."""
+    """Constants by the name of the model's size. The terms are the same for all sizes, but what a small model's layers
+    lose to short kernels, and a large one's to transfers and the pipeline, goes into constants of the same names.
+    """
     residuals: tuple[Residual, ...]
     made: str
     """Date."""
     command: str
 
     def of(self, size: ModelSize) -> Fitted:
-        """Return the constants of a size, or of the nearest one that was measured."""
+        """Return the constants of a size, or of the nearest measured one."""
         return self.sizes[nearest(size, self.sizes)]
 
     def spread(self, job: TrainingJob) -> float:
-        """Return how far off a step of this job may be: twice the root mean square of its group's left-out errors."""
+        """Return the possible relative error of this job's step: twice the root mean square of its group's left-out
+        errors.
+        """
         errors = [residual.left_out for residual in self.residuals if residual.group == group(job)]
         if not errors:
             return UNCALIBRATED_SPREAD
@@ -170,14 +173,13 @@ class Calibration:
         return max(LEAST_SPREAD, 2 * fmean(error**2 for error in errors) ** 0.5)
 
     def measured(self, job: TrainingJob) -> int:
-        """Return how many steps of this job's group the constants were fitted to."""
+        """Return the number of steps in this job's group that the constants were fitted to."""
         return sum(residual.group == group(job) for residual in self.residuals)
 
     def graph_gain(self, job: TrainingJob) -> float | None:
-        """Return how many times as long a step takes without such a graph; None where the constants are not of steps in
-        one.
+        """Return the factor on a step without such a graph; None if the constants do not come from steps in one.
 
-        Constants that a user's own logs gave are of the user's own steps.
+        Constants from a user's own logs describe the user's own steps.
         """
         whole = nearest(job.size, self.sizes) == WHOLE_GRAPHS
         if job.precision != "nvfp4" or job.release == OWN or not whole:
@@ -185,15 +187,15 @@ class Calibration:
         return FULL_GRAPH_GAIN.get(job.gpu.name)
 
     def has_fp8_attention(self, job: TrainingJob) -> bool:
-        """Return whether the measured steps of this job's kind have attention in fp8, which this trainer has not.
+        """Return whether the measured steps of this job's kind used attention in fp8, which this trainer lacks.
 
-        Nobody has published what it brings, and no constant tells: every 8B step in nvfp4 has it, and no other.
+        Nobody has published its gain, and no constant shows it: every 8B step in nvfp4 has it, and no other step does.
         """
         small = nearest(job.size, self.sizes) != WHOLE_GRAPHS
         return small and job.precision == "nvfp4" and job.release != OWN
 
     def software(self, gpu: str, precision: str, size: ModelSize) -> tuple[str, str]:
-        """Return the (release, stack) to assume: the user's own, else a submission's, the latest."""
+        """Return the (release, stack) to assume: the user's own if there is one, else the latest submission's."""
         group = f"{gpu} {precision} {nearest(size, self.sizes)}"
         known = [residual.software for residual in self.residuals if residual.group == group]
         order = sorted(known, key=lambda software: (software.startswith(OWN), software.endswith(" mlperf"), software))
@@ -202,17 +204,19 @@ class Calibration:
 
 
 def nearest(size: ModelSize, known: Mapping[str, Fitted]) -> str:
-    """Return the name of the size in `known` whose layers are the most like those of `size`, by their parameters."""
+    """Return the name of the size in `known` whose layers have the most similar number of parameters to those of
+    `size`.
+    """
     return min(known, key=lambda name: abs(log(SIZES[name].layer_parameters / size.layer_parameters)))
 
 
 def calibrate(
     measured: Sequence[Measured], *, made: str, command: str, before: Calibration | None = None
 ) -> Calibration:
-    """Constants for measured steps, with each step's error, and its error when it is left out.
+    """Fit constants to measured steps, and return them with each step's error, also when that step is left out.
 
     Args:
-        before: what the measurements do not tell is taken from there; from physics if None.
+        before: source of constants that the measurements do not determine; physics if None.
     """
     sizes = dict(before.sizes) if before else {}
     residuals = list(before.residuals) if before else []
@@ -229,7 +233,7 @@ def _prior(known: Fitted | None) -> Callable[[str], Prior]:
 
 
 def _fitted(rows: Sequence[Measured], known: Fitted | None) -> Fitted:
-    """Constants and pace of the rows of one size."""
+    """Return the constants and the pace of the rows of one size."""
     evaluations = [row.evaluation for row in rows if row.evaluation is not None]
     starts = [row.start for row in rows if row.start is not None]
     return Fitted(
@@ -263,7 +267,7 @@ def _names(*rows: Measured) -> set[str]:
 
 
 def fit(measured: Sequence[Measured], prior: Callable[[str], Prior] = physical_prior) -> Constants:
-    """Return the most probable constants given measured steps: Gauss-Newton on logarithms."""
+    """Return the most probable constants, given measured steps: Gauss-Newton on logarithms."""
     rows = [(terms(row.job), log(row.seconds), row.spread) for row in measured]
     names = sorted(_names(*measured))
     constants = Constants({name: prior(name).value for name in names})
@@ -282,7 +286,7 @@ def _change(
     constants: Constants,
     prior: Callable[[str], Prior],
 ) -> list[float]:
-    """Return the step of Gauss-Newton, in the order of `names`: least squares over the priors and the measured steps."""
+    """Return one step of Gauss-Newton, in the order of `names`: least squares over priors and measured steps."""
     import numpy as np
 
     index = {name: i for i, name in enumerate(names)}
@@ -305,10 +309,10 @@ def _change(
 
 
 def load(path: Path = SHIPPED) -> Calibration:
-    """Return a calibration from its file.
+    """Read a calibration from its file.
 
     Raises:
-        RefusedError: the file is no calibration.
+        RefusedError: the file is not a calibration.
     """
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -319,7 +323,7 @@ def load(path: Path = SHIPPED) -> Calibration:
             command=fields["command"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RefusedError(f"{path} is no calibration file: {type(error).__name__}: {error}") from None
+        raise RefusedError(f"{path} is not a calibration file: {type(error).__name__}: {error}") from None
 
 
 def _of_values(values: Mapping[str, Any]) -> Fitted:
@@ -327,7 +331,7 @@ def _of_values(values: Mapping[str, Any]) -> Fitted:
 
 
 def dump(calibration: Calibration) -> str:
-    """Return the text of a calibration's file."""
+    """Return a calibration as the text of its file."""
     fields = {
         "made": calibration.made,
         "command": calibration.command,

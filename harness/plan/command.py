@@ -1,4 +1,4 @@
-"""llama31 plan: one configuration planned, layouts searched, constants refitted."""
+"""llama31 plan: plan one configuration, search layouts, refit constants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATH = PathArgument()
 
 
 class _Counts(click.ParamType[tuple[int, ...]]):
-    """Numbers of GPUs, with commas between them."""
+    """Numbers of GPUs, separated by commas."""
 
     name = "N[,N...]"
 
@@ -45,7 +45,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 
 
 class _PlanByDefault(Verbs):
-    """A group whose command is `layout` where the first argument names none."""
+    """A group that runs `layout` if the first argument names no command of it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
@@ -143,10 +143,10 @@ def layout(
                 write is not None and quantised_weights
             ),
             "--picture draws one configuration; a search has many": picture is not None and searching,
-            "--gpus says what FILE says too": gpus is not None and file is not None,
+            "--gpus and FILE both give the number of GPUs; give one": gpus is not None and file is not None,
             "--gpus needs --gpu": gpus is not None and gpu is None,
             "--minutes needs --gpu or FILE": minutes is not None and gpu is None and file is None,
-            "--minutes finds the number that --gpus states": minutes is not None and gpus is not None,
+            "--minutes finds the number of GPUs that --gpus gives; give one": minutes is not None and gpus is not None,
         }
     )
     calibration = _calibration(calibration_file)
@@ -215,7 +215,7 @@ def _plan(
 
 
 def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> list[SearchResult]:
-    """Return the layouts of one number of GPUs; or what would fit."""
+    """Print and return the layouts of one number of GPUs; if none fits, print changes that would."""
     from harness.plan.presentation import instead_lines, search_values, table
     from harness.plan.scaling import instead
 
@@ -229,7 +229,7 @@ def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> 
 
 
 def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: bool) -> list[SearchResult]:
-    """Return the fastest layout of each number of GPUs."""
+    """Print and return the fastest layout for each number of GPUs."""
     from harness.plan.presentation import scaling_table, scaling_values
     from harness.plan.scaling import instead
 
@@ -240,10 +240,10 @@ def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: b
 
 
 def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: bool) -> list[SearchResult]:
-    """Return the layouts of the fewest GPUs that are fast enough.
+    """Print and return the layouts of the fewest GPUs that are fast enough.
 
     Raises:
-        ConfigError: no number of GPUs is.
+        ConfigError: no number of GPUs is fast enough.
     """
     from harness.plan.presentation import fewest_text, search_values, too_slow
     from harness.plan.scaling import fewest
@@ -257,7 +257,7 @@ def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: b
 
 
 def _values(file: Path | None) -> dict[str, str]:
-    """What a configuration says beyond its defaults."""
+    """Return the variables that a configuration sets beyond its defaults."""
     resolved = resolve(file)
     values = resolved.config.to_environment()
     return {name: values[name] for name, origin in resolved.origins.items() if origin != "default" and name in values}
@@ -268,13 +268,13 @@ def _precision(precision: str | None) -> dict[str, str]:
 
     if precision is None:
         return {}
-    # Of another precision's own variables none is left.
+    # Variables of another precision are unset.
     unset = {"FP8_RECIPE": ""} | ({} if precision == "fp8" else {"FP8_PARAM_GATHER": ""})
     return unset | precision_values(precision)
 
 
 def _write(found: SearchResult, calibration: Calibration, folder: Path) -> Path:
-    """Write the first layout's config file; an existing one is never overwritten."""
+    """Write the first layout as a config file; never overwrite an existing one."""
     from harness.config_file import write_config
     from harness.plan.planner import plan as make_plan
 

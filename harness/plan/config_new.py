@@ -1,7 +1,7 @@
-"""A config for a system that nobody has written one for: the layout that worked on such GPUs, fitted to their number.
+"""Makes a config for a new system: the layout that worked on such GPUs, fitted to their number.
 
-Every candidate is judged by RunConfig itself and by the planner, so that what is written down can run and fits. The
-fastest layout there is, is the search's to find (`llama31 plan --gpu ... --gpus ...`).
+RunConfig and the planner judge every candidate, so the config that is written can run and fits. It may not be the
+fastest layout; searching for that is another command's task (`llama31 plan --gpu ... --gpus ...`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.plan.search import bare_values, search
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaLayout:
-    """How one copy of the model is cut."""
+    """How one copy of the model is divided."""
 
     tensor: int
     pipeline: int
@@ -33,7 +33,7 @@ class ReplicaLayout:
 
 @dataclass(frozen=True)
 class PublishedChoice:
-    """What submissions on a GPU had."""
+    """The settings of the submissions on one GPU."""
 
     layout: ReplicaLayout
     precision: str
@@ -50,21 +50,21 @@ PUBLISHED: dict[str, dict[str, PublishedChoice]] = {
         "GB300": PublishedChoice(_TP2, "nvfp4"),
     }
 }
-"""Benchmark -> GPU -> what it was submitted with: MLPerf Training v5.0 (H100, H200) and v5.1."""
+"""Benchmark -> GPU -> its submissions' settings: MLPerf Training v5.0 (H100, H200) and v5.1."""
 
 
 def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_batch_size: int | None = None) -> Plan:
-    """Return the plan of a configuration that fits, with a batch size as near to the wanted one as can be had.
+    """Return the plan of a configuration that fits, with a batch size as near as possible to the one requested.
 
-    The published layout if the number of GPUs is a multiple of it; then other pipelines and context-parallel sizes. For
-    a benchmark of which none is published, the layouts of a search in bf16, the fastest first. Gradients are in bf16,
-    as in every published run. Where that does not fit, the fastest change that the planner knows to make it fit.
+    It tries the published layout if the number of GPUs is a multiple of it, then other pipelines and context-parallel
+    sizes. For a benchmark without published layouts, it tries those of a search in bf16, the fastest first. Gradients
+    are in bf16, as in every published run. If a layout does not fit, it makes the fastest change with which it does.
 
     Args:
-        global_batch_size: that of the smallest reference point if None.
+        global_batch_size: samples; that of the smallest reference point if None.
 
     Raises:
-        ConfigError: no layout has an equal share of these GPUs, with the number of nodes that would do; or none fits.
+        ConfigError: no layout divides these GPUs equally, with the numbers of nodes that would work; or none fits.
     """
     published, points = PUBLISHED.get(benchmark.name, {}).get(gpu), benchmark.rules[-1].reference_points
     wanted = global_batch_size or (points[0].global_batch_size if points else 1)
@@ -82,18 +82,18 @@ def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_b
 
 
 def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -> str:
-    """Return why there is no config: nothing divides these GPUs, or (`cut`) what does needs more memory than they have."""
+    """Return why there is no config: no layout divides these GPUs, or (`cut`) those that do need too much memory."""
     each = GPUS[gpu].gpus_per_node
     asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
     if published is None:
-        return f"{asked} have no layout that divides and fits them"
+        return f"{asked} have no layout that divides them and fits; try another number of nodes"
     near = "no layout near the published one"
     if cut:
         command = f"llama31 plan --gpu {gpu} --gpus {nodes * each}"
         return f"{asked} hold {near} in their memory; `{command}` looks for others"
     return (
-        f"{asked} can be cut by {near} ({published.ranks} GPUs a copy); numbers of nodes that can: "
-        f"multiples of {published.ranks // each}"
+        f"{asked} cannot be divided by {near} ({published.ranks} GPUs a copy); expected a number of nodes that is "
+        f"a multiple of {published.ranks // each}"
     )
 
 
@@ -106,7 +106,7 @@ def _searched(benchmark: Benchmark, gpu: str, nodes: int) -> Iterator[ReplicaLay
 
 
 def _neighbours(published: ReplicaLayout) -> Iterator[ReplicaLayout]:
-    """Yield the published one first, then its neighbours, the least changed first."""
+    """Yield the published layout first, then its neighbours, the least changed first."""
     yield published
     for context in (published.context, 1, 2 * published.context):
         for pipeline, interleaved in ((8, 8), (4, 8), (16, 8), (9, 7), (7, 9), (6, 7), (3, 7)):
@@ -116,7 +116,7 @@ def _neighbours(published: ReplicaLayout) -> Iterator[ReplicaLayout]:
 
 
 def _fitting(config: RunConfig) -> Plan | None:
-    """Return a configuration as it is, or with one change that makes it fit; None if none does."""
+    """Return the plan of a configuration, unchanged or with one change that makes it fit; None if no change does."""
     known = calibration.load()
     made = plan(config, known)
     if made.fits:
@@ -127,7 +127,7 @@ def _fitting(config: RunConfig) -> Plan | None:
 
 
 def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str) -> Iterator[RunConfig]:
-    """Yield every batch size that this layout can run, of those that an interleaved pipeline takes."""
+    """Yield a configuration for every batch size that this layout can run, including an interleaved pipeline's rule."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
         return
@@ -150,7 +150,7 @@ def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayou
 
 
 def variables(made: Plan) -> dict[str, str]:
-    """What a config file of this plan exports: shell name -> value."""
+    """Return the variables that a config file of this plan exports: shell name -> value."""
     names = (
         "BENCHMARK",
         "RULESET",

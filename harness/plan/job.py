@@ -1,4 +1,4 @@
-"""What the planner computes on: a model, cut in a certain way, on certain GPUs."""
+"""The input of the planner: a model, divided in a certain way, on certain GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.sizes import ModelSize
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One training job: enough to say what a step computes, moves and keeps."""
+    """One training job: everything that determines what a step computes, moves and keeps."""
 
     size: ModelSize
     vocabulary: int
@@ -25,14 +25,14 @@ class TrainingJob:
     tensor: int
     pipeline: int
     chunks: int
-    """Model chunks a pipeline stage (interleaving), 1 for none."""
+    """Model chunks in a pipeline stage (interleaving); 1 for none."""
     context: int
     micro_batch: int
-    """Sequences a forward pass."""
+    """Samples in a forward pass."""
     microbatches: int
-    """A step, on each data-parallel replica."""
+    """Microbatches of a step on each data-parallel replica."""
     precision: str
-    """Of the linear layers: one of hardware.PRECISIONS."""
+    """Precision of the linear layers: one of hardware.PRECISIONS."""
     release: str
     """Round whose software is assumed: v5.0, v5.1 or v6.0."""
     stack: str = "mlperf"
@@ -40,20 +40,20 @@ class TrainingJob:
     bf16_ends: tuple[int, int] = (0, 0)
     """Layers at the start and at the end of the model that stay in bf16."""
     quantised_weights: bool = True
-    """Whether layers' weights are kept in the precision of their products alone, as published runs keep fp8, or in
-    bf16 beside."""
+    """Whether layers' weights are kept only in the precision of their products, as published runs keep fp8, or also in
+    bf16."""
     gradient_bytes: int = 2
-    """Of a gradient as it is kept and reduced: 2 for bf16, 4 for fp32."""
+    """Bytes of a gradient as it is kept and reduced: 2 for bf16, 4 for fp32."""
     moment_bytes: int = 8
-    """Of AdamW's two moments of a parameter."""
+    """Bytes of AdamW's two moments of a parameter."""
     recompute: frozenset[str] = frozenset()
     """What the backward pass computes again instead of keeping: `core_attn`, `mlp`, or `full` layers."""
     recomputed_layers: int = 0
     """With `full`, how many layers of each model chunk; 0 for all."""
     projection_copy: bool = True
-    """Whether a quantised copy of attention's output is kept beside it, as before Transformer Engine 2.6."""
+    """Whether a quantised copy of attention's output is kept besides it, as before Transformer Engine 2.6."""
     fused_weight_gradients: bool = True
-    """Whether a weight's gradient is added to its buffer inside the matrix product, rather than made beside."""
+    """Whether a weight's gradient is added to its buffer inside the matrix product, not computed separately."""
 
     @property
     def ranks(self) -> int:
@@ -67,7 +67,7 @@ class TrainingJob:
 
     @property
     def sharding(self) -> int:
-        """Ranks that hold the same weights, over which the optimizer's state is split."""
+        """Ranks that hold the same weights; the optimizer's state is split among them."""
         return self.data * self.context
 
     @property
@@ -81,26 +81,26 @@ class TrainingJob:
 
     @property
     def ends_count_as_layers(self) -> bool:
-        """Whether embedding and loss take the place of a layer each, which is how 126 layers fill 8 x 8 chunks."""
+        """Whether embedding and loss each take the place of a layer, which is how 126 layers fill 8 x 8 chunks."""
         return self.size.layers % (self.pipeline * self.chunks) != 0
 
     @property
     def layer_matrices(self) -> int:
-        """Weights of one layer's matrices: query, key, value, projection, gate, up and down."""
+        """Number of weights in one layer's matrices: query, key, value, projection, gate, up and down."""
         return self.size.layer_parameters - self.layer_norms
 
     @property
     def mlp_share(self) -> float:
-        """Of a layer's matrices, the part that is in the MLP."""
+        """Share of a layer's matrix weights that is in the MLP."""
         return 3 * self.size.hidden * self.size.ffn_hidden / self.layer_matrices
 
     @property
     def layer_norms(self) -> int:
-        """Weights of one layer's two norms, which every tensor-parallel rank holds whole."""
+        """Number of weights in one layer's two norms, which every tensor-parallel rank holds whole."""
         return 2 * self.size.hidden
 
     def chunk_layers(self, stage: int, chunk: int) -> int:
-        """Transformer layers in one model chunk of a pipeline stage."""
+        """Return the number of transformer layers in one model chunk of a pipeline stage."""
         position, last = chunk * self.pipeline + stage, self.pipeline * self.chunks - 1
         if not self.ends_count_as_layers:
             return self.size.layers // (last + 1)
@@ -118,11 +118,11 @@ class TrainingJob:
         return [index < start or index >= last for index in range(first, first + layers)]
 
     def layers(self, stage: int) -> int:
-        """Transformer layers on pipeline stage `stage`."""
+        """Return the number of transformer layers on a pipeline stage."""
         return sum(self.chunk_layers(stage, chunk) for chunk in range(self.chunks))
 
     def recomputed_share(self, stage: int) -> float:
-        """Of the layers of a pipeline stage, the part that is recomputed whole."""
+        """Return the share of a pipeline stage's layers that is recomputed whole."""
         if "full" not in self.recompute:
             return 0.0
         if self.recomputed_layers == 0:
@@ -147,17 +147,17 @@ def from_config(
     """Return the job that a configuration describes.
 
     Args:
-        gpu: its name; the one that the system's name states if None.
-        quantised_weights: as in TrainingJob; also where FP8_PARAM_GATHER says so.
+        gpu: the GPU's name; the one in the system's name if None.
+        quantised_weights: as in TrainingJob; also set by FP8_PARAM_GATHER.
 
     Raises:
-        ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
+        ConfigError: the GPU is unknown, or has no matrix products in the configuration's precision.
     """
     layout = config.layout
     found = gpu_of_system(config.system) if gpu is None else GPUS.get(gpu)
     if found is None:
-        what = f"DGXSYSTEM={config.system} names no GPU" if gpu is None else f"--gpu {gpu} is no GPU"
-        raise ConfigError([f"{what} that the planner knows; known: {', '.join(GPUS)} (--gpu)"])
+        what = f"DGXSYSTEM={config.system} names no GPU" if gpu is None else f"--gpu {gpu} is not a GPU"
+        raise ConfigError([f"{what} that the planner knows; known: {', '.join(GPUS)} (choose one with --gpu)"])
     precision = precision_of(config.kernels)
     if precision not in PRECISIONS or found.peak(precision) is None:
         valid = ", ".join(name for name in PRECISIONS if found.peak(name) is not None)
@@ -189,7 +189,7 @@ def from_config(
 
 
 def precision_of(kernels: Kernels) -> str:
-    """Return one of hardware.PRECISIONS, or what else the configuration has."""
+    """Return one of hardware.PRECISIONS, or another name for what the configuration uses."""
     return "mxfp8" if kernels.precision == "fp8" and kernels.fp8_recipe == "mxfp8" else kernels.precision
 
 
@@ -199,7 +199,7 @@ def precision_values(precision: str) -> dict[str, str]:
 
 
 def _recompute(kernels: Kernels) -> frozenset[str]:
-    """What is recomputed; `layernorm` is not: in Transformer Engine's layers there is no norm by itself."""
+    """Return what is recomputed, without `layernorm`: Transformer Engine's layers have no separate norm."""
     if kernels.recompute_granularity == "full":
         return frozenset({"full"})
     if kernels.recompute_granularity == "selective":
@@ -208,5 +208,5 @@ def _recompute(kernels: Kernels) -> frozenset[str]:
 
 
 def _recomputed_layers(kernels: Kernels) -> int:
-    """`block` recomputes so many layers of each chunk, `uniform` all of them in units of so many."""
+    """Return how many layers of each chunk are recomputed: `block` that many, `uniform` all in units of that many."""
     return (kernels.recompute_num_layers or 0) if kernels.recompute_method == "block" else 0

@@ -1,4 +1,4 @@
-"""The ways to cut a model over GPUs, and how long each takes at every number of GPUs and every minibatch."""
+"""The ways to divide a model over GPUs, and the step time of each at every number of GPUs and every minibatch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ LAYOUT_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayout:
-    """A layout with the two numbers that its step time is linear in: seconds = each * microbatches + once."""
+    """A layout and the two numbers that determine its step time in seconds: each * microbatches + once."""
 
     job: TrainingJob
-    """Of any number of microbatches."""
+    """The layout, for any number of microbatches."""
     each: float
     once: float
-    """The bubble included."""
+    """Seconds once a step, including the bubble."""
     shared: float
-    """Of `once`, what more GPUs share among them: the optimizer."""
+    """The part of `once` that more GPUs share among them: the optimizer."""
 
     @property
     def least(self) -> int:
-        """Sequences a replica that whole microbatches, and whole rounds of an interleaved pipeline, divide into."""
+        """Smallest minibatch, in samples of a replica, that microbatches and an interleaved pipeline's
+        rounds divide.
+        """
         return self.job.micro_batch * (self.job.pipeline if self.job.chunks > 1 else 1)
 
     def minibatches(self, largest: int) -> range:
-        """Return every one of a global batch of at most `largest`."""
+        """Return every minibatch with a global batch of at most `largest`."""
         return range(self.least, largest // self.job.data + 1, self.least)
 
     def step(self, minibatch: int) -> float:
@@ -62,7 +64,7 @@ def name(job: TrainingJob) -> str:
 
 
 def cuts(job: TrainingJob) -> Iterator[TrainingJob]:
-    """Yield every cut of the model that its layers and heads allow, whatever the number of GPUs."""
+    """Yield every division of the model that its layers and heads allow, whatever the number of GPUs."""
     layers = job.size.layers
     stages = [n for n in range(1, layers + 3) if layers % n == 0 or (layers + 2) % n == 0]
     pipelines = [(pp, n // pp) for n in stages for pp in range(2, min(n, LONGEST_PIPELINE) + 1) if n % pp == 0]
@@ -75,7 +77,7 @@ def cuts(job: TrainingJob) -> Iterator[TrainingJob]:
 
 
 def worst(job: TrainingJob) -> memory.Stage:
-    """Return the stage that needs most, at any minibatch.
+    """Return the stage that needs most memory, at any minibatch.
 
     Activations grow with the microbatches up to the pipeline's depth; a run has at least that many.
     """
@@ -91,7 +93,9 @@ def timed(job: TrainingJob, calibration: Calibration) -> TimedLayout:
 
 
 class Lengths:
-    """How many steps a run takes by global batch size, evaluations included; None where the rules have no schedule."""
+    """How many steps a run takes for each global batch size, evaluations included; None if the rules
+    have no schedule.
+    """
 
     def __init__(self, rules: Rules, ratio: float) -> None:
         self._rules, self._ratio = rules, ratio
@@ -107,17 +111,17 @@ class Lengths:
 
     @property
     def largest_batch(self) -> int:
-        """Beyond the largest reference point a submitter has to bring one."""
+        """Largest batch; with a larger one than the largest reference point's, a submitter must provide a new point."""
         points = self._rules.reference_points
         return points[-1].global_batch_size if points else self._rules.largest_batch
 
 
 Option = tuple[float, int, int]
-"""Seconds of a run's steps and evaluations, sequences a replica and step, and the place of the layout that fits."""
+"""Seconds of a run's steps and evaluations, samples of a replica and step, and the place of the layout that fits."""
 
 
 def options(place: int, shape: TimedLayout, lengths: Lengths) -> list[Option]:
-    """Return a layout at every minibatch that it divides, fastest first."""
+    """Return a layout's options at every minibatch that it divides, the fastest first."""
     found = []
     for minibatch in shape.minibatches(lengths.largest_batch):
         steps = lengths.of(minibatch * shape.job.data)

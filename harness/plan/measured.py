@@ -1,7 +1,7 @@
-"""Measured steps: from tables of published runs, and from anybody's own logs.
+"""Measured steps, from tables of published runs and from anybody's own logs.
 
-A table is a CSV file whose columns are named as in `COLUMNS`; others are left alone. A log needs its configuration:
-run.json beside it, as our launcher leaves, or a config file that is named.
+A table is a CSV file whose columns are named as in `COLUMNS`; other columns are ignored. A log needs its configuration:
+a run.json next to it, as our launcher writes, or a config file that the user names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.plan.job import TrainingJob, from_config
 _Read = TypeVar("_Read")
 
 COLUMNS = ("gpu", "gpus", "precision", "tp", "pp", "cp", "mbs", "microbatches")
-"""A table has these or INSTEAD of them others, one of SECONDS, and `round` or `source`."""
+"""Columns of every table (or those of INSTEAD in their place), besides one of SECONDS and `round` or `source`."""
 
 INSTEAD: Mapping[str, tuple[str, ...]] = {
     "gpus": ("nodes", "gpus_per_node"),
@@ -37,53 +37,52 @@ INSTEAD: Mapping[str, tuple[str, ...]] = {
     "run_minutes": ("minutes",),
     "steps": ("samples", "gbs"),
 }
-"""What a column is worked out from in a table that has these. Values of several runs may have ; or / between them."""
+"""Column -> columns that it is computed from. Values of several runs may be separated by ; or /."""
 
 LAYOUT = ("tp", "pp", "cp", "mbs")
 
 SECONDS = ("step_median_s", "step_s")
 
 OPTIONAL = ("benchmark", "layers", "vocab", "vp", "eval_s_median", "run_minutes", "steps")
-"""`benchmark` where the file's name begins with no benchmark's and it is another than benchmarks.DEFAULT, `layers` and
-`vocab` where they differ from the benchmark's, `vp` where there is interleaving. With the last three, which are of
-whole runs, their pace is learnt too."""
+"""Optional columns: `benchmark` if the file's name begins with no benchmark's name and it is not benchmarks.DEFAULT,
+`layers` and `vocab` if they differ from the benchmark's, `vp` if there is interleaving. The last three describe whole
+runs; from them the runs' pace is learnt too."""
 
 ROUNDS = ("v5.0", "v5.1", "v6.0", OWN)
-"""Whose software a step was measured with: submissions' of a round of MLPerf, or the user's own."""
+"""The software that a step was measured with: that of an MLPerf round's submissions, or the user's own."""
 
 _NEEDED = (*((name, *INSTEAD.get(name, ())[:1]) for name in COLUMNS), SECONDS, ("round", "source"))
 
 SKIPPED_STEPS = 3
-"""Steps at the start of a run that are slower than the rest."""
+"""Steps at the start of a run, which are slower than the rest."""
 
 
 class UnreadableMeasurementError(RefusedError):
-    """A file that no step can be read from; the message says what was expected."""
+    """No step can be read from a file; the message says what was expected."""
 
 
 def read_table(path: Path, benchmark: str | None = None) -> list[Measured]:
-    """Return the steps of a table.
+    """Read the steps of a table.
 
     Args:
-        benchmark: as of table_rows.
+        benchmark: as for `table_rows`.
 
     Raises:
-        UnreadableMeasurementError: a column is missing, or a value is not what its column holds.
+        UnreadableMeasurementError: a column is missing, or a value does not fit its column.
     """
     return [_named(path, number, _of_row, row) for number, row in table_rows(path, benchmark)]
 
 
 def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a table that state a layout, with their lines, and with the columns that INSTEAD has others
-    for.
+    """Return the rows of a table that give a layout, with their line numbers, and with INSTEAD's columns computed.
 
-    Published tables leave the layout blank where a submitter has not said it.
+    Published tables leave the layout blank if a submitter has not stated it.
 
     Args:
-        benchmark: of rows that name none; the one that the file's name begins with if None, or benchmarks.DEFAULT.
+        benchmark: for rows that name none; if None, the one that the file's name begins with, or benchmarks.DEFAULT.
 
     Raises:
-        UnreadableMeasurementError: as read_table.
+        UnreadableMeasurementError: as for `read_table`.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -91,9 +90,11 @@ def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict
     except (UnicodeDecodeError, csv.Error) as error:
         raise UnreadableMeasurementError(f"{path}: expected a table: {error}") from None
     if not rows:
-        raise UnreadableMeasurementError(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no row")
+        raise UnreadableMeasurementError(f"{path}: expected a table with columns {', '.join(COLUMNS)}; it has no rows")
     if missing := [" or ".join(names) for names in _NEEDED if not any(name in rows[0] for name in names)]:
-        raise UnreadableMeasurementError(f"{path}: a table of measured steps has also the columns {', '.join(missing)}")
+        raise UnreadableMeasurementError(
+            f"{path}: a table of measured steps also needs the columns {', '.join(missing)}"
+        )
     benchmark = benchmark or next((name for name in BENCHMARKS if path.name.startswith(name)), DEFAULT.name)
     return [
         (number, _named(path, number, _worked_out, {**row, "benchmark": row.get("benchmark") or benchmark}))
@@ -103,7 +104,7 @@ def table_rows(path: Path, benchmark: str | None = None) -> list[tuple[int, dict
 
 
 def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row: dict[str, str]) -> _Read:
-    """What is read of a row; what is wrong with it, by its line."""
+    """Return what `read` makes of a row; an error names the row's line."""
     try:
         return read(row)
     except KeyError as error:
@@ -113,7 +114,7 @@ def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row
 
 
 def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
-    """Return a row with the columns that INSTEAD has others for."""
+    """Return a row with the columns that INSTEAD computes from others."""
     found = dict(row)
     if not found.get("gpus") and found.get("nodes"):
         found["gpus"] = str(_product(found, *INSTEAD["gpus"]))
@@ -127,13 +128,13 @@ def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def _microbatches(row: Mapping[str, str]) -> int:
-    """Of a replica in a step, by the global batch size."""
+    """Return the microbatches of a replica in a step, from the global batch size."""
     gpus, gbs, ranks, mbs = int(row["gpus"]), int(row["gbs"]), _product(row, "tp", "pp", "cp"), int(row["mbs"])
     if min(gpus, gbs, ranks, mbs) < 1:
         raise ValueError("a count is below 1")
     found, rest = divmod(gbs * ranks, gpus * mbs)
     if rest:
-        raise ValueError(f"gbs {gbs} is no multiple of mbs x gpus / (tp x pp x cp) = {mbs} x {gpus} / {ranks}")
+        raise ValueError(f"gbs {gbs} is not a multiple of mbs x gpus / (tp x pp x cp) = {mbs} x {gpus} / {ranks}")
     return found
 
 
@@ -147,7 +148,7 @@ def _of_row(row: Mapping[str, str]) -> Measured:
     if release and release not in ROUNDS:
         raise ValueError(f"round is {release!r}, expected one of {', '.join(ROUNDS)}")
     if not release and not recipe:
-        raise ValueError(f"neither a round ({', '.join(ROUNDS)}) nor the source of a recipe")
+        raise ValueError(f"expected a round ({', '.join(ROUNDS)}) or the source of a recipe, found neither")
     if row["gpu"] not in GPUS:
         raise ValueError(f"gpu is {row['gpu']!r}, expected one of {', '.join(GPUS)}")
     job = TrainingJob(
@@ -186,7 +187,7 @@ def _check(job: TrainingJob) -> None:
     if min(job.gpus, job.ranks, job.chunks, job.micro_batch, job.microbatches, job.size.layers, job.vocabulary) < 1:
         raise ValueError("a count is below 1")
     if job.gpus % job.ranks:
-        raise ValueError(f"{job.gpus} GPUs are no multiple of tp x pp x cp = {job.ranks}")
+        raise ValueError(f"{job.gpus} GPUs are not a multiple of tp x pp x cp = {job.ranks}")
     layers, stages = job.size.layers, job.pipeline * job.chunks
     if layers % stages and (layers + 2) % stages:
         raise ValueError(f"pp x vp = {stages} divides neither {layers} layers nor {layers} + 2")
@@ -202,7 +203,7 @@ def _positive(text: str) -> float:
 
 
 def _release_of_recipe(source: str) -> str:
-    """Recipes of NeMo up to 25.05 are of the time of v5.0, those of Megatron-Bridge 26 of v6.0."""
+    """Return the round of a recipe's software: v5.0 for NeMo's up to 25.05, v6.0 for those of Megatron-Bridge 26."""
     return "v6.0" if "Megatron-Bridge" in source else "v5.0"
 
 
@@ -215,10 +216,10 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
     """Return the median step of one run.
 
     Args:
-        config: of the run, where no run.json beside the log says it.
+        config: the run's configuration, if there is no run.json next to the log.
 
     Raises:
-        UnreadableMeasurementError: no configuration, no steps, or a batch that is not the configuration's.
+        UnreadableMeasurementError: there is no configuration or no step, or the batch is not the configuration's.
     """
     events = list(_events(path))
     config = config or _recorded_config(path)
@@ -231,7 +232,7 @@ def read_log(path: Path, config: RunConfig | None = None, gpu: str | None = None
     logged = next((event.value for event in events if event.key == "global_batch_size"), None)
     if logged != layout.global_batch_size:
         raise UnreadableMeasurementError(
-            f"{path}: logs global_batch_size {logged}; its configuration has {layout.global_batch_size}"
+            f"{path}: logs global_batch_size {logged}, but its configuration has {layout.global_batch_size}"
         )
     job = from_config(config, gpu=gpu, release=OWN)
     step, evaluations = median(times), _durations(events, "eval_start", "eval_stop")
@@ -251,7 +252,7 @@ def _recorded_config(path: Path) -> RunConfig:
     record = path.with_name(RUN_JSON)
     if not record.is_file():
         raise UnreadableMeasurementError(
-            f"{path}: there is no run.json beside it; name its configuration with --config config_X.sh"
+            f"{path}: there is no run.json next to it; name its configuration with --config config_X.sh"
         )
     try:
         return read(record).config()
@@ -279,7 +280,7 @@ def _is_step(event: Event) -> bool:
 
 
 def _durations(events: list[Event], start: str, stop: str) -> list[float]:
-    """Return seconds between each start and the stop after it."""
+    """Return the seconds between each start and the stop after it."""
     found, began = [], None
     for event in events:
         if event.key == start:

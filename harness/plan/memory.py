@@ -1,11 +1,11 @@
 """What a training step keeps in the memory of one GPU, for each pipeline stage.
 
-Counted, not fitted: each term is a tensor that somebody allocates, and says whose. The count is of Transformer Engine's
-layers, as Transformer Engine 2.11 and Megatron-Core 0.16.1 make them; it was written by looking at what is live at the
-peak of each shipped configuration on the null device, whose peaks are in tests/golden/null_peaks.json. Published logs
-are checked by perf/plan_accuracy.py.
+The memory is counted, not fitted: each term is a tensor that some library allocates, which a comment names. The count
+is for Transformer Engine's layers, as Transformer Engine 2.11 and Megatron-Core 0.16.1 make them. It was derived from
+the tensors that are live at the peak of each shipped configuration on the null device; those peaks are in
+tests/golden/null_peaks.json. perf/plan_accuracy.py checks it against published logs.
 
-In comments: a shard is one hidden value a token, split among tensor-parallel ranks as sequence parallelism does.
+In comments, a shard is one hidden value per token, split among tensor-parallel ranks as sequence parallelism does.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from harness.plan.job import TrainingJob
 GIB, MIB = 2**30, 2**20
 
 MASTER_BYTES = 4
-"""A parameter's fp32 copy, on the one rank that owns it."""
+"""Bytes of a parameter's fp32 copy, on the one rank that owns it."""
 
 WORKSPACE = 32 * MIB
-"""cuBLAS's, from Hopper on: one for Transformer Engine's products (cpp_extensions/gemm.py:31); PyTorch makes one for
-each thread that multiplies, and the output layer is multiplied in two, forward and backward."""
+"""Bytes of cuBLAS's workspaces from Hopper on: one for Transformer Engine's products (cpp_extensions/gemm.py:31), and
+one of PyTorch's for each thread that multiplies; two threads multiply the output layer, forward and backward."""
 
 SMALL = 16 * 512
-"""Small tensors that Transformer Engine keeps of a layer, sixteen at most, in the allocator's least block."""
+"""Bytes of small tensors that Transformer Engine keeps for a layer: at most sixteen, in the
+allocator's smallest block.
+"""
 
 UNNAMED = 1.25 * MIB
-"""Of the loss: what 8B has on the null device beyond all that is counted, 0.1 to 1.1 MiB whatever its layout."""
+"""Bytes of the loss: what 8B has on the null device beyond the rest of the count, 0.1 to 1.1 MiB in any layout."""
 
 GRANULARITY = 20 * MIB
-"""What an expandable segment grows by (PyTorch's kLargeBuffer)."""
+"""Bytes by which an expandable segment grows (PyTorch's kLargeBuffer)."""
 
 _PRODUCT_BYTES = {"bf16": 2.0, "fp8": 1.0, "mxfp8": 1.0 + 1 / 32, "nvfp4": 0.5 + 1 / 16}
-"""A matrix product's input as kept for the backward pass, bytes a value, block scales included."""
+"""Bytes per value of a matrix product's input as kept for the backward pass, block scales included."""
 
 PARTS = (
     "weights",
@@ -52,8 +54,10 @@ PARTS = (
     "between blocks",
     "outside the allocator",
 )
-"""What is kept all the time, what grows with microbatches in flight, what the backward pass of one layer works with or,
-where that is more, the loss; workspaces, tables and what waits to be freed; what the allocator holds without use."""
+"""In this order: what is always kept; what grows with microbatches in flight; what the backward pass of one layer uses
+or, if that is more, the loss; workspaces, tables and memory waiting to be freed; memory that the allocator holds
+unused.
+"""
 
 UNALLOCATED = ("between blocks", "outside the allocator")
 
@@ -64,9 +68,9 @@ class Stage:
 
     stage: int
     layers: int
-    """Transformer layers."""
+    """Number of transformer layers."""
     parameters: int
-    """On one rank."""
+    """Parameters on one rank."""
     layer_activations: int
     """Layers times microbatches in flight at the peak."""
     parts: Mapping[str, float]
@@ -93,10 +97,9 @@ def stages(job: TrainingJob) -> list[Stage]:
 
 
 def worst(job: TrainingJob) -> Stage:
-    """Return the stage that needs most: the first, the second, the last, or the first that sends while it holds its
-    most.
+    """Return the stage that needs most: the first, the second, the last, or the first that sends during its peak.
 
-    Those between hold as many layers as the second one, with fewer microbatches in flight.
+    The stages in between hold as many layers as the second one, with fewer microbatches in flight.
     """
     last = job.pipeline - 1
     sending = next((stage for stage in range(1, last) if _alternates(job, stage)), last)
@@ -105,7 +108,7 @@ def worst(job: TrainingJob) -> Stage:
 
 
 def fits(stage: Stage, job: TrainingJob) -> bool:
-    """Return whether what PyTorch reserves and what lies outside its allocator are at most the GPU's memory."""
+    """Return whether the memory that PyTorch reserves and the memory outside its allocator fit on the GPU."""
     return stage.total <= job.gpu.memory
 
 
@@ -135,7 +138,7 @@ def _stage(job: TrainingJob, stage: int) -> Stage:
         "outside the allocator": float(OUTSIDE_ALLOCATOR),
     }
     if job.gradient_bytes == 2:
-        # At the end of a step, when no activation is left, the reduced gradients are copied to fp32.
+        # At the end of a step, when no activations are left, the reduced gradients are copied to fp32.
         copies = MASTER_BYTES * padded / job.sharding
         parts["optimizer"] += max(0.0, copies - activations - max(layer, loss))
     return Stage(
@@ -148,7 +151,7 @@ def _stage(job: TrainingJob, stage: int) -> Stage:
 
 
 def _chunk_parameters(job: TrainingJob, stage: int, chunk: int) -> int:
-    """Parameters of one model chunk on one rank: its layers, and embedding or output layer and final norm."""
+    """Return the parameters of a model chunk on one rank: its layers, and embedding or output layer and final norm."""
     first = stage == 0 and chunk == 0
     last = stage == job.pipeline - 1 and chunk == job.chunks - 1
     vocabulary = (first + last) * job.vocabulary * job.size.hidden // job.tensor
@@ -160,10 +163,11 @@ def _chunk_parameters(job: TrainingJob, stage: int, chunk: int) -> int:
 
 
 def weight_bytes(job: TrainingJob) -> float:
-    """Return bytes a weight of a layer's matrix, with the copies that matrix products need.
+    """Return the bytes per weight of a layer's matrix, with the copies that matrix products need.
 
-    Transformer Engine keeps them from one microbatch to the next (module/base.py, get_weight_workspace). Without
-    quantised weights the bf16 ones are kept beside; nvfp4 is taken to keep them in any case: no published log says.
+    Transformer Engine keeps the copies from one microbatch to the next (module/base.py, get_weight_workspace). Without
+    quantised weights, the bf16 weights are kept as well; nvfp4 is assumed to keep them in any case, since no published
+    log shows it.
     """
     if job.precision == "bf16":
         return 2.0
@@ -172,15 +176,15 @@ def weight_bytes(job: TrainingJob) -> float:
 
 
 def product_bytes(job: TrainingJob) -> float:
-    """Return bytes of a value in the precision of the matrix products."""
+    """Return the bytes of a value in the precision of the matrix products."""
     return _PRODUCT_BYTES[job.precision]
 
 
 def _directions(job: TrainingJob) -> int:
-    """Quantised copies of what is multiplied in two directions.
+    """Return the number of quantised copies of a tensor that is multiplied in two directions.
 
-    Hopper multiplies fp8 only row by column and needs a transposed copy; blocks of mxfp8 and nvfp4 run along the
-    product's inner dimension, so there are two copies as well.
+    Hopper multiplies fp8 only row by column and needs a transposed copy. Blocks of mxfp8 and nvfp4 run along the
+    product's inner dimension, so they need two copies as well.
     """
     if job.precision == "bf16":
         return 0
@@ -191,8 +195,8 @@ def _directions(job: TrainingJob) -> int:
 
 
 def layer_bytes(job: TrainingJob) -> float:
-    """Return bytes that one layer keeps of one microbatch for its backward pass, on one rank, where it is not
-    recomputed.
+    """Return the bytes that one layer keeps of a microbatch for its backward pass, on one rank, without
+    recomputation.
     """
     if "full" in job.recompute and job.recomputed_layers == 0:
         return _checkpoint_bytes(job)
@@ -200,24 +204,25 @@ def layer_bytes(job: TrainingJob) -> float:
 
 
 def _checkpoint_bytes(job: TrainingJob) -> float:
-    """Of a layer that is recomputed whole: its input, in bf16."""
+    """Return the bytes kept of a layer that is recomputed whole: its input, in bf16."""
     return 2.0 * _shard(job)
 
 
 def _kept(job: TrainingJob) -> float:
-    """Without recomputation of whole layers; 26.6 bytes a shard in fp8 for 405B, 31.8 in bf16."""
+    """Return the bytes without recomputation of whole layers; for 405B, 26.6 a shard in fp8 and 31.8 in bf16."""
     size, each = job.size, product_bytes(job)
     ffn, groups = size.ffn_hidden / size.hidden, size.query_groups / size.heads
-    # Each norm's input (the residual stream, bf16) and its output, and an fp32 number a token.
+    # Each norm's input (the residual stream, bf16) and output, and an fp32 number per token.
     norms = 2 * (2 + _normalised_bytes(job))
-    # Query, key and value, and the output of attention, which is also the projection's input: Megatron-Core has the
-    # projection keep that one rather than a quantised copy (core/transformer/attention.py, set_save_original_input).
+    # Query, key and value, and the output of attention, which is also the projection's input: Megatron-Core makes the
+    # projection keep that output, not a quantised copy (core/transformer/attention.py, set_save_original_input).
     attention = 2 * (1 + 2 * groups) + 2 + (each if job.projection_copy and job.precision != "bf16" else 0.0)
     if "core_attn" in job.recompute:
-        # The checkpoint's value is a view of the whole product of query, key and value, so that is kept, and the key.
+        # The checkpoint's value is a view of the whole product of query, key and value, so that product and the key
+        # stay.
         attention += 2 * (1 + 2 * groups) - 2 * groups
-    # The gate's and up-projection's outputs in bf16, and their product. Recomputing the MLP spares its norm too: in
-    # Transformer Engine's layers the norm is a part of the first product.
+    # The gate's and up-projection's outputs in bf16, and their product. Recomputing the MLP also saves its norm: in
+    # Transformer Engine's layers the norm is part of the first product.
     mlp = -_normalised_bytes(job) if "mlp" in job.recompute else (4 + each) * ffn
     # fp32 numbers: the softmax's sum for each head, and each norm's scale.
     softmax = 0 if "core_attn" in job.recompute else size.heads
@@ -230,9 +235,9 @@ def _shard(job: TrainingJob) -> float:
 
 
 def _normalised_bytes(job: TrainingJob) -> float:
-    """Return bytes a value of a norm's output, as kept.
+    """Return the bytes per value of a norm's output, as kept.
 
-    Transformer Engine drops the copy that the backward pass does not multiply with, but of nvfp4 only where nothing is
+    Transformer Engine drops the copy that the backward pass does not multiply, but for nvfp4 only if nothing is
     gathered (module/layernorm_linear.py, update_usage).
     """
     return product_bytes(job) * (2 if job.precision == "nvfp4" and job.tensor > 1 else 1)
@@ -244,10 +249,11 @@ def _plain(job: TrainingJob) -> TrainingJob:
 
 
 def _peak(job: TrainingJob, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
-    """What `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads again.
+    """Return what `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads
+    again.
 
     Args:
-        in_bf16: of each layer of each chunk, whether it stays in bf16.
+        in_bf16: for each layer of each chunk, whether it stays in bf16.
     """
     each = layer_bytes(job)
     kept, checkpoint = 1.0, _checkpoint_bytes(job) / each
@@ -258,12 +264,12 @@ def _peak(job: TrainingJob, stage: int, in_bf16: Sequence[Sequence[bool]]) -> fl
         return min(whole, len(layers)) * checkpoint + sum(plain if bf16 else kept for bf16 in layers[whole:])
 
     weights = tuple(map(weight, in_bf16))
-    # A chunk holds its last input until the next (TransformerBlock.set_input_tensor), and with it its gradient.
+    # A chunk holds its last input until the next one (TransformerBlock.set_input_tensor), together with its gradient.
     return _most_held(job.pipeline, stage, job.microbatches, weights, round(2 * checkpoint, 6))
 
 
 def _layer_activations(job: TrainingJob, stage: int) -> int:
-    """Layers times microbatches whose activations `stage` holds at the peak of interleaved 1F1B."""
+    """Return layers times microbatches whose activations `stage` holds at the peak of interleaved 1F1B."""
     layers = tuple(float(job.chunk_layers(stage, chunk)) for chunk in range(job.chunks))
     return round(_most_held(job.pipeline, stage, job.microbatches, layers, 0.0))
 
@@ -273,13 +279,13 @@ def _most_held(pipeline: int, stage: int, microbatches: int, weights: tuple[floa
     """Return the most that `stage` holds in Megatron-Core's interleaved 1F1B, played forward and backward.
 
     Args:
-        weights: what each model chunk holds of one microbatch.
+        weights: what each model chunk holds for one microbatch.
         kept: what a chunk holds after the backward pass of its last microbatch, until its next forward pass.
     """
     chunks, passes = len(weights), microbatches * len(weights)
     ahead = _ahead(pipeline, stage, chunks, passes)
 
-    # They go round: `pipeline` microbatches through each chunk in turn, and back in the opposite order.
+    # Chunks take turns: `pipeline` microbatches through each chunk, and back in the opposite order.
     def chunk(index: int) -> int:
         return index // pipeline % chunks
 
@@ -289,7 +295,7 @@ def _most_held(pipeline: int, stage: int, microbatches: int, weights: tuple[floa
     held = sum(map(mul, flying, weights))
     most = held if ahead == passes else 0.0
     idle: set[int] = set()
-    # One forward, one backward. What comes after the first two rounds has been before.
+    # One forward, one backward. The first two rounds show everything; later ones repeat them.
     for done in range(min(2 * pipeline * chunks, passes - ahead)):
         coming, going = chunk(ahead + done), chunks - 1 - chunk(done)
         idle.discard(coming)
@@ -298,39 +304,39 @@ def _most_held(pipeline: int, stage: int, microbatches: int, weights: tuple[floa
         most = max(most, held + kept * len(idle))
         flying[going] -= 1
         held -= weights[going]
-        # The first chunk of the first stage has no input from another.
+        # The first chunk of the first stage gets no input from another.
         if flying[going] == 0 and (stage, going) != (0, 0):
             idle.add(going)
     return most
 
 
 def _ahead(pipeline: int, stage: int, chunks: int, passes: int) -> int:
-    """Forward passes before the first backward one, as Megatron-Core's schedule counts its warm-up."""
+    """Return the forward passes before the first backward one, as Megatron-Core's schedule counts its warm-up."""
     whole = 2 * (pipeline - stage - 1) + (chunks - 1) * pipeline
     return min(pipeline - stage - 1 if chunks == 1 else whole, passes)
 
 
 def _alternates(job: TrainingJob, stage: int) -> bool:
-    """Return whether a stage comes to one forward, one backward: not where all its forward passes are ahead of that."""
+    """Return whether a stage ever alternates forward and backward; not if all its forward passes come first."""
     passes = job.microbatches * job.chunks
     return _ahead(job.pipeline, stage, job.chunks, passes) < passes
 
 
-# What one layer's backward pass, or the loss, works with.
+# Memory that one layer's backward pass, or the loss, uses.
 
 
 def _layer_under_way(job: TrainingJob, stage: int) -> float:
-    """Return the layer that the backward pass is in, at the larger of two moments of its MLP; beyond what layers keep."""
+    """Return the bytes of the layer in backward, at the larger of two moments of its MLP, beyond what layers keep."""
     outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
-    # What the layer keeps of its MLP: the first product's output, which is gone by the weight gradient, and the second
-    # one's input, which is gone in both moments.
+    # What the layer keeps of its MLP: the first product's output, which is gone when the weight gradient is made, and
+    # the second product's input, which is gone at both moments.
     first, second = 2 * outputs, outputs / 2 * product_bytes(job)
     if "mlp" in job.recompute:
-        # None of it is kept: it is there again, with the norm, and the MLP's output.
+        # If the MLP is recomputed, its values exist again, together with the norm and the MLP's output.
         again = (_normalised_bytes(job) + 2) * _shard(job)
         return again + max(_weight_gradient(job), _activation(job) + first)
     found = max(_weight_gradient(job) - first, _activation(job)) - second
-    # The first layers of a chunk are those computed again, its last one is first in the backward pass.
+    # A chunk's first layers are the recomputed ones, and its last layer comes first in the backward pass.
     shortest = min(job.chunk_layers(stage, chunk) for chunk in range(job.chunks))
     if "full" in job.recompute and not 0 < job.recomputed_layers < shortest:
         found += _kept(replace(job, recompute=frozenset())) - _checkpoint_bytes(job) + 2 * _shard(job)
@@ -338,63 +344,66 @@ def _layer_under_way(job: TrainingJob, stage: int) -> float:
 
 
 def _activation(job: TrainingJob) -> float:
-    """SwiGLU's backward pass: the gradient of its output, of gate and up-projection, and both together.
+    """Return the bytes of SwiGLU's backward pass: gradients of its output, of gate and up-projection, and of both
+    together.
 
-    Counted as PyTorch runs it line by line (megatron/core/fusions/fused_bias_swiglu.py); torch.compile needs less.
+    The count is for PyTorch running it line by line (megatron/core/fusions/fused_bias_swiglu.py); torch.compile needs
+    less.
     """
     outputs = 2 * job.size.ffn_hidden / job.tensor * job.tokens
     return outputs + 2 * outputs + 2 * outputs + 2 * _shard(job)
 
 
 def _weight_gradient(job: TrainingJob) -> float:
-    """Return the gradient of the MLP's first weight, the largest product.
+    """Return the bytes while the gradient of the MLP's first weight, the largest product, is computed.
 
-    In the order of Transformer Engine's backward pass (module/layernorm_linear.py).
+    The terms follow the order of Transformer Engine's backward pass (module/layernorm_linear.py).
     """
     size, each, shard = job.size, product_bytes(job), _shard(job)
     gathered, split = float(job.tokens * size.hidden), job.tensor > 1
     outputs = 2 * size.ffn_hidden / job.tensor * job.tokens
-    # SwiGLU's gradient in bf16, and quantised for both products; the gradient of the residual stream.
+    # SwiGLU's gradient in bf16 and quantised for both products; the gradient of the residual stream.
     found = outputs * (2 + _directions(job) * each) + 2 * shard
-    # The gradient of the product's input, of all tokens, and this rank's part of its sum.
+    # The gradient of the product's input for all tokens, and this rank's part of its sum.
     found += 2 * gathered + (2 * shard if split else 0.0)
-    # The product's input of all tokens, gathered again. nvfp4's arrive in the order of ranks and are put in that of
-    # tokens; Hopper transposes.
+    # The product's input for all tokens, gathered again. For nvfp4 it arrives in the order of ranks and is reordered by
+    # token; Hopper transposes it.
     found += gathered * each * ((2 if job.precision == "nvfp4" else 1) if split else 0)
     if job.precision == "fp8" and _directions(job) == 2:
         found += gathered * each
     if not job.fused_weight_gradients:
         found += 2 * size.hidden * 2 * size.ffn_hidden / job.tensor
     if job.precision == "nvfp4":
-        # The norm's own backward pass is the higher peak, since less is freed before it.
+        # The norm's own backward pass is the higher peak, since less has been freed before it.
         found += 2 * shard
     return found
 
 
 def _loss_under_way(job: TrainingJob) -> float:
-    """Return the last stage in the output layer's backward pass, with Transformer Engine's cross entropy.
+    """Return the bytes of the last stage during the output layer's backward pass, with Transformer Engine's cross
+    entropy.
 
-    That works in place, so the bf16 logits are their gradient by now (megatron/core/fusions). Beside them the output
-    layer's gradients of its weight and of its input (tensor_parallel/layers.py); the final norm's input and output, and
-    its scale; labels, mask and the cross entropy's own numbers, eight times eight bytes a token.
+    The cross entropy works in place, so by now the bf16 logits are their gradient (megatron/core/fusions). Besides them
+    there are the output layer's gradients of weight and input (tensor_parallel/layers.py); the final norm's input,
+    output and scale; and labels, mask and the cross entropy's own numbers, eight times eight bytes per token.
     """
     logits = job.tokens * job.vocabulary / job.tensor
     weight = job.vocabulary * job.size.hidden / job.tensor
     gradients = 2.0 * (weight + job.tokens * job.size.hidden)
-    # Split, this rank's part of the sum of the input's gradients.
+    # With tensor parallelism, this rank's part of the sum of the input's gradients.
     part = 2.0 * _shard(job) if job.tensor > 1 else 0.0
     numbers = 4.0 * job.tokens / job.tensor + 64.0 * job.tokens + UNNAMED
     return 2.0 * logits + gradients + part + 4 * _shard(job) + numbers
 
 
-# What is there in any case.
+# Memory that every job uses.
 
 
 def _buffers(job: TrainingJob, stage: int) -> float:
-    """Workspaces, tables, messages between stages, and what waits for others to be freed."""
+    """Return the bytes of workspaces, tables, messages between stages, and memory that waits to be freed."""
     size, last = job.size, stage == job.pipeline - 1
     found = WORKSPACE + 1024.0
-    # Each chunk's table of RoPE's angles, fp32.
+    # Each chunk's table of RoPE angles, fp32.
     found += job.chunks * job.tokens / job.micro_batch * size.head_dim * 4
     if job.pipeline > 1 and _alternates(job, stage):
         # Between stages, in one forward, one backward: a chunk's output until it is sent, the next input, the next
@@ -408,23 +417,24 @@ def _buffers(job: TrainingJob, stage: int) -> float:
             # The output layer's input, gathered in a buffer that Megatron-Core keeps.
             found += 2 * job.tokens * size.hidden
     if job.fused_weight_gradients:
-        # What Transformer Engine returns to autograd in place of a gradient, one for each shape (module/base.py,
-        # get_dummy_wgrad).
+        # The tensors that Transformer Engine returns to autograd in place of a gradient, one for each shape
+        # (module/base.py, get_dummy_wgrad).
         found += 2 * job.layer_matrices / job.tensor
     if job.precision in ("mxfp8", "nvfp4") and job.tensor > 1:
-        # Block-scaled inputs are gathered by coalesced collectives, whose buffers PyTorch frees when NCCL's watchdog
-        # has seen them end. It looks every 0.1 s, which is taken for a microbatch's backward pass: two gathers a layer.
+        # Block-scaled inputs are gathered by coalesced collectives, whose buffers PyTorch frees once NCCL's watchdog
+        # has seen them end. It looks every 0.1 s, assumed to be a microbatch's backward pass: two gathers a layer.
         found += 2 * job.layers(stage) * product_bytes(job) * job.tokens * size.hidden
     return found
 
 
 def _between_blocks(job: TrainingJob) -> float:
-    """What expandable segments hold without use, at most.
+    """Return the most bytes that expandable segments may hold unused.
 
-    The allocator takes the smallest free block that is large enough and never moves one. AdamW's two moments of each
-    chunk appear when the first step ends, in the room that its activations have left; beside each, less stays free than
-    the largest tensor that a layer keeps, which else would be there. The largest block of a layer's backward pass, and
-    one moment and one fp32 copy of a gradient, may find no room between others; the segment's end is rounded up.
+    The allocator takes the smallest free block that is large enough, and never moves one. AdamW's two moments for each
+    chunk appear when the first step ends, in the space that its activations have left. Next to each moment, less than
+    the largest tensor that a layer keeps stays free, since otherwise that tensor would fit there. The largest block of
+    a layer's backward pass, and one moment and one fp32 copy of a gradient, may find no space between others. The end
+    of a segment is rounded up.
     """
     size, shard = job.size, _shard(job)
     gate_and_up = 4 * size.ffn_hidden / size.hidden * shard

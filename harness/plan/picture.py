@@ -1,4 +1,4 @@
-"""A plan as a picture, by the libraries of the report: memory by pipeline stage, and where the time of a step goes."""
+"""Draws a plan with the report's libraries: memory by pipeline stage, and the parts of the step time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from report import vega
 WIDTH, ROW = 620, 24
 """Pixels."""
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#999999", "#D55E00", "#F0E442", "#000000")
 _LIMIT = "#D55E00"
 
 
 def svg(plan: Plan) -> str:
-    """Return the picture's text.
+    """Return the picture as SVG text.
 
     Raises:
         RefusedError: the libraries that draw are not installed.

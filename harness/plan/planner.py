@@ -1,4 +1,4 @@
-"""One configuration planned: does it fit, how long is a step, how long to the target."""
+"""Plans one configuration: whether it fits, how long a step takes, how long until the target."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutGraph:
-    """The same run where no CUDA graph holds the whole iteration; the rest is of runs in one (FULL_CUDA_GRAPH)."""
+    """The same run without a CUDA graph of the whole iteration; everything else describes runs in one
+    (FULL_CUDA_GRAPH).
+    """
 
     gain: float
-    """How many times as long a step takes."""
+    """Factor on the time of a step."""
     pace: Pace
     outcomes: list[LikelyOutcome]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a configuration would do."""
+    """The predicted behaviour of a configuration."""
 
     config: RunConfig
     job: TrainingJob
@@ -47,14 +49,14 @@ class Plan:
     """Seconds of a step, by step_time.PARTS."""
     pace: Pace
     measured: int
-    """Steps of this GPU, precision and model that the constants were fitted to; it is uncalibrated if 0."""
+    """Steps of this GPU, precision and model that the constants were fitted to; uncalibrated if 0."""
     outcomes: list[LikelyOutcome]
     without_graph: WithoutGraph | None
-    """What this trainer takes, where the constants are of steps that it does not make."""
+    """This trainer's times, if the constants come from steps that it does not make."""
     walltime: int
-    """Minutes, all experiments, as this trainer takes."""
+    """Minutes for all experiments, as this trainer needs them."""
     remedies: list[Remedy]
-    """Fastest first; empty if the configuration fits."""
+    """Changes that make it fit, the fastest first; empty if it fits."""
 
     @property
     def worst(self) -> memory.Stage:
@@ -66,7 +68,7 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Model FLOP/s of one GPU, attention counted whole."""
+        """Model FLOP/s of one GPU, with attention counted whole."""
         job = self.job
         each = job.size.flops_per_sample(job.sequence_length, job.vocabulary)
         return each * job.global_batch_size / self.pace.step / job.gpus
@@ -78,7 +80,7 @@ def job_of(
     """Return the job of a configuration, with the software that its GPU and precision were measured with.
 
     Raises:
-        ConfigError: the GPU is unknown, or cannot multiply in the configuration's precision.
+        ConfigError: the GPU is unknown, or has no matrix products in the configuration's precision.
     """
     named = from_config(config, gpu=gpu)
     name = named.gpu.name
@@ -100,10 +102,10 @@ def pace_of(config: RunConfig, job: TrainingJob, calibration: Calibration) -> Pa
 def plan(
     config: RunConfig, calibration: Calibration, gpu: str | None = None, *, quantised_weights: bool = False
 ) -> Plan:
-    """Return everything about one configuration.
+    """Plan one configuration.
 
     Raises:
-        ConfigError: as job_of.
+        ConfigError: as for `job_of`.
     """
     job = job_of(config, calibration, gpu, quantised_weights=quantised_weights)
     pace = pace_of(config, job, calibration)
@@ -135,7 +137,7 @@ def _without_graph(config: RunConfig, job: TrainingJob, pace: Pace, calibration:
 
 
 def _remedies(config: RunConfig, planned: TrainingJob, calibration: Calibration) -> Iterator[Remedy]:
-    """Single changes that make a configuration fit, and gradients in bf16 together with those that alone do not."""
+    """Yield single changes that make a configuration fit, and those that do so only with gradients in bf16."""
     found = {}
     for name, change in _changes(config):
         remedy = _remedy(config, change, planned, calibration)
@@ -153,7 +155,7 @@ def _remedies(config: RunConfig, planned: TrainingJob, calibration: Calibration)
 def _remedy(
     config: RunConfig, change: Mapping[str, str], planned: TrainingJob, calibration: Calibration
 ) -> Remedy | None:
-    """Return a change, if the configuration is possible with it and fits."""
+    """Return a change if the configuration is possible with it and fits; None otherwise."""
     try:
         changed = RunConfig.from_environment({**config.to_environment(), "DGXSYSTEM": planned.gpu.system, **change})
     except ConfigError:
@@ -166,7 +168,7 @@ def _remedy(
 
 
 def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
-    """What could be changed, by name."""
+    """Yield the possible changes, by name."""
     layout = config.layout
     if config.kernels.grad_reduce_in_fp32:
         yield "gradients", BF16_GRADIENTS
@@ -176,7 +178,7 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, str]]]:
     # One layer of each model chunk, or all of them.
     for method in ("block", "uniform"):
         yield method, {"RECOMPUTE_GRANULARITY": "full", "RECOMPUTE_METHOD": method, "RECOMPUTE_NUM_LAYERS": "1"}
-    # Twice as many ranks a replica are half as many replicas: twice the minibatch keeps the global batch.
+    # Twice as many ranks a replica halve the replicas; twice the minibatch keeps the global batch.
     for name, size in (
         ("TENSOR_MODEL_PARALLEL", layout.tensor_model_parallel),
         ("PIPELINE_MODEL_PARALLEL", layout.pipeline_model_parallel),

@@ -1,4 +1,4 @@
-"""Plans and searches as text for a terminal, and as values for a program. Nothing here computes, nothing prints."""
+"""Plans and searches as text for a terminal, and as values for a program. Nothing here computes or prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LETTERS = dict(zip(memory.PARTS, "WGOAULB-.", strict=True))
 
 
 def text(plan: Plan, calibration: Calibration) -> str:
-    """Return a plan for a person."""
+    """Return a plan as text."""
     return "\n".join(
         [_title(plan), "", *_memory(plan), "", *_step(plan), "", *_target(plan), "", *_basis(plan, calibration)]
     )
@@ -46,7 +46,7 @@ def _memory(plan: Plan) -> Iterable[str]:
         detail = f"{stage.layers} layers, {stage.layer_activations} layers' activations"
         yield f"  {stage.stage:2} |{bar:{WIDTH}}| {_gib(stage.total):>6}  {detail}"
     if plan.config.kernels.captures:
-        yield "The pools of CUDA graphs are not counted, and may take tens of GiB. This counts them on the null device:"
+        yield "The pools of CUDA graphs are not counted, and may take tens of GiB. To count them on the null device:"
         yield f"  llama31 dryrun CONFIG --microbatches {plan.job.microbatches}"
     room = capacity - worst.total
     needs = (
@@ -56,12 +56,12 @@ def _memory(plan: Plan) -> Iterable[str]:
     if plan.fits:
         yield f"Fits: {needs}, which leaves {_gib(room)}."
         return
-    yield f"Does not fit: {needs}, {_gib(-room)} more than there are. What would fit:"
+    yield f"Does not fit: {needs}, {_gib(-room)} more than there is. Changes that would make it fit:"
     yield from (
         f"  {_change(remedy)}: {_gib(remedy.total)} GiB, {remedy.step:.2f} s a step" for remedy in plan.remedies
     )
     if not plan.remedies:
-        yield "  No single change does; search other layouts (--search)."
+        yield "  No single change is enough; search other layouts (--search)."
 
 
 def _change(remedy: Remedy) -> str:
@@ -75,9 +75,9 @@ def _step(plan: Plan) -> Iterable[str]:
     slow = plan.without_graph
     if slow is not None:
         first, last = (outcome.minutes for outcome in (slow.outcomes[0], slow.outcomes[-1]))
-        yield "That is in a CUDA graph of the whole iteration, as published nvfp4 runs have it; here it is off."
+        yield "That is with a CUDA graph of the whole iteration, as in published nvfp4 runs; here the graph is off."
         yield (
-            f"Without: {slow.pace.step:.2f} s a step, {slow.gain} times as long as NVIDIA has published for "
+            f"Without the graph: {slow.pace.step:.2f} s a step, {slow.gain} times as long, as NVIDIA has published for "
             f"{plan.job.gpu.name}; {first:.1f} to {last:.1f} minutes to the target."
         )
     for part, seconds in plan.parts.items():
@@ -116,11 +116,11 @@ def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
         steps = "1 measured step" if plan.measured == 1 else f"{plan.measured} measured steps"
         yield f"Calibrated {calibration.made} on {steps} of {what}, software of {job.release} ({job.stack})."
         if calibration.has_fp8_attention(job):
-            yield "These steps have attention in fp8, which this trainer has not; nobody has published what it brings."
+            yield "These steps have attention in fp8, which this trainer lacks; nobody has published its gain."
     else:
         yield f"UNCALIBRATED: no step of {what} was measured; it may take {plan.pace.spread:.0%} more or less."
     if not job.quantised_weights and job.precision != "bf16":
-        yield "Weights are kept in bf16 beside their quantised copies, as FP8_PARAM_GATHER is off."
+        yield "Weights are kept in bf16 in addition to their quantised copies, since FP8_PARAM_GATHER is off."
 
 
 def _stacked(parts: Sequence[tuple[str, float]]) -> str:
@@ -140,7 +140,7 @@ def _gib(size: float) -> str:
 
 
 def table(found: SearchResult, top: int) -> str:
-    """Return the fastest layouts of a search, and why others are not among them."""
+    """Return the fastest layouts of a search, and why other layouts are not among them."""
     title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target {_off(found)}"
     refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
     listed = found.candidates[:top]
@@ -149,14 +149,14 @@ def table(found: SearchResult, top: int) -> str:
     header = f"    {_COLUMNS} = " + " + ".join(f"{kind:>9}" for kind in KINDS)
     rows = [_candidate(rank, candidate) for rank, candidate in enumerate(listed, start=1)]
     note = [
-        "One row a (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an interval.",
-        "What they are spent on, opening data apart, says why a row is better: compute by how stages share work,",
-        "transfers by what TP, CP and PP do not hide, bubble by waiting in the pipeline, once by the end of each step.",
+        "One row for each (TP, PP, CP), at its best VP, MBS and MINIBS; minutes to the reference's mean and half an",
+        "interval. The columns after them say why a row is better, without opening data: compute shows how stages",
+        "share work, transfers what TP, CP and PP do not hide, bubble the wait in the pipeline, once each step's end.",
     ]
     note += _graph(found)
     close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
     if close > 1:
-        note.append(f"Rows 1 to {close} differ by less than a step may be off: measure before choosing among them.")
+        note.append(f"Rows 1 to {close} differ by less than a step's error: measure before choosing among them.")
     return "\n".join([title, header, *rows, *note, *refused])
 
 
@@ -172,7 +172,7 @@ def _graph(found: SearchResult) -> list[str]:
     if found.graph_gain is None:
         return []
     return [
-        "Steps are those in a CUDA graph of the whole iteration, as published nvfp4 runs have; without "
+        "Steps are those with a CUDA graph of the whole iteration, as in published nvfp4 runs; without "
         f"FULL_CUDA_GRAPH=True a step takes {found.graph_gain} times as long."
     ]
 
@@ -183,7 +183,7 @@ def _candidate(rank: int, candidate: Candidate) -> str:
 
 
 def _layout(candidate: Candidate) -> str:
-    """Under _COLUMNS."""
+    """Return a layout's cells under _COLUMNS."""
     job = candidate.job
     cut = f"{job.tensor:2}  {job.pipeline:2}  {job.chunks:2}  {job.context:2}  {job.data:4}"
     batch = f"{job.micro_batch:3}  {candidate.config.layout.minibatch:6}  {job.global_batch_size:5}"
@@ -193,7 +193,7 @@ def _layout(candidate: Candidate) -> str:
 
 
 def instead_lines(others: Sequence[Instead]) -> list[str]:
-    """What would fit, where nothing does."""
+    """Return the lines on what would fit, for a search in which nothing does."""
     if not others:
         return []
     where = " (variables go into a config: plan FILE --search)" if any("=" in other.what for other in others) else ""
@@ -206,32 +206,32 @@ def _instead(other: Instead) -> str:
 
 
 def scaling_table(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> str:
-    """Return the fastest layout of each number of GPUs, the smallest number first."""
+    """Return the fastest layout for each number of GPUs, the smallest number first."""
     first = found[0]
     title = f"{first.gpu.name} in {first.precision}: the fastest layout to the target {_off(first)}"
     rows = []
     for each, efficiency in zip(found, efficiencies(found), strict=True):
         if efficiency is None:
-            would = "; ".join(map(_instead, others[each.gpus])) or "nor with other settings"
+            would = "; ".join(map(_instead, others[each.gpus])) or "nothing, not even with other settings"
             rows.append(f"{each.gpus:7}   no layout fits; what would: {would}")
         else:
             rows.append(f"{each.gpus:7}   {_layout(each.candidates[0])}   {efficiency:9.1%}")
     note = [
         "Minutes to the reference's mean and half an interval. Efficiency: GPU-hours of the first row over those of",
-        "each. It falls as larger batches need more samples and as smaller minibatches wait longer in the pipeline.",
+        "each row. It falls as larger batches need more samples and smaller minibatches wait longer in the pipeline.",
     ]
     return "\n".join([title, f"   GPUs   {_COLUMNS}  efficiency", *rows, *note, *_graph(first)])
 
 
 def efficiencies(found: Sequence[SearchResult]) -> list[float | None]:
-    """GPU-hours of the first number that something fits on, over those of each; None where nothing does."""
+    """Return, for each number, the first fitting number's GPU-hours over its own; None if nothing fits on it."""
     hours = [each.gpus * each.candidates[0].minutes if each.candidates else None for each in found]
     first = next((spent for spent in hours if spent is not None), 0.0)
     return [None if spent is None else first / spent for spent in hours]
 
 
 def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
-    """Return the answer, and the layouts of that number of GPUs."""
+    """Return the answer, followed by the layouts of that number of GPUs."""
     best = found.candidates[0]
     answer = (
         f"{found.gpus:,} {found.gpu.name} ({best.config.layout.nodes:,} nodes) are the fewest that reach the target in "
@@ -244,7 +244,7 @@ def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
 
 
 def too_slow(found: SearchResult | None, minutes: float) -> str:
-    """Return why no number of GPUs is fast enough; `found` is of the fastest."""
+    """Return why no number of GPUs is fast enough; `found` is the fastest search."""
     if found is None:
         return "no layout fits on any number of GPUs"
     best = found.candidates[0]
@@ -258,7 +258,7 @@ def too_slow(found: SearchResult | None, minutes: float) -> str:
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON: bytes, seconds, minutes and sequences."""
+    """Return a plan as JSON values: bytes, seconds, minutes and samples."""
     job = plan.job
     return {
         "system": plan.config.system,
@@ -318,7 +318,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 
 
 def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
-    """Return the fastest layout of each number of GPUs as JSON."""
+    """Return the fastest layout for each number of GPUs as JSON values."""
     counts = [
         {**search_values(each, 1, others.get(each.gpus, ())), "efficiency": efficiency}
         for each, efficiency in zip(found, efficiencies(found), strict=True)
@@ -327,7 +327,7 @@ def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[
 
 
 def search_values(found: SearchResult, top: int, others: Sequence[Instead]) -> dict[str, Any]:
-    """Return a search as JSON, with what would fit where nothing does."""
+    """Return a search as JSON values, with what would fit if nothing does."""
     return {
         "gpu": found.gpu.name,
         "gpus": found.gpus,

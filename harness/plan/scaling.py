@@ -1,4 +1,4 @@
-"""Other numbers of GPUs: the fewest that are fast enough, and what would fit where nothing does."""
+"""Other numbers of GPUs: the fewest that are fast enough, and what would fit if nothing does."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 NEAR = 64
-"""Numbers of GPUs above, and below, that are looked at for one that fits."""
+"""Numbers of GPUs above, and below, that are tried in search of one that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """What is searched for, whatever the number of GPUs."""
+    """The subject of a search, whatever the number of GPUs."""
 
     base: Mapping[str, str]
-    """A configuration's variables on whole nodes; its layout and the number of nodes do not matter."""
+    """A configuration's variables on whole nodes; its layout and number of nodes do not matter."""
     calibration: Calibration
     gpu: str | None = None
     quantised_weights: bool = False
 
     @property
     def node(self) -> int:
-        """GPUs of one."""
+        """GPUs of a node."""
         return int(self.base["DGXNGPU"])
 
     @property
     def gpus(self) -> int:
-        """That `base` has."""
+        """GPUs of `base`."""
         return int(self.base["DGXNNODES"]) * self.node
 
     def on(self, gpus: int) -> dict[str, str]:
-        """Return the variables at a number of GPUs: whole nodes, or a part of one.
+        """Return the variables for a number of GPUs: whole nodes, or a part of one.
 
         Raises:
-            ConfigError: they are neither.
+            ConfigError: the number is neither.
         """
         if gpus < self.node:
             return {**self.base, "DGXNNODES": "1", "DGXNGPU": str(gpus)}
         nodes, rest = divmod(gpus, self.node)
         if rest:
             near = f"{nodes * self.node} and {(nodes + 1) * self.node} are"
-            raise ConfigError([f"--gpus {gpus} is no multiple of the {self.node} GPUs of a node; {near}"])
+            raise ConfigError([f"--gpus {gpus} is not a multiple of the {self.node} GPUs of a node; {near}"])
         return {**self.base, "DGXNNODES": str(nodes)}
 
     def at(self, gpus: int, listed: int = LISTED) -> SearchResult:
-        """Return the layouts of a number of GPUs.
+        """Search the layouts of a number of GPUs.
 
         Raises:
-            ConfigError: as `on`, and as search.
+            ConfigError: as for `on` and `search`.
         """
         return self.search(self.on(gpus), listed)
 
@@ -77,13 +77,13 @@ class SearchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class _Runs:
-    """How long runs may be, and are, by global batch size."""
+    """The allowed and the actual length of runs, by global batch size."""
 
     lengths: Lengths
     batches: Array
     """Every global batch size that the rules have a schedule for."""
     steps: Array
-    """Of a run of each."""
+    """Length of a run at each of them."""
 
     @classmethod
     def of(cls, lengths: Lengths) -> _Runs:
@@ -93,10 +93,10 @@ class _Runs:
         return cls(lengths=lengths, batches=np.array(list(known), float), steps=np.array(list(known.values())))
 
     def needed(self, shape: TimedLayout, seconds: float) -> float:
-        """GPUs below which a layout takes longer than so many seconds at any batch; infinite if it always does.
+        """Return the GPUs below which a layout takes longer than `seconds` at any batch; infinite if it always does.
 
-        A lower bound for the layout on any number of GPUs from those of `shape` on: with more of them the part of a
-        step that is paid once does not get shorter but for the optimizer, and the smallest batch gets larger.
+        This is a lower bound for the layout on any number of GPUs from those of `shape` on: with more of them, the part
+        of a step that is paid once gets shorter only in the optimizer, and the smallest batch gets larger.
         """
         job = shape.job
         possible = self.batches >= shape.least * job.data
@@ -106,8 +106,8 @@ class _Runs:
         return float(min(work[left > 0] / left[left > 0], default=inf))
 
     def fastest(self, shape: TimedLayout, step: int) -> tuple[float, int]:
-        """Return seconds and GPUs of a layout where it is fastest: each replica has its least, and their number
-        decides.
+        """Return seconds and GPUs at which a layout is fastest: each replica has its smallest minibatch, and their
+        number decides.
         """
         import numpy as np
 
@@ -121,12 +121,12 @@ class _Runs:
 
 
 def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> SearchResult | None:
-    """Return the layouts of the fewest GPUs of which one is expected to reach the target in so many minutes.
+    """Return the layouts of the fewest GPUs on which one should reach the target in this many minutes.
 
-    Where none does on any number of GPUs, those of the number that is fastest; None where nothing fits on any.
+    If none does on any number of GPUs, return those of the fastest number; None if nothing fits on any.
 
     Raises:
-        ConfigError: as search.
+        ConfigError: as for `search`.
     """
     job, rules = uncut(question.on(question.node), question.calibration, question.gpu, question.quantised_weights)
     runs = _Runs.of(Lengths(rules, question.calibration.of(job.size).evaluation))
@@ -137,7 +137,7 @@ def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> Sea
 
 
 def _fewest(question: SearchRequest, minutes: float, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
-    """Layouts are taken up in the order of the GPUs that they need at least, so that the first that will do is it."""
+    """Try layouts in the order of the fewest GPUs that each needs, and return the first number that is enough."""
     seconds = 60 * minutes - question.calibration.of(shapes[0].job.size).start
     waiting = [(_multiple(runs.needed(shape, seconds), shape.job), place) for place, shape in enumerate(shapes)]
     heapify(waiting)
@@ -161,12 +161,12 @@ def _fewest(question: SearchRequest, minutes: float, runs: _Runs, shapes: list[T
 
 
 def _multiple(gpus: float, smallest: TrainingJob) -> float:
-    """So many GPUs, in copies of the model on whole nodes, which `smallest` is one of."""
+    """Round GPUs up to copies of the model on whole nodes; `smallest` is one copy."""
     return gpus if gpus == inf else max(1, ceil(gpus / smallest.gpus)) * smallest.gpus
 
 
 def _enough_memory(shape: TimedLayout, step: int, largest_batch: int) -> float:
-    """Return the fewest GPUs beyond those of a layout that does not fit, over which its optimizer is split enough."""
+    """Return the fewest GPUs, above those of a layout that does not fit, among which its optimizer is split enough."""
 
     def holds(count: int) -> bool:
         job = replace(shape.job, gpus=count * step)
@@ -194,12 +194,12 @@ def _fastest(question: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) ->
 
 
 def _best(question: SearchRequest, shape: TimedLayout, runs: _Runs) -> Candidate | None:
-    """Return a layout at its best minibatch that RunConfig accepts."""
+    """Return a layout at its best minibatch that RunConfig accepts; None if it accepts none."""
     values = question.on(shape.job.gpus)
     return next(accepted([shape], runs.lengths, values, question.calibration, 1, Refusals()), None)
 
 
-# Where nothing fits.
+# When nothing fits.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +207,12 @@ class Instead:
     """A change after which a layout fits."""
 
     what: str
-    """As a person would say or type it."""
+    """The change as a person would say or type it."""
     found: SearchResult
 
 
 def instead(question: SearchRequest, nothing: SearchResult) -> Iterator[Instead]:
-    """What would fit where no layout of a search does: the nearest other numbers of GPUs, and other settings."""
+    """Yield what would fit if no layout of a search does: the nearest other numbers of GPUs, and other settings."""
     for counts in _around(nothing.gpus, question.node):
         tries = (question.at(gpus, listed=1) for gpus in counts)
         found = next((each for each in tries if each.candidates), None)
@@ -232,7 +232,7 @@ def instead(question: SearchRequest, nothing: SearchResult) -> Iterator[Instead]
 
 
 def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:
-    """Return the numbers below and above one, the nearest first."""
+    """Return the numbers below and above a number, the nearest first."""
     sizes = [*range(1, node), *range(node, gpus + (NEAR + 1) * node, node)]
     return [size for size in sizes if size < gpus][: -NEAR - 1 : -1], [size for size in sizes if size > gpus][:NEAR]
 

@@ -1,7 +1,7 @@
-"""The layouts that a number of GPUs can train in, fastest to the target first.
+"""The layouts in which a number of GPUs can train, the fastest to the target first.
 
-Layouts are generated, those that do not fit are set aside by memory.py, and the rest are timed at every minibatch.
-Whether a run is possible is RunConfig's to say: each candidate goes through it before it is listed.
+Layouts are generated, memory.py sets aside those that do not fit, and the rest are timed at every minibatch. RunConfig
+decides whether a run is possible: each candidate goes through it before it is listed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.plan.layouts import LAYOUT_NAMES, Lengths, TimedLayout, cuts, name,
 from harness.plan.planner import BF16_GRADIENTS, job_of
 
 LISTED = 20
-"""Layouts that a search takes through RunConfig, at most."""
+"""Most layouts that a search takes through RunConfig."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +31,16 @@ class Candidate:
 
     config: RunConfig
     values: Mapping[str, str]
-    """The variables that say it."""
+    """The variables that select it."""
     job: TrainingJob
     step: float
     """Seconds."""
     memory: float
     """Bytes on the worst stage."""
     minutes: float
-    """Expected, from run_start to run_stop."""
+    """Expected minutes from run_start to run_stop."""
     kinds: Mapping[str, float]
-    """What the minutes are spent on, by step_time.KINDS; evaluations in proportion, opening the data left out."""
+    """The parts of the minutes, by step_time.KINDS; evaluations in proportion, without opening data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search came to."""
+    """The result of a search."""
 
     gpu: Gpu
     gpus: int
@@ -62,16 +62,16 @@ class SearchResult:
     measured: int
     """As in Plan."""
     spread: float
-    """How far off a step may be."""
+    """Possible relative error of a step."""
     graph_gain: float | None
-    """As in WithoutGraph; None where steps are as this trainer makes them."""
+    """As in WithoutGraph; None if steps are as this trainer makes them."""
     candidates: list[Candidate]
-    """Fastest first."""
+    """Candidates, the fastest first."""
     refusals: list[Refusal]
 
 
 class Refusals:
-    """Refusals by reason: how many, and the nearest miss."""
+    """Refusals by reason: their number, and the nearest miss."""
 
     def __init__(self) -> None:
         self._layouts: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class Refusals:
 
 
 def bare_values(benchmark: Benchmark, gpu: Gpu, nodes: int, gpus_per_node: int) -> dict[str, str]:
-    """Return the variables of a run by the benchmark's latest rules, without a layout; gradients in bf16, as published."""
+    """Return the variables of a run by the benchmark's latest rules, without a layout; gradients in bf16."""
     return {
         "BENCHMARK": benchmark.name,
         "RULESET": benchmark.rulesets[-1],
@@ -109,11 +109,11 @@ def search(
     quantised_weights: bool = False,
     listed: int = LISTED,
 ) -> SearchResult:
-    """Return every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not
+    """Search every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not
     matter.
 
     Raises:
-        ConfigError: `base` is impossible whatever the layout, its GPU is unknown or lacks the precision.
+        ConfigError: `base` is impossible in any layout, or its GPU is unknown or lacks the precision.
     """
     job, rules = uncut(base, calibration, gpu, quantised_weights)
     refusals = Refusals()
@@ -134,10 +134,10 @@ def search(
 def uncut(
     base: Mapping[str, str], calibration: Calibration, gpu: str | None, quantised_weights: bool
 ) -> tuple[TrainingJob, Rules]:
-    """Return the job of `base` before it is cut, and its rules."""
+    """Return the job of `base` before it is divided, and its rules."""
     stated = base.get("DGXSYSTEM", "")
     found = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
-    # One GPU at a reference point's batch: possible under any rules, so that a fault is one of `base` itself.
+    # One GPU at a reference point's batch is possible under any rules, so any fault is one of `base` itself.
     points = find(base.get("BENCHMARK", ""), base.get("RULESET") or None).reference_points
     one = {**dict.fromkeys(LAYOUT_NAMES, "1"), "DGXNNODES": "1", "DGXNGPU": "1"}
     one["MINIBS"] = str(points[0].global_batch_size if points else 1)
@@ -147,7 +147,9 @@ def uncut(
     try:
         gpus = int(base["DGXNNODES"]) * int(base["DGXNGPU"])
     except (KeyError, ValueError):
-        raise ConfigError(["DGXNNODES and DGXNGPU say how many GPUs there are; one of them is no number"]) from None
+        raise ConfigError(
+            ["DGXNNODES and DGXNGPU give the number of GPUs; expected a number in each, one is not"]
+        ) from None
     return replace(job, gpus=gpus), config.rules
 
 

@@ -1,10 +1,10 @@
 """How long a training step takes: a sum of physical terms, each with the constants that scale it.
 
 A step runs `microbatches` forward and backward passes through the busiest pipeline stage, waits out the bubble, and
-then pays once for gradients, weights and the optimizer. Each term is what the datasheet's rate would take; the
-constants (harness.plan.calibration) say how far a generation of GPUs and its software stay behind it.
+then pays once for gradients, weights and the optimizer. Each term is the time at the datasheet's rate; the constants
+(harness.plan.calibration) say how far a generation of GPUs and its software fall short of it.
 
-Non-causal attention is counted whole, as in the benchmark's usual FLOP count; the constant absorbs the mask.
+Attention is counted without the causal mask, as in the benchmark's usual FLOP count; the constant absorbs the mask.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.plan import memory
 from harness.plan.job import TrainingJob
 
 MESSAGE_SECONDS = 20e-6
-"""Of a small collective or transfer between GPUs, and of the kernels that wait for it."""
+"""Seconds of a small collective or transfer between GPUs, and of the kernels that wait for it."""
 
 PARTS = (
     "matrix products",
@@ -33,7 +33,7 @@ PARTS = (
     "optimizer",
     "fixed",
 )
-"""Where the time of a step goes, in the order they are shown."""
+"""The parts of a step's time, in the order in which they are shown."""
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "compute": ("matrix products", "attention", "elementwise", "weights and gradients"),
@@ -41,7 +41,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "bubble": ("bubble",),
     "once": ("data parallel", "optimizer", "fixed"),
 }
-"""PARTS by what a layout changes: work, transfers of each microbatch, waiting, and what is paid once a step."""
+"""PARTS by how a layout changes them: work, transfers of each microbatch, waiting, and what is paid once a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class StepTerms:
     """Paid once a step, however many microbatches it has."""
 
     def terms(self, job: TrainingJob) -> list[Term]:
-        """Return all of them, for the microbatches and the bubble of `job`."""
+        """Return all terms, for the microbatches and the bubble of `job`."""
         return [
             *(Term(term.part, term.seconds * job.microbatches, term.constants) for term in self.microbatch),
             *(Term("bubble", term.seconds * job.bubble, term.constants) for term in self.microbatch),
@@ -75,7 +75,7 @@ class StepTerms:
 
 
 def step(job: TrainingJob) -> StepTerms:
-    """What a job's step consists of; its number of microbatches does not matter."""
+    """Return the terms of a job's step; its number of microbatches does not matter."""
     return StepTerms(microbatch=(*_computation(job), *_communication(job)), once=tuple(_once(job)))
 
 
@@ -85,17 +85,17 @@ def terms(job: TrainingJob) -> list[Term]:
 
 
 def total(terms: Iterable[Term], constants: Mapping[str, float]) -> float:
-    """Return seconds of some terms."""
+    """Return the sum of some terms, in seconds."""
     return sum(term.calibrated(constants) for term in terms)
 
 
 def seconds(job: TrainingJob, constants: Mapping[str, float]) -> float:
-    """Return seconds of a step."""
+    """Return the time of a step, in seconds."""
     return total(terms(job), constants)
 
 
 def breakdown(job: TrainingJob, constants: Mapping[str, float]) -> dict[str, float]:
-    """Return seconds of a step by part."""
+    """Return the time of each part of a step, in seconds."""
     found = dict.fromkeys(PARTS, 0.0)
     for term in terms(job):
         found[term.part] += term.calibrated(constants)
@@ -103,9 +103,9 @@ def breakdown(job: TrainingJob, constants: Mapping[str, float]) -> dict[str, flo
 
 
 def _busiest(job: TrainingJob) -> tuple[int, bool]:
-    """Layers of the busiest stage, and whether the output layer is on it too.
+    """Return the number of layers of the busiest stage, and whether the output layer is on it too.
 
-    One in the middle, or the last one, whichever has more to multiply.
+    It is a stage in the middle or the last one, whichever multiplies more.
     """
     last = job.pipeline - 1
     middle, end = job.layers(min(1, last)), job.layers(last)
@@ -114,7 +114,7 @@ def _busiest(job: TrainingJob) -> tuple[int, bool]:
 
 
 def _software(job: TrainingJob) -> tuple[str, ...]:
-    """Constants of what differs from the reference: H100 or GB200 with the software of v5.0's submissions."""
+    """Return the constants for software that differs from the reference: H100 or GB200 with v5.0's submissions."""
     generation = job.gpu.generation
     differs = {
         f"gpu.{job.gpu.name}": job.gpu.name not in ("H100", "GB200"),
@@ -132,7 +132,7 @@ def _computation(job: TrainingJob) -> Iterator[Term]:
     (layers, with_head), generation = _busiest(job), gpu.generation
     tokens = job.tokens / job.tensor
 
-    # Two operations a weight and token forward, four backward; what is recomputed comes again.
+    # Two operations per weight and token forward, four backward; recomputed passes count again.
     again = _recomputed(job)
     products = layers * 2 * (3 + again) * job.layer_matrices * tokens
     yield Term("matrix products", products / peak, (f"matmul.{generation}.{job.precision}", *software))
@@ -140,11 +140,11 @@ def _computation(job: TrainingJob) -> Iterator[Term]:
         head = 6 * size.hidden * job.vocabulary * tokens
         yield Term("matrix products", head / bf16_peak, (f"matmul.{generation}.bf16", *software))
 
-    # Of every token to every token, forward; the flash kernel's backward pass does two and a half times as much.
+    # From every token to every token, forward; the flash kernel's backward pass does two and a half times as much.
     attention = layers * (3.5 + _attention_again(job)) * 4 * job.sequence_length * size.hidden * tokens
     yield Term("attention", attention / bf16_peak, ("attention", *software))
 
-    # Norms, SwiGLU, residuals, casts: about 70 bytes a token and hidden value forward, twice as many backward.
+    # Norms, SwiGLU, residuals, casts: about 70 bytes per token and hidden value forward, twice as many backward.
     elementwise = layers * 70 * (3 + again) * size.hidden * tokens
     yield Term("elementwise", elementwise / bandwidth, (f"elementwise.{generation}", *software))
 
@@ -155,12 +155,12 @@ def _computation(job: TrainingJob) -> Iterator[Term]:
 
 
 def _recomputed(job: TrainingJob) -> float:
-    """Return the part of a layer's forward pass that the backward pass does again, by its weights."""
+    """Return the share of a layer's forward pass that the backward pass repeats, by weights."""
     return job.mlp_share if "mlp" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
 def _attention_again(job: TrainingJob) -> float:
-    """Return the part of a layer's core attention that the backward pass does again."""
+    """Return the share of a layer's core attention that the backward pass repeats."""
     return 1.0 if "core_attn" in job.recompute else job.recomputed_share(min(1, job.pipeline - 1))
 
 
@@ -171,8 +171,8 @@ def _communication(job: TrainingJob) -> Iterator[Term]:
     # bf16 bytes of one layer's output, over all tensor-parallel ranks.
     output, messages = 2 * job.tokens * size.hidden, 0.0
     if job.tensor > 1:
-        # All-gather and reduce-scatter around attention and MLP, forward and backward, and two gathers again; those
-        # around what is recomputed once more.
+        # All-gather and reduce-scatter around attention and MLP, forward and backward, and two more gathers; those
+        # around recomputed parts once more.
         collectives = 10 + 4 * full + 2 * ("mlp" in job.recompute)
         messages += collectives
         yield Term("tensor parallel", layers * collectives * output * (1 - 1 / job.tensor) / nvlink, ("tensor",))

@@ -1,7 +1,7 @@
-"""How long until the target: minutes for each evaluation at which a run may reach it, from the reference's samples.
+"""Time to the target: minutes for each evaluation at which a run may reach it, from the reference's samples.
 
-The seed decides at which evaluation a run ends, and evaluations are 18,432 sequences or more apart, so one number
-would be wrong by 6 % or more even with a perfect step time. All lengths are in sequences.
+The seed decides at which evaluation a run ends, and evaluations are at least 18,432 samples apart, so a single number
+would be wrong by 6 % or more even with a perfect step time. All lengths are in samples.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from benchmark.convergence import accepted_from, find_record, likely_samples, me
 from benchmark.rules import Rules, Schedule
 
 FEW = 4
-"""Outcomes shown where no reference point says which are likely."""
+"""Outcomes that are shown if no reference point says which are likely."""
 
 LONGEST_INIT_MINUTES = 20.0
-"""From the start of the job to run_start: the longest of the published runs took 18.5 minutes after its container."""
+"""Minutes from the start of the job to run_start: the longest published run took 18.5 after its container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """What a run's minutes are made of, seconds."""
+    """The parts of a run's time, in seconds."""
 
     step: float
     evaluation: float
-    """One pass over the evaluation sequences."""
+    """One pass over the evaluation samples."""
     start: float
     """Once a run: opening data, slow first steps."""
     spread: float
-    """How far off the step may be: 0.05 is 5 %."""
+    """Possible relative error of the step: 0.05 is 5 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +39,23 @@ class LikelyOutcome:
     samples: int
     steps: int
     evaluations: int
-    """Done by then, the last one included."""
+    """Evaluations done by then, including the last one."""
     minutes: float
     margin: float | None
-    """Samples over the fewest that a result of such runs may have needed, as `compliance rcp` has it; below zero it is
-    refused. None without a reference point at or above the batch size."""
+    """Samples over the fewest that a result of such runs may have needed, as `llama31 rcp` computes it; below zero the
+    result is refused. None without a reference point at or above the batch size."""
     factor: float
-    """By which the score of such runs is multiplied, as `compliance rcp` has it."""
+    """Factor on the score of such runs, as `llama31 rcp` computes it."""
 
 
 def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None = None) -> list[LikelyOutcome]:
     """Return the evaluations at which a run is likely to reach the target, first to last.
 
-    From the fastest seed of the reference, less what the rules allow, to its slowest, and one evaluation more: a run
-    ends at the first evaluation after it is there. Without reference points, the first evaluations there are.
+    They range from the reference's fastest seed, minus what the rules allow, to its slowest, plus one evaluation: a run
+    ends at the first evaluation after reaching the target. Without reference points, they are the first evaluations.
 
     Args:
-        limit: the run's own last step, where it has one.
+        limit: the run's own last step, if it has one.
     """
     gbs = schedule.global_batch_size
     first, last = likely_samples(rules, gbs)
@@ -66,7 +66,7 @@ def outcomes(rules: Rules, schedule: Schedule, pace: Pace, *, limit: int | None 
 
 
 def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> LikelyOutcome:
-    """Return a run that ends after `steps` steps."""
+    """Return the outcome of a run that ends after `steps` steps."""
     samples, record = steps * schedule.global_batch_size, find_record(rules, schedule.global_batch_size)[1]
     fewest = None if record is None else accepted_from(record, rules.runs, rules.convergence_allowance)
     evaluations = sum(1 for _ in schedule.evaluation_steps(steps))
@@ -81,14 +81,17 @@ def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> LikelyO
 
 
 def evaluation_steps(rules: Rules, gbs: int, ratio: float) -> float:
-    """What an evaluation pass takes, in training steps: forward passes over the batches that its sequences fill."""
+    """Return the length of an evaluation pass in training steps: forward passes over the batches that
+    its samples fill.
+    """
     return ratio * ceil(rules.eval_sequences / gbs)
 
 
 def expected_steps(rules: Rules, schedule: Schedule, ratio: float) -> float:
-    """Of a run that needs the reference's mean and waits half an interval for its evaluation; evaluations are included.
+    """Return the steps of a run that needs the reference's mean and half an interval more, evaluations included.
 
-    Smooth in the batch size, so that configurations can be ranked by it: where the nearest evaluation lies is luck.
+    The result is smooth in the batch size, so configurations can be ranked by it: where the nearest evaluation lies is
+    chance.
     """
     gbs, interval, first = schedule.global_batch_size, schedule.eval_interval_steps, schedule.first_eval_step
     mean = mean_samples(rules, gbs)
@@ -97,6 +100,6 @@ def expected_steps(rules: Rules, schedule: Schedule, ratio: float) -> float:
 
 
 def walltime(slowest: LikelyOutcome, pace: Pace, experiments: int) -> int:
-    """Minutes to ask a scheduler for: every run at its slowest likely end and as slow as the model may be off."""
+    """Return the minutes to request: every run at its slowest likely end, with steps as slow as the error allows."""
     each = slowest.minutes * (1 + pace.spread) + LONGEST_INIT_MINUTES
     return ceil(each * experiments / 10) * 10

@@ -102,7 +102,7 @@ def export(source: Path, target: Path, benchmark: str | None, jobs: int | None, 
 
 
 def _opened(source: Path, benchmark: str | None) -> tuple[Checkpoint, int | None]:
-    """A checkpoint, and the vocabulary rows of the benchmark that it is for."""
+    """Open a checkpoint; return it with the vocabulary rows of the benchmark that it is for."""
     from reference_impl.checkpoint.source import faults_for, open_checkpoint
 
     weights = open_checkpoint(source)

@@ -1,4 +1,4 @@
-"""Configurations: what one means, a new one, and the variables of all."""
+"""Configurations: the meaning of one, a new one, and the variables of all."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
+from compliance.findings import counted
 from harness.arguments import BENCHMARK_OPTION
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
@@ -29,7 +30,7 @@ _expect = click.option(
 
 
 class _DataVerbs(Verbs):
-    """A group whose commands say what is wrong with a file as they say what is wrong with data."""
+    """A group whose commands report a fault in a file like a fault in data."""
 
     of_files = True
 
@@ -67,7 +68,7 @@ def prepare(
 
     asked = click.get_current_context().get_parameter_source("benchmark")
     if c4 is None and asked is ParameterSource.COMMANDLINE and BENCHMARKS[benchmark].dataset.files is not None:
-        raise click.UsageError(f"--benchmark {benchmark} is made from C4's shards: --c4 names their folder")
+        raise click.UsageError(f"--benchmark {benchmark} is made from C4's shards: name their folder with --c4")
     path = tokenizer or benchmark_tokenizer((LLAMA31_TINY if c4 is None else BENCHMARKS[benchmark]).tokenizer)
     plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
     with progress("prepare", plan.size) as advance:
@@ -200,7 +201,7 @@ def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bo
 
     published = PUBLISHED[expect] if expect else None
     if init and quick:
-        raise click.UsageError("--init reads every byte; --quick cannot go with it")
+        raise click.UsageError("--init reads every byte, so --quick cannot go with it; give one of them")
     for line in folders.repair(folder) if repair else ():
         click.echo(line)
     if init:
@@ -211,6 +212,6 @@ def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bo
     for fault in verdict.faults:
         click.echo(fault)
     if verdict.faults:
-        click.echo(f"{folder}: {len(verdict.faults)} faults", err=True)
+        click.echo(f"{folder}: {counted(len(verdict.faults), 'fault')}", err=True)
         sys.exit(1)
     click.echo(f"{folder}: {verdict.summary}")

@@ -1,4 +1,4 @@
-"""The real GPU code of any rank, on a null device."""
+"""Runs the real GPU code of any rank on the null device."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def dryrun(
     asked = ask(file, _pairs(values), gpu)
     layout = asked.config.layout
     if rank is not None and rank >= layout.world_size:
-        raise ConfigError([f"--rank {rank}: the run has ranks 0 to {layout.world_size - 1}"])
+        raise ConfigError([f"--rank {rank}: expected 0 to {layout.world_size - 1}, the ranks of the run"])
     chosen = [rank] if rank is not None else [asked.rank_of(stage) for stage in asked.stages()]
     if rank is None and not stages:
-        # The second stage holds as many layers as any, and most of the microbatches in flight.
+        # The second stage has as many layers as any, and most of the microbatches in flight.
         chosen = [asked.rank_of(min(1, layout.pipeline_model_parallel - 1))]
     many = _microbatches(microbatches, asked.fewer_microbatches(), layout.gradient_accumulation_steps)
     ranks = [Rank(asked=asked, rank=one, microbatches=many, steps=steps, folder=checkpoint) for one in chosen]
@@ -84,11 +84,11 @@ def _pairs(values: tuple[str, ...]) -> dict[str, str]:
 
 
 def _microbatches(wanted: int | None, least: int, own: int) -> int:
-    """Refuses fewer than make the peak, and more than the run has."""
+    """Return the number of microbatches; refuse fewer than reach the peak, and more than the run has."""
     if wanted is None:
         return least
     if not least <= wanted <= own:
         raise ConfigError(
-            [f"--microbatches {wanted}: between {least}, two for each pipeline stage, and the run's {own}"]
+            [f"--microbatches {wanted}: expected {least} (two for each pipeline stage) to {own} (the run's)"]
         )
     return wanted

@@ -1,4 +1,4 @@
-"""Results: to look at while they are made and afterwards, and to submit."""
+"""Results: shown while they are made and afterwards, and packaged for submission."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.arguments import PATHS
 from harness.verbs.runs import require_checkout
 
 _REHEARSED = 3
-"""Exit status of a package that passes, but for being no submission."""
+"""Exit status of a package that passes every check except that it is a rehearsal."""
 
 _FOLDER = PathArgument(exists=True, file_okay=False)
 
@@ -47,11 +47,11 @@ def report(
 
 
 _PLAIN = str.maketrans({"–": "-", "—": "-", "…": "...", "±": "+-"})
-"""For a terminal without these characters."""
+"""Plain characters for a terminal that lacks these."""
 
 
 def _print(text: str) -> None:
-    """To the terminal, whatever characters it has: what it lacks becomes a plain one, or an escape sequence."""
+    """Print text; a character that the terminal lacks becomes a plain one, or an escape sequence."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -96,7 +96,7 @@ def curves(paths: tuple[Path, ...], ruleset: str | None, table: Path | None, fol
     from report.results import gather
 
     if (table is None) == (folder is None):
-        raise click.UsageError("one of --csv FILE and --tensorboard DIR is needed")
+        raise click.UsageError("expected --csv FILE or --tensorboard DIR")
     with refusing_files():
         found = gather(paths, ruleset)
         if table is not None:

@@ -1,4 +1,4 @@
-"""Judging: a configuration before it runs, and results of anybody."""
+"""Judges a configuration before it runs, and anybody's results."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from harness.arguments import CONFIG_FILE, STEP_SECONDS
 
 
 def require_checkout(verb: str) -> None:
-    """Refuse a verb that needs the repository's scripts beside the packages."""
+    """Refuse a verb that needs the repository's scripts, if only the packages are installed."""
     if not IS_CHECKOUT:
         raise RefusedError(
-            f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh installs the trainer, too"
+            f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh also installs the trainer"
         )
 
 
@@ -39,7 +39,7 @@ def run(file: Path | None) -> None:
     from harness.launch.local import Local
 
     resolved = resolve(file)
-    # The ranks find them where `source FILE` would have left them.
+    # The ranks find them there, as they would after `source FILE`.
     os.environ.update(resolved.libraries)
     sys.exit(run_experiments(resolved, Local(resolved.config)))
 

@@ -1,4 +1,4 @@
-"""What a submission says before its runs."""
+"""llama31 submission: what a submission states before its runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
     if not asked:
         _say("no node   this machine has no GPU, so it is not asked what it is; run this on a node for that")
     if doubt := other_node(here, config):
-        _say(f"WARNING   {doubt}; --another-machine leaves it out")
+        _say(f"WARNING   {doubt}; --another-machine leaves this machine out")
     answers = {question.name: value for question in _QUESTIONS if (value := given[_parameter(question)])}
     said = complete(answers, here, config, _asker())
     if printing:
@@ -78,7 +78,7 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
 
 
 def _config(file: Path | None) -> RunConfig | None:
-    """Return the runs' configuration; None where neither a file nor the environment says it."""
+    """Return the runs' configuration; None if neither a file nor the environment gives one."""
     try:
         return resolve(file).config
     except ConfigError:

@@ -60,7 +60,7 @@ def test_rcp_compares_and_does_not_judge(result: Path, tmp_path: Path) -> None:
 
 def test_score_is_not_normalised(result: Path) -> None:
     """`score` says that convergence makes no factor."""
-    assert "open division, where convergence is not judged" in output("score", result)
+    assert "open division: convergence is not judged" in output("score", result)
 
 
 @pytest.mark.parametrize("form", ["--md", None])

@@ -92,18 +92,18 @@ def test_products_that_are_not_the_models_are_a_fault(share: float) -> None:
 
 def test_a_rule_of_cuda_that_was_broken_is_a_fault() -> None:
     broken = answer().step.model_dump() | {"faults": {"cudaMalloc during a capture": 2}}
-    assert verdict(step=broken).faults == ["2 x cudaMalloc during a capture: CUDA does not allow it"]
+    assert verdict(step=broken).faults == ["2 x cudaMalloc during a capture: CUDA does not allow this"]
 
 
 def test_a_warm_up_that_leaves_traces_is_a_fault() -> None:
     (fault,) = verdict(graphs_out_of_order=2).faults
-    assert fault == "2 replays of graphs are not in the order of their capture"
+    assert fault == "2 graphs are replayed out of the order of their capture"
     (fault,) = verdict(graphs_in_evaluation=2).faults
-    assert fault == "an evaluation replays 2 graphs, which are a step's"
+    assert fault == "an evaluation replays 2 graphs that belong to a step"
     (fault,) = verdict(not_put_back=["chunk 0, weight _scale_inv"]).faults
-    assert fault == "the warm-up does not put back 1 tensors: chunk 0, weight _scale_inv ..."
+    assert fault == "the warm-up does not restore 1 tensor: chunk 0, weight _scale_inv ..."
     (fault,) = verdict(not_read_back=["chunk 0, weight _scale_inv"]).faults
-    assert fault == "a checkpoint that is read does not set 1 tensors: chunk 0, weight _scale_inv ..."
+    assert fault == "loading a checkpoint does not set 1 tensor: chunk 0, weight _scale_inv ..."
     (fault,) = verdict(changed_by_warm_up=["optimizer 0, group 0, step"]).faults
     assert fault == "the warm-up changes 1 entries of the optimizer: optimizer 0, group 0, step ..."
 
@@ -161,8 +161,8 @@ def test_a_rank_is_told_what_it_is_and_which_gpu_to_find() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rank", "512"], "--rank 512: the run has ranks 0 to 511"),
-        (["--microbatches", "15"], "--microbatches 15: between 16, two for each pipeline stage, and the run's 288"),
+        (["--rank", "512"], "--rank 512: expected 0 to 511, the ranks of the run"),
+        (["--microbatches", "15"], "--microbatches 15: expected 16 (two for each pipeline stage) to 288 (the run's)"),
         (["--rank", "1", "--stages"], "give one"),
         (["PRECISION"], "PRECISION: expected NAME=VALUE"),
     ],

@@ -65,7 +65,7 @@ def test_a_run_that_hangs_after_its_success_is_one(
     """Its processes are ended, whatever HANG_MONITOR_TIMEOUT is."""
     monkeypatch.setattr(hang, "END_S", 0.0)
     assert ended(f"cp {whole} $log; sleep 1000", tmp_path / "result_0.txt").status == 0
-    assert "processes are left: they are killed" in capsys.readouterr().out
+    assert "processes are left: killing them" in capsys.readouterr().out
 
 
 def test_a_success_whose_log_is_not_whole_is_none(whole: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_run_whose_processes_are_gone_is_told_so(tmp_path: Path, capsys: pytes
     config, runs = found(tmp_path, RUNNING)
     assert runs.experiments[0].status == KILLED
     run_all(config, runs, Program("exit 1", runs.result(0)), Received())
-    assert "run 0 was killed: no process of it is left" in capsys.readouterr().out
+    assert "run 0 was killed: none of its processes is left" in capsys.readouterr().out
 
 
 def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
     with runs.console(0).open("ab") as held:
         assert hold(held)
         assert read(runs.folder / "run.json").experiments[0].status == RUNNING
-        with pytest.raises(CannotStartError, match=r"run 0 of .* is on: a process has .*console_0\.log open"):
+        with pytest.raises(CannotStartError, match=r"run 0 .* is still running: a process has .*console_0\.log open"):
             run_all(config, runs, Program("exit 1", runs.result(0)), Received())
 
 

@@ -115,7 +115,7 @@ TWO_SOCKETS = {0: tuple(range(8)), 1: tuple(range(8, 16))}
         (Topology(nodes=TWO_SOCKETS, gpus=(1, 0)), range(16), 0, 2, tuple(range(8, 16)), "NUMA node 1, that of GPU 0"),
         (Topology(nodes=TWO_SOCKETS, gpus=(-1, -1)), range(16), 1, 2, tuple(range(8, 16)), "an even share"),
         (Topology(nodes=TWO_SOCKETS, gpus=()), range(16), 1, 3, (5, 6, 7, 8, 9), "an even share"),
-        (Topology(nodes=TWO_SOCKETS, gpus=(0, 1)), range(4), 0, 2, (0, 1, 2, 3), "bound already"),
+        (Topology(nodes=TWO_SOCKETS, gpus=(0, 1)), range(4), 0, 2, (0, 1, 2, 3), "already bound"),
         (Topology(nodes={}, gpus=()), range(2), 3, 4, (0, 1), "2 processors for 4 ranks: not bound"),
         (Topology(nodes=TWO_SOCKETS, gpus=()), range(16), 4, 4, tuple(range(16)), "LOCAL_RANK=4 with 4 ranks: not b"),
     ],
@@ -412,8 +412,8 @@ def test_an_address_of_no_node_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotStartError) as refusal:
         answering(tmp_path, MASTER_ADDR="login1")._meet()
     assert str(refusal.value) == (
-        "MASTER_ADDR=login1 belongs to no node of job 42: n1, n2, n3; valid: a name or an address of one of them by "
-        "which the others reach it, or unset for n1"
+        "MASTER_ADDR=login1 belongs to no node of job 42: n1, n2, n3; valid: a name or an address by which "
+        "the other nodes reach one of them, or unset it for n1"
     )
 
 
@@ -550,7 +550,7 @@ def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     latest.mkdir()
     RunSet.open(resolved, NOTHING, {})
     assert capsys.readouterr().out == f"latest    no link {latest}: is not a link\n"
-    with pytest.raises(ConfigError, match="take another name"):
+    with pytest.raises(ConfigError, match="use another name"):
         make_folder(configured(LOGDIR=str(tmp_path), DGXSYSTEM="latest"), datetime.now(UTC))
 
 
@@ -573,5 +573,5 @@ def test_runs_of_another_benchmark_are_not_resumed(tmp_path: Path) -> None:
 def test_a_folder_without_runs_is_not_resumed(tmp_path: Path) -> None:
     """One clear error."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), RESUME=str(tmp_path)))
-    with pytest.raises(ConfigError, match=r"run\.json is no record of runs to go on with"):
+    with pytest.raises(ConfigError, match=r"run\.json is not a record of runs that can be continued"):
         RunSet.open(resolved, NOTHING, {})

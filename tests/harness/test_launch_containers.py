@@ -75,14 +75,14 @@ def test_pyxis_refuses_what_it_would_take_apart(mount: Mount) -> None:
     """A comma or a colon in a path would be another mount, or another place; a space would end it."""
     with pytest.raises(ConfigError) as refusal:
         argv("pyxis", (mount,))
-    said = "pyxis can mount no path with a comma, a colon, a space or a backslash, and quotes none"
+    said = "pyxis cannot mount a path with a comma, a colon, a space or a backslash; rename it"
     assert str(refusal.value) == f"{str(mount.path)!r}: {said}"
 
 
 @pytest.mark.parametrize("back_end", ["pyxis", "apptainer", "docker"])
 def test_a_path_of_several_lines_is_refused(back_end: str) -> None:
     """No back end has a way to say it."""
-    with pytest.raises(ConfigError, match=r"printable|pyxis can mount no path"):
+    with pytest.raises(ConfigError, match=r"printable|pyxis cannot mount a path"):
         argv(back_end, (Mount(path=Path("/data/a\nb,type=bind")),))
 
 
@@ -129,7 +129,7 @@ def test_an_image_file_that_is_not_there_is_refused(image: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         back_end_of(config.job, config.layout)
     assert (
-        str(refusal.value) == f"CONT={image}: there is no such file in {ROOT}; expected a file there, or its whole path"
+        str(refusal.value) == f"CONT={image}: there is no such file in {ROOT}; expected a file there, or a whole path"
     )
 
 
@@ -220,7 +220,7 @@ def test_a_mount_may_have_another_source(back_end: str) -> None:
     [
         (
             {"CONTAINER_RUNTIME": "nspawn"},
-            f"CONTAINER_RUNTIME=nspawn is no container back end; valid: {', '.join(BACK_ENDS)}",
+            f"CONTAINER_RUNTIME=nspawn is not a container back end; valid: {', '.join(BACK_ENDS)}",
         ),
         ({"CONTAINER_RUNTIME": "docker"}, "CONTAINER_RUNTIME=docker needs an image: CONT is not set"),
         ({"CONTAINER_RUNTIME": "none", "CONT": "x"}, "CONTAINER_RUNTIME=none, but CONT=x: unset one of them"),
@@ -230,7 +230,7 @@ def test_a_mount_may_have_another_source(back_end: str) -> None:
         ),
         (
             {"CONTAINER_RUNTIME": "docker", "CONT": "x", "NPAR": 2},
-            "CONTAINER_RUNTIME=docker passes on no signal, starts no single rank: unset NPAR, NCCL_TEST_MIN_GBPS",
+            "CONTAINER_RUNTIME=docker passes on no signal and starts no single rank: unset NPAR and NCCL_TEST_MIN_GBPS",
         ),
     ],
 )

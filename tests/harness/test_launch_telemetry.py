@@ -97,7 +97,7 @@ def test_what_nvidia_smi_complains_of_is_said(result: Path) -> None:
     install_smi(result, "echo 'Failed to initialize NVML'; echo 'Failed to initialize NVML'; exit 18")
     said = run_sampler(result, {NODE})
     assert said.count("nvidia-smi: Failed to initialize NVML") == 1
-    assert "nvidia-smi ended with status 18: memory and processors only from here on" in said
+    assert "nvidia-smi ended with status 18: sampling only memory and processors from here on" in said
 
 
 def test_a_run_that_goes_on_appends(result: Path) -> None:

@@ -274,12 +274,12 @@ def test_own_logs_make_own_constants(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--gpu", "A100", "--gpus", "8"], "'A100' is not one of 'H100', 'H200', 'B200', 'B300', 'GB200', 'GB300'"),
-        (["--gpu", "H100", "--gpus", "12"], "--gpus 12 is no multiple of the 8 GPUs of a node; 8 and 16 are"),
+        (["--gpu", "H100", "--gpus", "12"], "--gpus 12 is not a multiple of the 8 GPUs of a node; 8 and 16 are"),
         (["--gpu", "H100", "--gpus", "8,"], "'8,': expected numbers of GPUs such as 512 or 256,512,1024"),
         (["--minutes", "60"], "--minutes needs --gpu or FILE"),
-        (["--gpu", "H100", "--gpus", "8", "--minutes", "60"], "--minutes finds the number that --gpus states"),
+        (["--gpu", "H100", "--gpus", "8", "--minutes", "60"], "--minutes finds the number of GPUs that --gpus gives"),
         (["--gpus", "8"], "--gpus needs --gpu"),
-        ([str(GB200), "--gpus", "8", "--gpu", "H100"], "--gpus says what FILE says too"),
+        ([str(GB200), "--gpus", "8", "--gpu", "H100"], "--gpus and FILE both give the number of GPUs"),
         ([str(GB200), "--write"], "--write needs a search"),
         (["--gpu", "H100", "--gpus", "512", "--write", ".", "--quantised-weights"], "leave --quantised-weights out"),
         ([str(GB200), "--precision", "fp6"], "'fp6' is not one of 'bf16', 'fp8', 'mxfp8', 'nvfp4'"),
@@ -304,7 +304,7 @@ def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     CliRunner().invoke(main, ["simulate", str(GB200), "--out", str(logs)])
     other = str(ROOT / "configs" / "config_DGXB200_32x8x144xtp4pp8cp2.sh")
-    with pytest.raises(ClickException, match="logs global_batch_size 1152; its configuration has 576"):
+    with pytest.raises(ClickException, match="logs global_batch_size 1152, but its configuration has 576"):
         main(["plan", "calibrate", str(logs), "--config", other], standalone_mode=False)
 
 
@@ -312,9 +312,9 @@ def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("Z80,8,bf16,1,1,1,1,1,1,2,x", "gpu is 'Z80', expected one of H100, H200, B200, B300, GB200, GB300"),
-        ("H100,8,bf16,8,1,1,1,1,1,2,", "neither a round (v5.0, v5.1, v6.0, own) nor the source of a recipe"),
-        ("H100", "neither a round"),
-        ("H100,8,bf16,4,4,1,1,1,1,2,x", "8 GPUs are no multiple of tp x pp x cp = 16"),
+        ("H100,8,bf16,8,1,1,1,1,1,2,", "expected a round (v5.0, v5.1, v6.0, own) or the source of a recipe"),
+        ("H100", "expected a round"),
+        ("H100,8,bf16,4,4,1,1,1,1,2,x", "8 GPUs are not a multiple of tp x pp x cp = 16"),
         ("H100,40,bf16,8,5,5,1,1,5,2,x", "pp x vp = 25 divides neither 126 layers nor 126 + 2"),
         ("H100,8,nvfp4,8,1,1,1,1,1,2,x", "H100 has no matrix products in 'nvfp4'"),
         ("H100,8,bf16,8,1,1,1,0,1,2,x", "a count is below 1"),
@@ -388,7 +388,7 @@ def test_a_table_without_needed_columns_names_them(tmp_path: Path) -> None:
     table = tmp_path / "steps.csv"
     table.write_text("gpu,gpus,precision,tp,pp,vp,mbs\nH100,8,bf16,8,1,1,1\n", encoding="utf-8")
     with pytest.raises(
-        ClickException, match="has also the columns cp, microbatches or gbs, step_median_s or step_s, round or"
+        ClickException, match="also needs the columns cp, microbatches or gbs, step_median_s or step_s, round or"
     ):
         main(["plan", "calibrate", str(table)], standalone_mode=False)
 

@@ -189,7 +189,7 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
     """The message names the file and what is wrong with it."""
     path = tmp_path / "mine.json"
     path.write_text('{"made": "today"}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"mine\.json is no calibration file"):
+    with pytest.raises(ValueError, match=r"mine\.json is not a calibration file"):
         calibration.load(path)
 
 

@@ -193,7 +193,7 @@ def test_a_rehearsal_takes_what_the_plan_says(tmp_path: Path) -> None:
 def test_a_step_that_nobody_plans_is_said(tmp_path: Path) -> None:
     """A system whose name is no GPU's takes 10 seconds a step, or what is given."""
     tiny = ROOT / "config_tiny.sh"
-    said = "nothing is trained: 10 s a step, taken as such: the planner knows no GPU of the name tiny\n"
+    said = "nothing is trained: 10 s a step, assumed: the planner knows no GPU in the name tiny\n"
     assert said in run(tiny, "--out", tmp_path / "a").stdout
     assert "nothing is trained: 3 s a step\n" in run(tiny, "--out", tmp_path / "b", "--step-seconds", "3").stdout
 

@@ -129,7 +129,7 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "system.yaml").write_text("mine", encoding="utf-8")
     done = init("--out", tmp_path)
     assert (done.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["system.yaml"])
-    assert done.stderr.startswith(f"error: {tmp_path}/system.yaml is there, and is never overwritten")
+    assert done.stderr.startswith(f"error: {tmp_path}/system.yaml already exists and is never overwritten")
 
 
 def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
     config = tmp_path / "config_TEST.sh"
     values = environment(DGXNGPU=4)
     config.write_text("".join(f"export {name}={value}\n" for name, value in values.items()), encoding="utf-8")
-    assert "this machine has 8 accelerators, a node of TEST has 4" in init(config, *FLAGS, "--print").stderr
+    assert "this machine has 8 accelerators, but a node of TEST has 4" in init(config, *FLAGS, "--print").stderr
 
 
 def test_every_field_has_a_meaning() -> None:

@@ -254,8 +254,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another model": (resize, r"its model has query_groups 4, expected 2"),
     "other RoPE scaling": (rescale, r"its model has rotary_scaling_factor 1\.0, expected 8\.0"),
     "other RoPE": (shorten_context, r"model\.yaml: RoPE's old_context_len is 4096, expected 8192"),
-    "no index": (garble, r"\.metadata is no index of a distributed checkpoint"),
-    "a pickle that runs code": (attack, r"no index of a distributed checkpoint: it names 'posix\.mkdir"),
+    "no index": (garble, r"\.metadata is not an index of a distributed checkpoint"),
+    "a pickle that runs code": (attack, r"not an index of a distributed checkpoint: it names 'posix\.mkdir"),
 }
 
 

@@ -167,7 +167,7 @@ def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
             r"tokenizer\.json is not a Hugging Face tokenizer: arrays and objects are nested more than 64",
         ),
         ("tokenizer.model", b"no model", r"tokenizer\.model is not a SentencePiece model: "),
-        ("tokenizer.model", b"YQ== 0\nYg= 1\n", r"tokenizer\.model is no list of tiktoken ranks: "),
+        ("tokenizer.model", b"YQ== 0\nYg= 1\n", r"tokenizer\.model is not a list of tiktoken ranks: "),
         ("thesis.txt", b"", r"holds neither tokenizer\.json nor tokenizer\.model"),
     ],
 )

@@ -402,7 +402,7 @@ def attack_object(folder: Path, marker: Path) -> None:
 ATTACKS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "index": (
         attack_index,
-        r"\.metadata is no index of a distributed checkpoint: it names 'posix\.mkdir",
+        r"\.metadata is not an index of a distributed checkpoint: it names 'posix\.mkdir",
     ),
     "common": (attack_common, r"common\.pt: expected the common part of a checkpoint: it names posix\.mkdir"),
     "tensor": (attack_tensor, r"__7_7\.distcp, bytes 0 to \d+: expected a saved tensor: it names posix\.mkdir"),

@@ -118,7 +118,7 @@ def test_a_broken_manifest_is_one_error(content: str, copy: Path) -> None:
     """Whatever stands in manifest.json, the error says so."""
     (copy / manifest.FILE_NAME).write_text(content)
 
-    with pytest.raises(DataError, match="is no manifest"):
+    with pytest.raises(DataError, match="is not a manifest"):
         manifest.load(copy)
 
 
@@ -135,7 +135,7 @@ def test_a_hostile_manifest_is_one_error_at_once(how: str, copy: Path) -> None:
     else:
         path.write_text("[" * 100_000)
 
-    with pytest.raises(DataError, match="is no manifest"):
+    with pytest.raises(DataError, match="is not a manifest"):
         manifest.load(copy)
 
 
@@ -157,7 +157,7 @@ def test_the_benchmark_tokenizer_is_the_published_one(tokenizer: Tokenizer) -> N
 
 def test_preparing_into_an_existing_folder_is_refused(data_dir: Path, tokenizer: Tokenizer) -> None:
     """Data that is there is never overwritten."""
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         built_in.prepare(data_dir, tokenizer)
 
 
@@ -277,5 +277,5 @@ def test_context_parallel_ranks_hold_every_token_once(cp_size: int) -> None:
 def test_a_corpus_that_cannot_be_made_names_the_way_out(tmp_path: Path) -> None:
     """A checkout may be read-only; DATADIR need not be."""
     (tmp_path / "data").touch()
-    with pytest.raises(DataError, match=r"cannot be made: .*; set DATADIR to a folder elsewhere"):
+    with pytest.raises(DataError, match=r"cannot be made: .*; set DATADIR to another folder"):
         configured._make_built_in(tmp_path / "data" / "tiny")

@@ -292,7 +292,7 @@ def test_a_folder_keeps_to_one_set(site: Site, tmp_path: Path) -> None:
     """Files of another manifest are not shadowed by a new one."""
     manifest_of({"weights": b""}).save(tmp_path)
 
-    with pytest.raises(DataError, match="holds other files already"):
+    with pytest.raises(DataError, match="already holds other files"):
         fetch(site.url, tmp_path)
 
 
@@ -351,7 +351,7 @@ def test_a_list_without_the_benchmarks_files_is_refused(bucket: Site, tmp_path: 
     with pytest.raises(DataError) as caught:
         fetch(f"{bucket.url}/metadata/c4.uri", tmp_path, published=PUBLISHED["llama31_405b"])
 
-    assert str(caught.value).count("lists no ") == 3
+    assert str(caught.value).count("does not list ") == 3
 
 
 @pytest.mark.parametrize("text", [b"", b"<html>log in</html>", b"../elsewhere", b"https://a/b c"])
@@ -393,7 +393,7 @@ def test_a_name_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> 
     text = json.dumps({"files": {name: {"bytes": 1}}})
     (tmp_path / FILE_NAME).write_text(text)
 
-    with pytest.raises(DataError, match="is no manifest"):
+    with pytest.raises(DataError, match="is not a manifest"):
         FolderManifest.load(tmp_path)
 
 
@@ -437,7 +437,7 @@ def test_faults_of_an_md5_list_are_named_by_line() -> None:
         parse_md5sums(text.encode(), "list")
     assert str(caught.value).splitlines() == [
         "list, line 2: good is listed twice",
-        "list, line 3: 'no digest' is no line of an MD5 list",
+        "list, line 3: 'no digest' is not a line of an MD5 list",
         "list, line 4: '../x' is not a path below a folder",
     ]
 

@@ -81,7 +81,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     sparse_pair(tmp_path / "a", 10, 100)
     with (tmp_path / "a.bin").open("r+b") as file:
         file.truncate(198)
-    with pytest.raises(DataError, match=r"a\.bin has 198 bytes; 100 tokens of uint16 take 200"):
+    with pytest.raises(DataError, match=r"a\.bin has 198 bytes, but 100 tokens of uint16 take 200"):
         open_pair(tmp_path / "a")
     with (tmp_path / "a.idx").open("r+b") as file:
         file.truncate(100)

@@ -297,7 +297,7 @@ def test_a_tokenizer_of_another_benchmark_is_refused_before_hours_of_work(tmp_pa
     for number in range(8):
         (tmp_path / f"c4-validation.{number:05}-of-00008.json.gz").touch()
 
-    with pytest.raises(DataError, match="has 32000 pieces, the dataset of llama31_8b is of 128256"):
+    with pytest.raises(DataError, match="has 32000 pieces, but the dataset of llama31_8b has a vocabulary of 128256"):
         c4.plan("llama31_8b", tmp_path, benchmark_tokenizer())
 
 

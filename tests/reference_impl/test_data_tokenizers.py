@@ -143,7 +143,7 @@ def test_a_file_of_no_kind_is_refused(tmp_path: Path, content: bytes, kind: str)
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
 
-    with pytest.raises(TokenizerError, match=rf"tokenizer\.model is no {kind}"):
+    with pytest.raises(TokenizerError, match=rf"tokenizer\.model is not a {kind}"):
         Tokenizer(path)
 
 

@@ -100,7 +100,7 @@ def test_a_rank_uses_the_gpu_of_its_local_rank(
 def test_fewer_gpus_than_ranks_are_one_clear_error(tiny: Tiny) -> None:
     """Not two ranks on one GPU, which NCCL would find out minutes later."""
     config = tiny(DGXNGPU=4, MINIBS=2).changed(RANK=3, LOCAL_RANK=3)
-    with pytest.raises(ConfigError, match="LOCAL_RANK=3 of DGXNGPU=4 has no GPU: this process sees 1"):
+    with pytest.raises(ConfigError, match="LOCAL_RANK=3 of DGXNGPU=4 has no GPU: this process sees only 1"):
         parallel.gpu_of(config, 1)
 
 
@@ -115,8 +115,11 @@ def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"MASTER_PORT": 29500}, "MASTER_ADDR= MASTER_PORT=29500: both say where rank 0 is to be met"),
-        ({"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": 29500}, "no-such-host.invalid leads nowhere from here"),
+        ({"MASTER_PORT": 29500}, "MASTER_ADDR= MASTER_PORT=29500: expected both"),
+        (
+            {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": 29500},
+            "no-such-host.invalid cannot be resolved",
+        ),
     ],
 )
 def test_ranks_that_cannot_meet_are_refused(tiny: Tiny, variables: dict[str, object], said: str) -> None:

@@ -243,7 +243,7 @@ def test_a_meeting_place_outside_the_job_is_refused(jobs: Jobs, address: str) ->
     """In one line, before there is a folder of runs; with two nodes, localhost is on neither of them."""
     assert jobs.run({"MASTER_ADDR": address}) == "FAILED"
     assert jobs.last_lines(1).startswith(f"error: MASTER_ADDR={address} belongs to no node of job ")
-    assert ": n1, n2; valid: a name or an address of one of them" in jobs.last_lines(1)
+    assert ": n1, n2; valid: a name or an address by which the other nodes" in jobs.last_lines(1)
     assert not (jobs.logs / "tiny").exists()
 
 
@@ -274,7 +274,7 @@ def test_a_run_that_hangs_after_its_success_is_kept(jobs: Jobs) -> None:
     jobs.logs.mkdir()
     (jobs.logs / LINGER).touch()
     assert jobs.run({"NEXP": 2, "SEED_BASE": 5, "NPAR": 3, "SAVE_CHECKPOINT": jobs.folder / "saved"}) == "COMPLETED"
-    assert "processes are left: they are killed" in jobs.output()
+    assert "processes are left: killing them" in jobs.output()
     (record,) = [json.loads(path.read_text()) for path in jobs.logs.glob("tiny/*/run.json")]
     assert [(one["status"], one["lost"]) for one in record["experiments"]] == [("success", 0), ("success", 0)]
     for index in range(2):
@@ -294,7 +294,7 @@ def test_a_killed_srun_leaves_no_rank(jobs: Jobs) -> None:
     assert jobs.cluster.wait(number) == "FAILED"
     assert [one for one in ranks if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
     assert [event.key for event in jobs.events()][-2:] == ["run_stop", "train_samples"]
-    assert "what started its ranks was ended by SIGKILL" in jobs.output()
+    assert "the process that started its ranks was ended by SIGKILL" in jobs.output()
 
 
 def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
