@@ -126,7 +126,9 @@ def _fitting(config: RunConfig) -> Plan | None:
     return plan(RunConfig.from_environment({**config.to_environment(), **made.remedies[0].change}), known)
 
 
-def _candidates(benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str) -> Iterator[RunConfig]:
+def _candidates(
+    benchmark: Benchmark, gpu: Gpu, nodes: int, layout: ReplicaLayout, precision: str
+) -> Iterator[RunConfig]:
     """Yield a configuration for every batch size that this layout can run, including an interleaved pipeline's rule."""
     ranks = nodes * gpu.gpus_per_node
     if ranks % layout.ranks:
