@@ -57,7 +57,7 @@ class _NoDriverError(HarnessError):
 
 
 def _libraries() -> Iterator[str]:
-    """Yield the files to try: beside CUDA's wheels, where only the null device puts one, then the machine's own driver."""
+    """Yield the files to try: next to CUDA's wheels, where only the null device puts one, then the machine's driver."""
     for folder in _folders("nvidia"):
         yield from map(str, sorted(folder.glob(f"*/lib/{_LIBRARY}")))
     yield _LIBRARY

@@ -375,7 +375,7 @@ def _short(filename: str) -> str:
 
 
 def _optimizer_entries(trainer: step.MegatronStep) -> dict[str, str]:
-    """Return every entry of every optimizer's groups and states: of a tensor what it is like, of all else what it is."""
+    """Return every entry of every optimizer's groups and states: a tensor's description, or the value itself."""
     entries = {}
     for number, inner in enumerate(torch_optimizers(trainer.optimizer)):
         for index, group in enumerate(inner.param_groups):

@@ -53,7 +53,7 @@ def ours(config: RunConfig) -> Callable[[], object]:
 
 
 def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Callable[[], object]:
-    """Return the same step with transformers and torch alone; `fused` is AdamW's, `keep` whether freed memory is kept."""
+    """Return the same step with transformers and torch alone; `fused` is AdamW's, `keep` keeps freed memory."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if keep:

@@ -86,7 +86,7 @@ def transformer_engine_fault(found: str) -> str:
 
 
 def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
-    """Return which library fuses the cross entropy: CE_FUSION_IMPL, or `te` with Transformer Engine's layers, or none."""
+    """Return which library fuses the cross entropy: CE_FUSION_IMPL, else `te` with Transformer Engine's layers, or none."""
     if kernels.ce_fusion_impl is not None:
         return kernels.ce_fusion_impl
     return "te" if layer_spec(kernels, machine) == "te" else None
@@ -279,7 +279,7 @@ SWITCHES = (
 
 
 def never_on_a_gpu(kernels: Kernels, layout: Layout) -> tuple[Switch, ...]:
-    """Return the switches that a run on GPUs uses and that no run on a GPU has used; none in fp32, which is for CPUs."""
+    """Return the switches that a run on GPUs uses and no run on a GPU has used; none in fp32, which is for CPUs."""
     if kernels.precision == "fp32":
         return ()
     return tuple(switch for switch in SWITCHES if switch.is_on(kernels, layout) and not switch.gpu)

@@ -131,7 +131,7 @@ def overrides(resolved: Resolved) -> list[str]:
 
 
 def describe(resolved: Resolved) -> str:
-    """Return the whole configuration as text: every variable with its origin, then everything that follows from them."""
+    """Return the whole configuration as text: every variable with its origin, then all that follows from them."""
     values = resolved.config.values()
     rows = [(name, _text(values[name]), _origin(resolved, name)) for name in NAMES]
     rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]

@@ -100,7 +100,7 @@ class RunConfig(BaseModel):
         return {name: flat[name] for name in NAMES}
 
     def changed(self, **values: Any) -> RunConfig:
-        """Return a copy of this run with other values, by shell name; None unsets one. The copy is not checked again."""
+        """Return a copy of this run with other values, by shell name; None unsets one. It is not checked again."""
         changed = {name: value for name, value in (self.values() | values).items() if value is not None}
         return self._of(changed)
 

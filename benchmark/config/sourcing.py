@@ -18,7 +18,7 @@ def config_files(checkout: Path = ROOT) -> list[Path]:
 
 
 def sourced_file(environment: Mapping[str, str]) -> Path | None:
-    """Return the config of this checkout that somebody sourced into an environment, by the names that it leaves there."""
+    """Return the config of this checkout that was sourced into an environment, by the names that it leaves there."""
     name = environment.get("CONFIG_FILENAME") or f"config_{environment.get('DGXSYSTEM')}.sh"
     return next((path for path in config_files() if path.name == name), None)
 
