@@ -110,6 +110,8 @@ class Benchmark:
     """
     submittable: bool = True
     """False for a benchmark that only exercises the harness: it can be trained and checked, but not packaged."""
+    nvfp4_without: tuple[str, ...] = ()
+    """What NVIDIA's v5.1 runs switched off of Transformer Engine's nvfp4 recipe, by NVTE_NVFP4_DISABLE_<part>."""
     rules: tuple[Rules, ...]
     """One row for each ruleset, the oldest first."""
 
@@ -221,6 +223,7 @@ LLAMA31_405B = Benchmark(
     initial_train_loss=(7.5, 8.0),
     # A fifth of an epoch, and well above every reference point.
     give_up_samples=1_152_000,
+    nvfp4_without=("RHT", "STOCHASTIC_ROUNDING", "2D_QUANTIZATION"),
     rules=LLAMA31_405B_RULES,
 )
 
@@ -246,6 +249,7 @@ LLAMA31_8B = Benchmark(
     ),
     initial_train_loss=random_first_loss(SIZES["8b"], LLAMA_31.vocabulary),
     give_up_samples=1_152_000,
+    nvfp4_without=("RHT",),
     rules=LLAMA31_8B_RULES,
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
 
+from benchmark.benchmarks import BENCHMARKS
 from benchmark.checkout import CONFIGS, IS_CHECKOUT
 from benchmark.config import NAMES, ConfigError, libraries
 
@@ -90,7 +91,8 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
     alone = ((name,) for name in NAMES if name not in together)
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
     lines += _ELSEWHERE if library else _IN_CONFIGS
-    library = {**library, **libraries.of_precision(values.get("BENCHMARK", ""), values.get("PRECISION", ""))}
+    if (benchmark := BENCHMARKS.get(values.get("BENCHMARK", ""))) is not None:
+        library = {**library, **libraries.of_precision(benchmark, values.get("PRECISION", ""))}
     lines += [f"export {name}=${{{name}:-{value}}}" for name, value in library.items()]
     lines += [
         _export(present) for names in (*_LINES, *alone) if (present := [(n, given[n]) for n in names if n in given])

@@ -10,7 +10,7 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
-from benchmark.benchmarks import BENCHMARKS
+from benchmark.benchmarks import BENCHMARKS, LLAMA31_405B
 from benchmark.checkout import ROOT
 from benchmark.config import NAMES, ConfigError, RunConfig, config_files, libraries, resolve, source_config
 from benchmark.rules import Rules, Schedule
@@ -73,7 +73,7 @@ def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtes
     for path, config in CONFIGS.items():
         with subtests.test(path.stem):
             expected = dict(libraries.settings(path.stem.removeprefix("config_"))) if path in OFFICIAL else {}
-            expected |= libraries.of_precision(config.benchmark, precision_of(config.kernels))
+            expected |= libraries.of_precision(config.benchmark_row, precision_of(config.kernels))
             assert resolve(path, BARE).libraries == expected
 
 
@@ -98,7 +98,7 @@ def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, s
     [
         ("X", "fp8", libraries.HOPPER),
         ("GB200", "fp8", libraries.BLACKWELL),
-        ("GB200", "nvfp4", {**libraries.BLACKWELL, **libraries.NVFP4["llama31_405b"]}),
+        ("GB200", "nvfp4", {**libraries.BLACKWELL, **libraries.of_precision(LLAMA31_405B, "nvfp4")}),
     ],
 )
 def test_a_config_outside_the_repository_sets_the_same(

@@ -1,7 +1,7 @@
 """List what configs of systems with GPUs export for the libraries underneath, unless it is set already.
 
-config_common.sh sets the same, with the reasons; configs in nvfp4 add `NVFP4`; docs/gpu.md has them as a table. Tests
-compare the three.
+config_common.sh sets the same, with the reasons. Configs in nvfp4 add what their benchmark's row has. docs/gpu.md has all
+as a table. Tests compare the three.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from benchmark.benchmarks import BENCHMARKS, Benchmark
 from benchmark.hardware import gpu_of_system
+
+_ROUNDING = "NVTE_NVFP4_DISABLE_"
 
 _EVERYWHERE = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",
@@ -32,23 +35,11 @@ BLACKWELL: Mapping[str, str] = MappingProxyType(
     | {"NVTE_FWD_LAYERNORM_SM_MARGIN": "16", "NVTE_BWD_LAYERNORM_SM_MARGIN": "16"}
 )
 
-_NO_HADAMARD = {"NVTE_NVFP4_DISABLE_RHT": "1"}
-
-NVFP4: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "llama31_405b": _NO_HADAMARD
-        | {"NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING": "1", "NVTE_NVFP4_DISABLE_2D_QUANTIZATION": "1"},
-        "llama31_8b": _NO_HADAMARD,
-    }
-)
-"""By benchmark, what NVIDIA's v5.1 runs in nvfp4 switched off of Transformer Engine's recipe (its config_common_8b.sh
-switches rounding and 2D scales on again)."""
-
 RECORDED = (
     *BLACKWELL,
     # The same as PYTORCH_CUDA_ALLOC_CONF.
     "PYTORCH_ALLOC_CONF",
-    *sorted({name for names in NVFP4.values() for name in names}),
+    *sorted({f"{_ROUNDING}{part}" for row in BENCHMARKS.values() for part in row.nvfp4_without}),
 )
 """The libraries' own variables that run.json has."""
 
@@ -59,6 +50,8 @@ def settings(system: str) -> Mapping[str, str]:
     return BLACKWELL if gpu is not None and gpu.generation == "Blackwell" else HOPPER
 
 
-def of_precision(benchmark: str, precision: str) -> Mapping[str, str]:
-    """Return what a config exports besides, for how Transformer Engine rounds."""
-    return NVFP4.get(benchmark, {}) if precision == "nvfp4" else {}
+def of_precision(benchmark: Benchmark, precision: str) -> dict[str, str]:
+    """Return what a config of this precision exports besides, for how Transformer Engine rounds."""
+    return (
+        dict.fromkeys((f"{_ROUNDING}{part}" for part in benchmark.nvfp4_without), "1") if precision == "nvfp4" else {}
+    )
