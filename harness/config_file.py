@@ -86,7 +86,7 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
     unknown = [name for name in values if name not in NAMES]
     if unknown:
         raise ConfigError([f"{name} is not a variable of the harness; known: {', '.join(NAMES)}" for name in unknown])
-    given = {name: value for name, value in values.items() if value != "" and name not in _OF_THE_NAME}
+    filled = {name: value for name, value in values.items() if value != "" and name not in _OF_THE_NAME}
     together = {name for names in _LINES for name in names}
     alone = ((name,) for name in NAMES if name not in together)
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
@@ -95,7 +95,7 @@ def render(values: Mapping[str, str], comment: str, *, library: Mapping[str, str
         library = {**library, **libraries.of_precision(benchmark, values.get("PRECISION", ""))}
     lines += [f"export {name}=${{{name}:-{value}}}" for name, value in library.items()]
     lines += [
-        _export(present) for names in (*_LINES, *alone) if (present := [(n, given[n]) for n in names if n in given])
+        _export(present) for names in (*_LINES, *alone) if (present := [(n, filled[n]) for n in names if n in filled])
     ]
     return "\n".join(lines) + "\n"
 

@@ -87,14 +87,14 @@ def checkpoints(plan: PlannedRuns) -> Iterator[Breach]:
     each, state = bytes_of_one(config)
     runs = config.job.experiments
     free = shutil.disk_usage(existing_above(folder)).free
-    kept = runs * KEPT + 1 if config.job.save_interval is not None else runs + 1
-    least = min(kept, KEPT)
-    if free < kept * each:
+    wanted = runs * KEPT + 1 if config.job.save_interval is not None else runs + 1
+    least = min(wanted, KEPT)
+    if free < wanted * each:
         yield Breach(
-            message=f"SAVE_CHECKPOINT={folder} has no room for {least if free < least * each else kept} checkpoints",
+            message=f"SAVE_CHECKPOINT={folder} has no room for {least if free < least * each else wanted} checkpoints",
             expected=(
-                f"{kept * each:,} bytes: {kept} x {each:,}, which are {each // state:,} parameters x {state}; "
-                f"{runs} run{'s' if runs > 1 else ''} may leave {kept - 1}, and one is being written"
+                f"{wanted * each:,} bytes: {wanted} x {each:,}, which are {each // state:,} parameters x {state}; "
+                f"{runs} run{'s' if runs > 1 else ''} may leave {wanted - 1}, and one is being written"
             ),
             actual=f"{free:,} bytes free",
             severity=Severity.ERROR if free < least * each else Severity.WARNING,

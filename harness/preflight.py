@@ -116,9 +116,9 @@ def check_plan(plan: PlannedRuns) -> tuple[Finding, ...]:
     if plan.possible is None:
         return findings
     runs = announced_runs(plan.possible, Path(plan.file))
-    found = [*check_run(runs[0]), *check_result(Result(Path(plan.file), runs))]
+    foreseen = [*check_run(runs[0]), *check_result(Result(Path(plan.file), runs))]
     # There are no lines, and events after the announcement are not missing yet.
-    return (*findings, *(replace(finding, line=None) for finding in found if finding.rule != "event.missing"))
+    return (*findings, *(replace(finding, line=None) for finding in foreseen if finding.rule != "event.missing"))
 
 
 def announced_runs(config: RunConfig, path: Path) -> tuple[Run, ...]:
@@ -169,23 +169,23 @@ def overridden(plan: PlannedRuns) -> Iterator[Breach]:
 )
 def identity(plan: PlannedRuns) -> Iterator[Breach]:
     """Runs that make a result say who submits what: a log is not changed afterwards, and is packaged as it is."""
-    config, said = plan.config, plan.config.submission
+    config, submission = plan.config, plan.config.submission
     if not config.benchmark_row.submittable:
         return
     runs, needed = config.job.experiments, config.rules.runs
     severity = Severity.ERROR if runs >= needed else Severity.WARNING
-    if said.unset:
+    if submission.unset:
         yield Breach(
-            message=f"{', '.join(said.unset)} not set: the runs cannot be packaged",
+            message=f"{', '.join(submission.unset)} not set: the runs cannot be packaged",
             expected="values that the job has before its first run; `llama31 submission init` asks for them",
             actual=f"NEXP={runs}, and {needed} runs make a result",
             severity=severity,
         )
-    if said.org is not None and not NAME.fullmatch(said.org):
+    if submission.org is not None and not NAME.fullmatch(submission.org):
         yield Breach(
             message="MLPERF_SUBMISSION_ORG cannot name the folder of a submission: the runs cannot be packaged",
             expected="letters, digits and _ . + - @ = , only, no dot first",
-            actual=said.org,
+            actual=submission.org,
             severity=severity,
         )
 
@@ -212,12 +212,14 @@ def system(plan: PlannedRuns) -> Iterator[Breach]:
         yield Breach(message=f"{plan.system_yaml}: {fault}")
     for doubt in machine.differences(facts):
         yield Breach(message=f"{plan.system_yaml}: {doubt}", severity=Severity.WARNING)
-    for found in SYSTEM_RULES.judge(System(plan.system_yaml, (Result(Path(config.benchmark), runs),), given=described)):
+    for finding in SYSTEM_RULES.judge(
+        System(plan.system_yaml, (Result(Path(config.benchmark), runs),), given=described)
+    ):
         yield Breach(
-            message=f"{found.rule}: {found.message}",
-            expected=found.expected,
-            actual=found.actual,
-            severity=found.severity,
+            message=f"{finding.rule}: {finding.message}",
+            expected=finding.expected,
+            actual=finding.actual,
+            severity=finding.severity,
         )
 
 

@@ -202,10 +202,10 @@ def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None
         ConfigError: the folder cannot be made, or is not empty.
     """
     config, started = resolved.config, datetime.now(UTC)
-    pace, said = (
+    pace, pace_text = (
         planned(config) if step_seconds is None else (SimulatedPace(step=step_seconds), f"{step_seconds:g} s a step")
     )
-    click.echo(f"SIMULATED, nothing is trained: {said}")
+    click.echo(f"SIMULATED, nothing is trained: {pace_text}")
     folder = _folder_of_its_own(config, started) if out is None else _empty_folder(out)
     clock = VirtualClock(started.timestamp())
     experiments = []

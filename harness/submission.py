@@ -94,7 +94,7 @@ Ask = Callable[[Question, str | None], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SubmissionFiles:
     """What is known of a submission before its runs."""
 
     identity: Mapping[str, str]
@@ -118,7 +118,7 @@ class Said:
         return tuple(name for name in MEANINGS if name not in self.facts and name not in RECORDED)
 
 
-def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, ask: Ask | None) -> Said:
+def complete(answered: Mapping[str, str], here: Facts, config: RunConfig | None, ask: Ask | None) -> SubmissionFiles:
     """Combine the user's answers with what this machine reports, and ask for the rest.
 
     Args:
@@ -129,7 +129,7 @@ def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, as
     Raises:
         RefusedError: something is missing, or has an invalid value.
     """
-    answers: dict[str, str | dict[str, str]] = {**here, **given}
+    answers: dict[str, str | dict[str, str]] = {**here, **answered}
     missing = []
     for question in _ASKED:
         if question.name in answers:
@@ -144,7 +144,7 @@ def complete(given: Mapping[str, str], here: Facts, config: RunConfig | None, as
     if faults := [*missing, *_faults(answers)]:
         raise RefusedError(faults)
     identity = {question.name: str(answers[question.name]) for question in IDENTITY}
-    return Said(identity, {name: answers[name] for name in MEANINGS if name in answers})
+    return SubmissionFiles(identity, {name: answers[name] for name in MEANINGS if name in answers})
 
 
 def _usual(name: str, answers: Facts, config: RunConfig | None) -> str | None:
@@ -204,7 +204,7 @@ def require_free(folder: Path) -> None:
         )
 
 
-def write(folder: Path, said: Said) -> tuple[Path, Path]:
+def write(folder: Path, files: SubmissionFiles) -> tuple[Path, Path]:
     """Write both files, and return their paths.
 
     Raises:
@@ -213,8 +213,8 @@ def write(folder: Path, said: Said) -> tuple[Path, Path]:
     require_free(folder)
     exports, system_yaml = folder / EXPORTS, folder / SYSTEM_YAML
     try:
-        exports.write_text(said.exports, encoding="utf-8")
-        system_yaml.write_text(said.system_yaml, encoding="utf-8")
+        exports.write_text(files.exports, encoding="utf-8")
+        system_yaml.write_text(files.system_yaml, encoding="utf-8")
     except OSError as error:
         raise RefusedError(f"--out {folder} cannot be written: {error.strerror}") from None
     return exports, system_yaml

@@ -41,48 +41,49 @@ def score_lines(score: Score) -> Iterator[str]:
         yield from _scaling(score.scaling, score.summarised_minutes)
 
 
-def _scaling(found: Scaling, summarised: float | None) -> Iterator[str]:
+def _scaling(scaling: Scaling, summarised: float | None) -> Iterator[str]:
     """Yield what is wrong with the scaling.json next to a result."""
-    if found.fault:
-        yield f"{'WARNING':>14}  {found.path}: {found.fault}; the official summariser crashes on it"
-    if found.too_small or found.too_large:
-        yield f"{'WARNING':>14}  {found.path} has factor {found.stated}, but the runs give {found.own}"
-    if (found.too_small or found.too_large) and summarised is not None:
-        until = " until its convergence check rewrites the file" if found.is_rewritten else ""
+    if scaling.fault:
+        yield f"{'WARNING':>14}  {scaling.path}: {scaling.fault}; the official summariser crashes on it"
+    if scaling.too_small or scaling.too_large:
+        yield f"{'WARNING':>14}  {scaling.path} has factor {scaling.stated}, but the runs give {scaling.own}"
+    if (scaling.too_small or scaling.too_large) and summarised is not None:
+        until = " until its convergence check rewrites the file" if scaling.is_rewritten else ""
         yield f"{summarised:>10.3f} min  with that file, as the official summariser computes it{until}"
 
 
-def convergence_lines(found: Convergence) -> Iterator[str]:
+def convergence_lines(convergence: Convergence) -> Iterator[str]:
     """Yield the samples that a result needed, those that the reference needs, and the two limits."""
-    yield f"{'open' if found.is_open else _pass(found.passed)}  {found.directory}"
-    if found.is_open:
+    yield f"{'open' if convergence.is_open else _pass(convergence.passed)}  {convergence.directory}"
+    if convergence.is_open:
         yield f"  {'division'.ljust(10)}open, in which convergence is not judged; the reference below is for closed"
-    folders = Counter(str(Path(log).parent) for log in found.logs)
+    folders = Counter(str(Path(log).parent) for log in convergence.logs)
     if len(folders) > 1:
-        yield f"  {'pooled':<10}{len(found.logs)} runs of {_launches(folders)} of one system"
+        yield f"  {'pooled':<10}{len(convergence.logs)} runs of {_launches(folders)} of one system"
         yield from (f"  {'':<10}{count} of {folder}" for folder, count in folders.items())
-    if found.marks:
-        yield f"  {in_capitals(found.marks):<10} {_NO_RESULT}"
-    yield f"  {'result':<10}{_samples(found)}"
-    if found.fault:
-        yield f"  {'fault':<10}{found.fault}"
-    if found.record is not None and found.match is not None:
-        record = found.record
+    if convergence.marks:
+        yield f"  {in_capitals(convergence.marks):<10} {_NO_RESULT}"
+    yield f"  {'result':<10}{_samples(convergence)}"
+    if convergence.fault:
+        yield f"  {'fault':<10}{convergence.fault}"
+    if convergence.record is not None and convergence.match is not None:
+        record = convergence.record
         yield (
-            f"  {'reference':<10}{found.match}: mean {record.mean:.1f}, standard deviation {record.deviation:.1f} "
-            f"at global batch size {record.global_batch_size}"
+            f"  {'reference':<10}{convergence.match}: mean {record.mean:.1f}, standard deviation {record.deviation:.1f}"
+            f" at global batch size {record.global_batch_size}"
         )
-    for name, limit in (("policy", found.policy), ("official", found.official)):
-        if limit is not None and not found.is_open:
+    for name, limit in (("policy", convergence.policy), ("official", convergence.official)):
+        if limit is not None and not convergence.is_open:
             yield f"  {name:<10}{_limit(limit)}"
-    if not found.fault and not found.is_open:
-        yield f"  {'score':<10}x {found.factor}"
+    if not convergence.fault and not convergence.is_open:
+        yield f"  {'score':<10}x {convergence.factor}"
 
 
-def _samples(found: Convergence) -> str:
-    needed = ", ".join("not converged" if samples is None else str(samples) for samples in found.samples)
-    mean = "" if found.mean is None else f"; olympic mean {found.mean:.1f}"
-    return f"{found.benchmark} {judged_by(found)}, global batch size {found.global_batch_size}: {needed}{mean}"
+def _samples(convergence: Convergence) -> str:
+    needed = ", ".join("not converged" if samples is None else str(samples) for samples in convergence.samples)
+    mean = "" if convergence.mean is None else f"; olympic mean {convergence.mean:.1f}"
+    size = convergence.global_batch_size
+    return f"{convergence.benchmark} {judged_by(convergence)}, global batch size {size}: {needed}{mean}"
 
 
 def _limit(limit: Limit) -> str:
@@ -119,10 +120,10 @@ def official_lines(official: Official) -> Iterator[str]:
 def submission_lines(submission: BuiltSubmission) -> Iterator[str]:
     """Yield possible faults of the description, the chosen runs, what is left to do, and where the tree is."""
     yield from (f"WARNING  {doubt}" for doubt in submission.doubts)
-    for one in submission.chosen:
-        of = f"{len(one.runs)} of {one.launched} runs of {one.launch.record.system}"
-        yield f"{of}, {one.launch.record.benchmark}:"
-        yield from (f"  {run.file}" for run in one.runs)
+    for chosen in submission.chosen:
+        of = f"{len(chosen.runs)} of {chosen.launched} runs of {chosen.launch.record.system}"
+        yield f"{of}, {chosen.launch.record.benchmark}:"
+        yield from (f"  {run.file}" for run in chosen.runs)
     if submission.passed:
         yield "what the policies ask for (docs/submission.md):"
         # Finished items first, those left to do last.
@@ -130,12 +131,12 @@ def submission_lines(submission: BuiltSubmission) -> Iterator[str]:
             yield f"  {item.state:<6} {item.what}: {item.said}"
     yield f"written to {submission.path}" if submission.passed else f"{submission.path} was not written"
     if submission.rehearsal:
-        kept = (
+        verdict = (
             "every check passes except that it is a rehearsal"
             if submission.passed
             else "a submission would be refused for the same reasons"
         )
-        yield f"REHEARSAL  of simulated runs, not a submission: {kept}"
+        yield f"REHEARSAL  of simulated runs, not a submission: {verdict}"
 
 
 def _messages(verdict: OfficialVerdict) -> Iterator[str]:

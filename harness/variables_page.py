@@ -97,15 +97,15 @@ def _meanings(group: type[BaseModel]) -> dict[str, str]:
     source = inspect.getsource(group)
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
     fields = group.model_fields
-    found = {}
+    meanings = {}
     for field, text in pairwise(body):
         match field, text:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(meaning))),
             ) if name in fields:
-                found[str(fields[name].alias)] = " ".join(meaning.split())
-    return found
+                meanings[str(fields[name].alias)] = " ".join(meaning.split())
+    return meanings
 
 
 def _values(name: str, schema: Mapping[str, Any]) -> str:

@@ -169,10 +169,10 @@ class _Graphs:
         """How many replays since the last look were not the graph whose turn it was; all in the order of capture,
         again and again."""
         turns = zip(self._replayed, cycle(self.captured), strict=False)
-        found = sum(replayed != captured for replayed, captured in turns)
+        count = sum(replayed != captured for replayed, captured in turns)
         # A round that was not finished.
-        found += self.forget_replays() % len(self.captured) if self.captured else 0
-        return found
+        count += self.forget_replays() % len(self.captured) if self.captured else 0
+        return count
 
 
 def _something_computed() -> AbstractContextManager[Any]:
@@ -217,11 +217,11 @@ def _holding(trainer: step.MegatronStep) -> dict[str, torch.Tensor]:
                 # A kernel makes it anew of the bytes; no operation of torch does.
                 if inner != "_transpose":
                     held[f"chunk {number}, {name} {inner}".rstrip()] = values
-    for number, one in enumerate(torch_optimizers(trainer.optimizer)):
-        parameters = [parameter for group in one.param_groups for parameter in group["params"]]
+    for number, optimizer in enumerate(torch_optimizers(trainer.optimizer)):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for index, parameter in enumerate(parameters):
             held[f"optimizer {number}, parameter {index}"] = parameter
-            for name, value in one.state.get(parameter, {}).items():
+            for name, value in optimizer.state.get(parameter, {}).items():
                 if torch.is_tensor(value):
                     held[f"optimizer {number}, parameter {index}, {name}"] = value
     return held

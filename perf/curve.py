@@ -37,14 +37,14 @@ def main(warmed: bool) -> None:
         step.warm_up()
     batches = synthetic_batches(config)
     stats = [step.train_once(batches) for _ in range(STEPS - 1)]
-    with observed() as found:
+    with observed() as counts:
         stats.append(step.train_once(batches))
     answer = {
         "losses": [one.loss for one in stats],
         "grad_norms": [one.grad_norm for one in stats],
         "peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         "reserved": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
-        **found,
+        **counts,
     }
     sys.stdout.write(json.dumps(answer) + "\n")
     parallel.shut_down()
@@ -53,19 +53,19 @@ def main(warmed: bool) -> None:
 @contextmanager
 def observed() -> Iterator[dict[str, Any]]:
     """What the block asks of the GPU: synchronisations of the host, and launches of each kernel; nothing on a CPU."""
-    found: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
+    counts: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
     if not torch.cuda.is_available():
-        yield found
+        yield counts
         return
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    with warnings.catch_warnings(record=True) as said, torch.profiler.profile(activities=activities) as profile:
+    with warnings.catch_warnings(record=True) as caught, torch.profiler.profile(activities=activities) as profile:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        yield found
+        yield counts
         torch.cuda.set_sync_debug_mode("default")
-    found["synchronisations"] = sum("called a synchronizing CUDA operation" in str(one.message) for one in said)
+    counts["synchronisations"] = sum("called a synchronizing CUDA operation" in str(one.message) for one in caught)
     launches = Counter(event.name for event in profile.events() or () if event.device_type.name == "CUDA")
-    found["kernels"] = dict(launches.most_common())
+    counts["kernels"] = dict(launches.most_common())
 
 
 if __name__ == "__main__":

@@ -76,26 +76,26 @@ def chance(seed: int, number: int) -> Random:
 
 def look(fuzz: Fuzz, seed: int, keep: Path | None, numbers: range) -> Tally:
     """Try the inputs of these numbers."""
-    found = Tally()
+    tally = Tally()
     longest: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as scratch:
         folder = Path(scratch, "input")
         for number in numbers:
             size, seconds, fault = _try(fuzz, seed, number, folder)
-            found.add(Tally(inputs=1, size=size, seconds=seconds))
+            tally.add(Tally(inputs=1, size=size, seconds=seconds))
             heapq.heappush(longest, (seconds / max(1, size), number))
             if len(longest) > SLOWEST:
                 heapq.heappop(longest)
             if fault:
-                found.failures.append(f"input {number}: {fault}")
+                tally.failures.append(f"input {number}: {fault}")
                 if keep is not None:
                     (keep / str(number)).mkdir(parents=True)
                     fuzz.make(chance(seed, number), keep / str(number))
         for _, number in longest:
             tries = [_try(fuzz, seed, number, folder) for _ in range(3)]
             size, seconds, _ = min(tries, key=lambda tried: tried[1])
-            found.slowest.append((seconds / max(1, size), seconds, number))
-    return found
+            tally.slowest.append((seconds / max(1, size), seconds, number))
+    return tally
 
 
 def _try(fuzz: Fuzz, seed: int, number: int, folder: Path) -> tuple[int, float, str]:
@@ -139,8 +139,8 @@ def run(fuzz: Fuzz, inputs: int, seed: int, processes: int, keep: Path | None) -
     total, parts = Tally(), list(_parts(inputs, fuzz.part))
     with ProcessPoolExecutor(processes, initializer=_limit, initargs=(fuzz.memory,)) as pool:
         try:
-            for found in pool.map(partial(look, fuzz, seed, keep), parts):
-                total.add(found)
+            for tally in pool.map(partial(look, fuzz, seed, keep), parts):
+                total.add(tally)
                 click.echo(f"{total.inputs} inputs, {len(total.failures)} failures", err=True)
         except BrokenProcessPool:
             total.failures.append(f"a process died, of an input from {total.inputs} on")

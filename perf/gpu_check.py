@@ -82,11 +82,11 @@ def predicted(smoke: bool) -> Iterator[str]:
     if smoke:
         yield f"peak {before['peak_bytes'] / 2**20:.1f} MiB, {before['host_waits']} waits: no GPU to compare with"
         return
-    found = curve(KERNEL_FUSION=False)
-    off = found["peak"] / before["peak_bytes"] - 1
-    yield f"peak {found['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
-    yield f"host waits {found['synchronisations']}, predicted {before['host_waits']}"
-    kernels, counted = found["kernels"], before["step"]["kernels"]
+    measured = curve(KERNEL_FUSION=False)
+    off = measured["peak"] / before["peak_bytes"] - 1
+    yield f"peak {measured['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
+    yield f"host waits {measured['synchronisations']}, predicted {before['host_waits']}"
+    kernels, counted = measured["kernels"], before["step"]["kernels"]
     # What torch itself launches; libraries choose theirs by the GPU.
     named = sorted(name for name in kernels.keys() | counted.keys() if "at::native" in name)
     differing = [name for name in named if kernels.get(name, 0) != counted.get(name, 0)]
@@ -95,7 +95,7 @@ def predicted(smoke: bool) -> Iterator[str]:
         yield f"{kernels.get(name, 0)} x, predicted {counted.get(name, 0)} x {name[:100]}"
     if abs(off) > _PEAK_TOLERANCE:
         raise CheckFailedError(
-            f"peak {found['peak']} bytes is {100 * off:+.1f} % off the predicted {before['peak_bytes']}"
+            f"peak {measured['peak']} bytes is {100 * off:+.1f} % off the predicted {before['peak_bytes']}"
         )
 
 

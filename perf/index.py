@@ -80,11 +80,11 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
 
 def digests(cache: Path) -> set[tuple[str, str]]:
     """(kind of array, checksum) of each array of an index."""
-    found = set()
+    pairs = set()
     for path in cache.rglob("*.npy"):
         with path.open("rb") as file:
-            found.add((path.stem.rsplit("-", 1)[-1], hashlib.file_digest(file, "sha256").hexdigest()))
-    return found
+            pairs.add((path.stem.rsplit("-", 1)[-1], hashlib.file_digest(file, "sha256").hexdigest()))
+    return pairs
 
 
 @click.command()

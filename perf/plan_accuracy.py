@@ -175,7 +175,7 @@ def eight_tables(data: PublishedRows) -> None:
 
 def memory_table(data: PublishedRows) -> None:
     print("Memory: logged peak of global rank 0 against the count for stage 0")
-    found = []
+    errors_of_ranks = []
     for row, columns in zip(data.runs, data.columns, strict=True):
         stage, logged = memory.stages(row.job)[0], columns["max_mem_reported"]
         worst = memory.worst(row.job)
@@ -187,11 +187,11 @@ def memory_table(data: PublishedRows) -> None:
             counted = stage.allocated / memory.GIB
             if without_moments(columns):
                 counted -= stage.parameters * row.job.moment_bytes / row.job.sharding / memory.GIB
-            found.append(counted / float(logged) - 1)
-            line += f"; rank 0 logged {float(logged):7.2f}, counted {counted:7.2f}, {found[-1]:+.2%}"
+            errors_of_ranks.append(counted / float(logged) - 1)
+            line += f"; rank 0 logged {float(logged):7.2f}, counted {counted:7.2f}, {errors_of_ranks[-1]:+.2%}"
             line += " (without AdamW's moments)" if without_moments(columns) else ""
         print(line)
-    print(f"  {summary(found)}")
+    print(f"  {summary(errors_of_ranks)}")
 
 
 def without_moments(columns: dict[str, str]) -> bool:
@@ -295,15 +295,15 @@ def search_table(data: PublishedRows) -> None:
             **bare_values(LLAMA31_405B, job.gpu, job.gpus // per_node, per_node),
             **precision_values(job.precision),
         }
-        found = search(base, shipped, quantised_weights=True, listed=60).candidates
-        cuts = [(each.job.tensor, each.job.pipeline, each.job.context) for each in found]
+        candidates = search(base, shipped, quantised_weights=True, listed=60).candidates
+        cuts = [(each.job.tensor, each.job.pipeline, each.job.context) for each in candidates]
         published = (job.tensor, job.pipeline, job.context)
         rank = cuts.index(published) + 1 if published in cuts else None
-        first = found[0]
+        first = candidates[0]
         cut = "TP {} PP {} CP {}".format(*published)
         line = f"  {job.gpus:5} {row.group:17} {cut}: rank {rank} of {len(cuts)}"
         if rank is not None and rank > 1:
-            mine = found[rank - 1]
+            mine = candidates[rank - 1]
             behind = mine.minutes / first.minutes - 1
             line += ", {:.1%} behind TP {} PP {} CP {}: ".format(behind, *cuts[0])
             line += ", ".join(
@@ -346,10 +346,10 @@ def main(runs: Path, layouts: Path, held_out: Path | None, benchmark: str | None
     """Print how right and how fast the planner is."""
     if held_out is not None:
         shipped, rows = calibration.load(), read_table(held_out, benchmark)
-        found = errors(rows, lambda row: step_time.seconds(row.job, shipped.of(row.job.size).constants))
-        for row, error in zip(rows, found, strict=True):
+        step_errors = errors(rows, lambda row: step_time.seconds(row.job, shipped.of(row.job.size).constants))
+        for row, error in zip(rows, step_errors, strict=True):
             print(f"    {error:+7.2%}  {row.job.gpus:5} {row.group:17} M={row.job.microbatches:3}  {row.source}")
-        print(f"  {summary(found)}")
+        print(f"  {summary(step_errors)}")
         return
     data = read(runs, layouts)
     step_tables(data)

@@ -82,9 +82,9 @@ def main(results: Path, ruleset: str, rounds: int, interpreter: str | None) -> N
             "report": (folder / "report.html").stat().st_size,
             "matplotlib": sum(path.stat().st_size for path in folder.glob("*.svg")),
         }
-    cpu = {what: median(one.cpu for one in found) for what, found in costs.items()}
-    for what, found in costs.items():
-        wall = median(one.wall for one in found)
+    cpu = {what: median(one.cpu for one in timings) for what, timings in costs.items()}
+    for what, timings in costs.items():
+        wall = median(one.wall for one in timings)
         print(f"{what:<12}{wall:6.2f} s, {cpu[what]:5.2f} s of a processor {sizes[what]:>9,} bytes")
     if interpreter is not None:
         print(f"{'ratio':<12}{cpu['report'] / cpu['matplotlib']:6.2f} of the processor time")

@@ -95,8 +95,8 @@ def differing(texts: list[str], path: Path) -> int:
     for start in range(0, len(texts), 1000):
         batch = texts[start : start + 1000]
         encoded = ours.encode_batch(batch)
-        found = np.split(encoded.tokens, np.cumsum(encoded.lengths)[:-1])
-        for text, tokens in zip(batch, found, strict=True):
+        split = np.split(encoded.tokens, np.cumsum(encoded.lengths)[:-1])
+        for text, tokens in zip(batch, split, strict=True):
             spelt = any(piece in text for piece in CONTROL)
             expected = peer.encode(text, add_special_tokens=False).ids if spelt else processor.encode(text)
             count += tokens.tolist() != expected
@@ -114,24 +114,24 @@ def encoders(path: Path) -> dict[str, Callable[[], Callable[[list[str]], object]
         tokenizer = hugging_face(path)
         return lambda texts: tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
-    found: dict[str, Callable[[], Callable[[list[str]], object]]] = {
+    by_name: dict[str, Callable[[], Callable[[list[str]], object]]] = {
         "ours": lambda: Tokenizer(path).encode_batch,
         "sentencepiece": of_sentencepiece,
     }
-    return {**found, "tokenizers": of_hugging_face} if find_spec("tokenizers") else found
+    return {**by_name, "tokenizers": of_hugging_face} if find_spec("tokenizers") else by_name
 
 
 def pipelines(path: Path, shard: Path, folder: Path) -> dict[str, Callable[[], Callable[[], object]]]:
     """Name -> what makes the dataset of a shard, in a folder of its own."""
-    found: dict[str, Callable[[], Callable[[], object]]] = {
+    by_name: dict[str, Callable[[], Callable[[], object]]] = {
         "ours: prepare": lambda: partial(_ours, path, shard, folder / "ours"),
         "sentencepiece, IndexedDatasetBuilder": lambda: partial(_megatron, path, shard, folder / "megatron"),
     }
     if find_spec("datatrove"):
         file = folder / "tokenizer.json"
         hugging_face(path).save(str(file))
-        found["datatrove"] = lambda: partial(_datatrove, file, shard, folder / "datatrove")
-    return found
+        by_name["datatrove"] = lambda: partial(_datatrove, file, shard, folder / "datatrove")
+    return by_name
 
 
 def _ours(tokenizer: Path, shard: Path, folder: Path) -> None:

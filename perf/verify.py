@@ -117,10 +117,12 @@ def main(number: int, gib: float, rounds: int, folder: Path | None) -> None:
         for title, before in (("from the page cache", lambda: None), ("from the disk", lambda: forget(files))):
             print(f"\n{title:24} {'s':>7} {'GB/s':>7} {'CPU s':>7} {'peak MiB':>9}   sha256sum's time / its own")
             costs = measure(work, rounds, before)
-            for name, one in costs.items():
-                rate = number * size / one.wall / 1e9
-                share = costs["sha256sum"].wall / one.wall
-                print(f"{name:24} {one.wall:7.2f} {rate:7.2f} {one.cpu:7.2f} {one.peak_mib:9.0f} {share:10.2f}")
+            for name, timing in costs.items():
+                rate = number * size / timing.wall / 1e9
+                share = costs["sha256sum"].wall / timing.wall
+                print(
+                    f"{name:24} {timing.wall:7.2f} {rate:7.2f} {timing.cpu:7.2f} {timing.peak_mib:9.0f} {share:10.2f}"
+                )
 
 
 if __name__ == "__main__":

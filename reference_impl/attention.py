@@ -80,10 +80,10 @@ def kernel_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> type[Cpu | 
     """
     if not q.is_cuda:
         return Cpu
-    asked = SDPAParams(q, k, v, None, 0.0, True, q.size(1) != k.size(1))
-    if can_use_cudnn_attention(asked):
+    parameters = SDPAParams(q, k, v, None, 0.0, True, q.size(1) != k.size(1))
+    if can_use_cudnn_attention(parameters):
         return Cudnn
-    if can_use_flash_attention(asked):
+    if can_use_flash_attention(parameters):
         return Flash
     raise ValueError(
         f"context parallelism of the torch layers needs cuDNN's attention or FlashAttention, which take 16-bit numbers "

@@ -112,10 +112,10 @@ class Mixtral(SentencePiece):
         if self._remembered > self.FORGET_AFTER:
             del self._gigatoken
             self._remembered = 0
-        found = self._gigatoken.encode_batch(list(texts), parallel=False).layout
-        starts = found.offsets.data
+        tokens = self._gigatoken.encode_batch(list(texts), parallel=False).layout
+        starts = tokens.offsets.data
         self._remembered += int(starts[-1] - starts[0])
-        return Encoded(found.content.data[starts[0] : starts[-1]], np.diff(starts))
+        return Encoded(tokens.content.data[starts[0] : starts[-1]], np.diff(starts))
 
     def _with_symbols(self, text: str) -> list[int]:
         tokens: list[int] = []

@@ -23,8 +23,8 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
     Copies are kept in host memory while the block runs. Gradients are zero afterwards, as at the start of any step. A
     learning-rate schedule is not restored and must not be stepped inside the block.
     """
-    kept = [tensor for chunk in chunks for tensor in _tensors(chunk)]
-    weights = [(inner, _copy(inner)) for tensor in kept for inner in quantised.inner_tensors(tensor).values()]
+    tensors = [tensor for chunk in chunks for tensor in _tensors(chunk)]
+    weights = [(inner, _copy(inner)) for tensor in tensors for inner in quantised.inner_tensors(tensor).values()]
     optimizers = [_OptimizerState(inner) for inner in torch_optimizers(optimizer)]
     generators = _generators()
     try:
@@ -33,7 +33,7 @@ def preserved(chunks: list[MegatronModule], optimizer: MegatronOptimizer) -> Ite
         with torch.no_grad():
             for tensor, before in weights:
                 tensor.copy_(before)
-            quantised.transpose(kept)
+            quantised.transpose(tensors)
         for state in optimizers:
             state.restore()
         for chunk in chunks:

@@ -20,9 +20,9 @@ def write(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
     if is_float8tensor(parameter):
         value = value.to(parameter.dtype)
         # Until the optimizer has copied it, Transformer Engine keeps here the value that the weight was made from.
-        kept = parameter.get_high_precision_init_val()  # type: ignore[attr-defined]
-        if kept is not None:
-            kept.copy_(value)
+        high_precision = parameter.get_high_precision_init_val()  # type: ignore[attr-defined]
+        if high_precision is not None:
+            high_precision.copy_(value)
     parameter.copy_(value)
 
 
@@ -81,8 +81,8 @@ def from_optimizers(chunks: list[MegatronModule], optimizers: Iterable[Any]) -> 
     weights = [weight for chunk in chunks for weight in chunk.parameters() if is_float8tensor(weight)]
     if not weights:
         return
-    for one in optimizers:
-        one._copy_main_params_to_model_params()
+    for optimizer in optimizers:
+        optimizer._copy_main_params_to_model_params()
     gather(chunks)
 
 

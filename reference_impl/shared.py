@@ -31,8 +31,8 @@ def require_shared(config: RunConfig) -> None:
         faults: list[list[str]] = [[]] * dist.get_world_size()
         # This also keeps the tokens until every rank has looked.
         dist.all_gather_object(faults, [f"{socket.gethostname()}: {fault}" for fault in here])
-    if said := list(dict.fromkeys(fault for of_rank in faults for fault in of_rank)):
-        parallel.on_rank_0(lambda: _refuse(said))
+    if together := list(dict.fromkeys(fault for of_rank in faults for fault in of_rank)):
+        parallel.on_rank_0(lambda: _refuse(together))
 
 
 def _names(made: dict[str, Path]) -> dict[str, str]:

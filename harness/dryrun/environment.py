@@ -21,15 +21,15 @@ def interpreter() -> Path:
     Raises:
         NoNullDeviceError: the environment is missing or out of date.
     """
-    asked = subprocess.run(
+    setup = subprocess.run(
         ["bash", str(ROOT / "setup.sh"), "--made", "--null-gpu"], capture_output=True, text=True, check=False
     )
-    if asked.returncode:
+    if setup.returncode:
         raise NoNullDeviceError(
-            f"{asked.stderr.strip().removeprefix('setup: ')}\n"
+            f"{setup.stderr.strip().removeprefix('setup: ')}\n"
             "A dry run needs an environment of its own, with CUDA's torch, Transformer Engine and the null device."
         )
-    return Path(asked.stdout.strip())
+    return Path(setup.stdout.strip())
 
 
 def variables(python: Path, library: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -41,9 +41,9 @@ def variables(python: Path, library: Mapping[str, str], environment: Mapping[str
     (site,) = (python.parents[1] / "lib").glob("python3.*/site-packages")
     nvidia = site / "nvidia" / "cu13"
     # Hides this machine's GPUs, toolkits and preloaded libraries from the process.
-    kept = {name: value for name, value in environment.items() if name not in _HIDDEN}
+    visible = {name: value for name, value in environment.items() if name not in _HIDDEN}
     return {
-        **kept,
+        **visible,
         **library,
         # At run time Transformer Engine compiles a few kernels, with headers that it looks for in a toolkit.
         "NVTE_CUDA_INCLUDE_DIR": str(nvidia / "include"),

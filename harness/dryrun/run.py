@@ -61,11 +61,11 @@ def ask(file: Path, values: Mapping[str, str] | None = None, gpu: str | None = N
         ConfigError: the file, a name, or the combination is wrong; or there is no such GPU.
     """
     # The name of a config file is the name of its system.
-    found = gpu_of_system(file.stem) or DEFAULT_GPU if gpu is None else GPUS[gpu]
+    device = gpu_of_system(file.stem) or DEFAULT_GPU if gpu is None else GPUS[gpu]
     # A fixed seed makes the run repeatable, and no weights are read. With other values, the file's name would be wrong.
-    fixed = {"SEED": "1", "LOAD_CHECKPOINT": ""} | ({"DGXSYSTEM": f"{found.system}_changed"} if values else {})
+    fixed = {"SEED": "1", "LOAD_CHECKPOINT": ""} | ({"DGXSYSTEM": f"{device.system}_changed"} if values else {})
     resolved = resolve(file, values=fixed | dict(values or {}))
-    return Asked(config=_with_its_rate(resolved.config), gpu=found, library=resolved.libraries)
+    return Asked(config=_with_its_rate(resolved.config), gpu=device, library=resolved.libraries)
 
 
 def _with_its_rate(config: RunConfig) -> RunConfig:
@@ -127,9 +127,9 @@ def run(ranks: Sequence[Rank], *, jobs: int = 1) -> Iterator[tuple[Rank, RankVer
 def _run(
     python: Path, environment: dict[str, str], ranks: Sequence[Rank], jobs: int
 ) -> Iterator[tuple[Rank, RankVerdict | Broken]]:
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         command = [str(python), "-m", "nullcuda", str(jobs)]
-        with _process(command, environment, said) as process:
+        with _process(command, environment, output) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write("".join(f"{rank.line()}\n" for rank in ranks))
@@ -142,7 +142,7 @@ def _run(
                 yield rank, _outcome(rank, answer)
         if answered < len(ranks):
             raise DryRunFailedError(
-                [f"the null device's process ended with status {process.returncode}", *_last_lines(said)]
+                [f"the null device's process ended with status {process.returncode}", *_last_lines(output)]
             )
 
 

@@ -128,8 +128,10 @@ class Pyxis(BackEnd):
             f"--container-workdir={container.working_folder}",
             "--no-container-mount-home",
         )
-        kept = ",".join(name for name in container.variables if name in _FOR_THE_RANKS)
-        return Wrapped(srun=(*options, f"--container-env={kept}") if kept else options, command=tuple(command))
+        own_values = ",".join(name for name in container.variables if name in _FOR_THE_RANKS)
+        return Wrapped(
+            srun=(*options, f"--container-env={own_values}") if own_values else options, command=tuple(command)
+        )
 
     def start(self, container: Container) -> Wrapped:
         options = (f"--container-image={container.image}", f"--container-name={container.name}")

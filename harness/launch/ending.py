@@ -50,8 +50,8 @@ def how_it_ended(returncode: int, standing: Standing, words: str, hang: Sequence
     else:
         if returncode < 0:
             words = f"the process that started its ranks was ended by {signal.Signals(-returncode).name}"
-        said = [standing.reason, words if standing.error or not standing.reason else ""]
-        cause = "; ".join(filter(None, said)) if status else ""
+        reasons = [standing.reason, words if standing.error or not standing.reason else ""]
+        cause = "; ".join(filter(None, reasons)) if status else ""
     cut_off = standing.status != "success" and (bool(hang) or was_cut_off(status, standing, words))
     return Ending(status=status, standing=standing, cause=cause, cut_off=cut_off, could_not=status == REFUSED)
 
@@ -87,8 +87,8 @@ def last_words(console: Path, start: int = 0) -> str:
     Args:
         start: where the processes' output begins in the console.
     """
-    said = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
-    lines = [line for line in said if PROGRESS not in line]
+    printed = console.read_bytes()[start:].decode(errors="replace").strip().splitlines()
+    lines = [line for line in printed if PROGRESS not in line]
     complaints = [line for line in lines if line.startswith("srun: error: ") and "task" in line]
     if not complaints:
         errors = [match[2] for line in lines if (match := _ERROR.match(line))]

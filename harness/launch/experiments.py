@@ -161,8 +161,8 @@ def write_down(config: RunConfig, runs: RunSet, index: int, ending: Ending) -> N
         if ending.cut_off and config.job.save_checkpoint is not None:
             runs.update(index, status=CUT_OFF)
         else:
-            said = ending.standing.status or f"ended with status {ending.status} and no run_stop"
-            runs.update(index, status=said, minutes=ending.standing.minutes)
+            status = ending.standing.status or f"ended with status {ending.status} and no run_stop"
+            runs.update(index, status=status, minutes=ending.standing.minutes)
     except UnwritableError as error:
         print(f"run {index} could not be recorded: {error}", flush=True)
 

@@ -13,13 +13,13 @@ from benchmark.config import kernels
 @click.command()
 def main() -> None:
     """Print which Transformer Engine is installed here; fail if it is outside the supported range."""
-    found = kernels.probe().transformer_engine
-    if found is None:
+    transformer_engine = kernels.probe().transformer_engine
+    if transformer_engine is None:
         click.echo("no Transformer Engine: an image for CPUs, or for LAYER_SPEC=torch")
-    elif fault := kernels.transformer_engine_fault(found):
+    elif fault := kernels.transformer_engine_fault(transformer_engine):
         raise click.ClickException(fault)
     else:
-        click.echo(f"Transformer Engine {found}")
+        click.echo(f"Transformer Engine {transformer_engine}")
 
 
 if __name__ == "__main__":

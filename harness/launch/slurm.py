@@ -225,8 +225,8 @@ class Slurm:
         time.sleep(_STACKS_WAIT_S)
         with console.open("rb") as file:
             file.seek(before)
-            said = file.read().decode("utf-8", errors="replace")
-        return explain(stacks_in(said), self._job.nodes, self._config.layout.gpus_per_node)
+            printed = file.read().decode("utf-8", errors="replace")
+        return explain(stacks_in(printed), self._job.nodes, self._config.layout.gpus_per_node)
 
     def is_requeued(self) -> bool:
         # While a job is being ended its state is COMPLETING, whatever comes next; a higher restart count tells.
@@ -272,8 +272,8 @@ class Slurm:
         """Return the first node that claims the address as its own; None if none does."""
         nodes = self._job.nodes
         ask = self._inside(*_PYTHON, "-m", "harness.launch.address", "--nodes", str(len(nodes)), "--", address)
-        said = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
-        own = sorted(task for task, answer in labelled_answers(said) if answer == "yes")
+        answers = self._require("looking for MASTER_ADDR", replace(ask, srun=("--label", *ask.srun)), nodes)
+        own = sorted(task for task, answer in labelled_answers(answers) if answer == "yes")
         return nodes[own[0]] if own else None
 
     @property
@@ -300,9 +300,9 @@ class Slurm:
         environment = child_environment(self._config) | self.variables()
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            said = done.stdout.replace(MARK, "")
+            printed = done.stdout.replace(MARK, "")
             raise CannotStartError(
-                f"{what} failed, see above (srun ended with status {done.returncode})\n{said}".strip()
+                f"{what} failed, see above (srun ended with status {done.returncode})\n{printed}".strip()
             )
         return done.stdout
 

@@ -37,7 +37,7 @@ def standing(run: Run) -> Standing:
     """Return the state that the log shows so far."""
     start = run.first("run_start").event if run.has("run_start") else None
     stop = run.last("run_stop").event if run.has("run_stop") else None
-    said = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}
+    fields = {} if stop is None else {name: str(stop.metadata.get(name, "")) for name in ("status", "reason", "error")}
     try:
         samples = trained(run)
     except AbsentError:
@@ -46,5 +46,5 @@ def standing(run: Run) -> Standing:
         samples=samples,
         started_ms=None if start is None else start.time_ms,
         stopped_ms=None if stop is None else stop.time_ms,
-        **said,
+        **fields,
     )

@@ -294,8 +294,8 @@ def _change(
     for name, i in index.items():
         matrix[i, i] = 1 / prior(name).spread
         right[i] = log(prior(name).value / constants[name]) / prior(name).spread
-    for row, (found, measured, spread) in enumerate(rows, start=len(names)):
-        calibrated = [(term, term.calibrated(constants)) for term in found]
+    for row, (step_terms, measured, spread) in enumerate(rows, start=len(names)):
+        calibrated = [(term, term.calibrated(constants)) for term in step_terms]
         total = sum(value for _, value in calibrated)
         for term, value in calibrated:
             for name in term.constants:

@@ -163,21 +163,21 @@ def layout(
         values = bare_values(BENCHMARKS[benchmark], GPUS[gpu], 1, GPUS[gpu].gpus_per_node)
     else:
         values = _values(file)
-    question = SearchRequest(
+    request = SearchRequest(
         base=values | _precision(precision), calibration=calibration, gpu=gpu, quantised_weights=quantised_weights
     )
     if minutes is not None:
-        found = _search_fewest(question, minutes, top, as_json)
+        results = _search_fewest(request, minutes, top, as_json)
     elif gpus is None:
-        found = _search_one(question, question.gpus, top, as_json)
+        results = _search_one(request, request.gpus, top, as_json)
     elif len(gpus) == 1:
-        found = _search_one(question, gpus[0], top, as_json)
+        results = _search_one(request, gpus[0], top, as_json)
     else:
-        found = _search_several(question, gpus, as_json)
-    for each in found:
+        results = _search_several(request, gpus, as_json)
+    for each in results:
         if write is not None and each.candidates:
             click.echo(f"written: {_write(each, calibration, write)}", err=True)
-    if not all(each.candidates for each in found):
+    if not all(each.candidates for each in results):
         raise SystemExit(1)
 
 
@@ -214,32 +214,32 @@ def _plan(
         raise SystemExit(1)
 
 
-def _search_one(question: SearchRequest, gpus: int, top: int, as_json: bool) -> list[SearchResult]:
+def _search_one(request: SearchRequest, gpus: int, top: int, as_json: bool) -> list[SearchResult]:
     """Print and return the layouts of one number of GPUs; if none fits, print changes that would."""
     from harness.plan.presentation import instead_lines, search_values, table
     from harness.plan.scaling import instead
 
-    found = question.at(gpus, top)
-    others = [] if found.candidates else list(instead(question, found))
+    result = request.at(gpus, top)
+    others = [] if result.candidates else list(instead(request, result))
     if as_json:
-        click.echo(json.dumps(search_values(found, top, others), indent=2))
+        click.echo(json.dumps(search_values(result, top, others), indent=2))
     else:
-        click.echo("\n".join([table(found, top), *instead_lines(others)]))
-    return [found]
+        click.echo("\n".join([table(result, top), *instead_lines(others)]))
+    return [result]
 
 
-def _search_several(question: SearchRequest, counts: tuple[int, ...], as_json: bool) -> list[SearchResult]:
+def _search_several(request: SearchRequest, counts: tuple[int, ...], as_json: bool) -> list[SearchResult]:
     """Print and return the fastest layout for each number of GPUs."""
     from harness.plan.presentation import scaling_table, scaling_values
     from harness.plan.scaling import instead
 
-    found = [question.at(gpus, listed=1) for gpus in sorted(counts)]
-    others = {each.gpus: list(instead(question, each)) for each in found if not each.candidates}
-    click.echo(json.dumps(scaling_values(found, others), indent=2) if as_json else scaling_table(found, others))
-    return found
+    results = [request.at(gpus, listed=1) for gpus in sorted(counts)]
+    others = {each.gpus: list(instead(request, each)) for each in results if not each.candidates}
+    click.echo(json.dumps(scaling_values(results, others), indent=2) if as_json else scaling_table(results, others))
+    return results
 
 
-def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: bool) -> list[SearchResult]:
+def _search_fewest(request: SearchRequest, minutes: float, top: int, as_json: bool) -> list[SearchResult]:
     """Print and return the layouts of the fewest GPUs that are fast enough.
 
     Raises:
@@ -248,12 +248,12 @@ def _search_fewest(question: SearchRequest, minutes: float, top: int, as_json: b
     from harness.plan.presentation import fewest_text, search_values, too_slow
     from harness.plan.scaling import fewest
 
-    found = fewest(question, minutes, top)
-    if found is None or found.candidates[0].minutes > minutes:
-        click.echo(error_lines([too_slow(found, minutes)]), err=True, nl=False)
+    result = fewest(request, minutes, top)
+    if result is None or result.candidates[0].minutes > minutes:
+        click.echo(error_lines([too_slow(result, minutes)]), err=True, nl=False)
         raise SystemExit(1)
-    click.echo(json.dumps(search_values(found, top, []), indent=2) if as_json else fewest_text(found, minutes, top))
-    return [found]
+    click.echo(json.dumps(search_values(result, top, []), indent=2) if as_json else fewest_text(result, minutes, top))
+    return [result]
 
 
 def _values(file: Path | None) -> dict[str, str]:
@@ -273,19 +273,19 @@ def _precision(precision: str | None) -> dict[str, str]:
     return unset | precision_values(precision)
 
 
-def _write(found: SearchResult, calibration: Calibration, folder: Path) -> Path:
+def _write(result: SearchResult, calibration: Calibration, folder: Path) -> Path:
     """Write the first layout as a config file; never overwrite an existing one."""
     from harness.config_file import write_config
     from harness.plan.planner import plan as make_plan
 
-    best = found.candidates[0]
-    made = make_plan(best.config, calibration, found.gpu.name)
+    best = result.candidates[0]
+    made = make_plan(best.config, calibration, result.gpu.name)
     comment = (
-        f"{found.gpus} {found.gpu.name} in {found.precision}: planned at {best.step:.2f} s a step, "
+        f"{result.gpus} {result.gpu.name} in {result.precision}: planned at {best.step:.2f} s a step, "
         f"{best.minutes:.0f} minutes to the target."
     )
     values = {**best.values, "WALLTIME": str(made.walltime)}
-    return write_config(folder, found.gpu.system, values, comment)
+    return write_config(folder, result.gpu.system, values, comment)
 
 
 def _save(path: Path, text: str) -> None:

@@ -84,15 +84,15 @@ def new_config(gpu: str, nodes: int, *, benchmark: Benchmark = DEFAULT, global_b
 def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -> str:
     """Return why there is no config: no layout divides these GPUs, or (`cut`) those that do need too much memory."""
     each = GPUS[gpu].gpus_per_node
-    asked = f"--nodes {nodes}: {nodes} x {each} {gpu}"
+    request = f"--nodes {nodes}: {nodes} x {each} {gpu}"
     if published is None:
-        return f"{asked} have no layout that divides them and fits; try another number of nodes"
+        return f"{request} have no layout that divides them and fits; try another number of nodes"
     near = "no layout near the published one"
     if cut:
         command = f"llama31 plan --gpu {gpu} --gpus {nodes * each}"
-        return f"{asked} hold {near} in their memory; `{command}` looks for others"
+        return f"{request} hold {near} in their memory; `{command}` looks for others"
     return (
-        f"{asked} cannot be divided by {near} ({published.ranks} GPUs a copy); expected a number of nodes that is "
+        f"{request} cannot be divided by {near} ({published.ranks} GPUs a copy); expected a number of nodes that is "
         f"a multiple of {published.ranks // each}"
     )
 

@@ -154,19 +154,19 @@ def from_config(
         ConfigError: the GPU is unknown, or has no matrix products in the configuration's precision.
     """
     layout = config.layout
-    found = gpu_of_system(config.system) if gpu is None else GPUS.get(gpu)
-    if found is None:
+    device = gpu_of_system(config.system) if gpu is None else GPUS.get(gpu)
+    if device is None:
         what = f"DGXSYSTEM={config.system} names no GPU" if gpu is None else f"--gpu {gpu} is not a GPU"
         raise ConfigError([f"{what} that the planner knows; known: {', '.join(GPUS)} (choose one with --gpu)"])
     precision = precision_of(config.kernels)
-    if precision not in PRECISIONS or found.peak(precision) is None:
-        valid = ", ".join(name for name in PRECISIONS if found.peak(name) is not None)
-        raise ConfigError([f"{found.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
+    if precision not in PRECISIONS or device.peak(precision) is None:
+        valid = ", ".join(name for name in PRECISIONS if device.peak(name) is not None)
+        raise ConfigError([f"{device.name} has no matrix products in {precision}; it has: {valid} (--precision)"])
     return TrainingJob(
         size=config.size,
         vocabulary=config.vocabulary,
         sequence_length=config.rules.sequence_length,
-        gpu=found,
+        gpu=device,
         gpus=layout.world_size,
         tensor=layout.tensor_model_parallel,
         pipeline=layout.pipeline_model_parallel,

@@ -122,9 +122,9 @@ Option = tuple[float, int, int]
 
 def options(place: int, shape: TimedLayout, lengths: Lengths) -> list[Option]:
     """Return a layout's options at every minibatch that it divides, the fastest first."""
-    found = []
+    timed_sizes = []
     for minibatch in shape.minibatches(lengths.largest_batch):
         steps = lengths.of(minibatch * shape.job.data)
         if steps is not None:
-            found.append((steps * shape.step(minibatch), minibatch, place))
-    return sorted(found)
+            timed_sizes.append((steps * shape.step(minibatch), minibatch, place))
+    return sorted(timed_sizes)

@@ -115,16 +115,16 @@ def _named(path: Path, number: int, read: Callable[[dict[str, str]], _Read], row
 
 def _worked_out(row: Mapping[str, str]) -> dict[str, str]:
     """Return a row with the columns that INSTEAD computes from others."""
-    found = dict(row)
-    if not found.get("gpus") and found.get("nodes"):
-        found["gpus"] = str(_product(found, *INSTEAD["gpus"]))
-    if not found.get("microbatches") and found.get("gbs"):
-        found["microbatches"] = str(_microbatches(found))
-    if not found.get("eval_s_median") and found.get("eval_s"):
-        found["eval_s_median"], found["run_minutes"] = found["eval_s"], found["minutes"].replace("/", ";")
-        samples, gbs = found["samples"].split("/"), int(found["gbs"])
-        found["steps"] = ";".join(str(int(each) // gbs) for each in samples)
-    return found
+    complete = dict(row)
+    if not complete.get("gpus") and complete.get("nodes"):
+        complete["gpus"] = str(_product(complete, *INSTEAD["gpus"]))
+    if not complete.get("microbatches") and complete.get("gbs"):
+        complete["microbatches"] = str(_microbatches(complete))
+    if not complete.get("eval_s_median") and complete.get("eval_s"):
+        complete["eval_s_median"], complete["run_minutes"] = complete["eval_s"], complete["minutes"].replace("/", ";")
+        samples, gbs = complete["samples"].split("/"), int(complete["gbs"])
+        complete["steps"] = ";".join(str(int(each) // gbs) for each in samples)
+    return complete
 
 
 def _microbatches(row: Mapping[str, str]) -> int:
@@ -132,10 +132,10 @@ def _microbatches(row: Mapping[str, str]) -> int:
     gpus, gbs, ranks, mbs = int(row["gpus"]), int(row["gbs"]), _product(row, "tp", "pp", "cp"), int(row["mbs"])
     if min(gpus, gbs, ranks, mbs) < 1:
         raise ValueError("a count is below 1")
-    found, rest = divmod(gbs * ranks, gpus * mbs)
-    if rest:
+    microbatches, remainder = divmod(gbs * ranks, gpus * mbs)
+    if remainder:
         raise ValueError(f"gbs {gbs} is not a multiple of mbs x gpus / (tp x pp x cp) = {mbs} x {gpus} / {ranks}")
-    return found
+    return microbatches
 
 
 def _product(row: Mapping[str, str], *names: str) -> int:
@@ -281,11 +281,11 @@ def _is_step(event: Event) -> bool:
 
 def _durations(events: list[Event], start: str, stop: str) -> list[float]:
     """Return the seconds between each start and the stop after it."""
-    found, began = [], None
+    durations, began = [], None
     for event in events:
         if event.key == start:
             began = event.time_ms
         elif event.key == stop and began is not None:
-            found.append((event.time_ms - began) / 1000)
+            durations.append((event.time_ms - began) / 1000)
             began = None
-    return found
+    return durations

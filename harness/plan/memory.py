@@ -335,12 +335,12 @@ def _layer_under_way(job: TrainingJob, stage: int) -> float:
         # If the MLP is recomputed, its values exist again, together with the norm and the MLP's output.
         again = (_normalised_bytes(job) + 2) * _shard(job)
         return again + max(_weight_gradient(job), _activation(job) + first)
-    found = max(_weight_gradient(job) - first, _activation(job)) - second
+    beyond = max(_weight_gradient(job) - first, _activation(job)) - second
     # A chunk's first layers are the recomputed ones, and its last layer comes first in the backward pass.
     shortest = min(job.chunk_layers(stage, chunk) for chunk in range(job.chunks))
     if "full" in job.recompute and not 0 < job.recomputed_layers < shortest:
-        found += _kept(replace(job, recompute=frozenset())) - _checkpoint_bytes(job) + 2 * _shard(job)
-    return found
+        beyond += _kept(replace(job, recompute=frozenset())) - _checkpoint_bytes(job) + 2 * _shard(job)
+    return beyond
 
 
 def _activation(job: TrainingJob) -> float:
@@ -363,20 +363,20 @@ def _weight_gradient(job: TrainingJob) -> float:
     gathered, split = float(job.tokens * size.hidden), job.tensor > 1
     outputs = 2 * size.ffn_hidden / job.tensor * job.tokens
     # SwiGLU's gradient in bf16 and quantised for both products; the gradient of the residual stream.
-    found = outputs * (2 + _directions(job) * each) + 2 * shard
+    total = outputs * (2 + _directions(job) * each) + 2 * shard
     # The gradient of the product's input for all tokens, and this rank's part of its sum.
-    found += 2 * gathered + (2 * shard if split else 0.0)
+    total += 2 * gathered + (2 * shard if split else 0.0)
     # The product's input for all tokens, gathered again. For nvfp4 it arrives in the order of ranks and is reordered by
     # token; Hopper transposes it.
-    found += gathered * each * ((2 if job.precision == "nvfp4" else 1) if split else 0)
+    total += gathered * each * ((2 if job.precision == "nvfp4" else 1) if split else 0)
     if job.precision == "fp8" and _directions(job) == 2:
-        found += gathered * each
+        total += gathered * each
     if not job.fused_weight_gradients:
-        found += 2 * size.hidden * 2 * size.ffn_hidden / job.tensor
+        total += 2 * size.hidden * 2 * size.ffn_hidden / job.tensor
     if job.precision == "nvfp4":
         # The norm's own backward pass is the higher peak, since less has been freed before it.
-        found += 2 * shard
-    return found
+        total += 2 * shard
+    return total
 
 
 def _loss_under_way(job: TrainingJob) -> float:
@@ -402,29 +402,29 @@ def _loss_under_way(job: TrainingJob) -> float:
 def _buffers(job: TrainingJob, stage: int) -> float:
     """Return the bytes of workspaces, tables, messages between stages, and memory that waits to be freed."""
     size, last = job.size, stage == job.pipeline - 1
-    found = WORKSPACE + 1024.0
+    total = WORKSPACE + 1024.0
     # Each chunk's table of RoPE angles, fp32.
-    found += job.chunks * job.tokens / job.micro_batch * size.head_dim * 4
+    total += job.chunks * job.tokens / job.micro_batch * size.head_dim * 4
     if job.pipeline > 1 and _alternates(job, stage):
         # Between stages, in one forward, one backward: a chunk's output until it is sent, the next input, the next
         # gradient, and the last input with its gradient until that is sent.
-        found += 5 * 2 * _shard(job)
+        total += 5 * 2 * _shard(job)
     # Small tensors of each layer in flight, each in a block of 512 bytes: scales, random states, softmax's offsets.
-    found += SMALL * _layer_activations(job, stage)
+    total += SMALL * _layer_activations(job, stage)
     if last:
-        found += 2 * WORKSPACE
+        total += 2 * WORKSPACE
         if job.tensor > 1:
             # The output layer's input, gathered in a buffer that Megatron-Core keeps.
-            found += 2 * job.tokens * size.hidden
+            total += 2 * job.tokens * size.hidden
     if job.fused_weight_gradients:
         # The tensors that Transformer Engine returns to autograd in place of a gradient, one for each shape
         # (module/base.py, get_dummy_wgrad).
-        found += 2 * job.layer_matrices / job.tensor
+        total += 2 * job.layer_matrices / job.tensor
     if job.precision in ("mxfp8", "nvfp4") and job.tensor > 1:
         # Block-scaled inputs are gathered by coalesced collectives, whose buffers PyTorch frees once NCCL's watchdog
         # has seen them end. It looks every 0.1 s, assumed to be a microbatch's backward pass: two gathers a layer.
-        found += 2 * job.layers(stage) * product_bytes(job) * job.tokens * size.hidden
-    return found
+        total += 2 * job.layers(stage) * product_bytes(job) * job.tokens * size.hidden
+    return total
 
 
 def _between_blocks(job: TrainingJob) -> float:
@@ -438,7 +438,7 @@ def _between_blocks(job: TrainingJob) -> float:
     """
     size, shard = job.size, _shard(job)
     gate_and_up = 4 * size.ffn_hidden / size.hidden * shard
-    kept = 2 * shard if "mlp" in job.recompute else gate_and_up
+    largest = 2 * shard if "mlp" in job.recompute else gate_and_up
     product = gate_and_up if job.fused_weight_gradients else 4 * size.hidden * size.ffn_hidden / job.tensor
     moment = MASTER_BYTES * max(_chunk_parameters(job, 0, chunk) for chunk in range(job.chunks)) / job.sharding
-    return 2 * job.chunks * kept + max(product, 2.0 * job.tokens * size.hidden) + 2 * moment + GRANULARITY
+    return 2 * job.chunks * largest + max(product, 2.0 * job.tokens * size.hidden) + 2 * moment + GRANULARITY

@@ -138,18 +138,18 @@ def _without_graph(config: RunConfig, job: TrainingJob, pace: Pace, calibration:
 
 def _remedies(config: RunConfig, planned: TrainingJob, calibration: Calibration) -> Iterator[Remedy]:
     """Yield single changes that make a configuration fit, and those that do so only with gradients in bf16."""
-    found = {}
+    fitting = {}
     for name, change in _changes(config):
         remedy = _remedy(config, change, planned, calibration)
         if remedy is not None:
-            found[name] = remedy
-    if config.kernels.grad_reduce_in_fp32 and "gradients" not in found:
+            fitting[name] = remedy
+    if config.kernels.grad_reduce_in_fp32 and "gradients" not in fitting:
         for name, change in _changes(config):
-            if name not in found:
+            if name not in fitting:
                 remedy = _remedy(config, change | BF16_GRADIENTS, planned, calibration)
                 if remedy is not None:
-                    found[name] = remedy
-    yield from found.values()
+                    fitting[name] = remedy
+    yield from fitting.values()
 
 
 def _remedy(

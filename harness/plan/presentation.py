@@ -139,11 +139,11 @@ def _gib(size: float) -> str:
 # A search.
 
 
-def table(found: SearchResult, top: int) -> str:
+def table(result: SearchResult, top: int) -> str:
     """Return the fastest layouts of a search, and why other layouts are not among them."""
-    title = f"{found.gpus} {found.gpu.name} in {found.precision}: the fastest layouts to the target {_off(found)}"
-    refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in found.refusals]
-    listed = found.candidates[:top]
+    title = f"{result.gpus} {result.gpu.name} in {result.precision}: the fastest layouts to the target {_off(result)}"
+    refused = [f"{each.layouts:,} layouts: {each.reason}, e.g. {each.example}" for each in result.refusals]
+    listed = result.candidates[:top]
     if not listed:
         return "\n".join([title, "No layout fits.", *refused])
     header = f"    {_COLUMNS} = " + " + ".join(f"{kind:>9}" for kind in KINDS)
@@ -153,8 +153,8 @@ def table(found: SearchResult, top: int) -> str:
         "interval. The columns after them say why a row is better, without opening data: compute shows how stages",
         "share work, transfers what TP, CP and PP do not hide, bubble the wait in the pipeline, once each step's end.",
     ]
-    note += _graph(found)
-    close = sum(each.minutes <= listed[0].minutes * (1 + found.spread) for each in listed)
+    note += _graph(result)
+    close = sum(each.minutes <= listed[0].minutes * (1 + result.spread) for each in listed)
     if close > 1:
         note.append(f"Rows 1 to {close} differ by less than a step's error: measure before choosing among them.")
     return "\n".join([title, header, *rows, *note, *refused])
@@ -163,17 +163,17 @@ def table(found: SearchResult, top: int) -> str:
 _COLUMNS = "TP  PP  VP  CP    DP  MBS  MINIBS    GBS    step s     GiB   GPU-hours   minutes"
 
 
-def _off(found: SearchResult) -> str:
-    basis = "" if found.measured else "UNCALIBRATED: never measured; "
-    return f"({basis}a step may be {found.spread:.0%} off)"
+def _off(result: SearchResult) -> str:
+    basis = "" if result.measured else "UNCALIBRATED: never measured; "
+    return f"({basis}a step may be {result.spread:.0%} off)"
 
 
-def _graph(found: SearchResult) -> list[str]:
-    if found.graph_gain is None:
+def _graph(result: SearchResult) -> list[str]:
+    if result.graph_gain is None:
         return []
     return [
         "Steps are those with a CUDA graph of the whole iteration, as in published nvfp4 runs; without "
-        f"FULL_CUDA_GRAPH=True a step takes {found.graph_gain} times as long."
+        f"FULL_CUDA_GRAPH=True a step takes {result.graph_gain} times as long."
     ]
 
 
@@ -201,16 +201,16 @@ def instead_lines(others: Sequence[Instead]) -> list[str]:
 
 
 def _instead(other: Instead) -> str:
-    best = other.found.candidates[0]
+    best = other.result.candidates[0]
     return f"{other.what}, {best.minutes:,.0f} minutes at {_gib(best.memory)} GiB"
 
 
-def scaling_table(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> str:
+def scaling_table(results: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> str:
     """Return the fastest layout for each number of GPUs, the smallest number first."""
-    first = found[0]
+    first = results[0]
     title = f"{first.gpu.name} in {first.precision}: the fastest layout to the target {_off(first)}"
     rows = []
-    for each, efficiency in zip(found, efficiencies(found), strict=True):
+    for each, efficiency in zip(results, efficiencies(results), strict=True):
         if efficiency is None:
             would = "; ".join(map(_instead, others[each.gpus])) or "nothing, not even with other settings"
             rows.append(f"{each.gpus:7}   no layout fits; what would: {would}")
@@ -223,34 +223,35 @@ def scaling_table(found: Sequence[SearchResult], others: Mapping[int, Sequence[I
     return "\n".join([title, f"   GPUs   {_COLUMNS}  efficiency", *rows, *note, *_graph(first)])
 
 
-def efficiencies(found: Sequence[SearchResult]) -> list[float | None]:
+def efficiencies(results: Sequence[SearchResult]) -> list[float | None]:
     """Return, for each number, the first fitting number's GPU-hours over its own; None if nothing fits on it."""
-    hours = [each.gpus * each.candidates[0].minutes if each.candidates else None for each in found]
+    hours = [each.gpus * each.candidates[0].minutes if each.candidates else None for each in results]
     first = next((spent for spent in hours if spent is not None), 0.0)
     return [None if spent is None else first / spent for spent in hours]
 
 
-def fewest_text(found: SearchResult, minutes: float, top: int) -> str:
+def fewest_text(result: SearchResult, minutes: float, top: int) -> str:
     """Return the answer, followed by the layouts of that number of GPUs."""
-    best = found.candidates[0]
+    best = result.candidates[0]
     answer = (
-        f"{found.gpus:,} {found.gpu.name} ({best.config.layout.nodes:,} nodes) are the fewest that reach the target in "
-        f"{minutes:g} minutes:\n{best.minutes:.1f} expected, {best.minutes * (1 + found.spread):.1f} if steps are "
+        f"{result.gpus:,} {result.gpu.name} ({best.config.layout.nodes:,} nodes) are the fewest that reach the target "
+        f"in {minutes:g} minutes:\n{best.minutes:.1f} expected, {best.minutes * (1 + result.spread):.1f} if steps are "
         "as slow as they may be"
     )
-    if found.graph_gain is not None:
-        answer += f", {best.minutes * found.graph_gain:.1f} without a CUDA graph of the whole iteration"
-    return f"{answer}\n\n{table(found, top)}"
+    if result.graph_gain is not None:
+        answer += f", {best.minutes * result.graph_gain:.1f} without a CUDA graph of the whole iteration"
+    return f"{answer}\n\n{table(result, top)}"
 
 
-def too_slow(found: SearchResult | None, minutes: float) -> str:
-    """Return why no number of GPUs is fast enough; `found` is the fastest search."""
-    if found is None:
+def too_slow(fastest: SearchResult | None, minutes: float) -> str:
+    """Return why no number of GPUs is fast enough."""
+    if fastest is None:
         return "no layout fits on any number of GPUs"
-    best = found.candidates[0]
+    best = fastest.candidates[0]
     return (
-        f"no number of {found.gpu.name} reaches the target in {minutes:g} minutes in {found.precision}: the fastest "
-        f"layout takes {best.minutes:.1f} on {found.gpus:,} ({name(best.job)}); more GPUs only make the batch larger"
+        f"no number of {fastest.gpu.name} reaches the target in {minutes:g} minutes in {fastest.precision}: the "
+        f"fastest layout takes {best.minutes:.1f} on {fastest.gpus:,} ({name(best.job)}); more GPUs only make the "
+        "batch larger"
     )
 
 
@@ -317,24 +318,24 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def scaling_values(found: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
+def scaling_values(results: Sequence[SearchResult], others: Mapping[int, Sequence[Instead]]) -> dict[str, Any]:
     """Return the fastest layout for each number of GPUs as JSON values."""
     counts = [
         {**search_values(each, 1, others.get(each.gpus, ())), "efficiency": efficiency}
-        for each, efficiency in zip(found, efficiencies(found), strict=True)
+        for each, efficiency in zip(results, efficiencies(results), strict=True)
     ]
     return {"counts": counts}
 
 
-def search_values(found: SearchResult, top: int, others: Sequence[Instead]) -> dict[str, Any]:
+def search_values(result: SearchResult, top: int, others: Sequence[Instead]) -> dict[str, Any]:
     """Return a search as JSON values, with what would fit if nothing does."""
     return {
-        "gpu": found.gpu.name,
-        "gpus": found.gpus,
-        "precision": found.precision,
-        "measured_steps": found.measured,
-        "spread": found.spread,
-        "graph_gain": found.graph_gain,
+        "gpu": result.gpu.name,
+        "gpus": result.gpus,
+        "precision": result.precision,
+        "measured_steps": result.measured,
+        "spread": result.spread,
+        "graph_gain": result.graph_gain,
         "layouts": [
             {
                 "variables": dict(candidate.values),
@@ -344,11 +345,11 @@ def search_values(found: SearchResult, top: int, others: Sequence[Instead]) -> d
                 "minutes": candidate.minutes,
                 "minutes_by_kind": dict(candidate.kinds),
             }
-            for candidate in found.candidates[:top]
+            for candidate in result.candidates[:top]
         ],
         "refusals": [
             {"reason": refusal.reason, "layouts": refusal.layouts, "example": refusal.example}
-            for refusal in found.refusals
+            for refusal in result.refusals
         ],
-        "instead": [{"what": other.what, **search_values(other.found, 1, ())} for other in others],
+        "instead": [{"what": other.what, **search_values(other.result, 1, ())} for other in others],
     }

@@ -54,8 +54,8 @@ class SearchRequest:
         """
         if gpus < self.node:
             return {**self.base, "DGXNNODES": "1", "DGXNGPU": str(gpus)}
-        nodes, rest = divmod(gpus, self.node)
-        if rest:
+        nodes, remainder = divmod(gpus, self.node)
+        if remainder:
             near = f"{nodes * self.node} and {(nodes + 1) * self.node} are"
             raise ConfigError([f"--gpus {gpus} is not a multiple of the {self.node} GPUs of a node; {near}"])
         return {**self.base, "DGXNNODES": str(nodes)}
@@ -120,7 +120,7 @@ class _Runs:
         return float(times[best]), int(self.batches[best]) // shape.least * job.ranks
 
 
-def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> SearchResult | None:
+def fewest(request: SearchRequest, minutes: float, listed: int = LISTED) -> SearchResult | None:
     """Return the layouts of the fewest GPUs on which one should reach the target in this many minutes.
 
     If none does on any number of GPUs, return those of the fastest number; None if nothing fits on any.
@@ -128,17 +128,17 @@ def fewest(question: SearchRequest, minutes: float, listed: int = LISTED) -> Sea
     Raises:
         ConfigError: as for `search`.
     """
-    job, rules = uncut(question.on(question.node), question.calibration, question.gpu, question.quantised_weights)
-    runs = _Runs.of(Lengths(rules, question.calibration.of(job.size).evaluation))
-    smallest = [replace(cut, gpus=lcm(cut.ranks, question.node)) for cut in cuts(job)]
-    shapes = [timed(cut, question.calibration) for cut in smallest]
-    gpus = _fewest(question, minutes, runs, shapes) or _fastest(question, runs, shapes)
-    return None if gpus is None else question.at(gpus, listed)
+    job, rules = uncut(request.on(request.node), request.calibration, request.gpu, request.quantised_weights)
+    runs = _Runs.of(Lengths(rules, request.calibration.of(job.size).evaluation))
+    smallest = [replace(cut, gpus=lcm(cut.ranks, request.node)) for cut in cuts(job)]
+    shapes = [timed(cut, request.calibration) for cut in smallest]
+    gpus = _fewest(request, minutes, runs, shapes) or _fastest(request, runs, shapes)
+    return None if gpus is None else request.at(gpus, listed)
 
 
-def _fewest(question: SearchRequest, minutes: float, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
+def _fewest(request: SearchRequest, minutes: float, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
     """Try layouts in the order of the fewest GPUs that each needs, and return the first number that is enough."""
-    seconds = 60 * minutes - question.calibration.of(shapes[0].job.size).start
+    seconds = 60 * minutes - request.calibration.of(shapes[0].job.size).start
     waiting = [(_multiple(runs.needed(shape, seconds), shape.job), place) for place, shape in enumerate(shapes)]
     heapify(waiting)
     while waiting:
@@ -147,13 +147,13 @@ def _fewest(question: SearchRequest, minutes: float, runs: _Runs, shapes: list[T
             return None
         smallest = shapes[place].job
         job = replace(smallest, gpus=int(gpus))
-        shape = timed(job, question.calibration)
+        shape = timed(job, request.calibration)
         if shape.least * job.data > runs.lengths.largest_batch:
             continue
         if not memory.fits(layouts.worst(job), job):
             heappush(waiting, (_enough_memory(shape, smallest.gpus, runs.lengths.largest_batch), place))
             continue
-        best = _best(question, shape, runs)
+        best = _best(request, shape, runs)
         if best is not None and best.minutes <= minutes:
             return job.gpus
         heappush(waiting, (max(gpus + smallest.gpus, _multiple(runs.needed(shape, seconds), smallest)), place))
@@ -181,22 +181,22 @@ def _enough_memory(shape: TimedLayout, step: int, largest_batch: int) -> float:
     return high * step
 
 
-def _fastest(question: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
+def _fastest(request: SearchRequest, runs: _Runs, shapes: list[TimedLayout]) -> int | None:
     """Return the number of GPUs on which the fastest layout of all is fastest."""
     for seconds, gpus, place in sorted((*runs.fastest(shape, shape.job.gpus), i) for i, shape in enumerate(shapes)):
         if seconds == inf:
             return None
         job = replace(shapes[place].job, gpus=gpus)
-        shape = timed(job, question.calibration)
-        if memory.fits(layouts.worst(job), job) and _best(question, shape, runs) is not None:
+        shape = timed(job, request.calibration)
+        if memory.fits(layouts.worst(job), job) and _best(request, shape, runs) is not None:
             return gpus
     return None
 
 
-def _best(question: SearchRequest, shape: TimedLayout, runs: _Runs) -> Candidate | None:
+def _best(request: SearchRequest, shape: TimedLayout, runs: _Runs) -> Candidate | None:
     """Return a layout at its best minibatch that RunConfig accepts; None if it accepts none."""
-    values = question.on(shape.job.gpus)
-    return next(accepted([shape], runs.lengths, values, question.calibration, 1, Refusals()), None)
+    values = request.on(shape.job.gpus)
+    return next(accepted([shape], runs.lengths, values, request.calibration, 1, Refusals()), None)
 
 
 # When nothing fits.
@@ -208,27 +208,27 @@ class Instead:
 
     what: str
     """The change as a person would say or type it."""
-    found: SearchResult
+    result: SearchResult
 
 
-def instead(question: SearchRequest, nothing: SearchResult) -> Iterator[Instead]:
+def instead(request: SearchRequest, nothing: SearchResult) -> Iterator[Instead]:
     """Yield what would fit if no layout of a search does: the nearest other numbers of GPUs, and other settings."""
-    for counts in _around(nothing.gpus, question.node):
-        tries = (question.at(gpus, listed=1) for gpus in counts)
-        found = next((each for each in tries if each.candidates), None)
-        if found is not None:
-            yield Instead(what=f"{found.gpus:,} GPUs", found=found)
-    values = question.on(nothing.gpus)
+    for counts in _around(nothing.gpus, request.node):
+        tries = (request.at(gpus, listed=1) for gpus in counts)
+        result = next((each for each in tries if each.candidates), None)
+        if result is not None:
+            yield Instead(what=f"{result.gpus:,} GPUs", result=result)
+    values = request.on(nothing.gpus)
     for what, change in _changes(nothing):
         try:
-            found = question.search({**values, **change})
+            result = request.search({**values, **change})
         except ConfigError:
             continue
-        if found.candidates:
-            yield Instead(what=what, found=found)
-    quantised = replace(question, quantised_weights=True).search(values)
+        if result.candidates:
+            yield Instead(what=what, result=result)
+    quantised = replace(request, quantised_weights=True).search(values)
     if quantised.candidates:
-        yield Instead(what="--quantised-weights", found=quantised)
+        yield Instead(what="--quantised-weights", result=quantised)
 
 
 def _around(gpus: int, node: int) -> tuple[Iterable[int], Iterable[int]]:

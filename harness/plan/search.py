@@ -136,13 +136,13 @@ def uncut(
 ) -> tuple[TrainingJob, Rules]:
     """Return the job of `base` before it is divided, and its rules."""
     stated = base.get("DGXSYSTEM", "")
-    found = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
+    device = gpu_of_system(stated) if gpu is None else GPUS.get(gpu)
     # One GPU at a reference point's batch is possible under any rules, so any fault is one of `base` itself.
     points = find(base.get("BENCHMARK", ""), base.get("RULESET") or None).reference_points
-    one = {**dict.fromkeys(LAYOUT_NAMES, "1"), "DGXNNODES": "1", "DGXNGPU": "1"}
-    one["MINIBS"] = str(points[0].global_batch_size if points else 1)
-    one["DGXSYSTEM"] = found.system if found else stated
-    config = RunConfig.from_environment({**base, **one})
+    one_gpu = {**dict.fromkeys(LAYOUT_NAMES, "1"), "DGXNNODES": "1", "DGXNGPU": "1"}
+    one_gpu["MINIBS"] = str(points[0].global_batch_size if points else 1)
+    one_gpu["DGXSYSTEM"] = device.system if device else stated
+    config = RunConfig.from_environment({**base, **one_gpu})
     job = job_of(config, calibration, gpu, quantised_weights=quantised_weights)
     try:
         gpus = int(base["DGXNNODES"]) * int(base["DGXNGPU"])

@@ -95,10 +95,10 @@ def export(source: Path, target: Path, benchmark: str | None, jobs: int | None, 
 
     weights, vocabulary = _opened(source, benchmark)
     rows = convertible(weights, vocabulary)[1]
-    found = tokenizer_for(weights, rows, tokenizer)
+    served = tokenizer_for(weights, rows, tokenizer)
     # Before hours of writing.
-    click.echo(f"tokenizer: {found.path}" if found else f"warning: {missing(rows)}", err=found is None)
-    _write("export", partial(to_huggingface, tokenizer=found), weights, target, vocabulary, jobs)
+    click.echo(f"tokenizer: {served.path}" if served else f"warning: {missing(rows)}", err=served is None)
+    _write("export", partial(to_huggingface, tokenizer=served), weights, target, vocabulary, jobs)
 
 
 def _opened(source: Path, benchmark: str | None) -> tuple[Checkpoint, int | None]:

@@ -66,8 +66,8 @@ def prepare(
     from reference_impl.files.checksum import cores
     from reference_impl.files.progress import progress
 
-    asked = click.get_current_context().get_parameter_source("benchmark")
-    if c4 is None and asked is ParameterSource.COMMANDLINE and BENCHMARKS[benchmark].dataset.files is not None:
+    origin = click.get_current_context().get_parameter_source("benchmark")
+    if c4 is None and origin is ParameterSource.COMMANDLINE and BENCHMARKS[benchmark].dataset.files is not None:
         raise click.UsageError(f"--benchmark {benchmark} is made from C4's shards: name their folder with --c4")
     path = tokenizer or benchmark_tokenizer((LLAMA31_TINY if c4 is None else BENCHMARKS[benchmark]).tokenizer)
     plan = built_in.plan(path) if c4 is None else shards.plan(benchmark, c4, path)
@@ -121,12 +121,12 @@ def inspect(folder: Path, expect: str | None, tokenizer: Path | None, samples: i
     length = row.rules[-1].sequence_length
     sizes = PUBLISHED[expect].sizes if expect else {}
     opened = Tokenizer(tokenizer or benchmark_tokenizer(row.tokenizer))
-    found = [
+    contents = [
         inspection.contents(folder, prefix, opened, sequence_length=length, samples=samples)
         for prefix in inspection.prefixes(folder)
     ]
-    click.echo(inspection.text(found, length))
-    faults = list(inspection.faults(found, sizes, opened))
+    click.echo(inspection.text(contents, length))
+    faults = list(inspection.faults(contents, sizes, opened))
     for fault in faults:
         click.echo(fault)
     if faults:

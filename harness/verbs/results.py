@@ -98,14 +98,14 @@ def curves(paths: tuple[Path, ...], ruleset: str | None, table: Path | None, fol
     if (table is None) == (folder is None):
         raise click.UsageError("expected --csv FILE or --tensorboard DIR")
     with refusing_files():
-        found = gather(paths, ruleset)
+        results = gather(paths, ruleset)
         if table is not None:
             with table.open("w", encoding="utf-8", newline="") as file:
-                number = write_csv(found, file)
+                number = write_csv(results, file)
         else:
             assert folder is not None
-            number = write_tensorboard(found, folder)
-    click.echo(f"{number:,} points of {sum(len(one.runs) for one in found)} runs: {table or folder}")
+            number = write_tensorboard(results, folder)
+    click.echo(f"{number:,} points of {sum(len(one.runs) for one in results)} runs: {table or folder}")
 
 
 @click.command(context_settings=SETTINGS)
@@ -166,7 +166,7 @@ def package(
         click.echo(error_lines(map(formats.printable, error.faults)), err=True, nl=False)
         context.exit(1)
     tree, findings = str(submission.path), submission.findings
-    found = Report(logs=(tree,), findings=findings, unreadable=False, not_run=submission.not_run)
+    report = Report(logs=(tree,), findings=findings, unreadable=False, not_run=submission.not_run)
     lines = formats.printable("\n".join(submission_lines(submission)))
-    click.echo(f"{formats.text(found, 'rehearsal' if rehearsal else 'submission')}\n{lines}")
+    click.echo(f"{formats.text(report, 'rehearsal' if rehearsal else 'submission')}\n{lines}")
     context.exit(_REHEARSED if submission.passed and rehearsal else int(not submission.passed))

@@ -109,13 +109,13 @@ def _compare(results: list[Result], *, as_json: bool) -> int:
     from compliance.convergence.rcp import compare
     from harness.text import convergence_lines
 
-    found = [compare(result) for result in pooled(results)]
+    convergences = [compare(result) for result in pooled(results)]
     document = {
         "format": formats.JSON_FORMAT,
-        "results": [{**dataclasses.asdict(convergence), "passed": convergence.passed} for convergence in found],
+        "results": [{**dataclasses.asdict(convergence), "passed": convergence.passed} for convergence in convergences],
     }
-    _show(document, [line for convergence in found for line in convergence_lines(convergence)], as_json=as_json)
-    return int(not all(convergence.passed for convergence in found))
+    _show(document, [line for convergence in convergences for line in convergence_lines(convergence)], as_json=as_json)
+    return int(not all(convergence.passed for convergence in convergences))
 
 
 def _write_references(results: list[Result], file: Path, *, as_json: bool) -> int:
@@ -125,8 +125,12 @@ def _write_references(results: list[Result], file: Path, *, as_json: bool) -> in
     points = references(results)
     with refusing_files():
         write_at_once(file, document(points))
-    said = {"format": formats.JSON_FORMAT, "file": str(file), "references": [dataclasses.asdict(one) for one in points]}
-    _show(said, list(reference_lines(points, file)), as_json=as_json)
+    written = {
+        "format": formats.JSON_FORMAT,
+        "file": str(file),
+        "references": [dataclasses.asdict(one) for one in points],
+    }
+    _show(written, list(reference_lines(points, file)), as_json=as_json)
     return int(any(point.lacks for point in points))
 
 

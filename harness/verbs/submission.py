@@ -46,7 +46,7 @@ def _parameter(question: Question) -> str:
 )
 @click.option("--out", default=".", type=PathArgument(exists=True, file_okay=False), help="Folder of the two files.")
 @click.option("--print", "printing", is_flag=True, help="Print both files instead of writing them.")
-def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool, **given: str | None) -> None:
+def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool, **options: str | None) -> None:
     """Write submission.sh, which names the submitter, and system.yaml, which describes the system. FILE is a config.
 
     On a terminal, it asks for missing values. Elsewhere, it names them and exits with status 2. A node of the system
@@ -59,20 +59,20 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
     if not printing:
         require_free(out)
     config = _config(file)
-    asked = bool(machine.accelerators()) if this_machine is None else this_machine
-    here = machine.node() if asked else {}
-    if not asked:
+    is_node = bool(machine.accelerators()) if this_machine is None else this_machine
+    here = machine.node() if is_node else {}
+    if not is_node:
         _say("no node   this machine has no GPU, so it is not asked what it is; run this on a node for that")
     if doubt := other_node(here, config):
         _say(f"WARNING   {doubt}; --another-machine leaves this machine out")
-    answers = {question.name: value for question in _QUESTIONS if (value := given[_parameter(question)])}
-    said = complete(answers, here, config, _asker())
+    answers = {question.name: value for question in _QUESTIONS if (value := options[_parameter(question)])}
+    files = complete(answers, here, config, _asker())
     if printing:
-        click.echo(f"{said.exports}\n{said.system_yaml}", nl=False)
+        click.echo(f"{files.exports}\n{files.system_yaml}", nl=False)
         return
-    exports, system_yaml = write(out, said)
-    _say(f"written   {exports}: {', '.join(f'{name}={value}' for name, value in said.identity.items())}")
-    _say(f"written   {system_yaml}, blank: {', '.join(said.blank) or 'nothing'}")
+    exports, system_yaml = write(out, files)
+    _say(f"written   {exports}: {', '.join(f'{name}={value}' for name, value in files.identity.items())}")
+    _say(f"written   {system_yaml}, blank: {', '.join(files.blank) or 'nothing'}")
     _say(f"next      source {exports}, then the config, in the shell of preflight and sbatch")
     _say(f"          llama31 preflight {file or 'CONFIG'} --system-yaml {system_yaml}")
 
@@ -97,8 +97,8 @@ def _ask(question: Question, usual: str | None) -> str:
     def judged(text: str) -> str:
         value = str(kind.convert(text, None, None)).strip()
         # click asks again after a usage error.
-        if found := fault(question.name, value):
-            raise click.UsageError(found)
+        if refusal := fault(question.name, value):
+            raise click.UsageError(refusal)
         return value
 
     click.echo(f"\n{question}", err=True)

@@ -178,10 +178,10 @@ def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
     except UNLOADABLE as error:
         where = f"{span.path}, bytes {span.start} to {span.start + span.length}"
         raise CheckpointError([f"{where}: expected a saved tensor: {why_unread(error)}"]) from None
-    found = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else (type(saved), ())
-    if found != (dtype, piece.shape) or not saved.is_contiguous():
+    stored = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else (type(saved), ())
+    if stored != (dtype, piece.shape) or not saved.is_contiguous():
         expected = f"{dtype} {piece.shape}, one row after another"
-        raise CheckpointError([f"{span.path}, byte {span.start}, holds {found[0]} {found[1]}, expected {expected}"])
+        raise CheckpointError([f"{span.path}, byte {span.start}, holds {stored[0]} {stored[1]}, expected {expected}"])
     # Where a part of a larger tensor was saved, all of that tensor is in the file.
     offset: int = saved.untyped_storage()._checkpoint_offset
     return span.start + offset + saved.storage_offset() * saved.element_size()

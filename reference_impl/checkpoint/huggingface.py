@@ -124,20 +124,20 @@ def _config_faults(config: Mapping[str, Any], rope: Mapping[str, Any], size: Mod
     }
     for name, expected in fixed.items():
         # A missing value means transformers' default, which is the expected one.
-        found = config.get(name)
-        if found is not None and not _same(found, expected):
-            yield f"{name} is {shown(found)}, expected {expected!r}"
+        value = config.get(name)
+        if value is not None and not _same(value, expected):
+            yield f"{name} is {shown(value)}, expected {expected!r}"
     for name, expected in _ROPE.items():
         if not _same(rope.get(name), expected):
             yield f"RoPE's {name} is {shown(rope.get(name))}, expected {expected!r}"
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Return whether a value is the expected one, as itself or as text."""
-    if found == expected or not isinstance(found, str) or isinstance(expected, str):
-        return bool(found == expected)
+    if value == expected or not isinstance(value, str) or isinstance(expected, str):
+        return bool(value == expected)
     try:
-        return bool(from_json(found.lower().encode()) == expected)
+        return bool(from_json(value.lower().encode()) == expected)
     except ValueError:
         return False
 

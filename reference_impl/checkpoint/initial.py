@@ -63,10 +63,10 @@ def refused_together() -> Iterator[None]:
         faults = error.faults
     everybodys: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(everybodys, faults)
-    found = list(dict.fromkeys(chain.from_iterable(everybodys)))
-    if found and dist.get_rank() == 0:
-        raise CheckpointError(found)
-    if found:
+    all_faults = list(dict.fromkeys(chain.from_iterable(everybodys)))
+    if all_faults and dist.get_rank() == 0:
+        raise CheckpointError(all_faults)
+    if all_faults:
         raise SystemExit(2)
 
 

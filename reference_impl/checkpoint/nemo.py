@@ -96,8 +96,8 @@ def read_index(folder: Path) -> Index:
     except OSError as error:
         raise CheckpointError([f"{path}: {error.strerror}"]) from None
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        said = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
-        raise CheckpointError([f"{path} is not an index of a distributed checkpoint: {said}"]) from None
+        reason = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError([f"{path} is not an index of a distributed checkpoint: {reason}"]) from None
     faults = list(_file_faults(index))
     if faults:
         raise CheckpointError(faults)
@@ -111,12 +111,12 @@ def _file_faults(index: Index) -> Iterator[str]:
         needed[span.path] = max(needed.get(span.path, 0), span.start + span.length)
     for path, size in sorted(needed.items()):
         try:
-            found = path.stat().st_size
+            actual = path.stat().st_size
         except OSError as error:
             yield f"{path}: {error.strerror}, expected {size:,} bytes"
             continue
-        if found < size:
-            yield f"{path} has {found:,} bytes, expected {size:,}: truncated"
+        if actual < size:
+            yield f"{path} has {actual:,} bytes, expected {size:,}: truncated"
 
 
 _RECORDS = re.compile(r"(torch\.distributed\.checkpoint|megatron\.core\.dist_checkpointing)\..*|pathlib")

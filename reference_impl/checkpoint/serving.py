@@ -61,13 +61,15 @@ def tokenizer_for(checkpoint: Checkpoint, rows: int, given: Path | None = None) 
         TokenizerError: the given one has a different number of pieces; or it, or the checkpoint's own, cannot be read.
     """
     if given is not None:
-        found = served(given)
-        if found.pieces != rows:
-            raise TokenizerError(f"{given} has {found.pieces:,} pieces, but the weights have {rows:,} vocabulary rows")
-        return found
+        tokenizer = served(given)
+        if tokenizer.pieces != rows:
+            raise TokenizerError(
+                f"{given} has {tokenizer.pieces:,} pieces, but the weights have {rows:,} vocabulary rows"
+            )
+        return tokenizer
     own = next((file for place in _PLACES if (file := _tokenizer_in(checkpoint.folder / place))), None)
-    if own is not None and (found := served(own)).pieces == rows:
-        return found
+    if own is not None and (tokenizer := served(own)).pieces == rows:
+        return tokenizer
     wanted = _benchmarks(rows)
     try:
         return None if wanted is None else served(benchmark_tokenizer(wanted))
@@ -100,18 +102,18 @@ def served(path: Path) -> Served:
         if file is None:
             raise TokenizerError(f"{path} holds neither {TOKENIZER} nor {MODEL}")
         path = file
-    found = kind(path)
+    tokenizer_kind = kind(path)
     read = {
         TokenizerKind.HUGGING_FACE: _copied,
         TokenizerKind.TIKTOKEN: _of_ranks,
         TokenizerKind.SENTENCEPIECE: _of_sentencepiece,
-    }[found]
+    }[tokenizer_kind]
     try:
         return read(path)
     except TokenizerError:
         raise
     except (UnreadableTokenizerError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise TokenizerError(f"{path} is not a {found}: {error or type(error).__name__}") from None
+        raise TokenizerError(f"{path} is not a {tokenizer_kind}: {error or type(error).__name__}") from None
 
 
 def _tokenizer_in(folder: Path) -> Path | None:
@@ -175,9 +177,9 @@ def _ends(ids: Mapping[str, int], files: Mapping[str, bytes]) -> Iterator[tuple[
         stated = (values.get(f"{role}_token") for values in settings)
         # A symbol is either text, or an object with the text and how to match it.
         symbols = (value.get("content") if isinstance(value, dict) else value for value in stated)
-        found = next((symbol for symbol in (*symbols, *usual) if symbol in ids), None)
-        if found is not None:
-            yield role, found
+        usual_symbol = next((symbol for symbol in (*symbols, *usual) if symbol in ids), None)
+        if usual_symbol is not None:
+            yield role, usual_symbol
 
 
 def _read(path: Path) -> bytes:

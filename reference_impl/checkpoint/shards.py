@@ -51,12 +51,12 @@ class OptimizerShards:
         """Load the optimizer's state from the values that were read for `tensors`, in their order."""
         for tensor, read in zip(self.tensors, loaded, strict=True):
             tensor.data.copy_(read.view_as(tensor.data))
-        for one, states in zip(self._optimizers, self._states, strict=True):
-            for parameter, _, state in _held(one, states):
+        for optimizer, states in zip(self._optimizers, self._states, strict=True):
+            for parameter, _, state in _held(optimizer, states):
                 # The public `load_parameter_state_from_dp_reshardable` would make Transformer Engine's AdamW scale the
                 # element counts that are stored next to the tensors here.
                 tensors = {name: value for name, value in state.items() if torch.is_tensor(value)}
-                one._set_main_param_and_optimizer_states(parameter, tensors)
+                optimizer._set_main_param_and_optimizer_states(parameter, tensors)
 
 
 def _held(

@@ -88,8 +88,8 @@ def _open_huggingface(folder: Path) -> Checkpoint:
     files = huggingface.read_files(folder)
     if not files:
         raise CheckpointError([f"{folder} has files for tensors, but no tensors in them"])
-    found = [*_shape_faults(files, huggingface_shapes(size, vocabulary)), *_type_faults(files)]
-    faults = [f"{folder}: {fault}" for fault in found]
+    misfits = [*_shape_faults(files, huggingface_shapes(size, vocabulary)), *_type_faults(files)]
+    faults = [f"{folder}: {fault}" for fault in misfits]
     if faults:
         raise CheckpointError(faults)
     return Checkpoint(
@@ -109,8 +109,8 @@ def faults_for(checkpoint: Checkpoint, size: ModelSize, vocabulary: int, dtype: 
         vocabulary: rows that the model has. The checkpoint may have more; the model takes the first.
         dtype: type of the model's weights, by torch's name. The checkpoint's type must convert to it without rounding.
     """
-    found = [*_own_faults(checkpoint), *_misfits(checkpoint, size, vocabulary, dtype)]
-    return [f"{checkpoint.folder}: {fault}" for fault in found]
+    faults = [*_own_faults(checkpoint), *_misfits(checkpoint, size, vocabulary, dtype)]
+    return [f"{checkpoint.folder}: {fault}" for fault in faults]
 
 
 def _own_faults(checkpoint: Checkpoint) -> Iterator[str]:
@@ -123,14 +123,14 @@ def _own_faults(checkpoint: Checkpoint) -> Iterator[str]:
             yield f"{name} {tensor.shape} has {tensor.values:,} values, but its pieces hold {stored:,}"
 
 
-def _shape_faults(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def _shape_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     """Yield a line for every tensor that is missing, unexpected or of the wrong shape."""
     for name, shape in expected.items():
-        if name not in found:
+        if name not in tensors:
             yield f"{name} is missing, expected {shape}"
-        elif found[name].shape != shape:
-            yield f"{name} has shape {found[name].shape}, expected {shape}"
-    for name, tensor in found.items():
+        elif tensors[name].shape != shape:
+            yield f"{name} has shape {tensors[name].shape}, expected {shape}"
+    for name, tensor in tensors.items():
         if name not in expected:
             yield f"{name} {tensor.shape} is unexpected: this model has no such tensor"
 

@@ -212,9 +212,9 @@ class _Reading(LoadShardedStrategy):
             return part.data
         expected = (part.global_shape, str(part.dtype).removeprefix("torch."))
         stored = self._index.tensors.get(part.key)
-        found = (stored.shape, stored.dtype) if stored is not None else "nothing"
-        if stored is None or found != expected:
-            raise CheckpointError([f"{self._index.folder} has {found} for {part.key}, expected {expected}"])
+        read_as = (stored.shape, stored.dtype) if stored is not None else "nothing"
+        if stored is None or read_as != expected:
+            raise CheckpointError([f"{self._index.folder} has {read_as} for {part.key}, expected {expected}"])
         with torch.no_grad():
             return part.data.copy_(read(stored, box_of(part)).view(part.local_shape))
 

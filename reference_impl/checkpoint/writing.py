@@ -116,9 +116,9 @@ def _write(bucket: Any, transforms: Sequence[Any], says: Connection) -> None:
     # Slurm sends these signals to all of a rank's processes; they ask the rank for a save and for its stack.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    results, one = queue.SimpleQueue[Any](), queue.Queue[int]()
-    one.put(0)
-    FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, results, one, use_fsync=True)
+    results, count = queue.SimpleQueue[Any](), queue.Queue[int]()
+    count.put(0)
+    FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, results, count, use_fsync=True)
     _, written = results.get()
     path, name, _ = bucket
     if isinstance(written, Exception):
@@ -193,11 +193,11 @@ class Saving:
         for writer in self._writers:
             writer.listen(wait=False)
             writer.end()
-        said = [writer.said for writer in self._writers if writer.said is not None]
+        written = [writer.said for writer in self._writers if writer.said is not None]
         return Files(
-            fault=next((files.fault for files in said if files.fault), ""),
-            entries={name: entry for files in said for name, entry in files.entries.items()},
-            results=[result for files in said for result in files.results],
+            fault=next((files.fault for files in written if files.fault), ""),
+            entries={name: entry for files in written for name, entry in files.entries.items()},
+            results=[result for files in written for result in files.results],
         )
 
     def _conclude(self, everybodys: Sequence[Files]) -> str:

@@ -59,10 +59,10 @@ def prefixes(folder: Path) -> list[str]:
     """
     if (folder / FILE_NAME).exists():
         return load(folder).prefixes
-    found = sorted(path.name.removesuffix(".idx") for path in folder.glob("*.idx"))
-    if not found:
+    prefixes_here = sorted(path.name.removesuffix(".idx") for path in folder.glob("*.idx"))
+    if not prefixes_here:
         raise DataError(f"{folder} holds no .idx and no {FILE_NAME}")
-    return found
+    return prefixes_here
 
 
 def expected_counts(sizes: Mapping[str, int | None], prefix: str, itemsize: int) -> tuple[int | None, int | None]:
@@ -72,11 +72,11 @@ def expected_counts(sizes: Mapping[str, int | None], prefix: str, itemsize: int)
     return documents, None if binary is None else binary // itemsize
 
 
-def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer: Tokenizer) -> Iterator[str]:
+def faults(pairs: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer: Tokenizer) -> Iterator[str]:
     """Yield how the pairs differ from the published ones, whose files have `sizes`, and from the tokenizer's output."""
     published = {name.rsplit(".", 1)[0] for name in sizes}
-    yield from (f"{prefix} is missing" for prefix in sorted(published - {pair.prefix for pair in found}))
-    for pair in found:
+    yield from (f"{prefix} is missing" for prefix in sorted(published - {pair.prefix for pair in pairs}))
+    for pair in pairs:
         if pair.dtype != str(tokenizer.dtype):
             yield f"{pair.prefix} holds {pair.dtype}, but tokens of {tokenizer.path.name} are {tokenizer.dtype}"
         if published and pair.prefix not in published:
@@ -93,12 +93,12 @@ def faults(found: Sequence[Contents], sizes: Mapping[str, int | None], tokenizer
                 yield f"{pair.prefix} has {count:,} {what}, expected {expected:,}"
 
 
-def text(found: Sequence[Contents], sequence_length: int) -> str:
+def text(pairs: Sequence[Contents], sequence_length: int) -> str:
     """Return a table of the pairs, followed by the sample texts."""
     heads = "", "documents", "tokens", "type", f"sequences of {sequence_length}"
-    rows = [(p.prefix, f"{p.documents:,}", f"{p.tokens:,}", p.dtype, f"{p.sequences:,}") for p in found]
+    rows = [(p.prefix, f"{p.documents:,}", f"{p.tokens:,}", p.dtype, f"{p.sequences:,}") for p in pairs]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     form = "  ".join([f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:])])
     table = [form.format(*row) for row in (heads, *rows)]
-    samples = [f"{pair.prefix}, document {number:,}: {start!r}" for pair in found for number, start in pair.samples]
+    samples = [f"{pair.prefix}, document {number:,}: {start!r}" for pair in pairs for number, start in pair.samples]
     return "\n".join([*table, *samples])

@@ -246,8 +246,8 @@ def file_faults(
         return _file_fault(folder / name, files[name], quick=quick, advance=counted)
 
     largest_first = sorted(files, key=lambda name: -files[name].bytes)
-    found = dict(zip(largest_first, in_parallel(fault, largest_first, jobs, stop), strict=True))
-    return [text for name in files if (text := found[name]) is not None]
+    fault_of = dict(zip(largest_first, in_parallel(fault, largest_first, jobs, stop), strict=True))
+    return [text for name in files if (text := fault_of[name]) is not None]
 
 
 def _file_fault(path: Path, entry: FileEntry, *, quick: bool, advance: Advance) -> str | None:
@@ -256,10 +256,10 @@ def _file_fault(path: Path, entry: FileEntry, *, quick: bool, advance: Advance) 
         return fault
     algorithm, expected = entry.checksum
     try:
-        found = digest(path, algorithm, advance)
+        checksum = digest(path, algorithm, advance)
     except OSError as error:
         return f"{path}: {error.strerror}"
-    return None if found == expected else f"{path} has {algorithm} {found}, expected {expected}"
+    return None if checksum == expected else f"{path} has {algorithm} {checksum}, expected {expected}"
 
 
 def size_fault(path: Path, expected: int | None) -> str | None:

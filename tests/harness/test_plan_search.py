@@ -113,12 +113,12 @@ def test_too_few_gpus_have_reasons() -> None:
 def test_settings_that_would_fit_are_named_and_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """405B with gradients in fp32 is too large for 32 GB300: each change that is named makes a layout fit."""
     monkeypatch.setattr(scaling, "NEAR", 0)
-    question = SearchRequest(
+    request = SearchRequest(
         base=base("GB300", 32, "bf16", GRAD_REDUCE_IN_FP32="True"), calibration=calibration.load(), gpu="GB300"
     )
-    nothing = question.at(32)
+    nothing = request.at(32)
     assert nothing.candidates == []
-    named = {other.what: other.found.candidates[0] for other in instead(question, nothing)}
+    named = {other.what: other.result.candidates[0] for other in instead(request, nothing)}
     assert list(named) == [
         "GRAD_REDUCE_IN_FP32=False",
         "RECOMPUTE_GRANULARITY=selective RECOMPUTE_MODULES=mlp",
@@ -138,13 +138,13 @@ def test_too_many_gpus_have_reasons() -> None:
 
 def test_the_fewest_gpus_are_those_of_a_search_of_each_number() -> None:
     """Found at once, they are the first of all numbers of nodes on which a search finds a layout as fast."""
-    question = SearchRequest(
+    request = SearchRequest(
         base=bare_values(LLAMA31_8B, GPUS["H100"], 1, 8), calibration=calibration.load(), gpu="H100"
     )
-    fastest = {gpus: question.at(gpus, listed=1).candidates for gpus in range(8, 73, 8)}
+    fastest = {gpus: request.at(gpus, listed=1).candidates for gpus in range(8, 73, 8)}
     for minutes in (400, 205, 150, 100, 71):
         expected = next(gpus for gpus, best in fastest.items() if best and best[0].minutes <= minutes)
-        found = fewest(question, minutes, listed=1)
+        found = fewest(request, minutes, listed=1)
         assert found is not None
         assert (found.gpus, found.candidates[0].minutes) == (expected, fastest[expected][0].minutes)
 

@@ -152,9 +152,9 @@ def _plan(source: Source, files: Sequence[Wanted], folder: Path, settings: Setti
             return DataError(f"{folder / wanted.local}: {error.strerror}")
         return Planned(wanted, remote, folder)
 
-    found = in_parallel(look, files, settings.connections)
-    _raise_all([answer for answer in found if isinstance(answer, DataError)])
-    return [answer for answer in found if isinstance(answer, Planned)]
+    looked_up = in_parallel(look, files, settings.connections)
+    _raise_all([answer for answer in looked_up if isinstance(answer, DataError)])
+    return [answer for answer in looked_up if isinstance(answer, Planned)]
 
 
 def _refuse_place(folder: Path, name: str) -> None:
@@ -226,9 +226,9 @@ class _Fetch:
         try:
             self._tell(0)
             if file.in_place:
-                found = digest(file.target, algorithm, self._tell)
-                if expected in (None, found):
-                    return _entry(file, algorithm, found)
+                checksum = digest(file.target, algorithm, self._tell)
+                if expected in (None, checksum):
+                    return _entry(file, algorithm, checksum)
                 self.advance(-file.remote.bytes)
             return self._arrive(file, algorithm, expected)
         except OSError as error:
@@ -247,12 +247,12 @@ class _Fetch:
             version=file.remote.version,
         ) as arriving:
             while len(wrong) < 2:
-                found = self._all_segments(file, arriving, algorithm)
-                if expected in (None, found):
+                checksum = self._all_segments(file, arriving, algorithm)
+                if expected in (None, checksum):
                     file.target.parent.mkdir(parents=True, exist_ok=True)
                     arriving.move_to(file.target)
-                    return _entry(file, algorithm, found)
-                wrong.append(found)
+                    return _entry(file, algorithm, checksum)
+                wrong.append(checksum)
                 arriving.restart()
                 self.advance(-file.remote.bytes)
         raise DataError(

@@ -164,12 +164,12 @@ def _only(files: Iterable[Wanted], published: PublishedFiles | None, origin: str
         raise DataError(
             "\n".join(f"{origin} does not list {name}, which the {published.about} has" for name in missing)
         )
-    found = [by_name[name] for name in published.sizes]
+    listed = [by_name[name] for name in published.sizes]
     wrong = [
         f"{origin} lists {file.local} with {file.bytes} bytes, the {published.about} has {size}"
-        for file in found
+        for file in listed
         if file.bytes is not None and (size := published.sizes[file.local]) not in (None, file.bytes)
     ]
     if wrong:
         raise DataError("\n".join(wrong))
-    return [Wanted(file.name, file.local, published.sizes[file.local] or file.bytes, file.checksum) for file in found]
+    return [Wanted(file.name, file.local, published.sizes[file.local] or file.bytes, file.checksum) for file in listed]

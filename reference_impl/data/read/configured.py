@@ -100,24 +100,24 @@ def ready(config: RunConfig) -> ReadyDataset:
 
 def quick_faults(config: RunConfig) -> list[str]:
     """List what `ready` would refuse, a line each, judged by file sizes alone; this makes nothing."""
-    found: list[str] = []
+    faults: list[str] = []
     try:
         tokenizer = tokenizer_of(config)
     except TokenizerError as error:
-        found += error.faults
+        faults += error.faults
         tokenizer = None
     try:
         folder = data_folder(config)
         if config.data.data_dir is None and not folder.exists():
             # The first run makes the built-in corpus.
-            return found
+            return faults
         manifest, differences = _described(config)
     except DataError as error:
-        return [*found, *(line for fault in error.faults for line in fault.splitlines())]
-    found += differences
+        return [*faults, *(line for fault in error.faults for line in fault.splitlines())]
+    faults += differences
     if tokenizer is not None:
-        found += _faults(config.benchmark_row, folder, manifest, tokenizer, quick=True)
-    return list(dict.fromkeys(found))
+        faults += _faults(config.benchmark_row, folder, manifest, tokenizer, quick=True)
+    return list(dict.fromkeys(faults))
 
 
 def _faults(
