@@ -190,7 +190,7 @@ def test_init_describes_only_files_that_can_be_read(tmp_path: Path) -> None:
 
     assert refusal("--init", tmp_path).splitlines() == [
         f"error: {tmp_path}/dangling: No such file or directory",
-        f"{tmp_path}/pipe is not a file",
+        f"error: {tmp_path}/pipe is not a file",
     ]
 
 
