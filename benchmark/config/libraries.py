@@ -1,7 +1,7 @@
 """List what configs of systems with GPUs export for the libraries underneath, unless it is set already.
 
-config_common.sh sets the same, with the reasons. Configs in nvfp4 add what their benchmark's row has. docs/gpu.md has
-all as a table. Tests compare the three.
+config_common.sh sets the same, with the reasons. Configs in nvfp4 add what their benchmark's row has. docs/gpu.md has all
+as a table. Tests compare the three.
 """
 
 from __future__ import annotations
