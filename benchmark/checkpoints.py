@@ -1,10 +1,10 @@
-"""Where a run's training state is kept, which of it counts, and where a run that was interrupted goes on.
+"""Where a run's training state is stored, which checkpoint counts, and where an interrupted run resumes.
 
-A run has a folder of its own below SAVE_CHECKPOINT and in it one folder a save, `step_<n>`. While a save is being
-written its folder is called `step_<n>.partial`; only when every rank has written all of its part is it renamed, so
-that a folder without that ending is complete. What is in it is the Step's business, but for `resume.json`: which run it
-belongs to, and how long the log was. A checkpoint whose bytes have changed since they were written is
-renamed, and the one before it counts.
+A run has a folder of its own below SAVE_CHECKPOINT, with a folder `step_<n>` for each save. While a save is being
+written its folder is called `step_<n>.partial`. It is renamed only when every rank has written all of its part, so a
+folder without that ending is complete. The Step decides what is in it, except for `resume.json`, which records which
+run it belongs to and how long the log was. A checkpoint whose bytes have changed since they were written is renamed,
+and the one before it counts.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from benchmark.mllog import read
 _log = logging.getLogger(__name__)
 
 KEPT = 2
-"""Complete checkpoints that are kept: the newest, and one before it in case a disk loses it."""
+"""Complete checkpoints that are kept: the newest, and the one before it in case a disk loses the newest."""
 
 RECORD = "resume.json"
 _MOST_OF_RECORD = 1 << 20
-"""Bytes of it; ours have 1000."""
+"""Most bytes of resume.json; ours have 1000."""
 _PARTIAL = ".partial"
 _REMOVED = "removed_"
 _DAMAGED = "damaged"
 _COMPLETE = re.compile(r"step_(\d+)")
 
 Identity = Mapping[str, Any]
-"""What makes a run this very run, by name. Not how it is split over ranks: any layout continues any other."""
+"""Values that identify a run, by name. The layout is not among them: any layout can continue any other's run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """Where an interrupted run goes on."""
+    """The point at which an interrupted run resumes."""
 
     folder: Path
     """The checkpoint."""
@@ -56,9 +56,9 @@ class Resumption:
     log_bytes: int
     """Length of the log by then."""
     recomputed_steps: int
-    """Steps that the log has beyond it."""
+    """Steps in the log after that point."""
     last_event: float
-    """Time of the last event before the interruption, seconds since the epoch."""
+    """Time of the last event before the interruption, in seconds since the epoch."""
     damaged: tuple[str, ...] = ()
     """Newer checkpoints that were put aside, and why."""
 
@@ -81,7 +81,7 @@ class DamagedCheckpointError(RefusedError):
 
 
 class SaveFailedError(RunFailedError):
-    """A checkpoint could not be written, and SAVE_FAILURE=stop ends the run for that."""
+    """A checkpoint could not be written, and SAVE_FAILURE=stop makes that end the run."""
 
 
 class Save(Protocol):
@@ -91,7 +91,7 @@ class Save(Protocol):
 
 
 def identity(config: RunConfig, data: str) -> Identity:
-    """What must be equal for one run to continue another; `data` is a checksum of the dataset."""
+    """Return the values that must be equal for one run to continue another; `data` is a checksum of the dataset."""
     kernels = config.kernels
     log = _log_of(config)
     return {
@@ -103,7 +103,7 @@ def identity(config: RunConfig, data: str) -> Identity:
         "USE_PRECISION_AWARE_OPTIMIZER": kernels.precision_aware_optimizer,
         "RESULT_FILE": f"{log.parent.name}/{log.name}",
         "dataset": data,
-        # Decides how often Megatron-Core goes through the data, and so the order of it.
+        # Decides how often Megatron-Core goes through the data, and so the order of the data.
         "last step": config.step_limit,
         **{f"model's {name}": value for name, value in asdict(config.size).items()},
         **{f"optimizer's {name}": value for name, value in asdict(config.optimizer).items()},
@@ -153,7 +153,7 @@ class Checkpoints:
         return self._folder is not None and self._interval is not None and step % self._interval == 0
 
     def save(self, save: Save, log: EventLog, *, step: int, samples: int) -> float:
-        """Start a save and log how long it kept training waiting; returns the time at which training goes on."""
+        """Start a save and log how long it kept training waiting; return the time at which training continues."""
         if self._folder is None:
             raise ValueError("a save without a folder")
         began = log.clock.now()
@@ -161,7 +161,7 @@ class Checkpoints:
         save(unfinished, lambda: self._complete(unfinished, step), partial(self._give_up, unfinished, step, samples))
         now = log.clock.now()
         log.event("tracked_stats", {"save_time": round(now - began, 6)}, at=now, step=step, samples_count=samples)
-        # Only now, so that the event stays in the log of a run that goes on from here.
+        # Only now, so that the event stays in the log of a run that resumes from this checkpoint.
         self._log_bytes = log.sync()
         self.settle(log)
         return now
@@ -170,7 +170,7 @@ class Checkpoints:
         """Log the saves that have failed since the last call.
 
         Raises:
-            SaveFailedError: there is one, and that ends the run.
+            SaveFailedError: a save has failed, and SAVE_FAILURE=stop makes that end the run.
         """
         while self._failed:
             step, samples, fault = self._failed.pop(0)
@@ -202,12 +202,12 @@ def _seal(record: Mapping[str, Any]) -> str:
 
 
 def _remove(folder: Path) -> None:
-    # Under another name: what is half removed must not count, and a writer that outlived its rank must not add to it.
+    # Renamed first: a half-removed folder must not count, and a writer that outlived its rank must not add to it.
     shutil.rmtree(folder.rename(folder.with_name(f"{_REMOVED}{os.getpid()}_{folder.name}")))
 
 
 def _remove_if_possible(folder: Path) -> None:
-    """Remove a folder. If that fails, say so and continue; the next start tries again."""
+    """Remove a folder. If that fails, log it and continue; the next start tries again."""
     try:
         _remove(folder)
     except OSError as error:
@@ -215,7 +215,7 @@ def _remove_if_possible(folder: Path) -> None:
 
 
 def complete_in(folder: Path) -> list[Path]:
-    """Return the complete checkpoints in a folder, newest first; none where the folder is not there."""
+    """Return the complete checkpoints in a folder, newest first; none if the folder does not exist."""
     found = folder.iterdir() if folder.is_dir() else iter(())
     return sorted((path for path in found if _COMPLETE.fullmatch(path.name)), key=_step_of, reverse=True)
 
@@ -246,7 +246,7 @@ def put_aside(damage: DamagedCheckpointError) -> str:
 
 
 def why_no_room(folder: Path, needed: int) -> str:
-    """Say why a folder has no room for so many bytes; empty if it has."""
+    """Return why a folder has no room for so many bytes; empty if it has."""
     try:
         free = shutil.disk_usage(existing_above(folder)).free
     except OSError as error:
@@ -255,9 +255,9 @@ def why_no_room(folder: Path, needed: int) -> str:
 
 
 def bytes_of_one(config: RunConfig) -> tuple[int, int]:
-    """Return bytes of one checkpoint of a run, and of a parameter in it.
+    """Return the bytes of one checkpoint of a run, and the bytes of a parameter in it.
 
-    A parameter is saved as the weight that is trained with, as the optimizer's fp32 copy of it, and as its two moments.
+    A parameter is saved as the weight used in training, the optimizer's fp32 copy, and its two moments.
     """
     kernels = config.kernels
     weight = 4 if kernels.precision == "fp32" else 2
@@ -283,13 +283,13 @@ def make_ready(folder: Path) -> None:
 
 
 def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
-    """Return where this run goes on: at its newest complete checkpoint, or None for a run that has not begun.
+    """Return the newest complete checkpoint of this run, at which it resumes; None for a run that has not begun.
 
-    Reads only.
+    This only reads.
 
     Raises:
-        ConfigError: it has begun and cannot go on; nothing is lost.
-        DamagedCheckpointError: that checkpoint does not say what it is of.
+        ConfigError: the run has begun and cannot resume; nothing is lost.
+        DamagedCheckpointError: that checkpoint does not say which run it belongs to.
     """
     log, folder = _log_of(config), folder_of(config)
     checkpoints = complete_in(folder) if folder else []
@@ -300,11 +300,13 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
             )
         return None
     if folder is None:
-        raise ConfigError([f"RESULT_FILE={log} is there and SAVE_CHECKPOINT is not set: a log is not written twice"])
+        raise ConfigError(
+            [f"RESULT_FILE={log} exists and SAVE_CHECKPOINT is not set; a log is not written twice: move it away"]
+        )
     if not checkpoints:
         damaged = [path.name for path in _damaged_in(folder)]
         but = f" ({', '.join(damaged)} put aside)" if damaged else ""
-        fault = f"RESULT_FILE={log} is there, but {folder} has no complete checkpoint of it{but}"
+        fault = f"RESULT_FILE={log} exists, but {folder} has no complete checkpoint of it{but}"
         raise ConfigError([f"{fault}: move the log away to start again"])
     return _resumption(log, checkpoints[0], run)
 
@@ -312,7 +314,7 @@ def find_resumption(config: RunConfig, run: Identity) -> Resumption | None:
 def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
     record = read_record(checkpoint)
     faults = [
-        f"{checkpoint}: {name[:80]} is {shown(theirs)} there, {mine!r} here; a run goes on as it was"
+        f"{checkpoint}: {name[:80]} is {shown(theirs)} there, but {mine!r} here; a run must resume unchanged"
         for name, theirs, mine in _differences(record["run"], run)
     ]
     if faults:
@@ -322,7 +324,7 @@ def _resumption(log: Path, checkpoint: Path, run: Identity) -> Resumption:
     for event in read(log):
         last_ms = max(last_ms, event.time_ms)
         if event.key == "run_stop" and event.metadata.get("status") == "success":
-            raise ConfigError([f"RESULT_FILE={log}: this run has reached its target; there is nothing to go on with"])
+            raise ConfigError([f"RESULT_FILE={log}: this run has already reached its target and cannot be continued"])
         if event.key == "seed" and event.value != run["SEED"]:
             raise ConfigError([f"RESULT_FILE={log} is the log of seed {event.value}, not of {run['SEED']}"])
         if event.key == "tracked_stats" and isinstance(event.value, dict) and "train_step_time" in event.value:
@@ -341,7 +343,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     """Read `step`, `log_bytes` and `run` from resume.json.
 
     Raises:
-        DamagedCheckpointError: it is missing, or says something else than was written.
+        DamagedCheckpointError: it is missing, or its content has changed.
     """
     path = checkpoint / RECORD
     try:
@@ -352,12 +354,12 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(checkpoint, f"{path}: {error.strerror}") from None
     except (MalformedError, AttributeError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(
-            checkpoint, f"{path} says nothing about a run: {type(error).__name__}: {error}"
+            checkpoint, f"{path} does not describe a run: {type(error).__name__}: {error}"
         ) from None
     if type(step) is not int or type(log_bytes) is not int or min(step, log_bytes) < 0 or not isinstance(run, dict):
-        raise DamagedCheckpointError(checkpoint, f"{path} says nothing about a run: {shown(record)}")
+        raise DamagedCheckpointError(checkpoint, f"{path} does not describe a run: {shown(record)}")
     if _seal(record) != seal:
-        raise DamagedCheckpointError(checkpoint, f"{path} is not as it was written: its own checksum is another")
+        raise DamagedCheckpointError(checkpoint, f"{path} has changed since it was written: its own checksum differs")
     return {"step": step, "log_bytes": log_bytes, "run": run}
 
 
@@ -369,7 +371,7 @@ def _differences(theirs: Identity, mine: Identity) -> Iterator[tuple[str, Any, A
 
 
 def _refuse_other_log(log: Path, length: int, checkpoint: Path) -> None:
-    """The log of a run only grows, and was whole lines when it was saved."""
+    """Raise ConfigError unless the log only grew since the save, when it consisted of whole lines."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, length - 1))

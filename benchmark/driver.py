@@ -1,6 +1,6 @@
 """Asks the CUDA driver, without torch, which GPUs ranks may use on this machine.
 
-It is asked before they start, where one sentence is enough; a rank asks torch.
+It is asked before ranks start, where a fault is one sentence; ranks themselves ask torch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from pathlib import Path
 from benchmark.errors import HarnessError
 
 NULL_MARK = "(null)"
-"""How the name of a GPU ends that counts instead of computing: one of the null device (nullcuda/)."""
+"""Suffix of the name of a GPU that counts instead of computing: one of the null device (nullcuda/)."""
 
 _LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
 
 
 def gpu_names() -> tuple[str, ...] | None:
-    """Return the GPUs of CUDA_VISIBLE_DEVICES, or all of them, in CUDA's order; None where torch has no CUDA or no
-    driver.
+    """Return the GPUs of CUDA_VISIBLE_DEVICES, or all GPUs, in CUDA's order; None if torch lacks CUDA or a driver.
 
-    No context is made, so no GPU is taken.
+    This makes no context, so it uses no GPU memory.
     """
     if not any((folder / "lib" / "libtorch_cuda.so").exists() for folder in _folders("torch")):
         return None
@@ -36,24 +35,24 @@ def gpu_names() -> tuple[str, ...] | None:
 
 
 def faults(ranks: int, names: Sequence[str] | None) -> list[str]:
-    """Says why this many ranks cannot train on these GPUs. Empty if each rank gets one, or if there is no driver."""
+    """Return why this many ranks cannot train on these GPUs; empty if each rank gets one, or if there is no driver."""
     if names is None:
         return []
     if fault := null_fault(names):
         return [fault]
     if ranks <= len(names):
         return []
-    return [f"DGXNGPU={ranks} ranks need a GPU each; here are {len(names)} ({', '.join(names) or 'none'})"]
+    return [f"DGXNGPU={ranks} ranks need a GPU each; this machine has {len(names)} ({', '.join(names) or 'none'})"]
 
 
 def null_fault(names: Sequence[str]) -> str:
-    """Says which of them is the null device. Empty if none is."""
+    """Return a fault if one of them is the null device; empty otherwise."""
     null = next((name for name in names if name.endswith(NULL_MARK)), "")
-    return null and f"{null} is the null device, which counts and computes nothing: only `llama31 dryrun` uses it"
+    return null and f"{null} is the null device, which counts but computes nothing: only `llama31 dryrun` uses it"
 
 
 class _NoDriverError(HarnessError):
-    """The library is there, and no driver behind it."""
+    """The library is there, but no driver."""
 
 
 def _libraries() -> Iterator[str]:
@@ -64,7 +63,7 @@ def _libraries() -> Iterator[str]:
 
 
 def _folders(package: str) -> list[Path]:
-    """Return where a package is installed, which is not imported."""
+    """Return where a package is installed, without importing it."""
     spec = find_spec(package)
     return [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
 

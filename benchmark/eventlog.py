@@ -20,14 +20,14 @@ Heard = Callable[[str, Any, Mapping[str, Any]], object]
 
 
 class EventLog:
-    """Where a run logs its events: a file opened for append, one strict JSON line an event, written at once.
+    """Logs the events of a run to a file opened for append, one strict JSON line an event, written at once.
 
-    No half line stays in it: not where the disk is full, nor where a writer was killed before this one. Only rank 0
-    writes; on every other rank `path` is None and events go nowhere, so that the loop is the same code on all ranks.
-    The file is opened at the first event: a run that is refused before leaves none behind.
+    No half line stays in the file, even if the disk is full or an earlier writer was killed. Only rank 0 writes; on
+    every other rank `path` is None and events are dropped, so that the loop is the same code on all ranks. The file is
+    opened at the first event: a run that is refused before that leaves none behind.
 
     Args:
-        heard: called with key, value and metadata of each event that has been logged.
+        heard: called with key, value and metadata of each event after it is logged.
     """
 
     def __init__(self, path: Path | None, clock: Clock, heard: Heard | None = None) -> None:
@@ -39,11 +39,11 @@ class EventLog:
         self._mllogger: Any = None
 
     def event(self, key: str, value: Any = None, /, *, at: float | None = None, **metadata: Any) -> None:
-        """Log a point in time; `at` is seconds since the epoch, now if None.
+        """Log a point in time; `at` is in seconds since the epoch, and now if None.
 
         Raises:
             UnwritableError: the file cannot be written; it ends with the line before.
-            ValueError: value or metadata is no strict JSON (NaN, infinity, foreign types); nothing is written.
+            ValueError: value or metadata is not strict JSON (NaN, infinity, foreign types); nothing is written.
         """
         self._write(POINT, key, value, at, metadata)
 
@@ -56,10 +56,10 @@ class EventLog:
         self._write(END, key, None, at, metadata)
 
     def sync(self) -> int:
-        """Return bytes of the log, all of them on disk when this returns; 0 where nothing is logged.
+        """Write the whole log to the disk, and return its length in bytes; 0 if nothing is logged.
 
         Raises:
-            UnwritableError
+            UnwritableError: the disk does not take it.
         """
         if self.path is None or not self.path.exists():
             return 0
@@ -70,7 +70,7 @@ class EventLog:
         return self.path.stat().st_size
 
     def cut(self, length: int) -> None:
-        """Cut the log back to its first `length` bytes; what follows them is kept beside it, as <log>.cut-<k>."""
+        """Cut the log back to its first `length` bytes, and keep the rest next to it, as <log>.cut-<k>."""
         if self.path is None:
             return
         with self.path.open("r+b") as file:
@@ -94,8 +94,8 @@ class EventLog:
         self.keys.add(key)
         log = {POINT: self._mllogger.event, START: self._mllogger.start, END: self._mllogger.end}[event_type]
         time_ms = int((self.clock.now() if at is None else at) * 1000)
-        # The seed checker wants the file and line of the call: one frame up from event(), start() or end(), which is
-        # two from here.
+        # The seed checker needs the file and line of the caller of event(), start() or end(), which is one frame above
+        # that method and two above this one.
         log(key, value, metadata=metadata, time_ms=time_ms, stack_offset=3)
         if self._heard is not None:
             self._heard(key, value, metadata)
@@ -108,13 +108,13 @@ def _keep(rest: bytes, log: Path) -> None:
 
 
 class _LogFile(logging.Handler):
-    """A file of whole lines; logging's own handler keeps what it could not write, and writes it later."""
+    """A file of whole lines; logging's own handler would keep what it could not write, and write it later."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         try:
-            # For reading, too: what a killed writer has left is looked at.
+            # Also opened for reading, to see what a killed writer has left.
             self._file = path.open("a+b", buffering=0)
             if (end := end_of_lines(self._file)) < self._size():
                 self._file.truncate(end)
@@ -140,7 +140,7 @@ _CHUNK = 1 << 16
 
 
 def end_of_lines(file: IO[bytes]) -> int:
-    """Return the bytes of a log up to the end of its last whole line."""
+    """Return the length in bytes of a log up to the end of its last whole line."""
     position = file.seek(0, os.SEEK_END)
     while position:
         start = file.seek(max(0, position - _CHUNK))

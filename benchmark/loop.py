@@ -1,7 +1,7 @@
-"""One run, from before the model exists to after the clock has stopped. The page that everyone reads.
+"""One run, from before the model exists until after the clock has stopped. Everybody reads this page.
 
-No Megatron, no ranks, no environment: what trains is behind `Step`, what is logged goes through `EventLog`, time comes
-from its clock. Every rank runs this page; every decision is taken on values that all ranks share.
+It knows no Megatron, no ranks and no environment: `Step` hides what trains, `EventLog` logs, and its clock gives the
+time. Every rank runs this page; every decision depends on values that all ranks share.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from benchmark.stragglers import SlowRank
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """One optimizer step, as all ranks see it."""
+    """One optimizer step, the same on all ranks."""
 
     loss: float
-    """Mean loss over the tokens of the global batch, nats."""
+    """Mean loss over the tokens of the global batch, in nats."""
     grad_norm: float
-    """Of the whole model, before clipping."""
+    """Norm of the whole model's gradient, before clipping."""
     learning_rate: float
-    """That this step was taken with."""
+    """Learning rate of this step."""
     preempted: bool = False
     """A rank has been told to save and stop; the run is to be continued."""
     slowest: tuple[SlowRank, ...] = ()
-    """Of the steps since the last evaluation, said with the last of them."""
+    """Slow ranks in the steps since the last evaluation, given with the last of those steps."""
 
 
 class Step(Protocol):
-    """What trains. The real one is `reference_impl.step`; tests and rehearsals bring their own."""
+    """Trains the model. The real one is `reference_impl.step`; tests and rehearsals bring their own."""
 
     def warm_up(self) -> None:
         """Run the training and evaluation code on synthetic data; leave every bit of state as it was."""
@@ -52,22 +52,24 @@ class Step(Protocol):
         ...
 
     def evaluate(self, sequences: int) -> float:
-        """Log perplexity over the first `sequences` validation sequences, weighted by token, the same on every rank."""
+        """Return the log perplexity of the first `sequences` validation samples, weighted by token; equal
+        on all ranks.
+        """
         ...
 
     def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Start to write the training state into `folder`, to which nothing has been written; training may go on.
+        """Start to write the training state into the empty `folder`; training may continue meanwhile.
 
         Later, when every rank has written its part, the first rank calls `complete`: while it trains, when the next
-        save begins or in `finish_saving`. Where that or any part cannot be written, all ranks call `failed` with the
-        same reason instead, and none waits for it.
+        save begins, or in `finish_saving`. If that or any part cannot be written, all ranks call `failed` with the same
+        reason instead, and none waits for the save.
         """
 
     def finish_saving(self) -> None:
-        """Return when no save is under way."""
+        """Return when no save is running."""
 
     def load(self, folder: Path) -> None:
-        """Take over the training state that a save has written, under this layout or another."""
+        """Load the training state that a save has written, under this layout or another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +77,13 @@ class Outcome:
     """How a run ended."""
 
     status: str
-    """`success` or `aborted`, as logged with run_stop; `preempted` where the run is to be continued and logs none."""
+    """`success` or `aborted`, as logged with run_stop; `preempted` if the run is to be continued and logs none."""
     samples: int
-    """Sequences trained on."""
+    """Samples trained on."""
     log_perplexity: float | None
-    """At the last evaluation."""
+    """Log perplexity of the last evaluation."""
     reason: str
-    """Why a run ended without success; empty for success."""
+    """Why the run ended without success; empty for success."""
 
 
 class NonFiniteError(RunFailedError):
@@ -98,17 +100,17 @@ def run(
     checkpoints: Checkpoints | None = None,
     resumption: Resumption | None = None,
 ) -> Outcome:
-    """Run once and log it, from the start or from where a checkpoint has it.
+    """Run once and log it, from the start or from a checkpoint.
 
     Args:
         build: constructs the Step; called after init_start, so that model construction is part of initialisation.
         clear_caches: drops cached file data and says how.
         barrier: returns when every rank has called it.
-        checkpoints: where the training state is saved, and how often; nowhere if None.
-        resumption: where an interrupted run goes on; None starts one.
+        checkpoints: where and how often the training state is saved; nowhere if None.
+        resumption: where an interrupted run resumes; None starts a new one.
 
     Raises:
-        Whatever the Step raises, after run_stop has been logged as aborted.
+        Exception: whatever the Step raises, after run_stop has been logged as aborted.
     """
     checkpoints = checkpoints or Checkpoints()
     if resumption is None:
@@ -125,7 +127,7 @@ def initialise(
     clear_caches: Callable[[], str],
     barrier: Callable[[], None],
 ) -> Step:
-    """Return all that comes before run_start, and run_start."""
+    """Do everything that comes before run_start, log run_start, and return the Step."""
     log.event("cache_clear", True, method=clear_caches())
     log.start("init_start")
     step = build()
@@ -153,9 +155,9 @@ def start_run(log: EventLog, barrier: Callable[[], None]) -> None:
 def resume(
     config: RunConfig, build: Callable[[], Step], log: EventLog, barrier: Callable[[], None], resumption: Resumption
 ) -> Step:
-    """Bring Step and log back to the checkpoint. The clock was never stopped: it ran on while nothing did.
+    """Bring Step and log back to the checkpoint. The clock never stopped: it ran on during the interruption.
 
-    Nothing is warmed up, since that would only take its time twice. The log is touched last, so that a resumption that
+    Nothing is warmed up, since that would only take time again. The log is changed last, so that a resumption that
     fails can be tried again.
     """
     step = build()
@@ -171,8 +173,8 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
     """Train until an evaluation reaches the target, between run_start and run_stop.
 
     Args:
-        done: optimizer steps taken before. Saves come after a step and before an evaluation, so that this number is all
-            that there is to know about where a run stands.
+        done: optimizer steps taken before. Saves come after a step and before an evaluation, so this number says
+            exactly where a run is.
     """
     rules, gbs = config.rules, config.layout.global_batch_size
     accuracy, status, reason, error_type = None, "aborted", "", ""
@@ -209,7 +211,7 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         if not isinstance(error, RunFailedError):
-            # Nothing that the run came to by itself: a launcher may continue it from a checkpoint.
+            # The run did not end by itself: a launcher may continue it from a checkpoint.
             error_type = type(error).__name__
             raise
     finally:
@@ -220,13 +222,13 @@ def timed_region(config: RunConfig, step: Step, log: EventLog, checkpoints: Chec
 
 
 def _blocks(config: RunConfig, done: int) -> Iterator[tuple[int, int]]:
-    """Return the first and the last step of each block of training that is not over after step `done`."""
+    """Yield the first and last step of each block of training that is not over after step `done`."""
     ends = config.schedule.evaluation_steps(config.step_limit)
     return ((first, due) for first, due in pairwise(chain([0], ends)) if due >= done)
 
 
 def _log_step(log: EventLog, stats: StepStats, began: float, *, step: int, samples: int) -> float:
-    """Log one training step; returns the time it ended, where the next one begins."""
+    """Log one training step, and return the time it ended, at which the next one begins."""
     loss = _finite(stats.loss, "training loss", step)
     now = log.clock.now()
     value = {
@@ -243,7 +245,7 @@ def _log_step(log: EventLog, stats: StepStats, began: float, *, step: int, sampl
 
 
 def _stop(log: EventLog, status: str, *, samples: int, **explanation: str) -> None:
-    """Stop the clock and say why; an empty explanation is left out."""
+    """Stop the clock and log why; an empty explanation is left out."""
     said: dict[str, str] = {name: text for name, text in explanation.items() if text}
     log.end("run_stop", at=None, status=status, samples_count=samples, **said)
     log.event("train_samples", samples)

@@ -1,7 +1,7 @@
-"""Processes that do not outlive those that have started them, and folders that do not outlive their processes.
+"""Processes that end with the process that started them, and folders that are removed with their processes.
 
-However a process ends, with SIGKILL, too: the kernel tells its children (a parent-death signal), gives what these have
-left behind to an ancestor that has asked for it (a subreaper), and lets go of its locks.
+This holds however a process ends, even by SIGKILL: the kernel signals its children (a parent-death signal), gives the
+processes that they leave behind to an ancestor that asked for them (a subreaper), and releases its locks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-# linux/prctl.h
+# From linux/prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 _GONE_S = 30.0
@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None)
 
 
 def end_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """Have this process sent a signal when its parent ends; it ends now if that is no longer `parent`."""
+    """Have this process sent a signal when its parent ends; end now if the parent is no longer `parent`."""
     _libc.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(128 + number)
@@ -45,7 +45,7 @@ def bind_forks(*default: int) -> None:
     """Have every fork of this process killed when this process ends, and the forks of those likewise.
 
     Args:
-        default: signals that end a fork as they end any process, whatever this one does on them.
+        default: signals that end a fork as they would any process, whatever this process does on them.
     """
     parent = 0
 
@@ -62,7 +62,7 @@ def bind_forks(*default: int) -> None:
 
 
 class Family:
-    """All processes that this one starts from now on, and all that those start."""
+    """All processes that this one starts from now on, and all of their descendants."""
 
     def __init__(self) -> None:
         self._others = set(_descendants())
@@ -71,7 +71,7 @@ class Family:
         return [process for process in _descendants() if process not in self._others]
 
     def end(self) -> bool:
-        """Kill all of them and wait. Return whether none is left."""
+        """Kill all of them and wait; return whether none is left."""
         deadline = time.monotonic() + _GONE_S
         while left := self.alive():
             if time.monotonic() > deadline:
@@ -104,15 +104,15 @@ _SCRATCH = "llama31_"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A new folder for what is temporary, which only this user can open; those that killed processes have left go.
+    """Make a new temporary folder that only this user can open; remove those that killed processes have left.
 
-    Whoever uses one holds its lock, so that one whose lock is free is nobody's any more. Other processes' namespaces,
-    as containers have them, change nothing about that.
+    Whoever uses such a folder holds its lock, so a folder whose lock is free belongs to nobody any more. That holds
+    across namespaces of processes, such as those of containers.
     """
     sweep()
     folder, lock = _made()
     while lock is None:
-        # Swept by another process, between its making and its locking.
+        # Another process removed it between its making and its locking.
         folder, lock = _made()
     try:
         yield folder
@@ -127,7 +127,7 @@ def _made() -> tuple[Path, int | None]:
 
 
 def sweep() -> None:
-    """Remove the temporary folders that processes have left which were killed."""
+    """Remove the temporary folders of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         if (lock := _locked(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -135,10 +135,10 @@ def sweep() -> None:
 
 
 def _locked(folder: Path, *, made: bool = False) -> int | None:
-    """Return a folder of this user's, open and with its lock; None where another process has that, or it is gone.
+    """Open and lock a folder of this user; return None if another process has the lock, or the folder is gone.
 
     Args:
-        made: whether this process has just made it, so that it is its own on a file system without locks, too.
+        made: this process has just made it, so it is its own even on a file system without locks.
     """
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

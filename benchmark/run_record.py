@@ -43,7 +43,7 @@ _CODE = (
     *("benchmark", "compliance", "harness", "reference_impl", "report"),
     *("run.sub", "run_and_time.sh", "setup.sh", "pyproject.toml", ":(glob)requirements*.lock"),
 )
-"""What a run uses of the checkout, as git's pathspecs; not its configs, whose values are recorded."""
+"""The parts of the checkout that a run uses, as git's pathspecs; without its configs, whose values are recorded."""
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "sentencepiece", "numpy", "transformer-engine")
 
@@ -70,22 +70,22 @@ class Experiment(_Part):
     """File name of the log."""
     seed: int
     status: str = RUNNING
-    """`success`, `aborted`, how the processes ended without saying so, or as far as it has come."""
+    """`success`, `aborted`, how the processes ended without logging it, or how far it is."""
     minutes: float | None = None
-    """From run_start to run_stop."""
+    """Minutes from run_start to run_stop."""
     lost: int = 0
-    """How often it was cut off before its first checkpoint and started again, under a new clock."""
+    """How often it was cut off before its first checkpoint and started again, with a new clock."""
 
 
 class Seen(_Part):
     """What the ranks of a run find where they start, which may be inside a container."""
 
     data: dict[str, Any]
-    """The manifest of the data, or that nothing will be trained."""
+    """The manifest of the data, or a note that nothing will be trained."""
     versions: dict[str, str] = {}
     layer_spec: str = ""
     libraries: dict[str, str] = {}
-    """Those of libraries.RECORDED that are set."""
+    """Values of the variables in libraries.RECORDED that are set."""
     never_on_a_gpu: tuple[str, ...] = ()
     """The switches that these ranks use on GPUs and that had never run on one before."""
 
@@ -104,24 +104,24 @@ class RunRecord(_Part):
     versions: dict[str, str] = {}
     layer_spec: str = ""
     libraries: dict[str, str] = {}
-    """As `Seen` has it; so is the next."""
+    """As in `Seen`; so is the next."""
     never_on_a_gpu: tuple[str, ...] = ()
     machine: dict[str, Scalar] = {}
     data: dict[str, Any] = {}
-    """As `Seen` has it."""
+    """As in `Seen`."""
     jobs: tuple[dict[str, str], ...] = ()
     """The jobs of the batch system that ran it, in order."""
     experiments: tuple[Experiment, ...] = ()
 
     def setting(self, name: str) -> Scalar:
-        """Return a variable of the configuration, by shell name; None where it has no value."""
+        """Return the value of a variable of the configuration, by shell name; None if it has none."""
         return self.configuration[name].value if name in self.configuration else None
 
     def config(self) -> RunConfig:
         """Return the configuration, under the ruleset of the runs.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: the recorded values are not a possible configuration.
         """
         values = {name: setting.value for name, setting in self.configuration.items()}
         values["RULESET"] = self.ruleset
@@ -136,7 +136,7 @@ class RunRecord(_Part):
 
 
 def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
-    """In this process's own environment."""
+    """Return what this process's own environment offers."""
     spec = kernels.layer_spec(config.kernels, kernels.probe())
     used = config.changed(LAYER_SPEC=spec)
     unproven = kernels.never_on_a_gpu(used.kernels, used.layout) if driver.gpu_names() else ()
@@ -150,7 +150,7 @@ def seen_here(config: RunConfig, data: dict[str, Any]) -> Seen:
 
 
 def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
-    """Return everything about a set of runs but their outcomes."""
+    """Return the record of a set of runs, without their outcomes."""
     config = resolved.config
     values = config.values(as_json=True)
     return RunRecord(
@@ -170,10 +170,10 @@ def record(resolved: Resolved, seen: Seen, started: datetime) -> RunRecord:
 
 
 def write(folder: Path, recorded: RunRecord) -> None:
-    """Write run.json whole, or leave the last one; on a full disk, in the room that the last one has.
+    """Write run.json whole, or leave the last one; on a full disk, reuse the space of the last one.
 
     Raises:
-        UnwritableError
+        UnwritableError: it cannot be written.
     """
     path, text = folder / RUN_JSON, recorded.model_dump_json(indent=2) + "\n"
     try:
@@ -189,26 +189,26 @@ def write(folder: Path, recorded: RunRecord) -> None:
 def console_of(folder: Path, result: str) -> Path:
     """Return the file that the processes of a run print to: `console_<n>.log` for result_<n>.txt.
 
-    Each of them holds it open, and so its lock: the lock is held while one of them lives.
+    Each of them holds it open and locked, so the lock is held while one of them lives.
     """
     return folder / result.replace("result_", "console_").replace(".txt", ".log")
 
 
 def read(path: Path) -> RunRecord:
-    """Return a run.json, which may be anybody's; a run that it says is on and whose processes are gone reads KILLED.
+    """Read a run.json, which may be anybody's; a run recorded as running whose processes are gone becomes KILLED.
 
     Raises:
-        UnreadableRecordError: it is none, with the first reason.
+        UnreadableRecordError: the file is not a record, with the first reason.
         OSError: it cannot be opened.
     """
     try:
         recorded = RunRecord.model_validate_json(read_regular(path, LARGEST))
     except MalformedError as error:
-        raise UnreadableRecordError(f"{path} is no record of runs: {error}") from None
+        raise UnreadableRecordError(f"{path} is not a record of runs: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UnreadableRecordError(f"{path} is no record of runs: {where}: {first['msg']}") from None
+        raise UnreadableRecordError(f"{path} is not a record of runs: {where}: {first['msg']}") from None
     return recorded.with_experiments([_as_it_is(path.parent, one) for one in recorded.experiments])
 
 
@@ -218,14 +218,14 @@ def _as_it_is(folder: Path, one: Experiment) -> Experiment:
 
 
 def stamp(now: datetime) -> str:
-    """Return the name of a set's folder, or how it begins: UTC time, to the second."""
+    """Return the name of a set's folder, or its start: UTC time, in seconds."""
     return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def code_revision() -> dict[str, Scalar]:
     """Return the commit of the checkout, and whether any of the code that a run uses differs from it.
 
-    Both are None where git does not tell, with what it says instead as `error`.
+    If git does not answer, both are None, and `error` has its reason.
     """
     try:
         revision, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *_CODE)
@@ -235,21 +235,21 @@ def code_revision() -> dict[str, Scalar]:
 
 
 def _git(*arguments: str) -> str:
-    # Without a lock, since other jobs may ask the same checkout.
+    # Without a lock, since other jobs may run git in the same checkout.
     command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
     environment = {**os.environ, "LC_ALL": "C"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _reason(error: OSError | subprocess.CalledProcessError) -> str:
-    """Of git's lines the first: what follows is advice."""
+    """Return the first line of git's error; the others are advice."""
     if isinstance(error, OSError):
         return f"git: {error.strerror}"
     return f"git: {error.stderr.partition(chr(10))[0].removeprefix('fatal: ')}"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run computes; absent ones are left out."""
+    """Return the versions of Python and of the packages that decide what a run computes; absent ones are left out."""
     installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -260,7 +260,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Scalar]:
-    """Processor, cores that this process may use, and memory, without names that identify a host."""
+    """Return processor, memory, and the cores that this process may use, without names that identify a host."""
     pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),
@@ -272,7 +272,7 @@ def machine() -> dict[str, Scalar]:
 
 
 def distribution() -> str:
-    """Return the name of this machine's operating system; empty where it has none."""
+    """Return the name of this machine's operating system; empty if it has none."""
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:

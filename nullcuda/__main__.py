@@ -1,7 +1,8 @@
-"""python -m nullcuda [JOBS]: runs each line of standard input, an Ask as JSON, and answers it by a line of JSON.
+"""python -m nullcuda [JOBS]: run the rank that each line of standard input asks for, and answer with a line of JSON.
 
-Imports take most of a rank's time, so this process makes them once and each rank is a fork of it, JOBS at a time. An
-answer has `index`, the number of its line, beside what `rank.run` returns; or `error` and `trace`, why there is none.
+Imports take most of a rank's time, so this process makes them once and forks for each rank, JOBS at a time. A line of
+input is an Ask as JSON. An answer has `index`, the number of that line, and the result of `rank.run`; or `error` and
+`trace`, if there is no result.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     asks = [json.loads(line) for line in sys.stdin]
     warnings.simplefilter("ignore")
-    # Here, for every fork. What they print is not an answer.
+    # Imported here, once for all forks. What these modules print is not an answer.
     _ask_nvml_for_gpus()
     with contextlib.redirect_stdout(sys.stderr):
         import transformer_engine.pytorch
@@ -44,9 +45,9 @@ def main() -> int:
 
 
 def _ask_nvml_for_gpus() -> None:
-    """Let torch find out whether there is a GPU without CUDA, which no fork could use afterwards."""
+    """Let torch find out through NVML whether there is a GPU; if it used CUDA, no fork could use CUDA afterwards."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    # torch opens it by its name alone.
+    # torch opens the library by its bare name.
     ctypes.CDLL(str(Path(sysconfig.get_path("purelib"), "nvidia/cu13/lib/libnvidia-ml.so.1")))
 
 
@@ -79,7 +80,7 @@ def _answers(asks: list[dict[str, Any]], jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def _end_with_parent() -> None:
-    """Be killed when the process is that waits for the answers."""
+    """Be killed when the process that waits for the answers ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""The null device from Python: which GPU it is to be, and what it has counted."""
+"""The null device in Python: which GPU it pretends to be, and what it has counted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class NullDevice:
     """Loads the library behind every CUDA library of this environment.
 
     Raises:
-        OSError: this environment has none; `bash setup.sh --null-gpu` makes one that has.
+        OSError: this environment has no null device; `bash setup.sh --null-gpu` makes one that has.
     """
 
     def __init__(self) -> None:
-        # By its name: torch, which has it loaded, has laid down where it is.
+        # Loaded by name: torch has it loaded and has determined where it is.
         self._library = ctypes.CDLL(_LIBRARY)
         self._library.nullcuda_report.restype = ctypes.c_char_p
         self._library.nullcuda_become.argtypes = [
@@ -33,23 +33,25 @@ class NullDevice:
         ]
 
     def become(self, name: str, capability: tuple[int, int], memory: int, multiprocessors: int, count: int) -> None:
-        """Be so many GPUs of this kind; before anything has asked which it is. `memory` is bytes."""
+        """Pretend to be `count` GPUs of this kind, with `memory` bytes each; call before anything asks
+        which GPU it is.
+        """
         major, minor = capability
         self._library.nullcuda_become(
             f"{name} {NULL_MARK}".encode(), 10 * major + minor, memory, multiprocessors, count
         )
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Start counting anew."""
         self._library.nullcuda_reset()
 
     def report(self) -> dict[str, Any]:
-        """What was counted since: calls, waits, kernels, products, flops, collectives, bytes, faults, unanswered."""
+        """Return the counts since: calls, waits, kernels, products, flops, collectives, bytes, faults, unanswered."""
         return json.loads(self._library.nullcuda_report())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Matrix products inside the block count as this phase's."""
+        """Count matrix products inside the block for this phase."""
         self._library.nullcuda_phase(name.encode())
         try:
             yield

@@ -1,8 +1,8 @@
-"""Runs the trainer's own Step as one rank on the null device, and says what it asked of the device.
+"""Runs the trainer's own Step as one rank on the null device, and reports what it asked of the device.
 
-The Step is unmodified: build, warm-up, training, evaluation, and with a folder saving and loading. Three things around
-it cannot be real. Weights are drawn and not loaded; no collective leaves this process; and since no kernel computes,
-the sum of the tokens is zero, which `_something_computed` takes for one.
+The Step is unmodified: it builds, warms up, trains, evaluates and, given a folder, saves and loads. Three things around
+it cannot be real. Weights are drawn, not loaded; no collective leaves this process; and since no kernel computes, the
+sum of tokens is zero, which `_something_computed` replaces by one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reference_impl.model import unwrap
 from reference_impl.preserve import preserved, torch_optimizers
 
 _LISTED = 12
-"""Places that are named for what they hold at the peak."""
+"""Lines of code whose memory is reported by its content."""
 
 
 @dataclass(kw_only=True)
@@ -43,19 +43,19 @@ class Ask:
     """One rank of one configuration, and how many steps to run. harness/dryrun sends one as a line of JSON."""
 
     variables: dict[str, str]
-    """Of the run by shell name, RANK and LOCAL_RANK among them."""
+    """Variables of the run by shell name, including RANK and LOCAL_RANK."""
     microbatches: int
-    """Of a step, in place of the run's own."""
+    """Microbatches of a step, in place of the run's own."""
     gpu: dict[str, Any]
-    """name, capability, memory, multiprocessors, count: as NullDevice.become takes them."""
+    """name, capability, memory, multiprocessors and count, as for NullDevice.become."""
     steps: int = 2
     folder: str | None = None
-    """To save to and load from; neither if None."""
+    """Folder to save to and load from; None to do neither."""
 
 
 @dataclass
 class Phases:
-    """Records the device's memory in each phase: at its end, and at most. In bytes."""
+    """Records the device's memory in each phase: bytes at its end, and at most."""
 
     found: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ class Phases:
 
 
 def run(ask: Ask) -> dict[str, Any]:
-    """Runs one rank and returns what harness.dryrun.answer describes, as values of JSON."""
+    """Run one rank, and return the values that harness.dryrun.answer describes, as JSON."""
     device = NullDevice()
     device.become(**ask.gpu)
     config = RunConfig.from_environment(ask.variables)
@@ -160,23 +160,22 @@ class _Graphs:
         return noting
 
     def forget_replays(self) -> int:
-        """Returns how many there were."""
+        """Forget the replays so far, and return how many there were."""
         count = len(self._replayed)
         self._replayed.clear()
         return count
 
     def disorder(self) -> int:
-        """How many replays since the last look were not the graph whose turn it was; all in the order of capture,
-        again and again."""
+        """Return how many replays since the last call were out of turn; graphs take turns in the order of capture."""
         turns = zip(self._replayed, cycle(self.captured), strict=False)
-        count = sum(replayed != captured for replayed, captured in turns)
-        # A round that was not finished.
-        count += self.forget_replays() % len(self.captured) if self.captured else 0
-        return count
+        found = sum(replayed != captured for replayed, captured in turns)
+        # Replays of an unfinished round.
+        found += self.forget_replays() % len(self.captured) if self.captured else 0
+        return found
 
 
 def _something_computed() -> AbstractContextManager[Any]:
-    """A sum over all ranks that is zero is one, because losses and norms are divided by the sum of tokens."""
+    """Make a sum over all ranks that is zero one, because losses and norms are divided by the sum of tokens."""
 
     def sums(*values: float) -> list[float]:
         return [total or 1.0 for total in parallel.sum_over_ranks(*values)]
@@ -185,14 +184,14 @@ def _something_computed() -> AbstractContextManager[Any]:
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:
-    """(wall, processor) seconds of this process."""
+    """Return the (wall, processor) seconds of this process that `work` takes."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> set[str]:
-    """Returns what holds weights and state, and is not written to when the checkpoint is read."""
+    """Return the names of tensors with weights or state that loading the checkpoint does not write to."""
     with phase("save"):
         trainer.save(folder, lambda: None, _refuse)
         trainer.finish_saving()
@@ -202,19 +201,19 @@ def _save_and_load(trainer: step.MegatronStep, folder: Path, phase: Phases) -> s
 
 
 def _left_by_warm_up(trainer: step.MegatronStep) -> set[str]:
-    """What holds weights and state, and is not written to when a warm-up ends."""
+    """Return the names of tensors with weights or state that nothing writes to when a warm-up ends."""
     with _Writes() as writes, preserved(trainer.chunks, trainer.optimizer):
         writes.forget()
     return writes.missing(_holding(trainer))
 
 
 def _holding(trainer: step.MegatronStep) -> dict[str, torch.Tensor]:
-    """Return every tensor on the device that holds a weight, a scale of one, or the optimizer's state, by name."""
+    """Return, by name, every tensor on the device that holds a weight, a weight's scale, or the optimizer's state."""
     held = {}
     for number, chunk in enumerate(trainer.chunks):
         for name, tensor in (*chunk.module.named_parameters(), *chunk.module.named_buffers()):
             for inner, values in _all_inner(tensor).items():
-                # A kernel makes it anew of the bytes; no operation of torch does.
+                # A kernel makes it from the bytes; no operation of torch writes it.
                 if inner != "_transpose":
                     held[f"chunk {number}, {name} {inner}".rstrip()] = values
     for number, optimizer in enumerate(torch_optimizers(trainer.optimizer)):
@@ -257,7 +256,9 @@ def _demangled(kernels: dict[str, int]) -> dict[str, int]:
 
 
 def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any]]:
-    """Collectives by the description of their process group; bytes are of the whole buffer, on this rank."""
+    """Return collectives by the description of their process group; bytes are those of the whole buffer
+    on this rank.
+    """
     calls: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
     for key, count in counted["collectives"].items():
@@ -272,7 +273,9 @@ def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any
 
 
 def _description(key: str) -> str:
-    """Of the group that was told its identifier under a key: <prefix>//<group>//cuda//<number, or pair of ranks>."""
+    """Return the group's description, from the key of its identifier: <prefix>//<group>//cuda//<number,
+    or two ranks>.
+    """
     parts = key.split("//")
     name = parts[-3] if len(parts) >= 3 else "0"
     group = dist.distributed_c10d._resolve_process_group(name)  # type: ignore
@@ -280,7 +283,7 @@ def _description(key: str) -> str:
 
 
 def _holders(trainer: step.MegatronStep, device: NullDevice, one_step: Callable[[], object]) -> list[dict[str, Any]]:
-    """What holds the device's memory at the peak of a step: what is always there, and of the rest each line of code."""
+    """Return what holds the device's memory at the peak of a step: permanent tensors, and the rest by line of code."""
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.memory._record_memory_history(stacks="python", max_entries=10_000_000)
     with _recomputation_marked(device):
@@ -327,7 +330,9 @@ def _always_there(trainer: step.MegatronStep) -> list[tuple[str, int]]:
 
 
 def _all_inner(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a tensor keeps its values in, by name: itself, or all that is in a quantised one and its quantiser."""
+    """Return the tensors that hold a tensor's values, by name: itself, or those of a quantised one and
+    its quantiser.
+    """
     if (quantiser := getattr(tensor, "_quantizer", None)) is None:
         return {"": tensor}
     inside = vars(tensor) | {f"quantiser's {name}": value for name, value in vars(quantiser).items()}
@@ -336,7 +341,7 @@ def _all_inner(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _quantised(trainer: step.MegatronStep) -> Iterator[torch.Tensor]:
-    """What Transformer Engine keeps of each weight for its products, from the first microbatch of a step on."""
+    """Yield what Transformer Engine keeps of each weight for its products, from a step's first microbatch on."""
     for chunk in trainer.chunks:
         for layer in chunk.modules():
             for copy in getattr(layer, "_fp8_workspaces", {}).values():
@@ -344,7 +349,7 @@ def _quantised(trainer: step.MegatronStep) -> Iterator[torch.Tensor]:
 
 
 def _live_at_peak(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the allocations of a trace that are live when most is; what it frees of before is left out."""
+    """Return a trace's allocations that are live at the peak; frees of earlier allocations are left out."""
     live: dict[int, dict[str, Any]] = {}
     now, most, best = 0, 0, 0
     for index, event in enumerate(trace):
@@ -363,19 +368,19 @@ def _live_at_peak(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _place(event: dict[str, Any]) -> str:
-    """Return the innermost line outside of torch that an allocation comes from, and the one that called it."""
+    """Return the innermost line outside torch that an allocation comes from, and the line that called it."""
     frames = [frame for frame in event.get("frames", ()) if "/torch/" not in frame["filename"]]
     named = [f"{_short(frame['filename'])}:{frame['line']}" for frame in frames if frame["filename"] not in ("", "??")]
     return " < ".join(named[:2]) or "torch's backward pass"
 
 
 def _short(filename: str) -> str:
-    """As from a folder of packages, or from the checkout."""
+    """Return a file's name relative to its folder of packages, or to the checkout."""
     return filename.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
 
 
 def _optimizer_entries(trainer: step.MegatronStep) -> dict[str, str]:
-    """Return every entry of every optimizer's groups and states: a tensor's description, or the value itself."""
+    """Return every entry of every optimizer's groups and states: a description of a tensor, the value of the value."""
     entries = {}
     for number, inner in enumerate(torch_optimizers(trainer.optimizer)):
         for index, group in enumerate(inner.param_groups):
@@ -395,9 +400,9 @@ def _described(value: object) -> str:
 
 @contextmanager
 def _recomputation_marked(device: NullDevice) -> Iterator[None]:
-    """Counts the matrix products of forward passes that run inside a backward pass as recomputed ones.
+    """Count the matrix products of forward passes that run inside a backward pass as recomputed.
 
-    Autograd runs the backward pass of a GPU in a thread of its own.
+    Autograd runs a GPU's backward pass in a thread of its own.
     """
     main = threading.get_ident()
     entered: list[Any] = []

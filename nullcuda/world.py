@@ -7,14 +7,14 @@ from typing import Any
 import torch.distributed as dist
 
 _ID_BYTES = 128
-"""Of NCCL's unique identifier, the one value that ranks tell each other through the store."""
+"""Bytes of NCCL's unique identifier, the only value that ranks exchange through the store."""
 
 
 class LonelyStore(dist.Store):  # type: ignore[name-defined]
     """Makes an identifier for every key that another rank would have written.
 
     Attributes:
-        told: identifier of a communicator -> the key under which its ranks were told.
+        told: identifier of a communicator -> the key under which its ranks read it.
     """
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class LonelyStore(dist.Store):  # type: ignore[name-defined]
         return int(self._values[key])
 
     def check(self, keys: list[str]) -> bool:
-        # Otherwise NCCL's monitor finds that another rank has asked all to abort.
+        # Otherwise NCCL's monitor would find that another rank has asked all ranks to abort.
         return all(key in self._values for key in keys)
 
     def wait(self, keys: list[str], timeout: Any = None) -> None:
-        """Nobody else will come."""
+        """Return at once: nobody else will come."""
 
     def compare_set(self, key: str, expected: str | bytes, desired: str | bytes) -> bytes:
         del expected
@@ -71,14 +71,14 @@ class LonelyStore(dist.Store):  # type: ignore[name-defined]
         return self
 
     def set_timeout(self, timeout: Any) -> None:
-        """Nothing is waited for."""
+        """Do nothing: nothing is waited for."""
 
-    # As torch's C++ side calls them.
+    # The names that torch's C++ side calls.
     deleteKey, getNumKeys, compareSet, multiGet, multiSet = delete_key, num_keys, compare_set, multi_get, multi_set
 
 
 def join(rank: int, world_size: int) -> LonelyStore:
-    """Be `rank` of `world_size`; the caller keeps the store, to which torch's C++ side holds no reference."""
+    """Be `rank` of `world_size`. The caller must keep the store, since torch's C++ side holds no reference to it."""
     store = LonelyStore()
     dist.init_process_group("nccl", store=store, rank=rank, world_size=world_size)
     return store

@@ -1,4 +1,4 @@
-"""Programs that measure, beside a peer in the same run: python -m perf.<name>."""
+"""Benchmarks, each with a peer measured in the same run: python -m perf.<name>."""
 
 from reference_impl.quiet import quieten_libraries
 

@@ -1,7 +1,7 @@
-"""What checking logs costs beside the official compliance checker: whole processes, as they are used.
+"""Measures checking logs against the official compliance checker: whole processes, as they are used.
 
-Ours checks any number of logs in one process; the official one takes one log a process. Processor time is user and
-system time of the child processes, peak memory the largest resident set of any of them.
+Ours checks any number of logs in one process; the official checker takes one log per process. Processor time is the
+user and system time of the child processes, peak memory the largest resident set of any of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GENERATED_RULESET = "6.0.0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildrenCost:
-    """Of some child processes together."""
+    """The cost of some child processes together."""
 
     cpu: float
     """Seconds, user and system."""
@@ -43,7 +43,7 @@ class ChildrenCost:
 
 
 class TickingClock:
-    """Time that passes when it is asked for, so that a log of weeks takes seconds."""
+    """Time that advances each time it is read, so that a log of weeks takes seconds."""
 
     def __init__(self) -> None:
         self.seconds = 1.75e9
@@ -54,7 +54,7 @@ class TickingClock:
 
 
 class FileLog(EventLog):
-    """Writes the lines of mllog without its search for the caller, which takes longer than all else here."""
+    """Writes mllog's lines without its search for the caller, which takes longer than everything else here."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, TickingClock())
@@ -93,7 +93,9 @@ class LongStep:
 
 
 def configuration() -> RunConfig:
-    """Return a 405B run of a batch so small that evaluations are rare among its steps, as in a log of a long run."""
+    """Return a 405B run with so small a batch that evaluations are rare among its steps, as in the log
+    of a long run.
+    """
     variables = {
         "BENCHMARK": LLAMA31_405B.name,
         "RULESET": GENERATED_RULESET,
@@ -118,7 +120,7 @@ def write_log(path: Path, size: int) -> None:
     log.file.close()
 
 
-# A child's peak memory counts from what its parent held, so the parent that waits for it is a bare interpreter.
+# A child's peak memory includes what its parent held, so a bare interpreter is the parent that waits for it.
 _WAIT = """
 import os, sys
 report = os.dup(1)
@@ -132,10 +134,10 @@ os.write(report, f"{code} {cpu} {usage.ru_maxrss}".encode())
 
 
 def cost_of(commands: Sequence[Sequence[str]]) -> ChildrenCost:
-    """Run commands one after another, each with the same interpreter, and add up what they cost.
+    """Run commands one after another, each with the same interpreter, and add up their costs.
 
     Raises:
-        RuntimeError: one exits with another status than 0.
+        RuntimeError: one of them exits with a status other than 0.
     """
     costs = [_cost_of_one(command) for command in commands]
     return ChildrenCost(cpu=sum(cost.cpu for cost in costs), peak=max(cost.peak for cost in costs))
@@ -159,10 +161,10 @@ def official(ruleset: str, paths: Sequence[Path]) -> list[list[str]]:
 
 
 def published_logs(name: str, ruleset: str, folder: Path) -> list[Path]:
-    """Return the logs of a round, written anew: the official checker may execute what the log of a stranger names.
+    """Return the logs of a round, rewritten: the official checker may execute names in a stranger's log.
 
     Raises:
-        RuntimeError: they cannot be.
+        RuntimeError: they cannot be rewritten.
     """
     folder.mkdir()
     copy = rewrite(PUBLISHED / name, folder, ruleset)
@@ -172,7 +174,7 @@ def published_logs(name: str, ruleset: str, folder: Path) -> list[Path]:
 
 
 def compare(title: str, logs: Mapping[str, Sequence[Path]], rounds: int) -> None:
-    """Check the logs of each ruleset with both, in turns, and print medians and ratios."""
+    """Check the logs of each ruleset with both checkers, in turns, and print medians and ratios."""
     tools: dict[str, Callable[[str, Sequence[Path]], list[list[str]]]] = {"compliance": ours, "official": official}
     costs: dict[str, list[ChildrenCost]] = {name: [] for name in tools}
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""python -m perf.curve [--warm-up]: a few steps of the run that the environment describes, on synthetic data, as JSON.
+"""python -m perf.curve [--warm-up]: a few steps of the environment's run, on synthetic data, as JSON.
 
-A process of its own for each, since a forked one cannot use CUDA after its parent has; without a GPU in sight it runs
-on the CPU. On a GPU also what the last step asked of it: memory, host synchronisations, kernels by name.
+Each curve has a process of its own, since a forked process cannot use CUDA after its parent has. Without a GPU it runs
+on the CPU. On a GPU it also reports what the last step asked of it: memory, host synchronisations, kernels by name.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def main(warmed: bool) -> None:
 
 @contextmanager
 def observed() -> Iterator[dict[str, Any]]:
-    """What the block asks of the GPU: synchronisations of the host, and launches of each kernel; nothing on a CPU."""
-    counts: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
+    """Yield what the block asks of the GPU: host synchronisations, and launches of each kernel; nothing on a CPU."""
+    found: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
     if not torch.cuda.is_available():
         yield counts
         return

@@ -1,7 +1,7 @@
 """python -m perf.dryrun > docs/dryrun.md: every shipped shape on the null device.
 
-The first, the second and the last pipeline stage of each, two ranks at a time: a quarter of an hour on two cores. The
-planner's memory stands beside what the device counted. `--json FILE` keeps each rank's document, a line each.
+It runs the first, the second and the last pipeline stage of each, two ranks at a time: a quarter of an hour on two
+cores. The planner's memory is printed next to what the device counted. `--json FILE` keeps each rank's document.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.plan import memory
 from harness.plan.job import from_config, precision_of
 
 _STEPS = 1
-"""After the warm-up, which has two of its own, so that the optimizer's state is there."""
+"""Steps after the warm-up, which has two of its own, so that the optimizer's state exists."""
 
 PAGE = """# Every shipped shape on the null device
 
@@ -76,14 +76,14 @@ def shipped() -> list[Path]:
 
 
 def shipped_ranks(configs: list[Path]) -> list[Rank]:
-    """Return a rank of the first, the second and the last stage of each, with as few microbatches as have the whole
+    """Return a rank of the first, the second and the last stage of each config, with as few microbatches as have the
     peak.
     """
     return [_rank(asked, stage) for asked in map(ask, configs) for stage in asked.stages()]
 
 
 def worst_ranks(configs: list[Path]) -> list[Rank]:
-    """Return a rank of the one stage of each that needs most by the planner."""
+    """Return, for each config, a rank of the stage that needs most memory according to the planner."""
     return [
         _rank(asked, memory.worst(from_config(asked.config, gpu=asked.gpu.name)).stage) for asked in map(ask, configs)
     ]
@@ -94,7 +94,7 @@ def _rank(asked: Asked, stage: int) -> Rank:
 
 
 def golden(verdicts: Sequence[RankVerdict], measured: datetime) -> str:
-    """tests/golden/null_peaks.json: what the planner may be above, and not below."""
+    """Return tests/golden/null_peaks.json: peaks that the planner may exceed, but not fall below."""
     rows = [
         {
             "config": verdict.config.system,

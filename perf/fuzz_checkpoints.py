@@ -1,12 +1,11 @@
-"""Whether any checkpoint makes a reader crash, hang, or take more memory than its bytes ask for: mutated folders.
+"""Fuzzes the readers of checkpoints: no folder may make one crash, hang, or take more memory than its bytes ask for.
 
     python -m perf.fuzz_checkpoints --inputs 10000 --seed 1
 
-Each input is a small checkpoint of a tiny model, NeMo's or Hugging Face's, or the record that a run is resumed by, in
-which something has changed: values, bytes, depth and size of its JSON, YAML and pickles, bombs of aliases and memo
-entries, links and pipes. It is inspected, compared with its model, and looked at as what a run may go on from. What
-cannot be used is one refusal; anything else that is raised, a process that dies, and more than 8 GB of address space
-are failures.
+Each input is a small checkpoint of a tiny model, NeMo's or Hugging Face's, or the record that a run resumes from, with
+some changes: values, bytes, depth and size of its JSON, YAML and pickles, bombs of aliases and memo entries, links and
+pipes. Each is inspected, compared with its model, and read as a checkpoint to resume from. Anything unusable must be
+one refusal. Any other exception, a process that dies, and more than 8 GB of address space are failures.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ BOMBS = {
     "call": b"cos\nsystem\n(S'true'\ntR.",
     "frame": b"\x80\x04\x95" + b"\xff" * 8 + b".",
 }
-"""Pickles that ask for more than they are."""
+"""Pickles that ask for more memory or depth than their bytes have."""
 
 YAML_BOMBS = (
     "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
@@ -85,7 +84,7 @@ YAML_VALUES = (
 
 @cache
 def bases() -> tuple[dict[str, bytes], ...]:
-    """Return the files of a Hugging Face checkpoint, and of the NeMo one that convert makes of it."""
+    """Return the files of a Hugging Face checkpoint, and of the NeMo one that `convert` makes of it."""
     from reference_impl.checkpoint.convert import to_distributed
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +112,7 @@ def bases() -> tuple[dict[str, bytes], ...]:
 def _bytes(chance: Random, content: bytes) -> bytes:
     changed = bytearray(content)
     for _ in range(chance.choice((1, 1, 4, 30))):
-        # Mostly near the start, where what describes the rest is.
+        # Mostly near the start, where the headers are.
         at = chance.randrange(min(len(changed), chance.choice((64, 4096, 1 << 30)))) if changed else 0
         changed[at : at + 1] = bytes([chance.randrange(256)])
     return bytes(changed)
@@ -129,7 +128,7 @@ def _cut(chance: Random, content: bytes) -> bytes:
 
 
 def _value(chance: Random, content: bytes) -> bytes:
-    """Return one value of JSON, with or without the length in front of it that safetensors has."""
+    """Replace one value of JSON, with or without the length in front of it that safetensors has."""
     start = 8 if content[8:9] == b"{" else 0
     length = int.from_bytes(content[:8], "little") if start else len(content)
     try:
@@ -149,9 +148,9 @@ def _value(chance: Random, content: bytes) -> bytes:
 
 
 def _number(chance: Random, content: bytes) -> bytes:
-    """Return one number of YAML, or what looks like one anywhere."""
-    matches = list(re.finditer(rb"[0-9]+(?:\.[0-9]+)?", content[:10_000]))
-    if not matches:
+    """Replace one number of YAML, or anything that looks like one."""
+    found = list(re.finditer(rb"[0-9]+(?:\.[0-9]+)?", content[:10_000]))
+    if not found:
         return content
     match = chance.choice(matches)
     return content[: match.start()] + chance.choice(YAML_VALUES).encode() + content[match.end() :]
@@ -163,7 +162,7 @@ def _bomb(chance: Random, _: bytes) -> bytes:
 
 
 def _operation(chance: Random, content: bytes) -> bytes:
-    """Return an operation of a pickle in the midst of another."""
+    """Insert an operation of a pickle into another."""
     at = chance.randrange(min(len(content), 2000) + 1)
     return (
         content[:at] + chance.choice((b"0", b"2", b"(", b"b", b"R", b"\x81", b"u", b"e", b"t", b"h\x00")) + content[at:]
@@ -176,7 +175,7 @@ _CHANGES: tuple[Callable[[Random, bytes], bytes], ...] = (
 
 
 def make(chance: Random, folder: Path) -> int:
-    """Write a checkpoint of which one file or a few are changed, or are no files."""
+    """Write a checkpoint in which one or a few files are changed, or are not files."""
     files = dict(chance.choice(bases()))
     special = None
     for _ in range(chance.choice((1, 1, 2))):
@@ -210,7 +209,7 @@ def _special(chance: Random, path: Path) -> None:
 
 
 def attempt(folder: Path) -> str:
-    """Inspect it, compare it with its model, read a tensor, and take it for what a run goes on from."""
+    """Inspect it, compare it with its model, read a tensor, and read it as a checkpoint to resume from."""
     for read_it in (_inspect, _common, read_record):
         with suppress(RefusedError):
             read_it(folder)

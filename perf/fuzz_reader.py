@@ -1,10 +1,10 @@
-"""Whether any bytes make the log reader or a rule crash, or take more than linear time: mutated logs, by the million.
+"""Fuzzes the log reader and the rules: no bytes may make one crash, or take more than linear time.
 
     python -m perf.fuzz_reader --inputs 1000000 --seed 1
 
 Each input is a short valid log of 405B or 8B with a few random changes: bytes, lines, values of events, or odd tokens
-in odd places. It is read and judged by every rule over one log. No exception may leave the reader, and no check may
-crash. An input that fails is written to --keep.
+in odd places. It is read and judged by every rule for one log. No exception may leave the reader, and no check may
+crash. A failing input is written to --keep.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from harness.simulate import SimulatedPace, VirtualClock, simulate
 from perf.fuzzing import Fuzz, options, run
 
 FIRST, LAST = 60, 12
-"""Lines of a log that stay in it, so that an input is short: all that is announced, some evaluations, the end."""
+"""Lines of a log that an input keeps, so that it is short: every announcement, some evaluations, the end."""
 
 LONG = 200_000
-"""Bytes of a line that is made of one piece again and again."""
+"""Bytes of a line that repeats one piece."""
 
 ODD_BYTES = (
     *(TOKEN.encode(), f"{TOKEN} ".encode(), f"{TOKEN} {{".encode(), b"{", b"}", b"[" * 500, b'"', b"\\", b"\\u0000"),
@@ -47,7 +47,7 @@ NAMES = ("samples_count", "status", "file", "lineno", "step")
 
 @cache
 def base_logs() -> list[list[bytes]]:
-    """Return lines of one short valid log of each benchmark and ruleset that MLCommons has."""
+    """Return the lines of one short valid log for each benchmark and ruleset that MLCommons has."""
     return [_base_log(name, ruleset) for name, ruleset in (("llama31_405b", "5.0.0"), ("llama31_405b", "6.0.0"))] + [
         _base_log("llama31_8b", "6.1.0")
     ]
@@ -122,7 +122,7 @@ def _move(chance: Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> N
 
 
 def _grow(chance: Random, lines: list[bytes], bases: Sequence[list[bytes]]) -> None:
-    """Mostly a change of bytes; now and then one line of 200 kB."""
+    """Usually change bytes; now and then add a line of 200 kB."""
     if chance.random() < 0.97:
         _odd_bytes(chance, lines, bases)
         return

@@ -1,10 +1,10 @@
-"""Whether any tree of a submission makes a verb crash or hang: mutated files beside the logs, by the thousand.
+"""Fuzzes the verbs that read submissions: no tree may make one crash or hang.
 
     python -m perf.fuzz_trees --inputs 10000 --seed 1
 
-Each input is the tree of a small submission in which some of what others write has changed: values, bytes, depth and
+Each input is the tree of a small submission with changes in files that other people write: values, bytes, depth and
 size of its JSON files, names of files and folders, links, pipes. It is checked, scored, compared with the reference,
-copied for the official tools, and reported on in all three forms. What cannot be used is refused, or a finding; an
+copied for the official tools, and reported on in all three forms. Anything unusable must be refused or be a finding. An
 input that raises anything else, or makes a check crash, is a failure, and is written to --keep.
 """
 
@@ -60,7 +60,7 @@ FILES: dict[str, Any] = {
         "experiments": [{"result": "result_0.txt", "seed": 1, "minutes": 3.0}],
     },
 }
-"""What is made into JSON."""
+"""Values that are written as JSON."""
 
 NAMES = ("a b", ".x", "x" * 255, "\n", "\x1b[2J", "\udcff", "result_9.txt", "package_checker_params", "{0}", "[a]*?")
 ODD_TREE_VALUES = (
@@ -83,16 +83,16 @@ Files = dict[str, Any]
 
 @cache
 def _logs() -> list[bytes]:
-    """Three runs of one result: one log, in which the seed differs."""
+    """Return three runs of one result: one log with different seeds."""
     lines = b"".join(base_logs()[0])
     return [lines.replace(b'"seed", "value": 1,', b'"seed", "value": %d,' % seed) for seed in range(1, 4)]
 
 
-# Changes: of values before they are written, and of the tree afterwards.
+# Changes to values before they are written, and to the tree afterwards.
 
 
 def _value(chance: Random, files: Files) -> None:
-    """One value somewhere in a file, or a file that is one value."""
+    """Change one value somewhere in a file, or make a file of one value."""
     name = chance.choice(list(files))
     if chance.random() < 0.1:
         files[name] = chance.choice(ODD_TREE_VALUES)
@@ -114,7 +114,7 @@ def _bytes(chance: Random, folder: Path) -> None:
 
 
 def _deep(chance: Random, folder: Path) -> None:
-    """JSON that is deep: many lists in lists."""
+    """Write deeply nested JSON: many lists in lists."""
     depth = chance.choice((50, 900, 100_000))
     _file(chance, folder).write_text('{"x": ' + "[" * depth + chance.choice(("", "]" * depth + "}")))
 
@@ -124,7 +124,7 @@ def _large(chance: Random, folder: Path) -> None:
 
 
 def _kind(chance: Random, folder: Path) -> None:
-    """A file becomes something else."""
+    """Turn a file into something else."""
     path = _file(chance, folder)
     path.unlink()
     chance.choice(
@@ -141,7 +141,7 @@ def _kind(chance: Random, folder: Path) -> None:
 
 
 def _name(chance: Random, folder: Path) -> None:
-    """A file or a folder of an odd name."""
+    """Add a file or a folder with an odd name."""
     places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     path = chance.choice(places) / chance.choice(NAMES)
     if path.exists() or path.is_symlink():
@@ -153,7 +153,7 @@ def _name(chance: Random, folder: Path) -> None:
 
 
 def _nested(chance: Random, folder: Path) -> None:
-    """Folders one in another."""
+    """Add deeply nested folders."""
     (folder / "results" / "/".join("d" * chance.choice((10, DEEPEST - 2, DEEPEST + 40)))).mkdir(
         parents=True, exist_ok=True
     )
@@ -169,7 +169,7 @@ _CHANGES: tuple[Callable[[Random, Path], None], ...] = (
 
 
 def make(chance: Random, folder: Path) -> int:
-    """Write a tree with a few odd values, and half of the time a few other changes."""
+    """Write a tree with a few odd values and, half of the time, a few other changes."""
     files = json.loads(json.dumps(FILES))
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
         _value(chance, files)
@@ -186,7 +186,7 @@ def make(chance: Random, folder: Path) -> int:
 
 
 def attempt(folder: Path) -> str:
-    """Return every verb that reads trees; what is refused is refused by all."""
+    """Run every verb that reads trees; they must all refuse the same trees."""
     try:
         groups = find_logs([folder])
         report = check_paths([folder], scored=True)

@@ -1,7 +1,7 @@
-"""What the fuzzers share: numbered inputs on many processes, what failed among them, and which took longest.
+"""What the fuzzers share: numbered inputs on many processes, the failures among them, and the slowest of them.
 
-Which inputs there are depends on the seed alone. The slowest of each process are tried again at the end, the fastest of
-three counting, so that a busy machine slows none of the figures.
+The seed alone determines the inputs. The slowest ones of each process are tried again at the end, and the fastest of
+three tries counts, so that a busy machine does not distort the figures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SLOWEST = 5
 """Inputs of each process that are tried again."""
 
 PATIENCE_S = 60
-"""An input that takes longer is a failure: nothing that is tried here may hang."""
+"""Seconds after which an input is a failure: nothing that is tried here may hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,28 +40,28 @@ class Fuzz:
     make: Callable[[Random, Path], int]
     """Writes an input into an empty folder; returns its bytes."""
     attempt: Callable[[Path], str]
-    """What went wrong with the input in a folder; nothing may. What it raises went wrong, too."""
+    """Tries the input in a folder; returns what went wrong, which should be nothing. An exception is a failure too."""
     part: int
     """Inputs that a process takes at a time."""
     memory: int | None = None
-    """Bytes of address space that a process may take."""
+    """Most bytes of address space for a process."""
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """What one process saw, or all of them."""
+    """The results of one process, or of all of them."""
 
     inputs: int = 0
     size: int = 0
     """Bytes."""
     seconds: float = 0.0
-    """Of a processor."""
+    """Seconds of processor time."""
     failures: list[str] = field(default_factory=list)
     slowest: list[tuple[float, float, int]] = field(default_factory=list)
-    """Seconds a byte, seconds, and the number of the input."""
+    """Seconds per byte, seconds, and the number of the input."""
 
     def add(self, other: Tally) -> None:
-        """Take in what another process saw."""
+        """Add the results of another process."""
         self.inputs += other.inputs
         self.size += other.size
         self.seconds += other.seconds
@@ -70,7 +70,7 @@ class Tally:
 
 
 def chance(seed: int, number: int) -> Random:
-    """What decides over the input of this number: the same in every run with the seed."""
+    """Return the random generator for the input of this number: the same in every run with the seed."""
     return Random(seed * 1_000_003 + number)
 
 
@@ -99,7 +99,7 @@ def look(fuzz: Fuzz, seed: int, keep: Path | None, numbers: range) -> Tally:
 
 
 def _try(fuzz: Fuzz, seed: int, number: int, folder: Path) -> tuple[int, float, str]:
-    """Bytes, seconds of a processor, and what went wrong."""
+    """Return bytes, seconds of processor time, and what went wrong."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     size = fuzz.make(chance(seed, number), folder)
@@ -107,18 +107,18 @@ def _try(fuzz: Fuzz, seed: int, number: int, folder: Path) -> tuple[int, float, 
     try:
         with _patience():
             fault = fuzz.attempt(folder)
-    except Exception as error:  # noqa: BLE001 - what is looked for
+    except Exception as error:  # noqa: BLE001 - this is what the fuzzer looks for
         fault = f"{type(error).__name__}: {error}"[:300]
     return size, time.process_time() - start, fault
 
 
 class _Hangs(BaseException):
-    """Not an Exception, so that nothing that is tried takes it for an error of its input."""
+    """An input hangs. It is not an Exception, so that nothing takes it for an error of its input."""
 
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Ends what hangs."""
+    """Raise TimeoutError for a block that hangs."""
 
     def give_up(*_: object) -> NoReturn:
         raise _Hangs
@@ -135,7 +135,7 @@ def _patience() -> Iterator[None]:
 
 
 def run(fuzz: Fuzz, inputs: int, seed: int, processes: int, keep: Path | None) -> NoReturn:
-    """Try all inputs, print the figures, and end with status 1 if something went wrong with one."""
+    """Try all inputs, print the figures, and exit with status 1 if anything went wrong with one."""
     total, parts = Tally(), list(_parts(inputs, fuzz.part))
     with ProcessPoolExecutor(processes, initializer=_limit, initargs=(fuzz.memory,)) as pool:
         try:
@@ -168,7 +168,7 @@ def _print(total: Tally, seed: int) -> None:
 
 
 def options(inputs: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the options of a fuzzer's command line, with so many inputs by default."""
+    """Return the options of a fuzzer's command line, with this many inputs by default."""
     added = (
         click.option("--inputs", type=click.IntRange(min=1), default=inputs, show_default=True),
         click.option("--seed", type=int, default=1, show_default=True),

@@ -1,8 +1,9 @@
-"""python -m perf.gpu_check: checks on a GPU what no CPU can show of the trainer's `torch` layers, in minutes.
+"""python -m perf.gpu_check: check on a GPU, in minutes, what no CPU can show of the trainer's `torch` layers.
 
-Each check prints what it found. One that fails prints why, and the others still run. Exit status 0 all passed, 1 one
-failed, 2 no CUDA. --cpu-smoke shows on small shapes that the program works; its times mean nothing. --predict asks the
-null device beforehand what memory, waits and kernels a tiny step will have, into gpu_predicted.json beside this file.
+Each check prints what it found. A check that fails prints why, and the others still run. Exit status: 0 all passed, 1
+one failed, 2 there is no CUDA. --cpu-smoke shows on small shapes that the program works; its times mean nothing.
+--predict asks the null device beforehand which memory, waits and kernels a tiny step will have, and writes them to
+gpu_predicted.json next to this file.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ ROUNDS = 10
 PREDICTED = Path(__file__).with_name("gpu_predicted.json")
 
 _PEAK_TOLERANCE = 0.02
-"""Workspaces of cuBLAS and cuDNN are in the allocator, and not on the null device."""
+"""Bytes of cuBLAS's and cuDNN's workspaces, which are in the allocator, but not on the null device."""
 
 
 class CheckFailedError(HarnessError):
-    """What was found is not what has to be."""
+    """A result differs from what it must be."""
 
 
 def curve(*arguments: str, **variables: object) -> dict[str, Any]:
-    """What perf.curve says of five steps of the tiny model; `variables` change its configuration or environment."""
+    """Run perf.curve for five steps of the tiny model; `variables` change its configuration or environment."""
     environment = {**os.environ, **{name: str(value) for name, value in {**TINY, **variables}.items()}}
     command = [sys.executable, "-m", "perf.curve", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -74,20 +75,20 @@ def neutral(smoke: bool) -> Iterator[str]:
 
 
 def predicted(smoke: bool) -> Iterator[str]:
-    """What the null device said of memory, host waits and kernels of a tiny step, beside what they are.
+    """Compare memory, host waits and kernels of a tiny step with the null device's prediction.
 
-    There Transformer Engine is installed, whose optimizer then stands for torch's.
+    The null device's environment has Transformer Engine, whose optimizer stands in for torch's there.
     """
     before = json.loads(PREDICTED.read_text())
     if smoke:
         yield f"peak {before['peak_bytes'] / 2**20:.1f} MiB, {before['host_waits']} waits: no GPU to compare with"
         return
-    measured = curve(KERNEL_FUSION=False)
-    off = measured["peak"] / before["peak_bytes"] - 1
-    yield f"peak {measured['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
-    yield f"host waits {measured['synchronisations']}, predicted {before['host_waits']}"
-    kernels, counted = measured["kernels"], before["step"]["kernels"]
-    # What torch itself launches; libraries choose theirs by the GPU.
+    found = curve(KERNEL_FUSION=False)
+    off = found["peak"] / before["peak_bytes"] - 1
+    yield f"peak {found['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
+    yield f"host waits {found['synchronisations']}, predicted {before['host_waits']}"
+    kernels, counted = found["kernels"], before["step"]["kernels"]
+    # Kernels that torch itself launches; libraries choose theirs by GPU.
     named = sorted(name for name in kernels.keys() | counted.keys() if "at::native" in name)
     differing = [name for name in named if kernels.get(name, 0) != counted.get(name, 0)]
     yield f"{len(named) - len(differing)} of {len(named)} of torch's kernels are launched as often as predicted"
@@ -100,7 +101,7 @@ def predicted(smoke: bool) -> Iterator[str]:
 
 
 def predict() -> None:
-    """Ask the null device; only where it has an environment (bash setup.sh --null-gpu)."""
+    """Ask the null device; this needs its environment (bash setup.sh --null-gpu)."""
     values = {name: str(value) for name, value in TINY.items() if name != "DGXSYSTEM"} | {"KERNEL_FUSION": "False"}
     asked = ask(ROOT / "config_tiny.sh", values, "H200")
     ((_, outcome),) = run([Rank(asked=asked, rank=0, microbatches=asked.fewer_microbatches())])
@@ -108,7 +109,7 @@ def predict() -> None:
 
 
 def attention(smoke: bool) -> Iterator[str]:
-    """Flash and cuDNN attention as one rank of TP8 has it in the 405B model, forward and backward."""
+    """Time flash and cuDNN attention as one rank of TP8 runs it in the 405B model, forward and backward."""
     heads, groups, length, width = (4, 1, 128, 32) if smoke else (16, 1, 8192, 128)
 
     def drawn(count: int) -> torch.Tensor:
@@ -133,7 +134,9 @@ def attention(smoke: bool) -> Iterator[str]:
 
 
 def scaled_products(smoke: bool) -> Iterator[str]:
-    """fp8 matrix products beside bf16's, with a scale for each tensor and for each row, at TP1's and TP8's widths."""
+    """Time fp8 matrix products against bf16's, with a scale for each tensor and for each row, at TP1's and TP8's
+    widths.
+    """
     rows, hidden = (64, 64) if smoke else (8192, 16384)
     for tp in (1, 8):
         columns = max(16, hidden // tp)
@@ -143,7 +146,7 @@ def scaled_products(smoke: bool) -> Iterator[str]:
 
 
 def _products(rows: int, columns: int, hidden: int) -> dict[str, Callable[[], None]]:
-    """[rows, hidden] x [hidden, columns], each way."""
+    """Return the product [rows, hidden] x [hidden, columns] in each precision."""
     a = torch.randn(rows, hidden, device=device(), dtype=torch.bfloat16)
     b = torch.randn(columns, hidden, device=device(), dtype=torch.bfloat16)
     a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
@@ -183,7 +186,7 @@ CHECKS = (neutral, predicted, attention, scaled_products)
 @click.option("--cpu-smoke", "smoke", is_flag=True, help="Small shapes, on a CPU.")
 @click.option("--predict", "predicting", is_flag=True, help="On the null device, before there is a GPU.")
 def main(smoke: bool, predicting: bool) -> None:
-    """Every check, one after the other."""
+    """Run every check, one after the other."""
     if predicting:
         predict()
         return
@@ -197,7 +200,7 @@ def main(smoke: bool, predicting: bool) -> None:
         try:
             for line in check(smoke):
                 click.echo(f"{check.__name__:16} {line}")
-        except Exception as error:  # noqa: BLE001 - the others are worth their minutes
+        except Exception as error:  # noqa: BLE001 - the other checks should still run
             failed = True
             click.echo(f"{check.__name__:16} FAIL {type(error).__name__}: {error}")
     raise SystemExit(int(failed))

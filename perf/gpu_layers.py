@@ -1,13 +1,13 @@
-"""Layers of the 405B shape on one GPU: ours beside Hugging Face's, in TFLOP/s.
+"""Measures layers of the 405B shape on one GPU, ours against Hugging Face's, in TFLOP/s.
 
 A step is forward and backward over the microbatches, gradient clipping and AdamW. Ours is what the trainer runs, on
-Megatron-Core: bf16 weights, fp32 gradients, DistributedDataParallel, distributed optimizer with fp32 copies.
-Hugging Face's is LlamaDecoderLayer in bf16 with torch's fused AdamW on the bf16 weights, which moves fewer bytes. The
-shards of TP4 and TP8 are measured as one GPU sees them, without communication. One after the other, since two sets of
-weights do not fit; medians. Operations are counted with full attention (ModelSize.layer_flops); causal kernels do half
-of that part, 4 % of the whole.
+Megatron-Core: bf16 weights, fp32 gradients, DistributedDataParallel, distributed optimizer with fp32 copies. Hugging
+Face's is LlamaDecoderLayer in bf16 with torch's fused AdamW on the bf16 weights, which moves fewer bytes. The shards of
+TP4 and TP8 are measured as one GPU sees them, without communication. The two run one after the other, since two sets of
+weights do not fit; results are medians. Operations are counted with full attention (ModelSize.layer_flops); causal
+kernels do half of that part, 4 % of the whole.
 
-Exit status 2 where there is no CUDA; --cpu-smoke shows on a tiny shape that the program works.
+Exit status 2 without CUDA; --cpu-smoke shows on a tiny shape that the program works.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerShape:
-    """What one GPU of a tensor-parallel group computes of some layers."""
+    """The part of some layers that one GPU of a tensor-parallel group computes."""
 
     size: ModelSize
     tp: int
@@ -54,12 +54,12 @@ class LayerShape:
 
     @property
     def flops(self) -> float:
-        """Of one step, full attention."""
+        """FLOP of one step, with full attention."""
         return self.size.layer_flops(self.sequence_length) / self.tp * self.layers * self.microbatches
 
 
 def run_config(spec: str) -> RunConfig:
-    """Return one GPU's worth of a 405B run; the layers' shape comes from elsewhere."""
+    """Return one GPU's worth of a 405B run; the layers' shape is set separately."""
     variables = {
         "BENCHMARK": LLAMA31_405B.name,
         "RULESET": LLAMA31_405B.rulesets[-1],
@@ -75,7 +75,7 @@ def run_config(spec: str) -> RunConfig:
 
 
 def shard(config: RunConfig, shape: LayerShape) -> TransformerConfig:
-    """Megatron-Core's configuration of the shape: the heads and the MLP's width are divided, the rest is whole."""
+    """Return Megatron-Core's configuration of the shape: heads and the MLP's width are divided, the rest is whole."""
     size = shape.size
     return replace(
         transformer_config(config, parallel.machine()),
@@ -176,7 +176,7 @@ def random_hidden(*shape: int) -> torch.Tensor:
 
 
 def measured(step: Step, rounds: int) -> Timing:
-    """Of a step, its kernels finished."""
+    """Time a step, including its last kernel."""
 
     def finished() -> None:
         step()
@@ -187,7 +187,7 @@ def measured(step: Step, rounds: int) -> Timing:
 
 
 def forget() -> None:
-    """Give the last step's memory back, so that the next one's peak is its own."""
+    """Free the last step's memory, so that the next step's peak is its own."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""Building and opening the index of the benchmark's training data at its real size, beside Megatron-Core's own.
+"""Measures building and opening the index of the training data at its real size, against Megatron-Core's own code.
 
 The dataset has as many documents and tokens as C4's last 256 shards, 91.6 million and 47.8 billion: drawn lengths in a
-real `.idx`, a `.bin` that takes no room. Each build has a process of its own, so that its peak memory is its own. All
-arrays of the two indices are compared. Takes 4 GB of the temporary folder.
+real `.idx`, and a `.bin` that takes no space. Each build has a process of its own, for a peak memory of its own. All
+arrays of the two indices are compared. Needs 4 GB in the temporary folder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 SIZES, DATASET = PUBLISHED[LLAMA31_405B.name].sizes, LLAMA31_405B.dataset
 MAX_STEPS = 500
-"""As NVIDIA's published configurations have it."""
+"""As in NVIDIA's published configurations."""
 
 
 def make_dataset(folder: Path, scale: float) -> None:
-    """Pairs with `scale` times the documents and tokens of the published ones; lengths spread as those of web pages."""
+    """Make pairs with `scale` times the published documents and tokens; lengths vary like those of web pages."""
     generator = np.random.default_rng(0)
     for prefix in {name.rsplit(".", 1)[0] for name in SIZES}:
         documents, tokens = expected_counts(SIZES, prefix, itemsize=2)
@@ -49,7 +49,7 @@ def make_dataset(folder: Path, scale: float) -> None:
 
 
 def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
-    """Open the training blend; its index is built unless `cache` has it. Seconds, and bytes at the peak."""
+    """Open the training blend, building its index if `cache` has none; return seconds and peak bytes."""
     from megatron.core.datasets.gpt_dataset import GPTDataset
 
     from reference_impl.data.read import datasets
@@ -79,8 +79,8 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
 
 
 def digests(cache: Path) -> set[tuple[str, str]]:
-    """(kind of array, checksum) of each array of an index."""
-    pairs = set()
+    """Return (kind of array, checksum) for each array of an index."""
+    found = set()
     for path in cache.rglob("*.npy"):
         with path.open("rb") as file:
             pairs.add((path.stem.rsplit("-", 1)[-1], hashlib.file_digest(file, "sha256").hexdigest()))
@@ -98,7 +98,7 @@ def main(scale: float, child: tuple[str, str, str] | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "data"
         folder.mkdir()
-        # A child's peak starts at what its parent holds: the lengths are drawn elsewhere.
+        # A child's peak starts at what its parent holds, so the lengths are drawn in another process.
         maker = multiprocessing.get_context("spawn").Process(target=make_dataset, args=(folder, scale))
         maker.start()
         maker.join()

@@ -1,6 +1,6 @@
-"""What the harness costs inside the timed region: the real loop and the real log around a Step that does nothing.
+"""Measures what the harness costs inside the timed region: the real loop and log around a Step that does nothing.
 
-The peer is mlperf_logging alone, writing one bare event a step to a file.
+The peer is mlperf_logging alone, writing one bare event per step to a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmark.eventlog import EventLog
 from benchmark.loop import Outcome, StepStats, timed_region
 from perf.measure import in_turns
 
-# Median step of the fastest published run, GB200 x 8192 (v6.0): the smallest step that an overhead is a share of.
+# Median step of the fastest published run, GB200 x 8192 (v6.0), in seconds: the step whose share the overhead is.
 FASTEST_PUBLISHED_STEP_S = 1.294
 
 

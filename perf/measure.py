@@ -1,4 +1,4 @@
-"""Timing several things fairly: in turns, so that other load falls on all of them alike."""
+"""Times several things fairly: in turns, so that other load falls on all of them alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the rounds, seconds."""
+    """Medians over the rounds, in seconds."""
 
     wall: float
     cpu: float
@@ -36,7 +36,9 @@ def in_turns(work: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
 
 @contextmanager
 def in_a_process_of_its_own(build: Callable[[], Callable[[], object]]) -> Iterator[Callable[[], None]]:
-    """Work that a forked process builds and does whenever it is called here: what it sets, no other work has."""
+    """Yield work that a forked process builds and does whenever it is called here; its settings affect
+    no other work.
+    """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(build, there), daemon=True)

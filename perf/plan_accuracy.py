@@ -1,7 +1,7 @@
-"""How right the planner is on published runs: step time, memory, time to target, the search; and how fast it answers.
+"""Measures the planner on published runs: step time, memory, time to target, the search, and its own speed.
 
-The rows are the tables in perf/steps, which the shipped calibration is fitted to. Each prediction says what its
-constants were fitted to. The shape of the model was chosen by people who had seen these rows; rows that nobody here has
+The rows are the tables in perf/steps, to which the shipped calibration is fitted. Each prediction says what its
+constants were fitted to. The people who chose the shape of the model had seen these rows, so rows that nobody here has
 seen are the better test.
 """
 
@@ -32,7 +32,7 @@ STEPS = ROOT / "perf" / "steps"
 RUNS, LAYOUTS = STEPS / "llama31_405b_runs.csv", STEPS / "llama31_405b_layouts.csv"
 EIGHT = STEPS / "llama31_8b_runs.csv"
 SMALL = 512
-"""GPUs up to which a row counts as small."""
+"""Most GPUs of a row that counts as small."""
 
 Predict = Callable[[Measured], float]
 
@@ -43,9 +43,9 @@ class PublishedRows:
 
     runs: list[Measured]
     layouts: list[Measured]
-    """Of a framework's recipes, without whole runs."""
+    """Rows of a framework's recipes, which are not whole runs."""
     columns: list[dict[str, str]]
-    """Of the runs, as they are in the table."""
+    """Columns of the runs, as in the table."""
 
     @property
     def all(self) -> list[Measured]:
@@ -98,7 +98,7 @@ def summary(found: Sequence[float]) -> str:
 
 
 def left_out(rows: Sequence[Measured], data: PublishedRows) -> list[float]:
-    """Return each row predicted by constants that were fitted to all the others."""
+    """Return the error of each row, predicted with constants that were fitted to all other rows."""
     return [error for row in rows for error in errors([row], fitted([other for other in data.all if other is not row]))]
 
 
@@ -137,7 +137,7 @@ def step_tables(data: PublishedRows) -> None:
 
 
 def _other_priors() -> dict[str, Callable[[str], Prior]]:
-    """What is paid once a step believed to be half or twice as much: does the result hang on the belief?"""
+    """Return priors that halve or double the cost of a step's ends, to show whether the result depends on them."""
 
     def scaled(factor: float) -> Callable[[str], Prior]:
         def prior(name: str) -> Prior:
@@ -150,7 +150,7 @@ def _other_priors() -> dict[str, Callable[[str], Prior]]:
 
 
 def eight_tables(data: PublishedRows) -> None:
-    """llama31_8b: fitted to all, with each system left out, and with all of its GPU and precision left out."""
+    """Print llama31_8b's errors: fitted to all, each system left out, and all of its GPU and precision left out."""
     rows = data.runs
     alone = left_out(rows, data)
     print("Step time of 8B: each system left out in turn")
@@ -207,21 +207,21 @@ def without_moments(columns: dict[str, str]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Where one published run ended, and what was said beforehand."""
+    """Where one published run ended, and what the planner predicted."""
 
     system: str
     samples: int
     minutes: float
     predicted: float
-    """Minutes of a run that ends there."""
+    """Predicted minutes of a run that ends there."""
     printed: bool
     """Whether it ended at an outcome that the planner prints."""
     likely: tuple[int, ...]
-    """Samples of those."""
+    """Samples of those outcomes."""
 
 
 def _cadence(rules: Rules, gbs: int) -> Schedule:
-    """Return when evaluations are due; no learning rate, which llama31_8b leaves free, changes that."""
+    """Return when evaluations are due; the learning rate, which llama31_8b leaves free, does not matter for that."""
     if isinstance(rules.learning_rate, FreeLearningRate):
         return rules.schedule(gbs, learning_rate=1.0, warmup_steps=0)
     return rules.schedule(gbs)

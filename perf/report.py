@@ -1,4 +1,4 @@
-"""What a report costs: the whole command on the largest published result, and its page; beside matplotlib where it is.
+"""Measures a report: the whole command on the largest published result, and its page; against matplotlib if installed.
 
 The peer draws the same number of charts of the same size from the same points as SVG, and nothing else of a report.
 """
@@ -21,7 +21,7 @@ from perf.measure import Timing
 
 PUBLISHED = ROOT.parent / "shared" / "published"
 LARGEST = PUBLISHED / "v5.0" / "NVIDIA" / "results" / "eos-dfw_n1024_ngc25.01_nemo"
-"""8192 GPUs: three logs of 1.8 MB."""
+"""A result of 8192 GPUs: three logs of 1.8 MB."""
 
 CHARTS = 6
 
@@ -51,7 +51,7 @@ def command(folder: Path, results: Path, ruleset: str) -> list[str]:
 
 
 def cost(arguments: Sequence[str]) -> Timing:
-    """Of one process, its start included."""
+    """Time one process, including its start."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(arguments, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

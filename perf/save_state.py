@@ -1,8 +1,8 @@
-"""Host memory and time of saving and loading the training state: ours beside Megatron-Core's forms for any layout.
+"""Measures memory and time of saving and loading the training state, against Megatron-Core's layout-independent forms.
 
-A model of 69 million parameters on four data-parallel ranks of this machine's CPU, bf16 with an fp32 optimizer. Memory
-is what all ranks and their writers have above what they had before, at its highest, shared pages counted once (PSS).
-Imports nothing large at the top: each rank that saves starts a process that imports this program again.
+The model has 69 million parameters on four data-parallel ranks of this machine's CPU, in bf16 with an fp32 optimizer.
+Memory is the most that all ranks and their writers hold above what they held before, with shared pages counted once
+(PSS). This module imports nothing large at its top: each rank that saves starts a process that imports it again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLE_EVERY_S = 0.02
 
 
 def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connection, go: Event) -> None:
-    """Build a trainer, say so, wait for the word, work, and tell how long that took; the first rank speaks."""
+    """Build a trainer, report that, wait for the go, work, and report how long it took; only the first rank reports."""
     import torch.distributed as dist
 
     from perf.state_forms import configuration, trainer
@@ -49,7 +49,7 @@ def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connec
 
 
 def memory() -> int:
-    """Return bytes of this process's children and theirs, shared pages counted once."""
+    """Return the bytes of this process's descendants, with shared pages counted once."""
     total = 0
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -58,7 +58,7 @@ def memory() -> int:
 
 
 def measured(work: Work, folder: Path) -> tuple[float, float]:
-    """Of all ranks together: bytes above what they had before, at the highest; seconds."""
+    """Return the peak bytes of all ranks above what they held before, and the seconds."""
     with tempfile.TemporaryDirectory() as private:
         return _measured(work, folder, Path(private, "rendezvous"))
 
@@ -84,7 +84,7 @@ def _measured(work: Work, folder: Path, meeting: Path) -> tuple[float, float]:
 
 
 def heard(answers: Connection) -> float:
-    """What rank 0 has said; nothing means that a rank has died, and said why."""
+    """Return what rank 0 has reported; no report means that a rank has died after printing why."""
     if not answers.poll():
         raise SystemExit(1)
     return float(answers.recv())

@@ -1,6 +1,6 @@
-"""The training state in several forms on disk: ours, and those that Megatron-Core has for any layout.
+"""The training state in several forms on disk: ours, and Megatron-Core's layout-independent ones.
 
-Megatron-Core's are loaded up to the point where the state would be handed to torch's AdamW, which it cannot be.
+Megatron-Core's are loaded up to the point where the state would go into torch's AdamW, which does not accept it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from reference_impl.step import MegatronStep
 SIZE = replace(LLAMA31_TINY.size, name="perf", layers=12, hidden=512, ffn_hidden=1536)
 BENCHMARK = replace(LLAMA31_TINY, size=SIZE)
 BYTES_A_PARAMETER = 2 + 12
-"""The bf16 weight; its fp32 copy and two moments."""
+"""Bytes: the bf16 weight, its fp32 copy and two moments."""
 
 Work = Callable[[MegatronStep, Path], None]
 
@@ -55,7 +55,7 @@ def configuration(ranks: int) -> RunConfig:
 
 
 def trainer(config: RunConfig) -> MegatronStep:
-    """After an optimizer step on gradients of zero: all state is there."""
+    """Return a trainer after an optimizer step on gradients of zero, so that all state exists."""
     torch.set_num_threads(1)
     parallel.initialize(config)
     step = MegatronStep(config, manifest_of(BENCHMARK, {}))
@@ -83,7 +83,7 @@ def load_ours(step: MegatronStep, folder: Path) -> None:
 
 
 def state_of(step: MegatronStep, flags: dict[str, bool], *, loading: bool) -> dict[str, Any]:
-    """What Megatron-Core stores, in its form for any layout."""
+    """Return what Megatron-Core stores in its layout-independent form."""
     metadata = {"distrib_optim_sharding_type": "fully_reshardable", "dp_cp_group": replicas(), **flags}
     model = unwrap(step.chunks[0]).sharded_state_dict(metadata=metadata)
     optimizer = step.optimizer.sharded_state_dict(model, is_loading=loading, metadata=metadata)

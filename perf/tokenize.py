@@ -1,11 +1,11 @@
-"""Text to tokens: the encoder that `prepare` uses beside plain SentencePiece, Hugging Face's tokenizers and datatrove.
+"""Measures the encoder that `prepare` uses, against SentencePiece, Hugging Face's tokenizers and datatrove.
 
-First every document, cut into shorter ones, is encoded by ours and by an oracle, and the ids compared: SentencePiece's
-own, and Hugging Face's where a document spells a control symbol. Then two tables of million tokens per core-second, on
-one core, in turns, each round with an encoder that has seen nothing: encoding alone, and the whole way from `.json.gz`
-to `.bin` and `.idx`.
+First every document, cut into shorter ones, is encoded by ours and by an oracle, and the ids are compared. The oracle
+is SentencePiece itself, or Hugging Face's if a document spells a control symbol. Then two tables show million tokens
+per core-second, on one core, in turns, with a fresh encoder each round: encoding alone, and the whole way from
+`.json.gz` to `.bin` and `.idx`.
 
-Two corpora, which every checkout has: the State of the Union addresses, and the Python sources of the environment,
+There are two corpora that every checkout has: the State of the Union addresses, and the environment's Python sources,
 whose words repeat less than C4's. Peers that are not installed are left out.
 """
 
@@ -34,9 +34,9 @@ from reference_impl.data.prepare.documents import C4Shard
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
 
 DOCUMENT_CHARACTERS = 2000
-"""About what a document of C4 has."""
+"""About the length of a document of C4."""
 PROOF_CHARACTERS = 500
-"""More starts and ends of texts to compare."""
+"""Shorter documents, for more starts and ends of texts to compare."""
 
 CONTROL = "<unk>", "<s>", "</s>"
 
@@ -46,7 +46,7 @@ def addresses() -> list[str]:
 
 
 def sources(megabytes: int) -> list[str]:
-    """Python files of the environment, in order of path."""
+    """Return the Python files of the environment, in order of path."""
     root = Path(np.__file__).parent.parent
     texts = (path.read_text(encoding="utf-8", errors="ignore") for path in sorted(root.rglob("*.py")))
     blocks = (block for text in texts for block in _blocks(text))
@@ -65,8 +65,9 @@ def sentencepiece(path: Path) -> Any:
 
 
 def hugging_face(path: Path) -> Any:
-    """Return the tokenizers library's form of the benchmark's SentencePiece model, as transformers converts it: two
-    pieces merge if their union is a piece, the piece of the best score first.
+    """Return Hugging Face's form of the benchmark's SentencePiece model, as transformers converts it.
+
+    Two pieces merge if their union is a piece; the union with the best score comes first.
     """
     from tokenizers import AddedToken, Tokenizer, models, normalizers
 
@@ -89,7 +90,7 @@ def hugging_face(path: Path) -> Any:
 
 
 def differing(texts: list[str], path: Path) -> int:
-    """Return documents whose ids are not the oracle's."""
+    """Count the documents whose ids differ from the oracle's."""
     processor, peer, ours = sentencepiece(path), hugging_face(path), Tokenizer(path)
     count = 0
     for start in range(0, len(texts), 1000):
@@ -104,7 +105,7 @@ def differing(texts: list[str], path: Path) -> int:
 
 
 def encoders(path: Path) -> dict[str, Callable[[], Callable[[list[str]], object]]]:
-    """Name -> what makes a new encoder, as a function of a batch of texts."""
+    """Return name -> function that makes a fresh encoder of a batch of texts."""
 
     def of_sentencepiece() -> Callable[[list[str]], object]:
         processor = sentencepiece(path)
@@ -122,8 +123,8 @@ def encoders(path: Path) -> dict[str, Callable[[], Callable[[list[str]], object]
 
 
 def pipelines(path: Path, shard: Path, folder: Path) -> dict[str, Callable[[], Callable[[], object]]]:
-    """Name -> what makes the dataset of a shard, in a folder of its own."""
-    by_name: dict[str, Callable[[], Callable[[], object]]] = {
+    """Return name -> function that prepares the making of a shard's dataset, in a folder of its own."""
+    found: dict[str, Callable[[], Callable[[], object]]] = {
         "ours: prepare": lambda: partial(_ours, path, shard, folder / "ours"),
         "sentencepiece, IndexedDatasetBuilder": lambda: partial(_megatron, path, shard, folder / "megatron"),
     }
@@ -140,7 +141,7 @@ def _ours(tokenizer: Path, shard: Path, folder: Path) -> None:
 
 
 def _megatron(tokenizer: Path, shard: Path, folder: Path) -> None:
-    """The loop of Megatron's and NeMo's preprocessing scripts."""
+    """Run the loop of Megatron's and NeMo's preprocessing scripts."""
     import torch
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
@@ -164,7 +165,7 @@ def _datatrove(tokenizer: Path, shard: Path, folder: Path) -> None:
 
 
 def core_seconds(work: Mapping[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Median processor time of each piece of work, in turns; what makes it is not counted."""
+    """Return the median processor time of each piece of work, run in turns, without the time to set it up."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, make in work.items():
@@ -181,7 +182,7 @@ def core_seconds(work: Mapping[str, Callable[[], Callable[[], object]]], rounds:
 @click.option("--prove/--no-prove", default=True, show_default=True, help="Compare all ids first.")
 def main(rounds: int, megabytes: int, prove: bool) -> None:
     """Compare, then measure, and print tables."""
-    # One core each: what is compared is work, not the number of threads.
+    # One core each: work is compared, not the number of threads.
     os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1")
     path = benchmark_tokenizer()
     for title, texts in {"State of the Union addresses": addresses(), "Python sources": sources(megabytes)}.items():

@@ -1,9 +1,10 @@
-"""A training step of the tiny model, ours on Megatron-Core beside Hugging Face's LlamaForCausalLM with torch's AdamW.
+"""Measures a training step of the tiny model, ours on Megatron-Core against Hugging Face's LlamaForCausalLM with AdamW.
 
-All: forward, backward, gradient clipping, optimizer step; same shape, batch, precision (fp32) and threads; in turns,
-each in a process of its own, because ours keeps the memory that it frees. Ours includes Megatron-Core's
-DistributedDataParallel, distributed optimizer and schedule, and deterministic algorithms, as the benchmark runs.
-Hugging Face's comes with torch's default AdamW, with its fused one, which ours uses, and with both that and our memory.
+Each step has forward, backward, gradient clipping and optimizer, with the same shape, batch, precision (fp32) and
+threads. They run in turns, each in a process of its own, because ours keeps the memory that it frees. Ours includes
+Megatron-Core's DistributedDataParallel, distributed optimizer and schedule, and deterministic algorithms, as the
+benchmark runs. Hugging Face's runs with torch's default AdamW, with its fused one, which ours uses, and with both that
+and our handling of memory.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ def ours(config: RunConfig) -> Callable[[], object]:
 
 
 def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Callable[[], object]:
-    """Return the same step with transformers and torch alone; `fused` is AdamW's, `keep` keeps freed memory."""
+    """Return the same step with transformers and torch alone.
+
+    Args:
+        fused: use AdamW's fused kernel.
+        keep: keep freed memory, as ours does.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if keep:
@@ -80,7 +86,7 @@ def hugging_face(config: RunConfig, *, fused: bool, keep: bool = False) -> Calla
 
 
 def torch_adamw(model: torch.nn.Module, adamw: AdamW, *, fused: bool) -> torch.optim.AdamW:
-    """torch's AdamW with the rules' constants, as a user of torch alone would have it."""
+    """Return torch's AdamW with the rules' constants, as a user of torch alone would make it."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=1e-4,
@@ -100,7 +106,7 @@ def with_threads(threads: int, build: Callable[[], Callable[[], object]]) -> Cal
 @click.option("--rounds", default=30)
 @click.option("--threads", default=len(os.sched_getaffinity(0)), help="Threads of torch.")
 def main(rounds: int, threads: int) -> None:
-    """Measure all and print the ratios."""
+    """Measure all of them and print the ratios."""
     config = configuration()
     contenders = {
         OURS: partial(ours, config),

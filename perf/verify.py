@@ -1,4 +1,4 @@
-"""`verify` beside sha256sum, md5sum, xxh128sum and cat on the same files: out of the page cache, and from the disk.
+"""Measures `verify` against sha256sum, md5sum, xxh128sum and cat on the same files, from the page cache and the disk.
 
 Each is a process of its own, started as a user would. The files are random bytes in a temporary folder.
 """
@@ -27,7 +27,7 @@ POLL_S = 0.002
 
 @dataclass(frozen=True)
 class VerifyCost:
-    """Of one process and what it started."""
+    """The cost of one process and everything that it started."""
 
     wall: float
     cpu: float
@@ -54,7 +54,7 @@ def commands(folder: Path, files: list[Path]) -> dict[str, list[str]]:
 def cost(command: list[str]) -> VerifyCost:
     begun, peak = time.perf_counter(), 0.0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        # Polled, because what wait4 reports of memory is at least this process's own, from before the exec.
+        # Polled, because wait4 reports at least this process's own memory from before the exec.
         while (done := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             peak = max(peak, resident_mib(process.pid))
             time.sleep(POLL_S)
@@ -65,7 +65,7 @@ def cost(command: list[str]) -> VerifyCost:
 
 
 def resident_mib(process: int) -> float:
-    """Peak so far; 0 for a process that has ended."""
+    """Return the peak so far, in MiB; 0 for a process that has ended."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
@@ -78,7 +78,7 @@ def forget(files: list[Path]) -> None:
 
 
 def measure(work: Mapping[str, list[str]], rounds: int, before: Callable[[], None]) -> dict[str, VerifyCost]:
-    """Medians, in turns."""
+    """Return the medians of all commands, run in turns."""
     costs: dict[str, list[VerifyCost]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, command in work.items():

@@ -226,7 +226,7 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Ha
 
 
 def _report(outcome: Outcome) -> None:
-    print(f"{outcome.status} after {outcome.samples} sequences {outcome.reason}".rstrip(), flush=True)
+    print(f"{outcome.status} after {outcome.samples} samples {outcome.reason}".rstrip(), flush=True)
 
 
 def clear_caches(folder: Path, manifest: Manifest) -> str:

@@ -103,7 +103,7 @@ def test_the_main_job_reaches_its_target_and_passes(good_run: GoodRun) -> None:
     where = [f"report    {good_run.folder}/report.html", f"results   {good_run.folder}"]
     assert good_run.printed.splitlines()[-3:] == [*where, "verdict   PASS"]
     console = (good_run.folder / "console_0.log").read_text().splitlines()
-    assert f"progress  evaluation after 1280 sequences: log perplexity {first.value:.4f}" in console
+    assert f"progress  evaluation after 1280 samples: log perplexity {first.value:.4f}" in console
 
 
 def test_a_run_listens_to_nobody_else(good_run: GoodRun) -> None:
@@ -155,8 +155,14 @@ def test_a_removed_event_is_one_finding_that_names_it(key: str, good_run: GoodRu
 REFUSALS: dict[str, tuple[dict[str, str | int], str]] = {
     "a malformed number": ({"MINIBS": "many"}, "MINIBS=many"),
     "a misspelt variable": ({"MINBS": 4}, "did you mean MINIBS"),
-    "an indivisible batch": ({"MINIBS": 6, "MICRO_BATCH_SIZE": 4}, "MINIBS(6) is no multiple of MICRO_BATCH_SIZE(4)"),
-    "ranks that the layout does not divide": ({"DGXNGPU": 3, "TENSOR_MODEL_PARALLEL": 2}, "= 3 ranks is no multiple"),
+    "an indivisible batch": (
+        {"MINIBS": 6, "MICRO_BATCH_SIZE": 4},
+        "MINIBS(6) is not a multiple of MICRO_BATCH_SIZE(4)",
+    ),
+    "ranks that the layout does not divide": (
+        {"DGXNGPU": 3, "TENSOR_MODEL_PARALLEL": 2},
+        "= 3 ranks is not a multiple",
+    ),
     "no evaluation before the end": ({"MAX_STEPS": 3}, "MAX_STEPS(3) ends after 3 steps, before the first evaluation"),
     "one seed for three runs": ({"SEED": 1, "NEXP": 3}, "runs need distinct seeds"),
     "several nodes without their ranks": (

@@ -17,16 +17,16 @@ _NAME_PATTERN = re.compile(
 
 
 def ruleset_faults(row: Benchmark, ruleset: str | None) -> Iterator[str]:
-    """Yield why the rules that are meant are not known."""
+    """Yield why the ruleset is not known."""
     if row.submittable and ruleset is None:
         yield (
-            f"RULESET is not set: a run of {row.name} is of one round, and a config file exports which; "
+            f"RULESET is not set: a run of {row.name} belongs to one round, which a config file exports; "
             f"valid: {', '.join(row.rulesets)}"
         )
 
 
 def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_length: int) -> Iterator[str]:
-    """Yield why the model cannot be cut like this, or the batch."""
+    """Yield why the model, or the batch, cannot be divided like this."""
     tp, pp, vp, cp = (
         layout.tensor_model_parallel,
         layout.pipeline_model_parallel,
@@ -35,13 +35,13 @@ def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_len
     )
     if layout.world_size % layout.model_parallel:
         yield (
-            f"DGXNNODES({layout.nodes}) x DGXNGPU({layout.gpus_per_node}) = {layout.world_size} ranks is no multiple "
-            f"of TENSOR_MODEL_PARALLEL({tp}) x PIPELINE_MODEL_PARALLEL({pp}) x CONTEXT_PARALLEL({cp}) = "
+            f"DGXNNODES({layout.nodes}) x DGXNGPU({layout.gpus_per_node}) = {layout.world_size} ranks is not a "
+            f"multiple of TENSOR_MODEL_PARALLEL({tp}) x PIPELINE_MODEL_PARALLEL({pp}) x CONTEXT_PARALLEL({cp}) = "
             f"{layout.model_parallel}; the remainder is {layout.world_size % layout.model_parallel}"
         )
     if layout.minibatch % layout.micro_batch_size:
         yield (
-            f"MINIBS({layout.minibatch}) is no multiple of MICRO_BATCH_SIZE({layout.micro_batch_size}); "
+            f"MINIBS({layout.minibatch}) is not a multiple of MICRO_BATCH_SIZE({layout.micro_batch_size}); "
             f"valid: {_divisors(layout.minibatch)}"
         )
     for what, number in (
@@ -65,7 +65,7 @@ def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_len
     if vp > 1 and layout.gradient_accumulation_steps % pp:
         yield (
             f"MINIBS({layout.minibatch}) / MICRO_BATCH_SIZE({layout.micro_batch_size}) = "
-            f"{layout.gradient_accumulation_steps} microbatches is no multiple of PIPELINE_MODEL_PARALLEL({pp}), "
+            f"{layout.gradient_accumulation_steps} microbatches is not a multiple of PIPELINE_MODEL_PARALLEL({pp}), "
             "as an interleaved pipeline needs"
         )
     if cp > 1 and sequence_length % (2 * cp):
@@ -75,9 +75,9 @@ def layout_faults(layout: Layout, size: ModelSize, vocabulary: int, sequence_len
 
 
 def closed_faults(given: Hyperparameters) -> Iterator[str]:
-    """Yield why the closed division does not let a submitter choose so."""
+    """Yield a line for each value that the closed division does not leave to the submitter."""
     for name, value in given.of_the_open_division.items():
-        yield f"{name}={value}: the closed division fixes it; unset, or MLPERF_SUBMISSION_DIVISION=open"
+        yield f"{name}={value}: the closed division fixes it; unset it, or set MLPERF_SUBMISSION_DIVISION=open"
 
 
 def schedule_faults(schedule: Schedule) -> Iterator[str]:
@@ -110,7 +110,7 @@ def batch_faults(layout: Layout, rules: Rules) -> Iterator[str]:
 def name_faults(system: str, layout: Layout) -> Iterator[str]:
     """Yield why a configuration cannot have its name."""
     if system in ("", ".", "..") or "/" in system:
-        yield f"DGXSYSTEM={system!r} names the folder of the results below LOGDIR: expected a name, no path"
+        yield f"DGXSYSTEM={system!r} names the folder of the results below LOGDIR: expected a name, not a path"
     match = _NAME_PATTERN.search(system)
     if match is None:
         return
@@ -124,13 +124,13 @@ def name_faults(system: str, layout: Layout) -> Iterator[str]:
 
 
 def job_faults(job: Job) -> Iterator[str]:
-    """Yield why runs cannot be kept like this. What a container back end cannot do, its own class says."""
+    """Yield why results cannot be stored like this. A container back end's own class reports what it cannot do."""
     if job.save_interval is not None and job.save_checkpoint is None:
         yield f"SAVE_INTERVAL({job.save_interval}) needs SAVE_CHECKPOINT, the folder to save to"
 
 
 def profile_faults(job: Job, layout: Layout, org: str | None, *, submittable: bool) -> Iterator[str]:
-    """Say why a run cannot be profiled."""
+    """Yield why a run cannot be profiled."""
     if job.profile is None:
         return
     if submittable and org is not None:
@@ -140,11 +140,11 @@ def profile_faults(job: Job, layout: Layout, org: str | None, *, submittable: bo
         )
     beyond = [rank for rank in job.profiled_ranks if rank >= layout.world_size]
     if beyond:
-        yield f"PROFILE_RANKS has {beyond[0]}; there are the ranks 0 to {layout.world_size - 1}"
+        yield f"PROFILE_RANKS has {beyond[0]}; valid: ranks 0 to {layout.world_size - 1}"
 
 
 def process_faults(process: Process, layout: Layout) -> Iterator[str]:
-    """Yield why the ranks that were started are not those of the configuration."""
+    """Yield why the ranks that were started do not match the configuration."""
     if process.world_size is not None and process.world_size != layout.world_size:
         yield (
             f"WORLD_SIZE({process.world_size}) ranks were started, but DGXNNODES({layout.nodes}) x "

@@ -1,8 +1,8 @@
-"""Which kernels a run uses, and what its switches for them need.
+"""The kernels that a run uses, and what its switches for them need.
 
-Two questions, two functions: `contradictions` judges a configuration alone, anywhere; `lacking` judges it against the
-machine that is to train it. Both name the switch, so that nothing fails deep inside a library. `SWITCHES` says where
-each has run. Imports without torch.
+There are two kinds of check: `contradictions` judges a configuration by itself, anywhere; `lacking` compares it with
+the machine that will train it. Both name the switch, so that nothing fails deep inside a library. `SWITCHES` records
+where each switch has run. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ LayerSpec = Literal["te", "torch"]
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one rank finds for its kernels."""
+    """What one rank's machine offers its kernels."""
 
     gpu: bool = False
     compute_capability: tuple[int, int] | None = None
-    """Of the GPU, such as (9, 0) for Hopper; None where nobody has asked."""
+    """Compute capability of the GPU, such as (9, 0) for Hopper; None if nobody has asked."""
     transformer_engine: str | None = None
-    """Its version, None where it is not installed."""
+    """Version of Transformer Engine; None if it is not installed."""
     weight_gradient_fusion: bool = False
-    """Whether Apex's kernel is there that adds a weight gradient to its buffer inside the matrix product: for
-    Megatron-Core's output layer, since Transformer Engine's layers need none."""
+    """Whether Apex's kernel is installed, which adds a weight gradient to its buffer inside the matrix product. Only
+    Megatron-Core's output layer needs it; Transformer Engine's layers do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchNeed:
-    """What one switch asks of the machine."""
+    """What one switch needs of the machine."""
 
     switch: str
     compute_capability: tuple[int, int] = (0, 0)
 
 
 TRANSFORMER_ENGINE = ("2.9", "2.12")
-"""The least release of Transformer Engine that is taken, and the first that is not.
+"""The first supported release of Transformer Engine, and the first unsupported one after it.
 
-Source: what megatron-core 0.16.1 requires of it in its extra `dev`, >= 2.9.0a0 and < 2.12.0. A test compares. The least
-release of each switch in Megatron-Core's own checks is below this range.
+Source: what megatron-core 0.16.1 requires in its extra `dev`, >= 2.9.0a0 and < 2.12.0. A test compares them. For each
+switch, the release that Megatron-Core's own checks require is below this range.
 """
 
 FP8_RECIPES = {
@@ -58,7 +58,7 @@ FP8_RECIPES = {
 
 
 def probe() -> Machine:
-    """This machine, as far as it can be seen without torch: an NVIDIA driver that is loaded counts as a GPU."""
+    """Describe this machine as far as possible without torch: a loaded NVIDIA driver counts as a GPU."""
     try:
         transformer_engine = version("transformer-engine")
     except PackageNotFoundError:
@@ -71,29 +71,31 @@ def probe() -> Machine:
 
 
 def layer_spec(kernels: Kernels, machine: Machine) -> LayerSpec:
-    """Transformer Engine's layers where it is installed beside a GPU, PyTorch's elsewhere; or the one asked for."""
+    """Return the requested layers; for `auto`, Transformer Engine's if it and a GPU are there, else PyTorch's."""
     if kernels.layer_spec != "auto":
         return kernels.layer_spec
     return "te" if machine.gpu and machine.transformer_engine else "torch"
 
 
 def transformer_engine_fault(found: str) -> str:
-    """Return why this release of Transformer Engine is not taken; empty if it is."""
+    """Return why this release of Transformer Engine is not supported; empty if it is."""
     least, beyond = TRANSFORMER_ENGINE
     if _release(least) <= _release(found) < _release(beyond):
         return ""
-    return f"Transformer Engine {found} is outside of what Megatron-Core works with: {least} or later, before {beyond}"
+    return f"Transformer Engine {found} does not work with Megatron-Core; expected {least} or later, before {beyond}"
 
 
 def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
-    """Return which library fuses the cross entropy: CE_FUSION_IMPL, else `te` with Transformer Engine's layers."""
+    """Return the library that fuses the cross entropy: CE_FUSION_IMPL, `te` with Transformer Engine's
+    layers, or None.
+    """
     if kernels.ce_fusion_impl is not None:
         return kernels.ce_fusion_impl
     return "te" if layer_spec(kernels, machine) == "te" else None
 
 
 def needs(kernels: Kernels) -> Iterator[SwitchNeed]:
-    """Yield the switches of a run that only Transformer Engine on a GPU can follow."""
+    """Yield the switches of a run that need Transformer Engine on a GPU."""
     if kernels.layer_spec == "te":
         yield SwitchNeed(switch="LAYER_SPEC=te")
     if kernels.precision == "fp8":
@@ -119,13 +121,13 @@ def needs(kernels: Kernels) -> Iterator[SwitchNeed]:
 
 
 def lacking(kernels: Kernels, machine: Machine) -> list[str]:
-    """What the run needs and the machine does not have; empty if it can be trained there."""
+    """Return what the run needs and the machine lacks; empty if the run can be trained there."""
     spec = layer_spec(kernels, machine)
     needed = [*needs(kernels), *_recomputation_needs(kernels, spec)]
     faults = [*(fault for need in needed for fault in _lacking(need, machine)), *_idle_recomputation(kernels, spec)]
     transformer_engine = machine.transformer_engine
     if transformer_engine is not None and spec == "te" and (fault := transformer_engine_fault(transformer_engine)):
-        faults.append(f"{fault}; install one of these, or set LAYER_SPEC=torch")
+        faults.append(f"{fault}; install one of these releases, or set LAYER_SPEC=torch")
     return faults
 
 
@@ -134,7 +136,7 @@ def _recomputes_norms(kernels: Kernels) -> bool:
 
 
 def _recomputation_needs(kernels: Kernels, spec: LayerSpec) -> Iterator[SwitchNeed]:
-    """Megatron-Core 0.16.1 recomputes a norm by a function that asks Transformer Engine whether it runs in fp8."""
+    """Yield the need of a recomputed norm: Megatron-Core 0.16.1 asks Transformer Engine whether it runs in fp8."""
     if spec == "torch" and _recomputes_norms(kernels):
         yield SwitchNeed(switch="RECOMPUTE_MODULES=layernorm")
 
@@ -144,7 +146,7 @@ def _idle_recomputation(kernels: Kernels, spec: LayerSpec) -> Iterator[str]:
     if spec == "te" and _recomputes_norms(kernels):
         yield (
             f"RECOMPUTE_MODULES={kernels.recompute_modules} would recompute no layernorm: in Transformer Engine's "
-            "layers the norm is a part of the matrix product after it; leave layernorm out, mlp saves memory"
+            "layers the norm is part of the next matrix product; leave layernorm out; mlp saves memory"
         )
 
 
@@ -164,7 +166,7 @@ def _lacking(need: SwitchNeed, machine: Machine) -> Iterator[str]:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """2.7.0.dev0+5fdd7bb -> (2, 7, 0)."""
+    """Return the numbers of a version: 2.7.0.dev0+5fdd7bb -> (2, 7, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
@@ -178,17 +180,19 @@ class Switch:
 
     name: str
     is_on: Callable[[Kernels, Layout], bool]
-    """Whether a run on GPUs uses it, by its own choice or ours."""
+    """Whether a run on GPUs uses it, by the user's choice or by default."""
     cpu: bool = False
     """Whether it has run on a CPU, in tests, with PyTorch's layers."""
     null_device: bool = False
-    """A step of a 405B or 8B configuration, counted and not computed: docs/gpu.md."""
+    """Whether a step of a 405B or 8B configuration ran with it on the null device, counted, not
+    computed: docs/gpu.md.
+    """
     gpu: str = ""
-    """The date of the first run on a GPU and the file that records it; empty while there is none."""
+    """Date of the first run on a GPU and the file that records it; empty until there is one."""
 
 
 def _cp_comm_type(kernels: Kernels, layout: Layout) -> str:
-    """Return how context-parallel ranks share keys and values on GPUs; empty where there are none."""
+    """Return how context-parallel ranks share keys and values on GPUs; empty without context parallelism."""
     default = "all_gather" if kernels.layer_spec == "torch" else "p2p"
     return (kernels.cp_comm_type or default) if layout.context_parallel > 1 else ""
 
@@ -275,18 +279,18 @@ SWITCHES = (
     Switch(name="BUCKET_SIZE", is_on=lambda k, _: k.bucket_size is not None, cpu=True, null_device=True),
     Switch(name="USE_PRECISION_AWARE_OPTIMIZER=True", is_on=lambda k, _: k.precision_aware_optimizer, null_device=True),
 )
-"""Where each has run; docs/gpu.md has the same table. A run on a GPU changes one row."""
+"""Where each switch has run; docs/gpu.md has the same table. A run on a GPU changes one row."""
 
 
 def never_on_a_gpu(kernels: Kernels, layout: Layout) -> tuple[Switch, ...]:
-    """Return the switches that a run on GPUs uses and no run on a GPU has used; none in fp32, which is for CPUs."""
+    """Return the switches of a run on GPUs that no run on a GPU has used; none in fp32, which is for CPUs."""
     if kernels.precision == "fp32":
         return ()
     return tuple(switch for switch in SWITCHES if switch.is_on(kernels, layout) and not switch.gpu)
 
 
 def contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
-    """Switches that cannot go together on any machine."""
+    """Yield the switches that cannot be combined on any machine."""
     if kernels.layer_spec == "torch":
         for need in needs(kernels):
             yield f"{need.switch} needs Transformer Engine's layers, but LAYER_SPEC=torch"
@@ -307,19 +311,19 @@ def _fp8_parameter_contradictions(kernels: Kernels) -> Iterator[str]:
     if kernels.precision != "fp8":
         yield f"FP8_PARAM_GATHER=True needs PRECISION=fp8; it is {kernels.precision}"
     elif kernels.fp8_recipe not in (None, "tensorwise"):
-        # Megatron-Core gathers mxfp8 in bf16, in the buffers of the gradients; blockwise is not tried.
+        # Megatron-Core gathers mxfp8 in bf16, in the gradients' buffers; blockwise has not been tried.
         yield f"FP8_PARAM_GATHER=True needs FP8_RECIPE=tensorwise; it is {kernels.fp8_recipe}"
     if kernels.cuda_graph != "none":
-        # Megatron-Core 0.16.1 copies a layer's weights to where its graph has read them, by a pointer that such a
-        # weight does not have: the null device sees copies to address 0.
+        # Megatron-Core 0.16.1 copies a layer's weights to where its graph reads them, through a pointer that such a
+        # weight lacks: the null device sees copies to address 0.
         yield (
-            f"FP8_PARAM_GATHER=True cannot be with CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}, which copies "
-            "weights as if they were in bf16"
+            f"FP8_PARAM_GATHER=True cannot be combined with CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph}, which "
+            "copies weights as if they were in bf16"
         )
 
 
 def _bf16_layer_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
-    # Megatron-Core takes no more than a pipeline stage's (core/transformer/transformer_config.py).
+    # Megatron-Core accepts no more than the layers of one pipeline stage (core/transformer/transformer_config.py).
     most = size.layers // layout.pipeline_model_parallel
     for name, layers in (
         ("NUM_LAYERS_AT_START_IN_BF16", kernels.bf16_layers_at_start),
@@ -335,27 +339,30 @@ def _full_graph_contradictions(kernels: Kernels, layout: Layout) -> Iterator[str
     if not kernels.full_cuda_graph:
         return
     if kernels.cuda_graph != "none":
-        yield f"FULL_CUDA_GRAPH=True holds all layers: leave CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph} out"
+        yield f"FULL_CUDA_GRAPH=True includes all layers: leave CUDA_GRAPH_IMPLEMENTATION={kernels.cuda_graph} out"
     if layout.pipeline_model_parallel > 1 and layout.interleaved_pipeline == 1:
-        # Megatron-Core waits for the device after each of its messages, which no capture allows.
+        # Megatron-Core waits for the device after each of its messages, which a capture does not allow.
         yield "FULL_CUDA_GRAPH=True needs an interleaved pipeline, or none; INTERLEAVED_PIPELINE is 1"
-    # What nobody has captured yet.
+    # Combinations that nobody has captured yet.
     if kernels.tp_comm_overlap:
-        yield "FULL_CUDA_GRAPH=True is not tried with TP_COMM_OVERLAP=True"
+        yield "FULL_CUDA_GRAPH=True has not been tried with TP_COMM_OVERLAP=True; turn one off"
     if kernels.recompute_granularity is not None:
-        yield f"FULL_CUDA_GRAPH=True is not tried with RECOMPUTE_GRANULARITY={kernels.recompute_granularity}"
+        yield (
+            f"FULL_CUDA_GRAPH=True has not been tried with RECOMPUTE_GRANULARITY={kernels.recompute_granularity}; "
+            "leave one out"
+        )
 
 
 def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) -> Iterator[str]:
     tp, cp, groups = layout.tensor_model_parallel, layout.context_parallel, size.query_groups
     if kernels.tp_comm_overlap and kernels.precision == "nvfp4":
-        yield "TP_COMM_OVERLAP=True cannot be with PRECISION=nvfp4: Transformer Engine overlaps no fp4 products"
+        yield "TP_COMM_OVERLAP=True cannot be combined with PRECISION=nvfp4: Transformer Engine does not overlap fp4"
     if kernels.tp_comm_overlap and tp == 1:
         yield "TP_COMM_OVERLAP=True needs tensor parallelism; TENSOR_MODEL_PARALLEL is 1"
     if kernels.cp_comm_type == "a2a" and groups % (tp * cp):
         yield (
-            f"CP_COMM_TYPE=a2a deals out heads: TENSOR_MODEL_PARALLEL({tp}) x CONTEXT_PARALLEL({cp}) = {tp * cp} "
-            f"does not divide the {groups} query groups; p2p and all_gather need not"
+            f"CP_COMM_TYPE=a2a distributes heads, but TENSOR_MODEL_PARALLEL({tp}) x CONTEXT_PARALLEL({cp}) = {tp * cp} "
+            f"does not divide the {groups} query groups; p2p and all_gather have no such limit"
         )
     if kernels.overlap_param_gather and kernels.overlap_grad_reduce is False:
         yield "OVERLAP_PARAM_GATHER=True needs OVERLAP_GRAD_REDUCE, which is off"
@@ -366,9 +373,9 @@ def _parallel_contradictions(kernels: Kernels, layout: Layout, size: ModelSize) 
             yield "ALIGN_PARAM_GATHER=True needs OVERLAP_PARAM_GATHER, which is off"
     for name, on in (("MC_TP_OVERLAP_AG", kernels.tp_overlap_gather), ("MC_TP_OVERLAP_RS", kernels.tp_overlap_scatter)):
         if not on and not kernels.tp_comm_overlap:
-            yield f"{name}=False needs TP_COMM_OVERLAP=True, a part of which it turns off"
+            yield f"{name}=False needs TP_COMM_OVERLAP=True, since it turns off a part of it"
     if kernels.bucket_size is not None and kernels.overlap_grad_reduce is False:
-        yield f"BUCKET_SIZE={kernels.bucket_size} needs OVERLAP_GRAD_REDUCE, which is off: all is one bucket then"
+        yield f"BUCKET_SIZE={kernels.bucket_size} needs OVERLAP_GRAD_REDUCE, which is off, so everything is one bucket"
 
 
 def _recompute_contradictions(kernels: Kernels, size: ModelSize) -> Iterator[str]:

@@ -23,9 +23,9 @@ class Resolved:
 
     config: RunConfig
     origins: Mapping[str, str]
-    """Shell name -> origin, for every variable of the table."""
+    """Shell name -> origin, for every variable."""
     overridden: Mapping[str, str] = field(default_factory=dict)
-    """Variables of the environment that do not count, since the config file sets another value; with theirs."""
+    """Variables of the environment that the config file overrides, with their values in the environment."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """The libraries' own variables that the config file exports. Ranks need them in their environment."""
 
@@ -33,14 +33,13 @@ class Resolved:
 def resolve(
     file: Path | None, environment: Mapping[str, str] = os.environ, *, values: Mapping[str, str] | None = None
 ) -> Resolved:
-    """Return the run of a config file on top of the environment, or of the environment alone (a config sourced by
-    hand).
+    """Return the run of a config file on top of the environment, or of the environment alone (a sourced config).
 
     Args:
-        values: variables on top of both, as somebody has typed them.
+        values: variables on top of both, as somebody typed them.
 
     Raises:
-        ConfigError: the file cannot be sourced, or everything by which it and the run are impossible.
+        ConfigError: the file cannot be sourced, or the run is impossible; it lists every fault.
     """
     exported: dict[str, str] = {}
     libraries: dict[str, str] = {}
@@ -72,10 +71,10 @@ def resolve(
 def resolve_for_nodes(nodes: int, environment: Mapping[str, str] = os.environ) -> Resolved:
     """Return the run of the environment on the nodes that a job has.
 
-    A config that was sourced there and leaves their number open (config_tiny.sh) is sourced again for that number.
+    A config that was sourced there and leaves their number open (config_tiny.sh) is sourced again with that number.
 
     Raises:
-        ConfigError: as `resolve`.
+        ConfigError: as for `resolve`.
     """
     resolved, file = resolve(None, environment), sourced_file(environment)
     if resolved.config.layout.nodes == nodes or file is None or resolved.origins["DGXNNODES"] != file.name:
@@ -90,8 +89,8 @@ def resolve_for_nodes(nodes: int, environment: Mapping[str, str] = os.environ) -
 def _origins(environment: Mapping[str, str], file: Path | None) -> dict[str, str]:
     """Find where each variable of an environment came from, after the file was sourced into it.
 
-    A job is handed an environment, which does not tell who set what: so the file is sourced again, without our
-    variables. A value that it then does not set may follow from others that were set: it is asked again, with those.
+    A job receives an environment that does not show who set what, so the file is sourced again without our variables. A
+    value that it then does not set may depend on other variables, so it is sourced once more with those.
     """
     others = {name: value for name, value in environment.items() if name not in NAMES}
     says = _says(file, others)
@@ -122,16 +121,16 @@ def _says(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def overrides(resolved: Resolved) -> list[str]:
-    """Return a line for each variable of the environment that the config file sets to something else."""
+    """Return a line for each variable of the environment that the config file overrides."""
     values = resolved.config.values()
     return [
-        f"{name}={value} of the environment does not count: {resolved.origins[name]} sets {_text(values[name])}"
+        f"{name}={value} of the environment has no effect: {resolved.origins[name]} sets {_text(values[name])}"
         for name, value in resolved.overridden.items()
     ]
 
 
 def describe(resolved: Resolved) -> str:
-    """Return the whole configuration as text: every variable with its origin, then all that follows from them."""
+    """Return the whole configuration as text: each variable with its origin, then the values that follow."""
     values = resolved.config.values()
     rows = [(name, _text(values[name]), _origin(resolved, name)) for name in NAMES]
     rows += [(name, value, origin) for name, value, origin in _derived(resolved.config)]
@@ -140,7 +139,7 @@ def describe(resolved: Resolved) -> str:
 
 
 def by_origin(resolved: Resolved) -> list[str]:
-    """Return a line for each origin but the defaults, with what it sets."""
+    """Return a line for each origin except the defaults, with the variables that it sets."""
     values, lines = resolved.config.values(), dict[str, list[str]]()
     for name, origin in resolved.origins.items():
         if origin != "default":
@@ -158,7 +157,7 @@ def _text(value: object) -> str:
 
 
 def _derived(config: RunConfig) -> Iterator[tuple[str, str, str]]:
-    """(name, value, equation) of what the configuration implies."""
+    """Yield (name, value, equation) for each value that follows from the configuration."""
     rules, schedule, layout = config.rules, config.schedule, config.layout
     gbs, replicas = layout.global_batch_size, layout.data_parallel
     source = f"rules {rules.benchmark} {rules.ruleset}"

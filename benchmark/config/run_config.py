@@ -24,12 +24,12 @@ from benchmark.rules import AdamW, Rules, RuleViolationError, Schedule
 from benchmark.seeds import SEED_LIMIT, draw_seeds
 from benchmark.sizes import SIZES, ModelSize
 
-# What a config file may export besides our own names: knobs of the libraries underneath, which they read themselves.
+# Prefixes of other names that a config file may export: settings of the libraries underneath, which read them.
 LIBRARY_PREFIXES = ("NCCL_", "CUDA_", "NVTE_", "TORCH_", "PYTORCH_", "GLOO_", "UCX_", "OMP_", "MKL_")
 
-WINDOWS_LINES = "Windows line ends, which bash takes for a part of each value; sed -i 's/\\r$//' FILE removes them"
+WINDOWS_LINES = "Windows line ends, which bash reads as part of each value; sed -i 's/\\r$//' FILE removes them"
 _BATCH_PREFIX = "SBATCH_"
-"""Options of sbatch, which a config may export, too; it reads them itself."""
+"""Options of sbatch, which reads them itself; a config may export them too."""
 
 
 class ConfigError(RefusedError):
@@ -60,20 +60,20 @@ class RunConfig(BaseModel):
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, complete: bool = False, made: bool = False
     ) -> RunConfig:
-        """Return the run that the environment's variables describe; other variables are left alone.
+        """Return the run that the environment's variables describe; other variables are ignored.
 
         Args:
             complete: every variable of `environment` was meant for us (a config file's exports), so an unknown one is a
                 fault; otherwise only one that looks like a misspelling of ours is.
-            made: the run has been made, so whether its switches for kernels go together is not asked.
+            made: the run has already been made, so its switches for kernels are not checked against each other.
 
         Raises:
             ConfigError: with every fault found.
         """
-        # An empty variable is an unset one, as in shell's ${X:-default}.
+        # An empty variable counts as unset, as in the shell's ${X:-default}.
         ours = {name: value for name, value in environment.items() if name in NAMES and value != ""}
         if returned := [name for name, value in ours.items() if value.endswith("\r")]:
-            raise ConfigError([f"{', '.join(returned)}: what exported this has {WINDOWS_LINES}"])
+            raise ConfigError([f"{', '.join(returned)}: the file that exported this has {WINDOWS_LINES}"])
         faults = list(unknown_names(environment, complete=complete))
         try:
             config = cls._of(ours)
@@ -86,7 +86,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Return the run of some values, by shell name."""
+        """Return the run with these values, by shell name."""
         nested: dict[str, Any] = {group: {} for group in _GROUPS}
         for name, value in values.items():
             group = NAMES[name].partition(".")[0]
@@ -94,29 +94,29 @@ class RunConfig(BaseModel):
         return cls.model_validate(nested)
 
     def values(self, *, as_json: bool = False) -> dict[str, Any]:
-        """Return every variable by its shell name, in the order of NAMES; None where it has no value."""
+        """Return every variable by its shell name, in the order of NAMES; None for one without a value."""
         nested = self.model_dump(by_alias=True, mode="json" if as_json else "python")
         flat = nested | {name: value for group in _GROUPS for name, value in nested[group].items()}
         return {name: flat[name] for name in NAMES}
 
     def changed(self, **values: Any) -> RunConfig:
-        """Return a copy of this run with other values, by shell name; None unsets one. It is not checked again."""
+        """Return an unchecked copy of this run with other values, by shell name; None unsets one."""
         changed = {name: value for name, value in (self.values() | values).items() if value is not None}
         return self._of(changed)
 
     def to_environment(self) -> dict[str, str]:
-        """Return the variables that `from_environment` reads back to this run."""
+        """Return the variables from which `from_environment` makes this run again."""
         return {name: str(value) for name, value in self.values().items() if value is not None}
 
     def for_experiment(self, *, seed: int, result_file: Path) -> RunConfig:
-        """Return one of the NEXP runs, by itself."""
+        """Return one of the NEXP runs as a run of its own."""
         return self.changed(NEXP=1, SEED=seed, SEED_BASE=None, RESULT_FILE=result_file)
 
-    # What follows from the variables.
+    # Values that follow from the variables.
 
     @cached_property
     def benchmark_row(self) -> Benchmark:
-        """What the benchmark is."""
+        """The row of the benchmark."""
         return benchmark_named(self.benchmark)
 
     @cached_property
@@ -125,18 +125,18 @@ class RunConfig(BaseModel):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is of the open division, whose rules leave model, optimizer and schedule free."""
+        """Whether the run is in the open division, whose rules leave model, optimizer and schedule free."""
         return self.submission.division == "open"
 
     @property
     def size(self) -> ModelSize:
-        """The benchmark's, or in the open division the one that was chosen."""
+        """The benchmark's size, or the one chosen in the open division."""
         chosen = self.hyperparameters.model_size
         return SIZES[chosen] if chosen is not None else self.benchmark_row.size
 
     @cached_property
     def optimizer(self) -> AdamW:
-        """The rules', but for what was chosen in the open division."""
+        """The rules' hyperparameters, with those chosen in the open division."""
         hyperparameters, fixed = self.hyperparameters, self.rules.optimizer
         chosen = {
             "beta_1": hyperparameters.adam_beta_1,
@@ -168,17 +168,17 @@ class RunConfig(BaseModel):
 
     @property
     def step_limit(self) -> int:
-        """Steps that the run takes at most: MAX_STEPS, or where the benchmark gives up, within the schedule."""
+        """Most steps that the run takes: MAX_STEPS, or where the benchmark gives up, within the schedule."""
         patience, end = self.benchmark_row.give_up_samples, self.schedule.max_steps
         given_up = end if patience is None else patience // self.layout.global_batch_size
         return min(self.hyperparameters.max_steps or given_up, end)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of the NEXP runs; drawn once where none is given."""
+        """The seeds of the NEXP runs; drawn once if none is given."""
         return draw_seeds(self.job.experiments, seed=self.job.seed, seed_base=self.job.seed_base)
 
-    # What is impossible.
+    # Impossible combinations.
 
     def _faults(self, *, made: bool) -> list[str]:
         try:
@@ -199,7 +199,7 @@ class RunConfig(BaseModel):
             ),
             *(() if self.is_open else impossible.closed_faults(self.hyperparameters)),
         ]
-        # The schedule divides by the batch size, which only a possible layout has.
+        # The schedule is computed from the batch size, which only a possible layout has.
         return faults or [
             *(() if self.is_open else impossible.batch_faults(layout, rules)),
             *self._schedule_faults(),
@@ -259,7 +259,7 @@ NAMES: dict[str, str] = dict(_names())
 
 
 def _describe(fault: Mapping[str, object]) -> str:
-    """Return one pydantic fault in the words of the variable."""
+    """Return a pydantic fault in terms of the variable."""
     location = fault["loc"]
     name = location[-1] if isinstance(location, tuple) and location else "?"
     if fault["type"] == "missing":

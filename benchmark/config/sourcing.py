@@ -12,13 +12,13 @@ from benchmark.config.run_config import NAMES, WINDOWS_LINES, ConfigError, unkno
 
 
 def config_files(checkout: Path = ROOT) -> list[Path]:
-    """Return the configs of a checkout, one a system: all but what they share."""
+    """Return the configs of a checkout, one for each system, without the files that they share."""
     found = (path for folder in (checkout, checkout / "configs") for path in folder.glob("config_*.sh"))
     return sorted(path for path in found if path.name != "config_common.sh")
 
 
 def sourced_file(environment: Mapping[str, str]) -> Path | None:
-    """Return the config of this checkout that was sourced into an environment, by the names that it leaves there."""
+    """Return the config of this checkout that was sourced into an environment, known by the names it exports."""
     name = environment.get("CONFIG_FILENAME") or f"config_{environment.get('DGXSYSTEM')}.sh"
     return next((path for path in config_files() if path.name == name), None)
 
@@ -26,7 +26,7 @@ def sourced_file(environment: Mapping[str, str]) -> Path | None:
 def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables that `source path` exports on top of `environment`: new ones and changed ones.
 
-    Those of ours that it unsets, because another config had set them, are empty, which is the same.
+    A variable of ours that it unsets, because another config had set it, is returned empty, which means the same.
 
     Raises:
         ConfigError: the file is missing, fails, or ends the shell.
@@ -52,7 +52,7 @@ def source_config(path: Path, environment: Mapping[str, str] = os.environ) -> di
     if done.returncode != 0:
         raise ConfigError([f"sourcing {path} failed with status {done.returncode}: {done.stderr.strip()}"])
     if not done.stdout:
-        raise ConfigError([f"{path} ends the shell that sources it; a config file only exports"])
+        raise ConfigError([f"{path} ends the shell that sources it; expected a file that only exports variables"])
     after = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
     shell_noise = {"_", "SHLVL", "PWD", "OLDPWD"}
     changed = {name: value for name, value in after.items() if name not in shell_noise and before.get(name) != value}

@@ -251,7 +251,7 @@ def test_a_log_without_a_checkpoint_is_refused(config: Callable[..., RunConfig])
 def test_a_log_without_a_folder_is_refused(config: Callable[..., RunConfig]) -> None:
     """A run that saves nothing does not append to a log that is there."""
     Run(config()).train(1)
-    assert "is there and SAVE_CHECKPOINT is not set" in refusal(config(SAVE_CHECKPOINT=""))
+    assert "exists and SAVE_CHECKPOINT is not set" in refusal(config(SAVE_CHECKPOINT=""))
 
 
 def test_a_checkpoint_without_its_log_is_refused(config: Callable[..., RunConfig]) -> None:
@@ -270,7 +270,7 @@ def test_a_run_that_has_reached_its_target_is_refused(config: Callable[..., RunC
     run.train(10)
     run.save(10)
     run.log.end("run_stop", status="success")
-    assert "has reached its target" in refusal(config())
+    assert "has already reached its target" in refusal(config())
 
 
 def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) -> None:
@@ -287,10 +287,10 @@ def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) ->
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "says nothing about a run: MalformedError"),
-        ("{}", "says nothing about a run: KeyError"),
-        ("[]", "says nothing about a run"),
-        ('{"step": 1, "log_bytes": "x", "run": {}, "sha256": ""}', "says nothing about a run"),
+        ("", "does not describe a run: MalformedError"),
+        ("{}", "does not describe a run: KeyError"),
+        ("[]", "does not describe a run"),
+        ('{"step": 1, "log_bytes": "x", "run": {}, "sha256": ""}', "does not describe a run"),
         ('{"step": 1, "log_bytes": 1, "run": {}, "sha256": ""}', "is not as it was written"),
         (None, "No such file or directory"),
     ],

@@ -40,12 +40,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ranks": (
         {"TENSOR_MODEL_PARALLEL": 4, "PIPELINE_MODEL_PARALLEL": 3},
-        "DGXNNODES(1) x DGXNGPU(8) = 8 ranks is no multiple of TENSOR_MODEL_PARALLEL(4) x PIPELINE_MODEL_PARALLEL(3) x "
-        "CONTEXT_PARALLEL(1) = 12; the remainder is 8",
+        "DGXNNODES(1) x DGXNGPU(8) = 8 ranks is not a multiple of TENSOR_MODEL_PARALLEL(4) x "
+        "PIPELINE_MODEL_PARALLEL(3) x CONTEXT_PARALLEL(1) = 12; the remainder is 8",
     ),
     "microbatches": (
         {"MICRO_BATCH_SIZE": 5},
-        "MINIBS(144) is no multiple of MICRO_BATCH_SIZE(5); "
+        "MINIBS(144) is not a multiple of MICRO_BATCH_SIZE(5); "
         "valid: 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 36, 48, 72, 144",
     ),
     "query groups": (
@@ -72,7 +72,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "interleaved microbatches": (
         {"PIPELINE_MODEL_PARALLEL": 8, "INTERLEAVED_PIPELINE": 8, "MINIBS": 1154},
-        "MINIBS(1154) / MICRO_BATCH_SIZE(1) = 1154 microbatches is no multiple of PIPELINE_MODEL_PARALLEL(8), as an "
+        "MINIBS(1154) / MICRO_BATCH_SIZE(1) = 1154 microbatches is not a multiple of PIPELINE_MODEL_PARALLEL(8), as an "
         "interleaved pipeline needs",
     ),
     "context": (
@@ -137,11 +137,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "unset": ({"MINIBS": ""}, "MINIBS is not set; a config file exports it (source configs/config_<SYSTEM>.sh)"),
     "a path for a name": (
         {"DGXSYSTEM": "../other"},
-        "DGXSYSTEM='../other' names the folder of the results below LOGDIR: expected a name, no path",
+        "DGXSYSTEM='../other' names the folder of the results below LOGDIR: expected a name, not a path",
     ),
     "white space for a name": (
         {"DGXSYSTEM": " "},
-        "DGXSYSTEM='' names the folder of the results below LOGDIR: expected a name, no path",
+        "DGXSYSTEM='' names the folder of the results below LOGDIR: expected a name, not a path",
     ),
     "misspelt": (
         {"TENSOR_MODEL_PARALEL": 2},
@@ -378,7 +378,7 @@ def test_a_file_with_windows_line_ends_is_one_error(tmp_path: Path) -> None:
     """Before bash stumbles over it; and a shell that sourced such a file is told the variables."""
     with pytest.raises(ConfigError, match=r"config_TEST\.sh has Windows line ends"):
         sourced(tmp_path, "export DGXNNODES=2\r\nexport DGXNGPU=8\r\n")
-    with pytest.raises(ConfigError, match=r"^DGXNNODES, DATADIR: what exported this has Windows line ends"):
+    with pytest.raises(ConfigError, match=r"^DGXNNODES, DATADIR: the file that exported this has Windows line ends"):
         RunConfig.from_environment(source_config(ROOT / "config_tiny.sh") | {"DGXNNODES": "1\r", "DATADIR": "/data\r"})
 
 

@@ -66,10 +66,10 @@ def test_a_torch_for_cpus_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, []),
         ((H100, H100), []),
-        ((H100,), [f"DGXNGPU=2 ranks need a GPU each; here are 1 ({H100})"]),
+        ((H100,), [f"DGXNGPU=2 ranks need a GPU each; this machine has 1 ({H100})"]),
         (
             (NULL, NULL),
-            [f"{NULL} is the null device, which counts and computes nothing: only `llama31 dryrun` uses it"],
+            [f"{NULL} is the null device, which counts but computes nothing: only `llama31 dryrun` uses it"],
         ),
     ],
 )

@@ -76,14 +76,17 @@ def faults(**variables: object) -> list[str]:
         ({"MC_TP_OVERLAP_RS": 0}, "MC_TP_OVERLAP_RS=False needs TP_COMM_OVERLAP=True"),
         ({"FULL_CUDA_GRAPH": 1, "CUDA_GRAPH_IMPLEMENTATION": "local"}, "leave CUDA_GRAPH_IMPLEMENTATION=local out"),
         ({"FULL_CUDA_GRAPH": 1, "INTERLEAVED_PIPELINE": 1}, "needs an interleaved pipeline, or none"),
-        ({"FULL_CUDA_GRAPH": 1, "TP_COMM_OVERLAP": 1}, "FULL_CUDA_GRAPH=True is not tried with TP_COMM_OVERLAP=True"),
+        (
+            {"FULL_CUDA_GRAPH": 1, "TP_COMM_OVERLAP": 1},
+            "FULL_CUDA_GRAPH=True has not been tried with TP_COMM_OVERLAP=True",
+        ),
         (
             {"FULL_CUDA_GRAPH": 1, "RECOMPUTE_GRANULARITY": "selective"},
-            "FULL_CUDA_GRAPH=True is not tried with RECOMPUTE_GRANULARITY=selective",
+            "FULL_CUDA_GRAPH=True has not been tried with RECOMPUTE_GRANULARITY=selective",
         ),
         (
             {"PRECISION": "fp8", "FP8_PARAM_GATHER": 1, "CUDA_GRAPH_IMPLEMENTATION": "local"},
-            "FP8_PARAM_GATHER=True cannot be with CUDA_GRAPH_IMPLEMENTATION=local",
+            "FP8_PARAM_GATHER=True cannot be combined with CUDA_GRAPH_IMPLEMENTATION=local",
         ),
         ({"PRECISION": "fp8", "LAYER_SPEC": "torch"}, "PRECISION=fp8 with FP8_RECIPE=tensorwise needs Transformer"),
         (
@@ -92,7 +95,7 @@ def faults(**variables: object) -> list[str]:
         ),
         (
             {"TP_COMM_OVERLAP": 1, "PRECISION": "nvfp4"},
-            "TP_COMM_OVERLAP=True cannot be with PRECISION=nvfp4: Transformer Engine overlaps no fp4 products",
+            "TP_COMM_OVERLAP=True cannot be combined with PRECISION=nvfp4: Transformer Engine does not overlap fp4",
         ),
         ({"CP_COMM_TYPE": "p2p", "LAYER_SPEC": "torch"}, "CP_COMM_TYPE=p2p needs Transformer Engine's layers"),
         ({"TP_COMM_OVERLAP": 1, "TENSOR_MODEL_PARALLEL": 1, "MINIBS": 72}, "TENSOR_MODEL_PARALLEL is 1"),
@@ -168,8 +171,8 @@ def test_another_transformer_engine_is_refused(found: str) -> None:
     machine = replace(BLACKWELL, transformer_engine=found)
     (fault,) = lacking(config(PRECISION="nvfp4", TP_COMM_OVERLAP=0).kernels, machine)
     assert fault == (
-        f"Transformer Engine {found} is outside of what Megatron-Core works with: 2.9 or later, before 2.12; install "
-        "one of these, or set LAYER_SPEC=torch"
+        f"Transformer Engine {found} does not work with Megatron-Core; expected 2.9 or later, before 2.12; install "
+        "one of these releases, or set LAYER_SPEC=torch"
     )
     assert lacking(config(LAYER_SPEC="torch").kernels, machine) == []
 

@@ -287,9 +287,9 @@ def test_a_console_has_the_losses(tmp_path: Path, capfd: pytest.CaptureFixture[s
         now += 2.0
     log.event("eval_accuracy", 5.9, samples_count=64)
     assert capfd.readouterr().out.splitlines() == [
-        "progress  step 1, 16 sequences: loss 6.5000, 2.000 s",
-        "progress  step 4, 64 sequences: loss 6.5000, 2.000 s",
-        "progress  evaluation after 64 sequences: log perplexity 5.9000",
+        "progress  step 1, 16 samples: loss 6.5000, 2.000 s",
+        "progress  step 4, 64 samples: loss 6.5000, 2.000 s",
+        "progress  evaluation after 64 samples: log perplexity 5.9000",
     ]
 
 

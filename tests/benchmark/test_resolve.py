@@ -59,7 +59,7 @@ def test_what_a_config_overrides_is_told() -> None:
     """A variable of the shell that does not count, with both values; by `show` beside its origin."""
     file = ROOT / "config_DGX.sh"
     resolved = resolve(file, {**SHELL, "DGXNNODES": "32", "WALLTIME": "60"})
-    assert overrides(resolved) == ["DGXNNODES=32 of the environment does not count: config_DGX.sh sets 64"]
+    assert overrides(resolved) == ["DGXNNODES=32 of the environment has no effect: config_DGX.sh sets 64"]
     (row,) = [line for line in describe(resolved).splitlines() if line.startswith("DGXNNODES ")]
     assert row.split(maxsplit=2) == ["DGXNNODES", "64", "config_DGX.sh, not the environment's 32"]
     assert resolved.origins["WALLTIME"] == "environment"

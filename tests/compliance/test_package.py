@@ -356,7 +356,7 @@ REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
     ("MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_STATUS, MLPERF_SUBMISSION_PLATFORM not set", _nobody),
     ("the runs have several rulesets (5.1.0, 6.0.0)", _two_rulesets),
     (f"no {RUN_JSON} in", _no_record),
-    ("is no record of runs", _broken_record),
+    ("is not a record of runs", _broken_record),
     ("2 of the 3 runs", _too_few),
     (f"opt_adamw_beta_2 is 0.99 in the log, but 0.95 by its {RUN_JSON}", _other_log),
     ("exists; a submission is never changed", _existing),

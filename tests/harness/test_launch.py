@@ -195,7 +195,7 @@ def test_a_node_with_fewer_gpus_than_ranks_says_so(handed: str, said: int, monke
     monkeypatch.setattr(driver, "gpu_names", lambda: ("NVIDIA H200",) * 2)
     assert list(faults([], [], {}, 2)) == []
     found = list(faults([], [], {}, 4))
-    assert found == ["DGXNGPU=4 ranks need a GPU each; here are 2 (NVIDIA H200, NVIDIA H200)"] * said
+    assert found == ["DGXNGPU=4 ranks need a GPU each; this machine has 2 (NVIDIA H200, NVIDIA H200)"] * said
 
 
 # How a run ended.
@@ -229,7 +229,7 @@ def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
     assert last_words(console) == "srun: error: n2: task 3: Killed"
     console.write_text("\n".join(ended))
     assert last_words(console) == "srun: error: n2: task 2: Exited with exit code 1"
-    console.write_text(f"RuntimeError: of a rank\n0: {PROGRESS}step 7, 112 sequences: loss 5.9, 0.7 s\n")
+    console.write_text(f"RuntimeError: of a rank\n0: {PROGRESS}step 7, 112 samples: loss 5.9, 0.7 s\n")
     assert last_words(console) == "RuntimeError: of a rank"
 
 

@@ -32,7 +32,7 @@ def test_a_run_of_several_reads_back_as_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gpus", "said"),
     [
-        (("NVIDIA H200",) * 4, "DGXNGPU=8 ranks need a GPU each; here are 4 ("),
+        (("NVIDIA H200",) * 4, "DGXNGPU=8 ranks need a GPU each; this machine has 4 ("),
         (("NVIDIA H200 (null)",) * 8, "NVIDIA H200 (null) is the null device"),
     ],
 )

@@ -90,7 +90,7 @@ def test_what_the_file_overrides_is_news(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MINIBS", "36")
     (finding,) = check_plan(make_plan(write(tmp_path)))
     assert (finding.rule, finding.severity) == ("preflight.overridden", Severity.INFO)
-    assert finding.message == f"MINIBS=36 of the environment does not count: config_{VALID['DGXSYSTEM']}.sh sets 18"
+    assert finding.message == f"MINIBS=36 of the environment has no effect: config_{VALID['DGXSYSTEM']}.sh sets 18"
 
 
 def test_every_rule_here_is_broken_above() -> None:

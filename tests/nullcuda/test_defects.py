@@ -122,4 +122,4 @@ def test_a_run_on_the_null_device_leaves_nothing(null_python: str, tmp_path: Pat
     )
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
     assert (done.returncode, len(said), list(tmp_path.rglob("*.*"))) == (2, 1, []), done.stdout + done.stderr
-    assert "is the null device, which counts and computes nothing: only `llama31 dryrun` uses it" in said[0]
+    assert "is the null device, which counts but computes nothing: only `llama31 dryrun` uses it" in said[0]

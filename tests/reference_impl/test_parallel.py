@@ -108,7 +108,7 @@ def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.Mo
     """It would train on numbers that nothing has computed; the dry run alone may."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3 (null)")
-    with pytest.raises(ConfigError, match="is the null device, which counts and computes nothing: only `llama31 dryr"):
+    with pytest.raises(ConfigError, match="is the null device, which counts but computes nothing: only `llama31 dryr"):
         parallel.initialize(tiny())
 
 
