@@ -19,7 +19,7 @@ settings.load_profile("harness")
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the harness is set, whatever the shell exported that runs the tests."""
+    """Unset every variable of the harness, whatever the shell that runs the tests has exported."""
     for name in (*NAMES, "HARNESS_PYTHON"):
         monkeypatch.delenv(name, raising=False)
 
@@ -73,6 +73,6 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files come first, so that none of them is left to one process at the end while another idles."""
+    """Run the longest files first, so that none of them is left to one process at the end while another idles."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -14,7 +14,7 @@ CANNOT = 2
 
 
 def interpreter_of(option: str, folder: str, size: str) -> str:
-    """Of the environment that `setup.sh OPTION` makes in `folder`; skips the test where there is none."""
+    """Return the interpreter of the environment that `setup.sh OPTION` makes in `folder`; skip the test without one."""
     if "CI" not in os.environ and not (ROOT / folder).exists():
         pytest.skip(f"an environment of its own, {size}: bash setup.sh {option} makes it")
     command = ["bash", str(ROOT / "setup.sh"), option]

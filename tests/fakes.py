@@ -1,4 +1,4 @@
-"""Stand-ins for what a run is driven by: time, the trainer, and the configuration of a system."""
+"""Stand-ins for everything that drives a run: time, the trainer, and the configuration of a system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPOCH = 1_700_000_000.0
 
 
 class FakeClock:
-    """Time that passes only when it is asked for: `tick` seconds a look."""
+    """Time that advances by `tick` seconds each time it is read."""
 
     def __init__(self, start: float = EPOCH, tick: float = 0.0) -> None:
         self.seconds = start

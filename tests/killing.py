@@ -46,7 +46,7 @@ AFTER_RUN_STOP = {"run_stop", "train_samples", "tracked_stats"}
 
 @dataclass(frozen=True)
 class Blow:
-    """What a seed does."""
+    """The victim, signal and moment of one seed."""
 
     seed: int
     number: signal.Signals
@@ -67,7 +67,7 @@ class Blow:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of one seed."""
 
     blow: Blow
     at: str = ""

@@ -147,7 +147,7 @@ class LogFile:
         self.save().open("a", encoding="utf-8").write(text)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Of the file as it is."""
+        """Return the findings for the file as it is."""
         return check_run(open_run(self.path, self.ruleset))
 
 

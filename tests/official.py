@@ -1,4 +1,4 @@
-"""The official checkers as programs: whether they accept what is in a folder."""
+"""The official checkers as programs: whether they accept the content of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every config of the repository: it sources, is named after what it holds, passes preflight and can be rehearsed."""
+"""Every config of the repository sources, is named after its content, passes preflight and can be rehearsed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BARE = {"PATH": os.environ["PATH"]}
 
 
 def test_config_is_the_same_after_another_one() -> None:
-    """Whatever was sourced before in a shell, a config leaves nothing of it, also where a command sources the file."""
+    """Whatever was sourced before in a shell, a config leaves nothing of it, also when a command sources it."""
     first = ROOT / "configs/config_DGXH100_64x8x288xtp8pp8cp2.sh"
     for path, config in CONFIGS.items():
         if path.name != "config_tiny.sh":
@@ -69,7 +69,7 @@ def test_config_describes_a_run_of_its_name(subtests: pytest.Subtests) -> None:
 
 
 def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtests) -> None:
-    """By architecture and precision; the one for CPUs sets nothing."""
+    """It depends on architecture and precision; the one for CPUs sets nothing."""
     for path, config in CONFIGS.items():
         with subtests.test(path.stem):
             expected = dict(libraries.settings(path.stem.removeprefix("config_"))) if path in OFFICIAL else {}
@@ -87,7 +87,7 @@ def test_config_of_a_system_sets_what_the_libraries_read(subtests: pytest.Subtes
     ],
 )
 def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, str]) -> None:
-    """By either of the two names that torch has for its allocator."""
+    """It wins under either of torch's two names for the allocator's variable."""
     before = {**BARE, **given}
     after = before | dict(resolve(ROOT / "config_DGX.sh", before).libraries)
     assert {name: after[name] for name in libraries.HOPPER} == dict(libraries.HOPPER) | expected
@@ -104,7 +104,7 @@ def test_a_setting_of_the_user_wins(given: dict[str, str], expected: dict[str, s
 def test_a_config_outside_the_repository_sets_the_same(
     tmp_path: Path, system: str, precision: str, expected: dict[str, str]
 ) -> None:
-    """What `plan --write` and `config new` write there."""
+    """Files of `plan --write` and `config new` do too."""
     values = environment(DGXSYSTEM=system, DGXNNODES=8, MINIBS=18, PRECISION=precision)
     path = write_config(tmp_path, system, values, "a draft")
     assert resolve(path, BARE).libraries == expected
@@ -120,7 +120,7 @@ def test_a_config_outside_the_repository_sets_the_same(
     ],
 )
 def test_a_job_asks_for_all_memory_of_its_nodes(given: dict[str, str], expected: str | None, tmp_path: Path) -> None:
-    """Unless a site counts it otherwise; also of a config that is elsewhere."""
+    """It does unless a site counts memory otherwise, also with a config from elsewhere."""
     elsewhere = write_config(tmp_path, "X", environment(DGXSYSTEM="X", DGXNNODES=8, MINIBS=18), "a draft")
     for path in (ROOT / "config_DGX.sh", elsewhere):
         resolve(path, BARE | given)
@@ -196,7 +196,7 @@ def test_a_rehearsal_passes(rehearsals: dict[Scheduled, list[Path]], subtests: p
 def test_the_official_checkers_accept_a_rehearsal(
     rehearsals: dict[Scheduled, list[Path]], tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    """Of each batch size that a config has, and of each benchmark under each ruleset."""
+    """They accept one for each batch size of a config, and each benchmark under each ruleset."""
     of_configs = {
         (config.rules, config.layout.global_batch_size): rehearsals[scheduled(config)] for config in OFFICIAL.values()
     }
@@ -232,7 +232,7 @@ def _shape(job: TrainingJob) -> tuple[str | int, ...]:
     ("gpu", "nodes"), [("H200", 96), ("H200", 64), ("H100", 72), ("H100", 16), ("GB300", 1000), ("B200", 32)]
 )
 def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) -> None:
-    """`config new` writes a file that sources, has the name of its content and describes a possible run that fits."""
+    """`config new` writes a file that sources, is named after its content, and describes a possible run that fits."""
     done = CliRunner().invoke(main, ["config", "new", "--gpu", gpu, "--nodes", str(nodes), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     path = Path(done.output.strip())
@@ -255,7 +255,7 @@ def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) ->
     ],
 )
 def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None:
-    """With the numbers of nodes that would do, or where to look for other layouts."""
+    """The error has the numbers of nodes that would work, or a command that finds other layouts."""
     with pytest.raises(ConfigError, match=message):
         new_config("H100", nodes, global_batch_size=1152)
 
@@ -268,12 +268,12 @@ def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None
     ],
 )
 def test_a_new_config_that_cannot_be_written_is_an_error(arguments: list[str], message: str, tmp_path: Path) -> None:
-    """One line, no traceback."""
+    """The error is one line, without a traceback."""
     command = ["config", "new", "--gpu", "H100", "--nodes", "64", "--out", str(tmp_path)]
     with pytest.raises(ClickException, match=message):
         main([*command, *arguments], standalone_mode=False)
 
 
 def test_one_config_has_more_than_ten_thousand_gpus() -> None:
-    """What is shown at scale is shown on a config of that scale."""
+    """Claims about scale are tested with a config of that scale."""
     assert max(config.layout.world_size for config in OFFICIAL.values()) > 10_000

@@ -42,7 +42,7 @@ def llama31(tmp_path_factory: pytest.TempPathFactory) -> Llama31:
 
 
 def test_it_brings_no_torch(llama31: Llama31) -> None:
-    """And says what it has instead."""
+    """It has no torch, and says which verbs it has."""
     assert llama31("--version").stdout == f"llama31, version {__version__}\n"
     said = llama31("doctor").stdout.splitlines()
     assert "torch               not installed" in said
@@ -51,7 +51,7 @@ def test_it_brings_no_torch(llama31: Llama31) -> None:
 
 @pytest.mark.parametrize("verb", [["run"], ["job", "--id", "1", "--nodes", "n1"], ["package", ".", "--out", "x"]])
 def test_what_needs_a_checkout_says_so(verb: list[str], llama31: Llama31, tmp_path: Path) -> None:
-    """In one line, with status 2."""
+    """Such a verb ends with one line and status 2."""
     system = tmp_path / "system.yaml"
     system.touch()
     more = ["--system-yaml", system] if verb[0] == "package" else []
@@ -62,7 +62,7 @@ def test_what_needs_a_checkout_says_so(verb: list[str], llama31: Llama31, tmp_pa
 
 @published
 def test_published_logs_are_checked(llama31: Llama31) -> None:
-    """As in the checkout."""
+    """They are checked as in the checkout."""
     done = llama31("check", PUBLISHED / "v5.1", "--ruleset", "5.1.0")
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].startswith("PASS ")

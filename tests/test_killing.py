@@ -1,4 +1,4 @@
-"""What is left of a run of which one process is killed."""
+"""The state of a run after one of its processes is killed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from tests.killing import DEFAULT_SEEDS, FEW, MOMENTS, SIGNALS, VICTIMS, Blow, s
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No process, no line after run_stop, no wrong success, the right status, and a next start that works."""
+    """There is no process, no line after run_stop and no wrong success; the status is right, and the next start
+    works.
+    """
     assert {outcome.blow.seed: outcome.faults for outcome in strikes(FEW, tmp_path) if outcome.faults} == {}
 
 
 def test_few_seeds_reach_everything() -> None:
-    """Every moment and every kind of victim."""
+    """They cover every moment and every kind of victim."""
     blows = [Blow.of(seed) for seed in FEW]
     assert {blow.moment for blow in blows} == set(MOMENTS)
     assert {blow.victim.split()[0] for blow in blows} == {victim.split()[0] for victim in VICTIMS}
 
 
 def test_all_seeds_send_every_signal_to_everybody() -> None:
-    """Three times, at moments that are drawn."""
+    """Each pair comes three times, at drawn moments."""
     sent = Counter((blow.number, blow.victim) for blow in map(Blow.of, DEFAULT_SEEDS))
     assert sent == dict.fromkeys(product(SIGNALS, VICTIMS), 3)

@@ -57,8 +57,9 @@ class Site:
 
 
 def test_from_text_to_a_score(tmp_path: Path) -> None:
-    """Prepared as int32, judged beforehand, trained from random weights to its target three times, checked, scored, and
-    made reference points of."""
+    """It is prepared as int32, preflighted, trained to its target three times, checked and scored, and becomes
+    reference points.
+    """
     pytest.importorskip("tiktoken")
     site = Site(hook(tmp_path))
     stand_in(tmp_path / "tokenizer.model")

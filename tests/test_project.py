@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: which way imports point, who reads the environment, what files may contain."""
+"""What holds for the whole project: the direction of imports, who reads the environment, what files may contain."""
 
 from __future__ import annotations
 
@@ -110,14 +110,14 @@ def test_arrows_point_down() -> None:
 
 
 def test_only_the_trainer_imports_torch() -> None:
-    """The other floors are for machines that have none."""
+    """The other packages are for machines without it."""
     torch = {"torch", "megatron", "transformers", "transformer_engine"}
     found = {relative(path): {name.split(".")[0] for name in imported(tree_of(path))} & torch for path in MODULES}
     assert {path for path, names in found.items() if names and not path.startswith("reference_impl/")} == set()
 
 
 def test_no_circles() -> None:
-    """No module needs itself, by whatever way, for types as for code."""
+    """No module depends on itself, directly or indirectly, for types or for code."""
     modules = {relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in MODULES}
     needs = {name: set(needed_modules(tree_of(path), modules)) for name, path in modules.items()}
     TopologicalSorter(needs).prepare()
@@ -214,7 +214,7 @@ def test_config_files_only_export() -> None:
 
 
 def test_programs_are_executable() -> None:
-    """What is called by its path can be."""
+    """A file that is called by its path is executable."""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

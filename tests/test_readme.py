@@ -1,4 +1,4 @@
-"""The README is true: every command in it is run, here or by the test that is named."""
+"""The README is true: every command in it is run here, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def runnable(command: str, runs: Path, out: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_ELSEWHERE])
 def test_a_command_of_the_readme_works(command: str, runs: Path, tmp_path: Path) -> None:
-    """It ends with status 0."""
+    """Each command ends with status 0."""
     arguments = runnable(command, runs, tmp_path / "out")
     done = subprocess.run(arguments, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
 

@@ -202,7 +202,7 @@ def test_bad_input_is_refused_before_anything_is_written(what: str, tmp_path: Pa
 
 @pytest.mark.parametrize("delay", [0.05, 0.1, 0.2])
 def test_ctrl_c_is_taken_from_the_first_moment(delay: float, tmp_path: Path) -> None:
-    """Whether the shell has it, Python while it starts, or what it imports: nothing has begun, and it ends at once."""
+    """Whether it reaches the shell, Python while it starts, or its imports, the command ends at once."""
     with started(LOGDIR=tmp_path / "logs") as process:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
@@ -213,7 +213,7 @@ def test_ctrl_c_is_taken_from_the_first_moment(delay: float, tmp_path: Path) -> 
 
 
 def test_a_shell_that_ends_takes_what_it_waits_for_along(tmp_path: Path) -> None:
-    """Of an installation, which may run for minutes, nothing goes on."""
+    """An installation, which may run for minutes, ends with it."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     shutil.copy(ROOT / "run_and_time.sh", checkout)
@@ -298,14 +298,14 @@ def called(*arguments: str | Path) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_it_helps(flag: str) -> None:
-    """With every way to call it."""
+    """The help has every way to call it."""
     status, out, _ = called(flag)
     assert status == 0
     assert "bash run_and_time.sh FILE" in out
 
 
 def test_a_file_is_the_configuration_that_runs(tmp_path: Path) -> None:
-    """Its values are read, here to be refused; tiny does not train in its place."""
+    """Its values are read, here to be refused; tiny does not train instead."""
     path = tmp_path / "config_MINE.sh"
     path.write_text(f"source {ROOT}/config_tiny.sh\nexport DGXSYSTEM=MINE TENSOR_MODEL_PARALLEL=3\n", encoding="utf-8")
     status, out, err = called(path)
@@ -315,7 +315,7 @@ def test_a_file_is_the_configuration_that_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["no_such.sh"], ["--fast"], ["config_tiny.sh", "again"]])
 def test_anything_else_is_refused(arguments: list[str]) -> None:
-    """In one line, before anything is set up."""
+    """One line refuses it before anything is set up."""
     status, out, err = called(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("run_and_time.sh: ")

@@ -251,7 +251,7 @@ def test_concurrent_calls_install_once(tree: Tree) -> None:
 
 
 def test_failed_installation_shows_why(tree: Tree) -> None:
-    """What pip said is shown and kept, and the next call tries again."""
+    """pip's message is shown and kept, and the next call tries again."""
     (tree.folder / "requirements.lock").write_text(f"no-such-package==1.0 --hash=sha256:{0:064}\n", encoding="utf-8")
     status, out, err = tree.setup()
     assert (status, out) == (1, "")
@@ -279,7 +279,7 @@ def test_package_index_that_does_not_answer_is_named(tree: Tree) -> None:
 
 
 def test_pip_of_the_machine_will_do(tree: Tree, without: Callable[..., dict[str, str]]) -> None:
-    """Where Python cannot put pip into an environment (Debian without python3-venv), the machine's own pip installs."""
+    """If Python cannot put pip into an environment (Debian without python3-venv), the machine's own pip installs."""
     base = sys._base_executable  # type: ignore[attr-defined]
     if subprocess.run([base, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("the machine's Python has no pip")
@@ -297,7 +297,7 @@ def test_no_way_to_install_names_the_package(tree: Tree, without: Callable[..., 
 
 
 def test_old_python_is_refused(tree: Tree) -> None:
-    """Where every Python is too old, one line says which is needed and which there is."""
+    """If every Python is too old, one line says which version is needed and which are there."""
     programs = tree.folder / "bin"
     programs.mkdir()
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
@@ -319,7 +319,7 @@ def test_given_interpreter_is_used_as_it_is(tree: Tree) -> None:
 
 
 def test_given_interpreter_must_exist(tree: Tree) -> None:
-    """A HARNESS_PYTHON that is no program is refused."""
+    """A HARNESS_PYTHON that is not a program is refused."""
     status, out, err = tree.setup(HARNESS_PYTHON="no-such-python")
     assert (status, out) == (2, "")
     assert "HARNESS_PYTHON=no-such-python" in err
@@ -371,7 +371,7 @@ UNTOLD = {"PIP_NO_INDEX": "", "PIP_FIND_LINKS": ""}
 
 
 def test_torch_for_cpus_comes_from_its_own_index(tree: Tree, elsewhere: str) -> None:
-    """Where there is no GPU and pip is told of no index; size and reason are said before."""
+    """It does without a GPU and without an index of the user's; size and reason are announced."""
     status, _, err = tree.setup(**UNTOLD, TORCH_INDEX_URL=elsewhere)
     assert status == 0, err
     assert f"torch==1.0 for CPUs, since there is no NVIDIA GPU: about 200 MB from {elsewhere}\n" in err
@@ -379,7 +379,7 @@ def test_torch_for_cpus_comes_from_its_own_index(tree: Tree, elsewhere: str) -> 
 
 
 def test_an_index_of_the_users_own_is_asked_alone(tree: Tree) -> None:
-    """An air-gapped site, or a mirror."""
+    """An air-gapped site's mirror gets every request."""
     status, _, err = tree.setup(TORCH_INDEX_URL="http://127.0.0.1:9/")
     assert status == 0, err
     assert "torch==1.0 from pip's configured index" in err
@@ -394,7 +394,7 @@ def test_an_index_of_the_users_own_is_asked_alone(tree: Tree) -> None:
     ],
 )
 def test_without_that_index_the_public_one_is_taken(tree: Tree, elsewhere: str, index: str, said: str) -> None:
-    """It is told; here nothing answers in the public one's place."""
+    """pip is told so; here nothing answers in the public one's place."""
     status, _, err = tree.setup(**UNTOLD, TORCH_INDEX_URL=index, https_proxy="http://127.0.0.1:9/", PIP_RETRIES="0")
     assert said in err
     assert status != 0
@@ -416,7 +416,7 @@ def test_an_environment_without_torch_for_the_host_of_a_job(tree: Tree) -> None:
 
 
 def test_what_is_to_be_there_already_is_not_made(tree: Tree) -> None:
-    """--made says how to make it, and touches nothing."""
+    """--made says how to make it, and changes nothing."""
     status, out, err = tree.setup("--made", "--host")
     assert (status, out) == (2, "")
     assert err == (
@@ -427,7 +427,7 @@ def test_what_is_to_be_there_already_is_not_made(tree: Tree) -> None:
 
 
 def test_another_interpreter_can_be_named(tree: Tree, tmp_path: Path) -> None:
-    """By SETUP_PYTHON, with any name; one that is too old is named in the refusal."""
+    """SETUP_PYTHON may have any name; one that is too old is named in the refusal."""
     (tmp_path / "a python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
     assert tree.setup(SETUP_PYTHON=str(tmp_path / "a python"))[0] == 0
     status, _, err = tree.setup("--host", SETUP_PYTHON="/bin/false")
@@ -437,7 +437,7 @@ def test_another_interpreter_can_be_named(tree: Tree, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["CDPATH", "PIP_USER", "pip.conf"])
 def test_settings_of_the_user_do_no_harm(tree: Tree, tmp_path: Path, how: str) -> None:
-    """Each works."""
+    """Setup works with each of them."""
     file = tmp_path / "pip.conf"
     file.write_text("[install]\nuser = true\n", encoding="utf-8")
     variables = {
@@ -450,7 +450,7 @@ def test_settings_of_the_user_do_no_harm(tree: Tree, tmp_path: Path, how: str) -
 
 
 def test_a_linked_environment_is_refused(made: Tree, tree: Tree) -> None:
-    """It is another checkout's, which is left as it is."""
+    """It belongs to another checkout, and is left as it is."""
     (tree.folder / ".venv").symlink_to(made.folder / ".venv")
     status, out, err = tree.setup()
     assert (status, out) == (2, "")
@@ -474,14 +474,14 @@ def programs(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_a_file_system_without_locks_will_do(tree: Tree, programs: Callable[..., str]) -> None:
-    """One line says what nobody can see to then."""
+    """One line warns that concurrent calls cannot be seen."""
     status, out, err = tree.setup(PATH=programs(flock="echo 'flock: 9: No locks available' >&2; exit 71"))
     assert (status, out) == (0, tree.python + "\n")
     assert "this file system has no locks (flock ended with status 71)" in err
 
 
 def test_another_system_is_told_what_works_there(tree: Tree, programs: Callable[..., str]) -> None:
-    """macOS, Windows without WSL2, other processors."""
+    """That covers macOS, Windows without WSL2, and other processors."""
     status, out, err = tree.setup(PATH=programs(uname="echo Darwin arm64"))
     assert (status, out) == (2, "")
     assert err == (
@@ -491,7 +491,7 @@ def test_another_system_is_told_what_works_there(tree: Tree, programs: Callable[
 
 
 def test_a_read_only_checkout_names_what_it_needs(tree: Tree, programs: Callable[..., str]) -> None:
-    """Whoever runs the tests may write everywhere, so the refusal is played."""
+    """The refusal is simulated, since whoever runs the tests may write everywhere."""
     status, out, err = tree.setup(PATH=programs(mkdir="exit 1"))
     assert (status, out) == (2, "")
     assert all(name in err for name in ("HARNESS_PYTHON", "DATADIR", "LOGDIR"))

@@ -1,4 +1,4 @@
-"""The tree of an organisation with one system, small enough that the official tools judge it in a blink."""
+"""The tree of an organisation with one system, small enough for the official tools to judge quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for other processes without measuring the machine: one that lives and goes on is never late."""
+"""Waits for other processes without measuring the machine: a process that makes progress is never late."""
 
 from __future__ import annotations
 

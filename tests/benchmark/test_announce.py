@@ -1,4 +1,4 @@
-"""What a run says before its clock starts."""
+"""What a run logs before its clock starts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_run_without_a_seed_cannot_be_announced() -> None:
 
 @pytest.mark.parametrize(("benchmark", "minibatch", "logged"), [("llama31_405b", 144, True), ("llama31_8b", 2, False)])
 def test_initial_checkpoint_is_announced_where_there_is_one(benchmark: str, minibatch: int, logged: bool) -> None:
-    """405B starts from a checkpoint at step 0 and says so; 8B starts from random weights."""
+    """405B starts from a checkpoint at step 0 and logs that; 8B starts from random weights."""
     pairs = announce(configured(BENCHMARK=benchmark, MINIBS=minibatch, SEED=1))
     assert (("init_checkpoint_step", 0) in pairs) is logged
 
 
 @pytest.mark.parametrize(("max_steps", "logged"), [({}, 1000), ({"MAX_STEPS": 500}, 500)])
 def test_max_steps_is_the_limit_in_force(max_steps: dict[str, int], logged: int) -> None:
-    """max_steps says where the run would give up."""
+    """max_steps is the step at which the run would give up."""
     assert dict(announce(configured(SEED=1, **max_steps)))["max_steps"] == logged

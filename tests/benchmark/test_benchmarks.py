@@ -1,4 +1,6 @@
-"""One row a benchmark: what it says, that nothing else says it, and that a row is all that a new one takes."""
+"""One row for each benchmark: its values, that they are stated nowhere else, and that a new benchmark needs only a
+row.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def test_rules_of_another_benchmark_are_refused() -> None:
 
 
 def names_in_code(path: Path) -> list[str]:
-    """Strings that are the name of a benchmark; those inside longer texts are for people."""
+    """Strings that are exactly the name of a benchmark; longer texts are for people."""
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return [node.value for node in nodes if isinstance(node, ast.Constant) and node.value in BENCHMARKS]
 
@@ -62,7 +64,7 @@ def test_nothing_else_names_a_benchmark() -> None:
 
 
 def test_a_new_ruleset_changes_no_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rows of 6.2.0 that say otherwise, every config of the repository is the run that it was."""
+    """With different rows for 6.2.0, every config of the repository still describes the run that it was."""
     before = {path.name: resolve(path).config for path in config_files()}
     rules = {path: config.rules for path, config in before.items()}
     for row in list(BENCHMARKS.values()):
@@ -95,7 +97,7 @@ LLAMA31_70B = Benchmark(
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the packages in which one file is changed: benchmark/benchmarks.py has one row more."""
+    """A copy of the packages whose benchmark/benchmarks.py has one more row."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "config_common.sh", tmp_path)
@@ -108,7 +110,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def shards(folder: Path) -> Path:
-    """C4's shards for one training file and for validation, with as few lines as they may have."""
+    """C4's shards for one training file and for validation, with as few lines as possible."""
     folder.mkdir()
     line = json.dumps({"text": "a page"}).encode() + b"\n"
     for number in range(768, 768 + c4.SHARDS_PER_FILE):

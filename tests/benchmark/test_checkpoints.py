@@ -1,4 +1,4 @@
-"""Which checkpoint counts, what a run is known by, and what is refused: nothing is lost, nothing overwritten."""
+"""Which checkpoint counts, how a run is identified, and what is refused: nothing is lost, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def refusal(config: RunConfig) -> str:
 
 
 def test_saves_are_due_at_multiples_of_the_interval() -> None:
-    """Every interval, and never without a folder or an interval."""
+    """A save is due at every interval, and never without a folder or an interval."""
     every = Checkpoints(Path("state"), interval=10)
     assert [step for step in range(1, 31) if every.due(step)] == [10, 20, 30]
     assert not any(Checkpoints(Path("state")).due(step) or Checkpoints().due(step) for step in range(1, 31))
 
 
 def test_a_save_says_how_long_it_kept_training_waiting(config: Callable[..., RunConfig]) -> None:
-    """One event with the seconds that the call took, and training's clock goes on from there."""
+    """One event has the seconds that the call took, and training's clock continues from there."""
     run = Run(config())
     assert run.log.path is not None
 
@@ -106,7 +106,7 @@ def test_a_save_says_how_long_it_kept_training_waiting(config: Callable[..., Run
 
 
 def test_a_folder_is_complete_only_when_every_rank_has_written(config: Callable[..., RunConfig]) -> None:
-    """Under way it has another name, which nobody takes for a checkpoint."""
+    """Until then it has another name, which nobody takes for a checkpoint."""
     run = Run(config())
     run.start_saving(10)
     assert run.names == ["step_10.partial"]
@@ -127,7 +127,7 @@ def test_the_last_two_are_kept(config: Callable[..., RunConfig]) -> None:
 def test_a_save_that_fails_costs_no_other_checkpoint(
     config: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its remains go, the older ones stay; a line and an event say which step was not saved, and why."""
+    """Its remains are removed, older ones stay; a line and an event say which step was not saved, and why."""
     run = Run(config())
     run.save(10)
     run.start_saving(20)
@@ -143,7 +143,7 @@ def test_a_save_that_fails_costs_no_other_checkpoint(
 def test_what_cannot_be_removed_costs_no_checkpoint(
     config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A complete one is complete, and the run goes on; a line says what is left."""
+    """A complete checkpoint stays complete, and the run continues; a line says what is left behind."""
     run = Run(config())
     monkeypatch.setattr("shutil.rmtree", Mock(side_effect=OSError(errno.EBUSY, "Device or resource busy")))
     for step in (10, 20, 30):
@@ -153,7 +153,7 @@ def test_what_cannot_be_removed_costs_no_checkpoint(
 
 
 def test_a_save_that_fails_ends_a_run_that_asks_for_it(config: Callable[..., RunConfig]) -> None:
-    """On every rank alike; it is logged before."""
+    """With SAVE_FAILURE=stop it ends the run on every rank alike, after it is logged."""
     run = Run(config())
     run.checkpoints = Checkpoints(run.folder, writes=False, stop=True)
     run.start_saving(20)
@@ -164,7 +164,7 @@ def test_a_save_that_fails_ends_a_run_that_asks_for_it(config: Callable[..., Run
 
 
 def test_room_is_asked_for_before_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bytes, of the folder or of where it is going to be; both numbers are said."""
+    """The refusal has the needed and the free bytes, of the folder or of its nearest existing parent."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5_000 if path == tmp_path else 0))
     assert why_no_room(tmp_path / "state" / "run", 5_000) == ""
     assert (
@@ -182,7 +182,7 @@ def test_runs_that_share_a_folder_do_not_meet(config: Callable[..., RunConfig], 
 
 
 def test_a_new_run_starts(config: Callable[..., RunConfig]) -> None:
-    """Without a log, and with an empty one, there is nothing to go on with."""
+    """A run without a log, or with an empty one, starts anew."""
     one = config()
     assert find_resumption(one, identity(one, "data")) is None
     Run(one).log.path.touch()  # type: ignore[union-attr]
@@ -190,7 +190,7 @@ def test_a_new_run_starts(config: Callable[..., RunConfig]) -> None:
 
 
 def test_a_run_goes_on_from_the_newest_complete_checkpoint(config: Callable[..., RunConfig]) -> None:
-    """With the log's length just after the save, the steps to be taken again, and the time of the last event."""
+    """It has the log's length after the save, the steps to repeat, and the time of the last event."""
     one = config()
     run = Run(one)
     for step in (10, 20):
@@ -208,7 +208,7 @@ def test_a_run_goes_on_from_the_newest_complete_checkpoint(config: Callable[...,
 
 
 def test_another_layout_goes_on(config: Callable[..., RunConfig]) -> None:
-    """The same global batch split over ranks in another way is the same run."""
+    """A run continues when the same global batch is divided among ranks differently."""
     run = Run(config())
     run.train(10)
     run.save(10)
@@ -241,7 +241,7 @@ def test_another_run_is_refused_by_every_difference(
 
 
 def test_a_log_without_a_checkpoint_is_refused(config: Callable[..., RunConfig]) -> None:
-    """What was logged is not written over, and an unfinished save is no checkpoint."""
+    """A log is not overwritten, and an unfinished save does not count as a checkpoint."""
     run = Run(config())
     run.train(1)
     run.start_saving(1)
@@ -249,7 +249,7 @@ def test_a_log_without_a_checkpoint_is_refused(config: Callable[..., RunConfig])
 
 
 def test_a_log_without_a_folder_is_refused(config: Callable[..., RunConfig]) -> None:
-    """A run that saves nothing does not append to a log that is there."""
+    """A run that saves nothing does not append to an existing log."""
     Run(config()).train(1)
     assert "exists and SAVE_CHECKPOINT is not set" in refusal(config(SAVE_CHECKPOINT=""))
 
@@ -265,7 +265,7 @@ def test_a_checkpoint_without_its_log_is_refused(config: Callable[..., RunConfig
 
 
 def test_a_run_that_has_reached_its_target_is_refused(config: Callable[..., RunConfig]) -> None:
-    """It is over; to go on would cut its end off."""
+    """It is over; continuing would cut off its end."""
     run = Run(config())
     run.train(10)
     run.save(10)
@@ -274,7 +274,7 @@ def test_a_run_that_has_reached_its_target_is_refused(config: Callable[..., RunC
 
 
 def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) -> None:
-    """A log of the same length in its place, line for line, is still another run."""
+    """A log with the same lines but another seed belongs to another run."""
     run = Run(config())
     run.log.event("seed", run.seed)
     run.save(10)
@@ -298,7 +298,7 @@ def test_the_log_of_another_seed_is_refused(config: Callable[..., RunConfig]) ->
 def test_a_record_that_is_not_as_it_was_written_is_damage(
     content: str | None, said: str, config: Callable[..., RunConfig]
 ) -> None:
-    """It is named by its file, in one line; the checkpoint put aside, the run goes on from the one before it."""
+    """The error names the file in one line; the checkpoint is put aside, and the run resumes from the one before."""
     run = Run(config())
     for step in (10, 20):
         run.train(step)
@@ -315,7 +315,7 @@ def test_a_record_that_is_not_as_it_was_written_is_damage(
 
 
 def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(config: Callable[..., RunConfig]) -> None:
-    """So that somebody who has a copy knows of what."""
+    """The error names them, so that somebody with a copy knows what to restore."""
     run = Run(config())
     run.train(10)
     run.save(10)
@@ -324,7 +324,7 @@ def test_a_run_without_a_whole_checkpoint_says_which_are_damaged(config: Callabl
 
 
 def test_the_next_checkpoint_replaces_a_damaged_one(config: Callable[..., RunConfig]) -> None:
-    """Which takes its room until then, for whoever wants to look at it."""
+    """A damaged checkpoint stays for inspection until the next save takes its place."""
     run = Run(config())
     run.save(10)
     run.save(20)
@@ -347,7 +347,7 @@ def test_a_log_that_is_not_the_checkpoints_is_refused(
 
 
 def test_the_record_is_json_for_people(config: Callable[..., RunConfig]) -> None:
-    """The checkpoint itself says which run it is of."""
+    """The checkpoint itself says, readably, which run it belongs to."""
     run = Run(config())
     run.train(10)
     run.save(10)
@@ -357,7 +357,7 @@ def test_the_record_is_json_for_people(config: Callable[..., RunConfig]) -> None
 
 
 def test_what_an_interrupted_save_left_is_removed(config: Callable[..., RunConfig]) -> None:
-    """And what an interrupted removal did; before a process saves to the same name again. Complete ones stay."""
+    """Remains of interrupted saves and removals go before the next save to that name; complete checkpoints stay."""
     run = Run(config())
     run.save(10)
     run.start_saving(20)
@@ -367,6 +367,6 @@ def test_what_an_interrupted_save_left_is_removed(config: Callable[..., RunConfi
 
 
 def test_a_folder_that_cannot_be_made_is_refused() -> None:
-    """Before anything is trained."""
+    """The error comes before anything is trained."""
     with pytest.raises(ConfigError, match="SAVE_CHECKPOINT: /dev/null/state cannot be written"):
         make_ready(Path("/dev/null/state"))

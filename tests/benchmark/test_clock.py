@@ -36,7 +36,7 @@ def test_system_clock_tells_the_time() -> None:
 @given(passed=st.floats(0, 1e6), step=st.floats(-1e6, 1e6))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_system_clock_goes_on_whatever_the_wall_clock_does(host: SimpleNamespace, passed: float, step: float) -> None:
-    """Time that passes is time that the clock shows, though NTP sets the wall clock back an hour in mid-run."""
+    """The clock shows the time that has passed, even if NTP sets the wall clock back an hour in mid-run."""
     clock = SystemClock()
     before = clock.now()
     host.up += passed
@@ -45,7 +45,7 @@ def test_system_clock_goes_on_whatever_the_wall_clock_does(host: SimpleNamespace
 
 
 def test_a_clock_that_goes_on_is_not_before_the_log(host: SimpleNamespace) -> None:
-    """On a host whose clock is behind, time goes on from the last event of the log, in milliseconds, too."""
+    """On a host whose clock is behind, time continues from the last event of the log, to the millisecond."""
     last = host.wall + 3600
     now = SystemClock(after=last).now()
     assert int(now * 1000) >= int(last * 1000)

@@ -186,7 +186,7 @@ def test_value_of_the_wrong_kind_is_refused_by_name(name: str, value: str) -> No
 
 @pytest.mark.parametrize("overrides", [{"NEXP": 10**12}, {"MINIBS": 10**15, "MICRO_BATCH_SIZE": 7}], ids=str)
 def test_absurd_number_is_refused_at_once(overrides: dict[str, str | int]) -> None:
-    """A number that no run has is refused in no time, not counted up to."""
+    """A number that no run has is refused immediately, without counting up to it."""
     assert faults(**overrides)
 
 
@@ -271,13 +271,15 @@ def test_global_batch_size_follows_from_the_layout() -> None:
 
 
 def test_a_run_gives_up_within_the_schedule() -> None:
-    """After MAX_STEPS, which cannot lengthen the schedule; unset, after so many sequences as the rules' row says."""
+    """A run gives up after MAX_STEPS, which cannot lengthen the schedule, or after the number of samples in its row."""
     limits = [configured(**given).step_limit for given in ({}, {"MAX_STEPS": 500}, {"MAX_STEPS": 10**9})]
     assert limits == [1_152_000 // 1152, 500, 1_200_000]
 
 
 def test_what_nobody_says_of_the_submission_is_logged_by_a_stand_in() -> None:
-    """The official checker refuses an empty value; what is unset stays known, and survives the way to the ranks."""
+    """Since the official checker refuses empty values, unset ones are logged as stand-ins; they stay known as unset
+    on the ranks.
+    """
     config = configured(DGXNNODES=2, MINIBS=72, SEED=1)
     said = dict(announce(config))
     names = ("submission_org", "submission_division", "submission_status", "submission_platform")
@@ -338,7 +340,7 @@ def test_learning_rate_survives_the_environment_bit_for_bit(rate: float) -> None
 
 
 def test_a_run_cannot_be_changed() -> None:
-    """Configurations are values."""
+    """Configurations are immutable values."""
     with pytest.raises(ValueError, match="frozen"):
         configured().layout.nodes = 2
 
@@ -375,7 +377,7 @@ def test_hostile_environment_does_not_leak_into_the_exports(tmp_path: Path) -> N
 
 
 def test_a_file_with_windows_line_ends_is_one_error(tmp_path: Path) -> None:
-    """Before bash stumbles over it; and a shell that sourced such a file is told the variables."""
+    """The error comes before bash stumbles; if a shell already sourced such a file, it names the variables."""
     with pytest.raises(ConfigError, match=r"config_TEST\.sh has Windows line ends"):
         sourced(tmp_path, "export DGXNNODES=2\r\nexport DGXNGPU=8\r\n")
     with pytest.raises(ConfigError, match=r"^DGXNNODES, DATADIR: the file that exported this has Windows line ends"):

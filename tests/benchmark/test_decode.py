@@ -1,4 +1,4 @@
-"""What others wrote is decoded within limits, and nothing of it is executed."""
+"""Untrusted input is decoded within limits, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ PLAIN = st.recursive(
 
 @given(PLAIN, st.integers(3, pickle.HIGHEST_PROTOCOL))
 def test_plain_data_comes_back(value: Any, protocol: int) -> None:
-    """Whatever of numbers, text, bytes, lists, tuples and dicts is pickled is what is read."""
+    """Pickled numbers, text, bytes, lists, tuples and dicts are read back equal."""
     assert from_pickle(pickle.dumps(value, protocol), named) == value
 
 
 def test_an_ordered_dict_comes_back_as_a_dict() -> None:
-    """As torch writes the parts of a state."""
+    """An OrderedDict, as torch writes the parts of a state, is read as a dict."""
     assert from_pickle(pickle.dumps(OrderedDict(a=1)), named) == {"a": 1}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_pickle_that_asks_for_more_than_it_is_costs_little(bomb: str) -> None:
-    """It is refused or decoded in seconds of a processor at most; nothing that it names is called."""
+    """It is refused or decoded within seconds of processor time, and nothing that it names is called."""
     began = time.process_time()
     with suppress(MalformedError):
         from_pickle(BOMBS[bomb], named)
@@ -68,14 +68,14 @@ def test_yaml_that_grows_costs_little(number: int) -> None:
 
 
 def test_yaml_is_text_as_written() -> None:
-    """No date, no infinity, no boolean is made of what looks like one; an alias is what it stands for."""
+    """Text that looks like a date, infinity or boolean stays text; an alias becomes what it stands for."""
     assert from_yaml(b"a: &x [2001-13-99, .inf, no, 007]\nb: *x\n") == {
         name: ["2001-13-99", ".inf", "no", "007"] for name in "ab"
     }
 
 
 def test_json_beyond_a_depth_is_refused() -> None:
-    """Brackets within strings do not count."""
+    """Nesting beyond the limit is refused; brackets within strings do not count."""
     deepest = b"[" * DEEPEST + b'"[{\\"["' + b"]" * DEEPEST
     assert isinstance(from_json(deepest), list)
     with pytest.raises(MalformedError, match="nested more than"):
@@ -85,7 +85,7 @@ def test_json_beyond_a_depth_is_refused() -> None:
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """A pipe is not waited for, a device not read, and no file beyond its limit."""
+    """It does not wait for a pipe, read a device, or read a file beyond its limit."""
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
     large.write_bytes(b"x" * 11)

@@ -1,4 +1,4 @@
-"""What the CUDA driver says of the GPUs, by a driver that is made up."""
+"""What the CUDA driver reports about GPUs, with a made-up driver."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cuda_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 @pytest.mark.usefixtures("cuda_torch")
 def test_the_driver_names_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its order; one that has no GPU behind it names none."""
+    """GPUs are named in the driver's order; a driver without a GPU names none."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(H100, NULL))
     assert gpu_names() == (H100, NULL)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(status=100))
@@ -55,7 +55,7 @@ def test_the_driver_names_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_torch_for_cpus_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is not even asked."""
+    """A torch without CUDA does not even ask the driver."""
     monkeypatch.setattr(driver, "_folders", lambda _: [])
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(H100))
     assert gpu_names() is None
@@ -74,5 +74,5 @@ def test_a_torch_for_cpus_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_ranks_need_a_gpu_each_that_computes(names: tuple[str, ...] | None, said: list[str]) -> None:
-    """One sentence for all of them; nothing where there is no driver, since CPUs train too."""
+    """One sentence covers all ranks; without a driver there is no fault, since CPUs train too."""
     assert faults(2, names) == said

@@ -1,4 +1,4 @@
-"""The first loss of a run that starts from a checkpoint: in the rules' range, or the run ends there."""
+"""The first loss of a run from a checkpoint lies in the rules' range, or the run ends there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ran(tmp_path: Path, *losses: float, **variables: str | int) -> tuple[Outcome
 
 @pytest.mark.parametrize("loss", [7.684, 7.789, 7.5, 8.0])
 def test_a_right_start_goes_on(loss: float, tmp_path: Path) -> None:
-    """The range of all published runs passes, and so do the ends of the rules' range."""
+    """The losses of all published runs pass, and so do the ends of the rules' range."""
     outcome, _ = ran(tmp_path, loss, 12.0, LOAD_CHECKPOINT="/data/405b")
 
     assert outcome.status == "success"
@@ -36,7 +36,7 @@ def test_a_right_start_goes_on(loss: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("loss", "cause"), [(11.9, "wrong tokenizer"), (5.2, "trained on this data already")])
 def test_a_wrong_start_ends_after_one_step(loss: float, cause: str, tmp_path: Path) -> None:
-    """run_stop says aborted, with the number, the range, the likely causes and how to go on all the same."""
+    """run_stop says aborted, with the number, the range, the likely causes, and how to continue anyway."""
     outcome, step = ran(tmp_path, loss, LOAD_CHECKPOINT="/data/405b")
 
     assert (outcome.status, step.steps) == ("aborted", 1)

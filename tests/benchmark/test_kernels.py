@@ -1,4 +1,4 @@
-"""Switches of the kernels: what contradicts itself anywhere, and what a machine lacks."""
+"""Switches of the kernels: those that contradict each other anywhere, and those whose needs a machine lacks."""
 
 from __future__ import annotations
 
@@ -161,13 +161,13 @@ def test_every_recipe_runs_somewhere(recipe: str) -> None:
 
 @pytest.mark.parametrize("found", ["2.9", "2.9.0a0", "2.10.0.dev0+5fdd7bb", "2.11.0+c188b533"])
 def test_a_release_in_the_range_is_taken(found: str) -> None:
-    """2.10 is later than 2.9, whatever follows the release."""
+    """Releases are compared as numbers (2.10 is later than 2.9), whatever follows the release."""
     assert lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, transformer_engine=found)) == []
 
 
 @pytest.mark.parametrize("found", ["2.8.0", "2.6.0.post1", "2.12", "2.12.0rc1", "3.0"])
 def test_another_transformer_engine_is_refused(found: str) -> None:
-    """By name and once, whatever needs it; PyTorch's layers do not use it."""
+    """It is refused once, by name, whatever needs it; PyTorch's layers do not use it."""
     machine = replace(BLACKWELL, transformer_engine=found)
     (fault,) = lacking(config(PRECISION="nvfp4", TP_COMM_OVERLAP=0).kernels, machine)
     assert fault == (
@@ -178,7 +178,7 @@ def test_another_transformer_engine_is_refused(found: str) -> None:
 
 
 def test_the_range_is_what_megatron_core_declares() -> None:
-    """In its own metadata, by which pip would judge."""
+    """The range equals the one in Megatron-Core's own metadata, by which pip would judge."""
     declared = [Requirement(line) for line in requires("megatron-core") or ()]
     (wanted,) = [one.specifier for one in declared if one.name == "transformer-engine"]
     least, beyond = TRANSFORMER_ENGINE
@@ -187,7 +187,7 @@ def test_the_range_is_what_megatron_core_declares() -> None:
 
 
 def test_an_image_with_another_transformer_engine_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command of the Dockerfile's last step: an image without it is for CPUs."""
+    """The Dockerfile's last step fails for it; an image without Transformer Engine is one for CPUs."""
     said = {}
     for found in (None, "2.11.0", "2.8.0"):
         monkeypatch.setattr(kernels, "probe", lambda found=found: Machine(transformer_engine=found))
@@ -209,7 +209,7 @@ def unproven(**variables: object) -> set[str]:
 
 
 def test_a_switch_that_is_on_is_named() -> None:
-    """By a run's own choice, or by ours."""
+    """A switch that has never run on a GPU is named, whether the user or a default turned it on."""
     assert {"PRECISION=nvfp4", "LAYER_SPEC=te", "CP_COMM_TYPE=p2p"} <= unproven(PRECISION="nvfp4")
     assert {"PRECISION=fp8 FP8_RECIPE=tensorwise", "TP_COMM_OVERLAP=True"} <= unproven(
         PRECISION="fp8", TP_COMM_OVERLAP=1
@@ -222,7 +222,7 @@ def test_a_switch_that_is_on_is_named() -> None:
 
 
 def test_one_row_says_that_a_switch_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing else has to be changed after a run on a GPU."""
+    """After a run on a GPU, only the switch's row must change."""
     rows = tuple(replace(row, gpu="2026-12-01 x" if row.name == "LAYER_SPEC=te" else row.gpu) for row in SWITCHES)
     before = unproven(PRECISION="fp8")
     monkeypatch.setattr(kernels, "SWITCHES", rows)
@@ -230,7 +230,7 @@ def test_one_row_says_that_a_switch_has_run(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_recorded_run_on_a_gpu_has_its_file() -> None:
-    """A date, and a file of this repository."""
+    """A recorded run has a date, and a file of this repository."""
     for row in SWITCHES:
         if row.gpu:
             date, file = row.gpu.split(" ", 1)
@@ -239,7 +239,7 @@ def test_every_recorded_run_on_a_gpu_has_its_file() -> None:
 
 
 def test_the_guide_has_the_table_of_what_has_run() -> None:
-    """docs/gpu.md, row by row."""
+    """docs/gpu.md has the same table, row by row."""
     rows = [
         f"| `{row.name}` | {'yes' if row.cpu else 'no'} | {'yes' if row.null_device else 'no'} | {row.gpu or 'never'} |"
         for row in SWITCHES
@@ -261,12 +261,12 @@ def test_the_guide_has_the_table_of_what_has_run() -> None:
     ],
 )
 def test_layers_are_chosen_by_what_is_there(asked: str, machine: Machine, chosen: str) -> None:
-    """Transformer Engine where it is installed beside a GPU; what is asked for comes first."""
+    """They are Transformer Engine's if it and a GPU are there; an explicit choice has precedence."""
     assert layer_spec(config(LAYER_SPEC=asked).kernels, machine) == chosen
 
 
 def test_the_probe_knows_no_capability() -> None:
-    """Without torch nobody knows the GPU, and an unknown capability is not judged."""
+    """Without torch the GPU's capability is unknown, and an unknown capability is not judged."""
     assert probe().compute_capability is None
     assert lacking(config(PRECISION="nvfp4").kernels, replace(BLACKWELL, compute_capability=None)) == []
 

@@ -1,4 +1,4 @@
-"""The run itself, with a trainer that computes nothing: what is done when, what is logged, how it ends."""
+"""The run itself, with a trainer that computes nothing: what happens when, what is logged, how it ends."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_announcement_is_logged_within_initialisation(ran: Callable[..., Run]) -
 
 
 def test_initialisation_ends_where_the_clock_starts(ran: Callable[..., Run]) -> None:
-    """init_stop and run_start are one instant, even where every look at the clock costs a second."""
+    """init_stop and run_start are one instant, even if every reading of the clock takes a second."""
     finished = ran(AT, tick=1.0)
     start = finished.keys.index("run_start")
     assert finished.keys[start - 1] == "init_stop"
@@ -157,7 +157,7 @@ def test_time_never_runs_backwards_in_the_log(ran: Callable[..., Run]) -> None:
 
 
 def test_slow_ranks_are_logged_where_a_step_names_them(ran: Callable[..., Run]) -> None:
-    """After the step's own event, at the same time; never where there are none."""
+    """They are logged after the step's own event, at the same time, and never if there are none."""
     slow = SlowRank(rank=3, node="n2", ratio=1.25)
 
     def stats(step: int) -> StepStats:
@@ -248,7 +248,9 @@ def test_step_limit_never_ends_a_run_between_evaluations(ran: Callable[..., Run]
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("field", "words"), [("loss", "training loss"), ("grad_norm", "gradient norm")])
 def test_step_that_is_not_finite_aborts(ran: Callable[..., Run], field: str, words: str, number: float) -> None:
-    """A loss or gradient that is no number ends the run at that step, which the reason names; none of it is logged."""
+    """A loss or gradient that is not a number ends the run at that step; the reason names it, and none of it is
+    logged.
+    """
 
     def stats(step: int) -> StepStats:
         values: dict[str, Any] = {"loss": 6.0, "grad_norm": 1.0, "learning_rate": 1e-5}
@@ -266,7 +268,7 @@ def test_step_that_is_not_finite_aborts(ran: Callable[..., Run], field: str, wor
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_evaluation_that_is_not_finite_aborts(ran: Callable[..., Run], number: float) -> None:
-    """A log perplexity that is no number is no result, minus infinity least of all."""
+    """A log perplexity that is not a finite number is not a result, least of all minus infinity."""
     finished = ran(ABOVE, number)
     assert finished.outcome is not None
     assert (finished.outcome.status, finished.outcome.log_perplexity) == ("aborted", ABOVE)
@@ -338,7 +340,7 @@ def saving(tmp_path: Path, interval: int | None, **given: Any) -> tuple[Run, Sav
 
 
 def test_saves_come_after_a_step_and_before_an_evaluation(tmp_path: Path) -> None:
-    """Every interval; one that falls on an evaluation comes before it, in the block that the evaluation ends."""
+    """A save comes at every interval; one that coincides with an evaluation comes before it, in its block."""
     finished, checkpoints = saving(tmp_path, 36)
     assert checkpoints.steps == [36, 72]
     assert finished.keys[finished.keys.index("block_stop") - 1] == "tracked_stats"
@@ -346,14 +348,14 @@ def test_saves_come_after_a_step_and_before_an_evaluation(tmp_path: Path) -> Non
 
 
 def test_the_last_save_is_finished_after_the_clock_has_stopped(tmp_path: Path) -> None:
-    """It is no part of the result, and must not be left half done."""
+    """It is not part of the result, but must not be left half done."""
     saving(tmp_path, 36)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step_36", "step_72"]
 
 
 @pytest.mark.parametrize("interval", [None, 10])
 def test_a_run_that_is_told_to_stop_saves_and_stops_there(tmp_path: Path, interval: int | None) -> None:
-    """One save, completed, at the end of that step; the clock runs on: no run_stop."""
+    """It completes one save at the end of that step; the clock runs on, so there is no run_stop."""
     stopped, checkpoints = saving(tmp_path, interval, preempted_after=10)
     assert stopped.outcome == Outcome(
         status="preempted", samples=10 * GBS, log_perplexity=None, reason="told to stop after step 10"
@@ -365,7 +367,7 @@ def test_a_run_that_is_told_to_stop_saves_and_stops_there(tmp_path: Path, interv
 
 
 def test_time_that_a_save_takes_is_no_steps_time(tmp_path: Path) -> None:
-    """The step after it begins when training goes on."""
+    """The next step begins when training continues."""
     path, clock = tmp_path / "result_0.txt", FakeClock()
 
     class Slow(FakeStep):
@@ -388,7 +390,7 @@ def test_time_that_a_save_takes_is_no_steps_time(tmp_path: Path) -> None:
 
 
 class Failing(FakeStep):
-    """Says during the step after a save that it has failed."""
+    """Reports, during the step after a save, that the save has failed."""
 
     def finish_saving(self) -> None:
         if self._complete is not None:
@@ -408,7 +410,7 @@ class Failing(FakeStep):
 @pytest.mark.parametrize("preempted_after", [None, 10])
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_save_that_fails(stop: bool, preempted_after: int | None, tmp_path: Path) -> None:
-    """By default training goes on as if none had been due; otherwise it is an aborted end that the run came to."""
+    """By default training continues as if no save had been due; with SAVE_FAILURE=stop the run ends as aborted."""
     path = tmp_path / "result_0.txt"
     step = Failing(path, log_perplexities=[AT])
     step.preempted_after = preempted_after
@@ -434,7 +436,7 @@ def test_a_save_that_fails(stop: bool, preempted_after: int | None, tmp_path: Pa
 
 
 def test_a_run_that_goes_on_is_not_initialised_again(tmp_path: Path) -> None:
-    """Build, load, every rank there, and only then is the log cut back; no warm-up, no second start of anything."""
+    """It builds, loads, waits for every rank and cuts the log; it neither warms up nor logs a second start."""
     saving(tmp_path, None, preempted_after=10)
     path = tmp_path / "result_0.txt"
     length = path.stat().st_size
@@ -456,7 +458,7 @@ def test_a_run_that_goes_on_is_not_initialised_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["build", "load", "barrier"])
 def test_a_resumption_that_fails_leaves_the_log_alone(tmp_path: Path, call: str) -> None:
-    """So that it can be tried again."""
+    """The log is unchanged, so the resumption can be tried again."""
     path = tmp_path / "result_0.txt"
     path.write_bytes(b"what was logged\nand what was not saved\n")
     step = FakeStep(tmp_path / "none", failing={call: RuntimeError("no")})

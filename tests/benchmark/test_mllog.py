@@ -45,7 +45,7 @@ def changed(**fields: Any) -> str:
 
 
 def refusal(text: str) -> str:
-    """Why a text is no event; empty if it is one."""
+    """Why a text is not an event; empty if it is one."""
     try:
         decode(text)
     except MalformedEventError as error:
@@ -67,21 +67,21 @@ def events_of(log: EventLog) -> list[Any]:
 
 
 def test_decode_reads_every_field() -> None:
-    """A well-formed line becomes the event it says."""
+    """A well-formed line becomes the event that it describes."""
     event = decode(changed(namespace="n", metadata={"samples_count": 3}))
     assert (event.namespace, event.time_ms, event.event_type) == ("n", 1, POINT)
     assert (event.key, event.value, event.metadata) == ("seed", 7, {"samples_count": 3})
 
 
 def test_decode_allows_spaces_around_and_no_namespace() -> None:
-    """White space around the object and a missing namespace, both found in published logs, are no fault."""
+    """White space around the object and a missing namespace, both found in published logs, are accepted."""
     assert decode(f"  {changed(namespace=...)} \r\n").namespace == ""
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("field", ["value", "time_ms", "metadata"])
 def test_decode_refuses_what_is_not_finite(number: str, field: str) -> None:
-    """No number that is not finite gets in anywhere, though Python's own decoder takes it."""
+    """No number that is not finite gets in anywhere, though Python's own decoder accepts it."""
     text = changed(**{field: {"deep": [0.5]} if field == "metadata" else 0.5}).replace("0.5", number)
     with pytest.raises(MalformedEventError, match="finite"):
         decode(text)
@@ -207,7 +207,7 @@ def test_each_event_is_on_disk_when_the_call_returns(log: EventLog) -> None:
 
 
 def test_a_log_is_appended_to(log: EventLog) -> None:
-    """A run that goes on after a crash continues the same log."""
+    """A run that continues after a crash continues the same log."""
     log.event("seed", 1)
     EventLog(log.path, FakeClock()).event("seed", 2)
     assert [event.value for event in events_of(log)] == [1, 2]
@@ -228,13 +228,13 @@ def test_nothing_is_printed(log: EventLog, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_log_that_cannot_be_written_raises() -> None:
-    """A full disk ends the run, in one line with the file; it does not lose events in silence."""
+    """A full disk ends the run with one line that names the file; no event is lost in silence."""
     with pytest.raises(UnwritableError, match=r"^/dev/full cannot be written: No space left on device$"):
         EventLog(Path("/dev/full"), FakeClock()).event("seed", 1)
 
 
 def test_a_full_disk_leaves_no_half_line(log: EventLog) -> None:
-    """What had room of a line that had none is taken back, and is not written later, when there is room again."""
+    """The part of a line that fitted is taken back, and is not written later when there is room again."""
     assert log.path is not None
     log.event("seed", 1)
     with limited_to(log.path.stat().st_size + 20), pytest.raises(UnwritableError, match="File too large"):
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_no_half_line(log: EventLog) -> None:
 
 @contextmanager
 def limited_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond it: a disk that is full."""
+    """No file of this process can grow beyond this size, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -256,7 +256,7 @@ def limited_to(size: int) -> Iterator[None]:
 
 
 def test_the_half_line_of_a_killed_writer_goes_before_the_next_event(log: EventLog) -> None:
-    """Whoever opens the log next begins at the start of a line."""
+    """The next writer removes it and begins at the start of a line."""
     assert log.path is not None
     log.event("seed", 1)
     with log.path.open("a") as file:
@@ -276,7 +276,7 @@ def test_a_log_without_a_path_writes_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_console_has_the_losses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Of what is logged, each evaluation, and a step every few seconds."""
+    """The console shows each evaluation, and a step every few seconds."""
     now = 100.0
     log = EventLog(tmp_path / "result_0.txt", FakeClock(), Console(lambda: now))
     log.event("seed", 1)
@@ -306,7 +306,7 @@ def test_metadata_has_the_callers_file_and_line(log: EventLog, method: str) -> N
 
 
 def test_sync_says_how_long_the_log_is(log: EventLog) -> None:
-    """In bytes, of whole lines; nothing where nothing is logged."""
+    """It returns the bytes of whole lines, or 0 if nothing is logged."""
     assert log.sync() == 0
     log.event("seed", 1)
     assert log.path is not None
@@ -315,7 +315,7 @@ def test_sync_says_how_long_the_log_is(log: EventLog) -> None:
 
 
 def test_what_is_cut_off_is_kept_beside_the_log(log: EventLog) -> None:
-    """Every byte of it, each time under a new name, even half a line."""
+    """Every byte of it is kept, even half a line, each time under a new name."""
     log.event("seed", 1)
     length = log.sync()
     assert log.path is not None
@@ -329,7 +329,7 @@ def test_what_is_cut_off_is_kept_beside_the_log(log: EventLog) -> None:
 
 
 def test_nothing_to_cut_off_leaves_no_file(log: EventLog) -> None:
-    """A run that was stopped in good order has one log and nothing beside it; other ranks have none to cut."""
+    """A run that stopped cleanly has only its log; other ranks have nothing to cut."""
     log.event("seed", 1)
     assert log.path is not None
     log.cut(log.sync())
@@ -348,7 +348,7 @@ def test_a_log_goes_on_where_it_was_cut(log: EventLog) -> None:
 
 
 def test_reading_a_log_passes_over_what_is_no_event(log: EventLog) -> None:
-    """Noise, and a line that the end of a process has cut off."""
+    """The reader skips noise, and a line that the end of a process has cut off."""
     log.event("seed", 1)
     assert log.path is not None
     with log.path.open("a") as file:

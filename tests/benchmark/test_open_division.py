@@ -1,4 +1,4 @@
-"""The open division: what the closed one fixes and refuses by name is chosen, trained with and logged."""
+"""The open division: what the closed division fixes and refuses by name is chosen, trained with and logged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_is_chosen_is_trained_with() -> None:
 
 
 def test_closed_division_refuses_each_choice_by_name() -> None:
-    """In the closed division every one of them is a fault, which says how to be free of it."""
+    """In the closed division each choice is a fault that says how to remove it."""
     only_open = {name: value for name, value in CHOSEN.items() if name not in ("LEARNING_RATE", "WARMUP_STEPS")}
     found = refusals(**only_open)
     assert {fault.partition("=")[0] for fault in found} == set(only_open)
@@ -97,7 +97,7 @@ def test_warm_up_alone_leaves_the_length_of_the_schedule() -> None:
 
 
 def test_batch_sizes_of_the_open_division_are_free() -> None:
-    """No double passes the closed division's check at batch size 1984, and 9280 is above its limit: both are run."""
+    """Batch size 1984, whose learning rate fails the closed check, and 9280, above its limit, can both run."""
     for minibatch in (248, 1160):
         assert refusals(MINIBS=minibatch)
         assert opened(MINIBS=minibatch).layout.global_batch_size == 8 * minibatch
@@ -120,7 +120,7 @@ def test_what_no_run_can_be_is_refused_in_either_division(overrides: dict[str, s
 
 
 def test_8b_leaves_its_warm_up_a_decay() -> None:
-    """The closed division's free warm-up, too, has to end within the schedule."""
+    """The closed division's free warm-up must also end within the schedule."""
     (found,) = refusals(BENCHMARK="llama31_8b", MINIBS=2, LEARNING_RATE="1e-3", WARMUP_STEPS=1_200_000)
     assert found.startswith("WARMUP_STEPS(1200000) leaves no step of decay")
 

@@ -1,4 +1,4 @@
-"""Processes and folders that do not outlive those who made them, also where these are killed."""
+"""Processes and folders that end with their maker, even if it is killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ sys.stdin.read()
 
 @contextmanager
 def running(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that has said that it is on; it is killed in the end."""
+    """A program that has reported that it is running; it is killed at the end."""
     command, own, pipe = [sys.executable, "-c", program], {**os.environ, **environment}, subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=own, text=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def running(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]
 
 @pytest.mark.parametrize("program", [STARTS, FORKS], ids=["started", "forked, and forked by that"])
 def test_children_end_when_their_parent_is_killed(program: str) -> None:
-    """The end of the output: nobody is left to write."""
+    """Their output ends, which shows that no writer is left."""
     with running(program) as process:
         process.kill()
         assert process.stdout is not None
@@ -70,7 +70,7 @@ with scratch() as folder:
 
 
 def test_a_folder_lives_as_long_as_who_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others leave it alone; the next one removes it when its maker was killed, and what is not ours stays."""
+    """Others leave it alone; after its maker is killed the next process removes it, and touches nothing else."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "theirs").mkdir()
     with running(HOLDS, TMPDIR=str(tmp_path)) as holder:

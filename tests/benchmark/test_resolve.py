@@ -30,7 +30,7 @@ def sourced(file: Path, **beforehand: str) -> dict[str, str]:
 
 
 def test_what_was_sourced_by_hand_keeps_its_origin() -> None:
-    """A job is handed an environment that does not say who set what."""
+    """A job's environment does not show who set what, yet each value's origin is found."""
     origins = resolve(None, sourced(TINY) | {"NEXP": "3", "PRECISION": "bf16"}).origins
     expected = {"BENCHMARK": TINY.name, "MINIBS": TINY.name, "NEXP": "environment", "PRECISION": "environment"}
     assert {name: origins[name] for name in expected} == expected
@@ -42,13 +42,13 @@ def test_what_was_sourced_by_hand_keeps_its_origin() -> None:
 
 
 def test_a_value_that_a_file_works_out_is_the_files() -> None:
-    """Also where it follows from one that was set beforehand."""
+    """A computed value has the file as its origin, even if it depends on one that was set before."""
     origins = resolve(None, sourced(TINY, DGXNGPU="4")).origins
     assert (origins["DGXNGPU"], origins["MINIBS"]) == ("environment", TINY.name)
 
 
 def test_a_config_of_nowhere_leaves_an_environment(tmp_path: Path) -> None:
-    """One that this checkout has not, or that cannot be sourced any longer: nothing is made up."""
+    """A config that this checkout lacks, or that can no longer be sourced, is given no origin."""
     file = tmp_path / "config_OTHER.sh"
     file.write_text("".join(f"export {name}={value}\n" for name, value in environment(DGXSYSTEM="OTHER").items()))
     assert set(resolve(None, sourced(file)).origins.values()) == {"environment", "default"}
@@ -56,7 +56,7 @@ def test_a_config_of_nowhere_leaves_an_environment(tmp_path: Path) -> None:
 
 
 def test_what_a_config_overrides_is_told() -> None:
-    """A variable of the shell that does not count, with both values; by `show` beside its origin."""
+    """A variable of the shell that has no effect is shown with both values, by `show` next to its origin."""
     file = ROOT / "config_DGX.sh"
     resolved = resolve(file, {**SHELL, "DGXNNODES": "32", "WALLTIME": "60"})
     assert overrides(resolved) == ["DGXNNODES=32 of the environment has no effect: config_DGX.sh sets 64"]
@@ -66,7 +66,7 @@ def test_what_a_config_overrides_is_told() -> None:
 
 
 def test_a_config_that_leaves_its_nodes_open_takes_those_of_the_job() -> None:
-    """What it works out from them is worked out again, and what somebody has set stays."""
+    """Values computed from the nodes are computed again, and values that somebody set stay."""
     resolved = resolve_for_nodes(4, sourced(TINY, DGXNGPU="2") | {"SEED": "3"})
     layout, origins = resolved.config.layout, resolved.origins
     assert (layout.nodes, layout.minibatch, layout.global_batch_size) == (4, 2, 16)
@@ -75,7 +75,7 @@ def test_a_config_that_leaves_its_nodes_open_takes_those_of_the_job() -> None:
 
 
 def test_other_nodes_are_kept() -> None:
-    """Those that a config fixes or somebody has set: a job of another size is then refused."""
+    """A number of nodes that a config or the user fixes stays; a job of another size is then refused."""
     assert resolve_for_nodes(1, sourced(TINY, DGXNNODES="2")).config.layout.nodes == 2
     assert resolve_for_nodes(2, sourced(ROOT / "config_DGX.sh")).config.layout.nodes == 64
     assert resolve_for_nodes(2, environment()).config.layout.nodes == 1
@@ -83,13 +83,13 @@ def test_other_nodes_are_kept() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 8])
 def test_the_tiny_model_has_one_batch_size_on_any_nodes(nodes: int) -> None:
-    """Its rules know no other."""
+    """Its batch size is the only one in its rules, on any number of nodes."""
     layout = resolve(TINY, {**SHELL, "DGXNNODES": str(nodes), "DGXNGPU": "2"}).config.layout
     assert layout.global_batch_size == 16
 
 
 def test_every_fault_of_a_file_is_said_at_once(tmp_path: Path) -> None:
-    """Names that nothing reads, beside all that makes the run impossible."""
+    """One error lists names that nothing reads together with everything that makes the run impossible."""
     path = tmp_path / "config_TEST.sh"
     path.write_text(f"source {TINY}\nexport MICRO_BATCH=4 WALLTIME=soon NEXP=0\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:

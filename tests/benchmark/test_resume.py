@@ -1,4 +1,4 @@
-"""A run that is interrupted anywhere and started again: its log is that of a run that was not."""
+"""A run that is interrupted anywhere and started again has the log of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Interrupted(BaseException):
 
 
 class Interruptible(SimulatedStep):
-    """A rehearsal that is interrupted in a step, or told to stop at the end of it."""
+    """A rehearsal that is interrupted in a step, or told to stop at its end."""
 
     def __init__(self, config: RunConfig, log: EventLog, at: int | None, how: str) -> None:
         clock = log.clock
@@ -60,7 +60,7 @@ class Interruptible(SimulatedStep):
 
 
 def rehearse(config: RunConfig, clock: VirtualClock, at: int | None = None, how: str = "") -> Outcome | None:
-    """Start or continue a run, as a process of its own would; None where that was killed."""
+    """Start or continue a run as a process of its own would; None if that process was killed."""
     assert config.process.result_file is not None
     run_identity = identity(config, "data")
     resumption = find_resumption(config, run_identity)
@@ -88,7 +88,7 @@ def rehearse(config: RunConfig, clock: VirtualClock, at: int | None = None, how:
 
 
 def told(path: Path, interval: int) -> list[tuple[object, ...]]:
-    """What a log says, but for times, marks of a resumption, and saves that only a signal asked for."""
+    """The content of a log without times, marks of a resumption, and saves that only a signal requested."""
     said: list[tuple[object, ...]] = []
     for event in read_events(path):
         value = event.value
@@ -113,7 +113,7 @@ def told(path: Path, interval: int) -> list[tuple[object, ...]]:
 def test_an_interrupted_run_is_the_run_that_was_not(
     interval: int, interruptions: list[tuple[int, str]], outage: int
 ) -> None:
-    """However often and wherever it is interrupted, the log in the end says what an undisturbed one says, in order."""
+    """However often and wherever it is interrupted, its log has the events of an undisturbed run, in order."""
     with TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name / "result_0.txt" for name in ("whole", "interrupted")}
         runs = {
@@ -140,7 +140,7 @@ def test_an_interrupted_run_is_the_run_that_was_not(
 
 
 def test_checkers_accept_a_run_that_was_interrupted(tmp_path: Path) -> None:
-    """Ours finds nothing in its log, the official one accepts it, and the outages are in its time."""
+    """Ours finds nothing in its log, the official one accepts it, and its time includes the outages."""
     log = tmp_path / "logs" / "result_0.txt"
     log.parent.mkdir()
     state: dict[str, str | int] = {"SAVE_CHECKPOINT": str(tmp_path / "state"), "SAVE_INTERVAL": 10}

@@ -1,4 +1,6 @@
-"""The rules against what MLCommons publishes: the policy's tables, and the files of the installed mlperf_logging."""
+"""The rules compared with what MLCommons publishes: the policy's tables, and the files of the installed
+mlperf_logging.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,7 @@ def test_evaluations_are_one_interval_apart_and_within_the_limit(gbs: int, max_s
 
 @given(gbs=BATCH_SIZES, samples=st.floats(min_value=0, max_value=1e7))
 def test_the_evaluation_from_a_number_of_samples_is_the_first_that_is_due(gbs: int, samples: float) -> None:
-    """It is that of the schedule's evaluations which comes first of those after so many samples."""
+    """It is the first scheduled evaluation after that many samples."""
     schedule = find("llama31_405b", "6.0.0").schedule(gbs)
     due = (step * gbs for step in itertools.count(schedule.first_eval_step, schedule.eval_interval_steps))
     assert schedule.evaluation_from(samples) == next(done for done in due if done >= samples)
@@ -332,7 +334,7 @@ def test_the_latest_ruleset_is_the_default() -> None:
 
 
 def test_unknown_benchmark_lists_the_known_ones() -> None:
-    """The refusal of a benchmark names those there are."""
+    """The refusal of a benchmark names the known ones."""
     with pytest.raises(UnknownRulesError, match=r"llama31_405b, llama31_8b, llama31_tiny"):
         find("llama2_70b_lora")
 
@@ -344,7 +346,7 @@ def test_unknown_ruleset_lists_the_known_ones() -> None:
 
 
 def test_only_tiny_is_not_submittable() -> None:
-    """What exists to exercise the harness can never be packaged."""
+    """A benchmark that only exercises the harness can never be packaged."""
     assert [row.name for row in BENCHMARKS.values() if not row.submittable] == ["llama31_tiny"]
 
 
@@ -358,7 +360,7 @@ def test_tiny_has_the_shape_of_405b() -> None:
 
 
 def test_the_learning_rate_rises_to_the_peak_and_falls_to_the_end() -> None:
-    """In equal steps from peak / (warm-up + 1), then along a cosine, and stays at the end rate."""
+    """It rises in equal steps from peak / (warm-up + 1), falls along a cosine, and stays at the end rate."""
     schedule = find("llama31_8b").schedule(16)
     peak, end, first_decayed = schedule.base_learning_rate, schedule.end_learning_rate, schedule.warmup_steps + 1
     steps = (
@@ -375,5 +377,5 @@ def test_the_learning_rate_rises_to_the_peak_and_falls_to_the_end() -> None:
 
 
 def test_the_learning_rate_is_the_published_one_at_the_stop() -> None:
-    """After 272 steps at batch size 1152, as published logs have it to three digits."""
+    """After 272 steps at batch size 1152 it equals that of published logs to three digits."""
     assert find("llama31_405b").schedule(1152).learning_rate(272) == pytest.approx(2.72e-6, rel=1e-3)

@@ -1,4 +1,4 @@
-"""run.json: what is written is read back, and so is what earlier versions wrote."""
+"""run.json: what is written is read back, and so are the files of earlier versions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OLD = ROOT / "tests" / "golden" / "run.json"
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """With its version, and every run."""
+    """It comes back with its version and every run."""
     started = datetime.fromtimestamp(EPOCH, UTC)
     resolved = resolve(None, environment(NEXP=2, SEED_BASE=3))
     made = record(resolved, seen_here(resolved.config, {"simulated": True}), started).with_experiments(
@@ -53,7 +53,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_record_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the room of the last one, where that is enough; otherwise one line says so and the last one stays."""
+    """It reuses the space of the last record if that is enough; otherwise one line says so and the last one stays."""
 
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -70,7 +70,7 @@ def test_a_record_is_written_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_record_of_an_earlier_version_is_read() -> None:
-    """Its configuration is the run that it was, and nothing of it is lost."""
+    """Its configuration describes the same run, and nothing in it is lost."""
     old = read(OLD)
     assert old.config().layout.global_batch_size == 1152
     assert [one.seed for one in old.experiments] == [5, 6]
@@ -82,13 +82,15 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
 
 
 def test_what_an_earlier_version_did_not_write_is_empty() -> None:
-    """Nothing is made up for it."""
+    """Missing fields are not made up."""
     old = read(OLD)
     assert (old.libraries, old.never_on_a_gpu) == ({}, ())
 
 
 def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a list of names, since an environment holds secrets; with the switches that had never run on a GPU."""
+    """Only listed names are recorded, since an environment holds secrets; so are switches that had never run on a
+    GPU.
+    """
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     monkeypatch.setenv("NCCL_SECRET", "hunter2")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
@@ -115,7 +117,7 @@ def test_what_the_libraries_were_told_is_recorded(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -> None:
-    """With the place and the reason, whoever wrote it."""
+    """The error gives the place and the reason, whoever wrote the file."""
     (tmp_path / RUN_JSON).write_text(content, encoding="utf-8")
     with pytest.raises(UnreadableRecordError) as refusal:
         read(tmp_path / RUN_JSON)
@@ -123,7 +125,7 @@ def test_what_is_no_record_is_refused(content: str, said: str, tmp_path: Path) -
 
 
 def test_a_setting_that_was_not_recorded_has_no_value() -> None:
-    """Of a variable that is younger than the record, say."""
+    """A variable that is newer than the record has no value."""
     assert RunRecord().setting("PRECISION") is None
 
 
@@ -155,7 +157,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_what_a_run_does_not_use_modifies_nothing(name: str, modified: bool, checkout: Path) -> None:
-    """The log of the job itself is in the checkout; a config's values are recorded beside the code."""
+    """Neither the job's own log in the checkout nor a config, whose values are recorded, counts as a modification."""
     (checkout / name).write_text("other")
     code = code_revision()
     assert code["modified"] is modified
@@ -163,7 +165,7 @@ def test_what_a_run_does_not_use_modifies_nothing(name: str, modified: bool, che
 
 
 def test_a_git_that_refuses_is_quoted(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout of another user, say; what it says is recorded, and nothing is guessed."""
+    """If git refuses, for example another user's checkout, its message is recorded and nothing is guessed."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     assert code_revision() == {
         "revision": None,
@@ -173,7 +175,7 @@ def test_a_git_that_refuses_is_quoted(checkout: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_git_that_is_said(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And in a folder that is no checkout, too."""
+    """The record says so, also in a folder that is not a checkout."""
     shutil.rmtree(checkout / ".git")
     assert "not a git repository" in str(code_revision()["error"])
     monkeypatch.setenv("PATH", "")
@@ -181,6 +183,6 @@ def test_without_git_that_is_said(checkout: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_code_of_a_run_is_every_package_that_is_installed() -> None:
-    """A new one is not forgotten."""
+    """A new package cannot be forgotten."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= set(_CODE)

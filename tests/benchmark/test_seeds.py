@@ -12,7 +12,7 @@ from tests.fakes import configured
 
 
 def test_given_seed_is_used() -> None:
-    """The seed of one run is the one given, zero too."""
+    """The seed of one run is the given one, even zero."""
     assert [draw_seeds(1, seed=seed) for seed in (0, 42)] == [(0,), (42,)]
 
 
@@ -29,14 +29,14 @@ def test_drawn_seeds_are_distinct_and_in_range() -> None:
 
 
 def test_a_seed_drawn_twice_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should the system's entropy repeat itself, the runs still have different seeds."""
+    """If the system's entropy repeats itself, the runs still have different seeds."""
     numbers = itertools.chain([7, 7, 7, 8], itertools.repeat(9))
     monkeypatch.setattr(secrets, "randbelow", lambda limit: next(numbers))
     assert draw_seeds(3) == (7, 8, 9)
 
 
 def test_seed_and_base_exclude_each_other() -> None:
-    """Two ways to say the seed are one too many."""
+    """Giving both SEED and SEED_BASE is refused."""
     with pytest.raises(ValueError, match="SEED=1 and SEED_BASE=2"):
         draw_seeds(1, seed=1, seed_base=2)
 

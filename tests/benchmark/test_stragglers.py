@@ -38,16 +38,16 @@ def test_a_stage_with_more_work_is_not_slow() -> None:
 
 
 def test_of_two_ranks_the_slow_one_is_compared_with_the_other() -> None:
-    """Not with the mean of both, of which nobody can be more than twice."""
+    """The reference is the other rank, not the mean of both, which no rank can exceed twice."""
     assert slowest([4.0, 1.0], ["a", "b"], [0, 0])[0].ratio == 4.0
 
 
 def test_ranks_with_nobody_to_compare_are_not_reported() -> None:
-    """One rank a stage."""
+    """With one rank a stage, no rank is reported."""
     assert slowest([1.0, 9.0], ["a", "a"], [0, 1]) == ()
 
 
 def test_times_of_other_ranks_are_refused() -> None:
-    """Rather than compared with those of another stage."""
+    """Lists of different lengths are refused, not compared with another stage's."""
     with pytest.raises(ValueError, match="3 times, 3 nodes and 2 stages of the same ranks"):
         slowest([1.0] * 3, ["a"] * 3, [0, 1])

@@ -67,7 +67,7 @@ def test_json_is_the_same_verdict(log: LogFile) -> None:
 
 @pytest.mark.parametrize("given", ["6.0.0", "6.0", "v6.0", "v6.0.0"])
 def test_ruleset_is_an_option(log: LogFile, given: str) -> None:
-    """--ruleset takes a version as rounds and their folders are called, too, and the heading names it in full."""
+    """--ruleset also takes a version as rounds and their folders are called, and the heading names it in full."""
     result = run("check", "--ruleset", given, log.path)
     assert result.exit_code == 0
     assert "ruleset 6.0.0 (as asked for)" in result.output
@@ -75,7 +75,7 @@ def test_ruleset_is_an_option(log: LogFile, given: str) -> None:
 
 @pytest.mark.parametrize("verb", ["check", "score", "rcp", "report", "watch", "official"])
 def test_unknown_ruleset_is_wrong_usage(log: LogFile, verb: str) -> None:
-    """A ruleset that there is not is refused once, before a log is read, with those that there are."""
+    """An unknown ruleset is refused once, before a log is read, with the known ones."""
     result = run(verb, "--ruleset", "9.9", log.path)
     assert result.exit_code == 2
     assert "there is no ruleset '9.9'; valid are: 5.0.0, 5.1.0, 6.0.0, 6.1.0" in result.output

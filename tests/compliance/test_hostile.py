@@ -1,4 +1,6 @@
-"""Input that means harm, or was never a log: a finding or one clear error, in bounded memory, and no traceback."""
+"""Malicious input, or files that were never logs, give a finding or one clear error, in bounded memory, without a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,7 @@ def with_time(text: str) -> str:
     "text", ["0700000000000", "170000000000a", "-170000000000", "+170000000000", "1_70000000000", "170000000000 "]
 )
 def test_repeated_line_with_a_malformed_time_is_found(file: Path, text: str) -> None:
-    """A line that equals the one before but for a time that is no number is malformed all the same."""
+    """A line that equals the one before except for a malformed time is reported."""
     file.write_text(f"{RANK}\n{with_time(text)}\n{RANK}\n", encoding="utf-8")
     log = load(file)
     valid = text.endswith(" ")
@@ -227,7 +229,7 @@ def test_repeated_line_has_its_own_time(file: Path, text: str) -> None:
 
 
 def test_repeated_line_with_two_events_has_both(file: Path) -> None:
-    """Lines that hold two events each are two events each time."""
+    """Repeated lines with two events each give two events each time."""
     file.write_text(f"{RANK} {RANK}\n" * 3, encoding="utf-8")
     assert load(file).counts["init_start"] == 6
 
@@ -260,7 +262,7 @@ def _broken_link(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_missing, _empty_directory, _fifo, _loop, _endless, _broken_link])
 def test_path_that_is_no_log_exits_2(file: Path, make: Callable[[Path], None]) -> None:
-    """What is no file to read is refused: exit 2 and one clear error or finding."""
+    """A path that is not a readable file is refused: exit 2 and one clear error or finding."""
     make(file)
     result = CliRunner().invoke(main, ["check", str(file)])
     assert result.exit_code == 2
@@ -285,7 +287,7 @@ def test_an_empty_path_is_not_the_folder_one_stands_in(log: LogFile, monkeypatch
 
 @pytest.mark.parametrize("make", [_fifo, _loop, _endless, _broken_link])
 def test_tree_with_what_is_no_log_exits_2(log: LogFile, make: Callable[[Path], None]) -> None:
-    """One log of a tree that cannot be read fails the tree, and the others are judged."""
+    """One unreadable log of a tree fails the tree, and the others are judged."""
     make(log.path.with_name("result_1.txt"))
     result = CliRunner().invoke(main, ["check", "--json", str(log.path.parent)])
     assert result.exit_code == 2
@@ -306,7 +308,7 @@ def _refuse(*_: object, **__: object) -> None:
 
 
 def test_directory_that_may_not_be_searched_is_refused(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tree of which a part cannot be seen is refused: logs that nobody sees are no logs that pass."""
+    """A tree with an unreadable part is refused: logs that nobody sees must not pass."""
 
     closed = log.path.with_name("closed")
     closed.mkdir()

@@ -154,7 +154,7 @@ def test_crash_is_a_finding(log: LogFile) -> None:
 
 
 def test_silence_is_a_finding(log: LogFile) -> None:
-    """A tool that is not done in time has not accepted."""
+    """A tool that does not finish in time has not accepted."""
     (finding,) = judge(log.path, timeout_s=0.01).findings
     assert "no verdict within 0.01 s" in finding.message
 
@@ -360,7 +360,7 @@ def test_ruleset_without_the_benchmark_reaches_no_tool(log: LogFile) -> None:
 
 
 def test_ruleset_that_the_tools_do_not_have_is_said(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round that is in our rules before the installed tools have it is one finding, and no tool crashes."""
+    """A round that our rules have before the installed tools is one finding, and no tool crashes."""
     newest = replace(LLAMA31_405B.rules[-1], ruleset="9.0.0")
     row = replace(LLAMA31_405B, rules=(*LLAMA31_405B.rules, newest))
     monkeypatch.setitem(BENCHMARKS, LLAMA31_405B.name, row)
@@ -410,7 +410,7 @@ HOSTILE_FILES = [
     ("name", "content"), HOSTILE_FILES, ids=[f"{name}-{content[:40]!a}" for name, content in HOSTILE_FILES]
 )
 def test_file_that_is_not_understood_reaches_no_tool(tree: Path, name: str, content: str) -> None:
-    """A file that a tool reads, and that holds anything but what is known of it, is refused."""
+    """A file that a tool reads is refused if it holds anything unknown."""
     (tree / name).parent.mkdir(parents=True, exist_ok=True)
     (tree / name).write_text(content, encoding="utf-8")
     official = judge(tree)
@@ -605,7 +605,7 @@ def test_ends_of_a_call_are_those_of_an_interpreter(
 
 
 def test_process_that_dies_is_started_again(worker: Worker, tmp_path: Path) -> None:
-    """Where a call takes the whole process with it, that is how the call ended; later ones are answered."""
+    """If a call takes the whole process with it, that is reported as the call's end; later calls are answered."""
     with pytest.raises(NoAnswerError, match="crashed"):
         told(worker, tmp_path, "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)")
     _, pid = told(worker, tmp_path, "import os; print(os.getppid())")
@@ -616,7 +616,7 @@ def test_process_that_dies_is_started_again(worker: Worker, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_running_when_the_caller_ends(tmp_path: Path, how: signal.Signals) -> None:
-    """However the caller is ended, its tools are, too."""
+    """However the caller ends, its tools end with it."""
     output = tmp_path / "output"
     output.touch()
     call = f"worker.run(['-c', {_HANG!r}], 'json', Path({str(tmp_path)!r}), Path({str(output)!r}), 600)"
@@ -652,7 +652,7 @@ def test_message_is_a_line_without_what_the_log_says(runs: Path, log: LogFile) -
 
 
 def test_summariser_says_why_there_is_no_score() -> None:
-    """What the summariser prints where the others log is a message, too."""
+    """Lines that the summariser prints where the other tools log are messages, too."""
     lines = [
         "WARNING:root: CHECK for 'eval_samples' failed in line 9:",
         f"{TOKEN} {{}}",
@@ -667,7 +667,7 @@ def test_summariser_says_why_there_is_no_score() -> None:
 
 
 def test_progress_is_a_line_now_and_then() -> None:
-    """Where there is no terminal, a line every ten seconds says how many verdicts there are."""
+    """Without a terminal, a line every ten seconds says how many verdicts there are."""
     clock, stream = iter([0.0, 1.0, 11.0, 12.0, 25.0]), io.StringIO()
     lines = CountLines("official", "verdicts", stream, lambda: next(clock))
     for done in range(1, 5):

@@ -157,7 +157,7 @@ def test_convergence_of_logs_of_v50_is_judged_as_it_was_accepted(tree_405b: Tree
 
 
 def test_convergence_is_not_judged_in_the_open_division(tree_405b: Tree) -> None:
-    """The reference is none for the open division, here and there."""
+    """The reference does not apply to the open division, here or officially."""
     stop_all_after(tree_405b, 18432)
     for run in range(tree_405b.runs):
         log = tree_405b.log(run)
@@ -252,7 +252,7 @@ def test_power_is_judged_as_the_official_tools_do(tree_405b: Tree, kind: str) ->
 
 
 def test_power_of_one_run_that_is_let_go_is_a_warning(tree_405b: Tree) -> None:
-    """What package_checker takes for the one file that does not comply is said."""
+    """The power log that package_checker would excuse as the one non-compliant file is reported."""
     POWER["a switch more"](tree_405b)
     assert [(finding.rule, finding.severity) for finding in found(tree_405b)] == [("power.files", WARNING)]
 

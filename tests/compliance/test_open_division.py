@@ -1,4 +1,4 @@
-"""The open division: every command says what it does not judge there, and none judges it all the same."""
+"""The open division: every command says what it does not judge there, and none judges it anyway."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def window(minutes: Sequence[float | None], size: int) -> list[int] | None:
     ],
 )
 def test_median_of_consecutive_runs_is_chosen(minutes: list[float | None], chosen: list[int] | None) -> None:
-    """Of all sets of consecutive runs the one with the median score; none where that is no result."""
+    """The set of consecutive runs with the median score is chosen; none if that set is not a result."""
     assert window(minutes, 3) == chosen
 
 
@@ -406,7 +406,7 @@ def test_rehearsal_takes_no_other_mark(attempt: Attempt, mark: str) -> None:
 
 
 def test_what_is_left_to_do_is_said_of_a_tree_that_is_there(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a check refuses the runs, that is what is left to do."""
+    """If a check refuses the runs, the checklist says so."""
     monkeypatch.setattr(building, "judge", lambda *_: SimpleNamespace(findings=()))
     log = LogFile(attempt.runs[0] / "result_0.txt")
     log.drop("tracked_stats", -1)

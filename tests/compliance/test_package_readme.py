@@ -1,4 +1,4 @@
-"""What a package says to its readers: the README that repeats its runs, and the submitter's checklist."""
+"""What a package tells its readers: the README with which its runs can be repeated, and the submitter's checklist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""system.yaml and what a machine says: text stays as it was written, and what is wrong is told with its line."""
+"""system.yaml and what a machine reports: text stays as it was written, and faults are given with their line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def faults(file: Path, text: str) -> list[str]:
 
 
 def test_scalars_are_text_as_written(file: Path) -> None:
-    """Case 12: no value becomes a number, a truth or a time on its way."""
+    """No value becomes a number, a boolean or a time on its way."""
     file.write_text(
         "cooling: no\noperating_system: 22.10\nhost_processor_frequency: 3.80\nsystem_name: 007\n"
         "host_networking: 8:4:2\nhw_notes: on\nother_software_stack: {cuda: 12.10, nccl: 2.20}\n",
@@ -43,7 +43,7 @@ def test_scalars_are_text_as_written(file: Path) -> None:
 
 
 def test_blank_fields_say_nothing(file: Path) -> None:
-    """A field that is left blank is as one that is left out, with Windows' line ends too."""
+    """A blank field counts as a missing one, with Windows line ends too."""
     file.write_bytes(b"\xef\xbb\xbfcooling:\r\nhw_notes: ''\r\nother_software_stack: {cuda: }\r\nsystem_name: A\r\n")
     assert read_facts(file) == {"system_name": "A"}
 
@@ -68,7 +68,7 @@ def test_blank_fields_say_nothing(file: Path) -> None:
     ],
 )
 def test_what_is_no_description_is_refused_with_its_line(file: Path, text: str, fault: str) -> None:
-    """One clear error, of what was read and where."""
+    """There is one clear error, on what was read and where."""
     (found,) = faults(file, text)
     assert found.startswith(str(file))
     assert found.endswith(fault)
@@ -162,7 +162,7 @@ def test_a_node_describes_itself() -> None:
 )
 @pytest.mark.usefixtures("node")
 def test_another_number_of_cores_is_told_on_such_a_machine(facts: Facts, told: bool) -> None:
-    """A processor of 2 cores that has 48 here is told; what a machine with another one says does not count."""
+    """A different number of cores on a machine with the same processor is reported; other machines do not count."""
     found = list(machine.differences(facts))
     assert bool(found) is told
     expected = "host_processor_core_count is 2 in the description; this machine"
@@ -170,7 +170,7 @@ def test_another_number_of_cores_is_told_on_such_a_machine(facts: Facts, told: b
 
 
 def test_what_nvidia_smi_does_not_know_is_left_out() -> None:
-    """A value that it does not support is no value, and a message in place of a table no GPU."""
+    """A value that it does not support is left out; a message in place of a table means no GPU."""
     (gpu,) = machine._parse_smi("NVIDIA GB200, 189471 MiB, [N/A], 570.1\n")
     assert (gpu.name, gpu.frequency) == ("NVIDIA GB200", "")
     assert machine._parse_smi("No devices were found\n") == ()

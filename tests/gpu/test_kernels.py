@@ -25,7 +25,7 @@ def agree(one: dict[str, Any], other: dict[str, Any], *, loss: float, grad_norm:
 
 
 def test_gpu_agrees_with_cpu() -> None:
-    """The torch layers in fp32: the GPU's losses and gradient norms are the CPU's."""
+    """With torch layers in fp32, the GPU's losses and gradient norms are the CPU's."""
     agree(curve(PRECISION="fp32"), curve(PRECISION="fp32", **ON_CPU), loss=1e-4, grad_norm=1e-3)
 
 
@@ -41,12 +41,12 @@ def test_fusions_agree(fusion: dict[str, object]) -> None:
 
 
 def test_overlap_agrees() -> None:
-    """Reduction and gathering behind the computation change nothing beyond the order of sums."""
+    """Reduction and gathering behind the computation change nothing except the order of sums."""
     agree(curve(OVERLAP_GRAD_REDUCE=0), curve(BUCKET_SIZE=100_000), loss=1e-3, grad_norm=1e-2)
 
 
 def test_recomputation_saves_memory() -> None:
-    """Whole layers computed again: the same curve with a lower peak."""
+    """With whole layers recomputed, the curve is the same and the peak lower."""
     kept = curve(MICRO_BATCH_SIZE=16)
     again = curve(MICRO_BATCH_SIZE=16, RECOMPUTE_GRANULARITY="full", RECOMPUTE_METHOD="uniform", RECOMPUTE_NUM_LAYERS=1)
 

@@ -1,4 +1,4 @@
-"""A config file written from values says what they say."""
+"""A config file written from values exports those values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_renders_the_configs_of_the_repository(subtests: pytest.Subtests) -> Non
 
 
 def test_a_rendered_file_is_the_run_it_was_rendered_from(tmp_path: Path) -> None:
-    """Sourced, a rendered file gives every value back, and its name for a system."""
+    """Sourced, a rendered file gives back every value, and its name the system."""
     values = {
         "BENCHMARK": "llama31_405b",
         "RULESET": "6.0.0",
@@ -48,7 +48,7 @@ def test_a_rendered_file_is_the_run_it_was_rendered_from(tmp_path: Path) -> None
 
 
 def test_walltime_of_the_environment_wins(tmp_path: Path) -> None:
-    """Whoever submits a job may ask for another time."""
+    """Whoever submits a job may request another time."""
     path = write_config(tmp_path, "HERE", {"WALLTIME": "300"}, "A file.")
     assert "WALLTIME" not in source_config(path, {"WALLTIME": "20"})
 
@@ -62,6 +62,6 @@ def test_no_value_escapes_its_quotes(value: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    """A file that nothing reads is not written."""
+    """A variable that nothing reads is not written."""
     with pytest.raises(ConfigError, match="MINBS"):
         render({"MINBS": "8"}, "A file.")

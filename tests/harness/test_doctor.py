@@ -10,7 +10,7 @@ from harness.__main__ import main
 
 
 def test_a_report_names_versions_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the variables that are set, and none that is not the harness's own or may hold a password."""
+    """It shows the harness's own variables that are set, and none that may hold a password."""
     monkeypatch.setenv("PRECISION", "fp8")
     monkeypatch.setenv("CONT", "user:hunter2@registry#image")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter3")
@@ -22,7 +22,7 @@ def test_a_report_names_versions_and_machine(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_is_missing_is_said_with_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a reviewer's machine."""
+    """On a reviewer's machine, each missing library is listed with the verbs that need it."""
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "IS_CHECKOUT", False)
     missing = [value for name, value in doctor.report() if name == "missing"]
@@ -31,7 +31,7 @@ def test_what_is_missing_is_said_with_what_needs_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_program_that_fails_or_hangs_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Slurm without a configuration, a driver that does not answer."""
+    """A Slurm without a configuration, or a driver that does not answer, counts as absent."""
     monkeypatch.setattr(doctor, "_TIMEOUT_S", 0.1)
     assert doctor._said("sleep", "60") == ""
     assert doctor._said("false") == ""

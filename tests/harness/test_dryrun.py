@@ -1,4 +1,4 @@
-"""llama31 dryrun: which ranks it runs, how it judges what they say. What they say is tested in tests/nullcuda."""
+"""llama31 dryrun: which ranks it runs, and how it judges their answers. The answers are tested in tests/nullcuda."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIXTEEN_LAYERS = 16 * (2 * 16384 * 128 * (128 + 8) + 3 * 16384 * 53248)
 
 
 def answer(**changed: Any) -> Answer:
-    """Of a rank of the second stage of H100, with 16 microbatches of 4,096 tokens on an eighth of its layers."""
+    """The answer of a rank of H100's second stage, with 16 microbatches of 4,096 tokens on an eighth of its layers."""
     values: dict[str, Any] = {
         "rank": 64,
         "stage": 1,
@@ -62,7 +62,7 @@ def verdict(**changed: Any) -> RankVerdict:
 
 
 def test_fewer_microbatches_keep_the_learning_rate_of_all() -> None:
-    """8B's is free, and the reference has none at the smaller batch that a dry run takes."""
+    """8B's rate is free, and the reference has none at the smaller batch of a dry run."""
     asked = ask(ROOT / "config_DGX_8b.sh")
     fewer = asked.config.changed(MINIBS=asked.fewer_microbatches())
     assert fewer.schedule.base_learning_rate == resolve(ROOT / "config_DGX_8b.sh").config.schedule.base_learning_rate

@@ -1,4 +1,4 @@
-"""How a run ends whose processes hang, are killed or leave others behind. Small programs stand in for ranks."""
+"""Endings of runs whose processes hang, are killed or leave others behind. Small programs stand in for ranks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def whole(valid: Callable[[str], LogFile], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("end", ["exit 1", "kill -9 $$"], ids=["failed", "killed"])
 def test_a_run_that_fails_after_its_success_is_one(end: str, whole: Path, tmp_path: Path) -> None:
-    """Its log is whole and valid: nothing is added to it, and there is no cause to name."""
+    """A run whose log is whole and valid is a success: nothing is added to it, and no cause is named."""
     log = tmp_path / "result_0.txt"
     ending = ended(f"cp {whole} $log; {end}", log)
     assert (ending.status, ending.cause, ending.cut_off, ending.standing.status) == (0, "", False, "success")
@@ -69,18 +69,18 @@ def test_a_run_that_hangs_after_its_success_is_one(
 
 
 def test_a_success_whose_log_is_not_whole_is_none(whole: Path, tmp_path: Path) -> None:
-    """Killed before train_samples: the check refuses the log, and nothing is added to it."""
+    """If it is killed before train_samples, the check refuses the log, and nothing is added to it."""
     assert ended(f"grep -v train_samples {whole} >$log; kill -9 $$", tmp_path / "result_0.txt").status == 137
 
 
 def test_nothing_that_a_run_has_started_outlives_it(tmp_path: Path) -> None:
-    """Not what its killed launcher leaves behind, in a session of its own."""
+    """Even processes that its killed launcher leaves behind, in a session of their own, are ended."""
     ended(f"setsid sleep 1000 & echo $! >{tmp_path}/pid; kill -9 $$", tmp_path / "result_0.txt")
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_what_is_temporary_goes_with_a_killed_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could not remove it itself."""
+    """Its temporary folder is removed, though the launcher could not do so itself."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ended(f"mkdir {tmp_path}/llama31_of_ranks; kill -9 $$", tmp_path / "result_0.txt")
     assert not (tmp_path / "llama31_of_ranks").exists()
@@ -89,7 +89,7 @@ def test_what_is_temporary_goes_with_a_killed_launcher(tmp_path: Path, monkeypat
 def test_a_run_that_cannot_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Told to stop, said at once, it is given seconds; the status is the signal's."""
+    """A run that is told to stop gets seconds to do so; the status is the signal's."""
     monkeypatch.setattr(hang, "STOP_S", 0.0)
     received = Received(stop=signal.SIGINT, pending=[signal.SIGINT])
     ending = ended("trap '' TERM; while :; do sleep 0.1; done", tmp_path / "result_0.txt", received)
@@ -98,13 +98,13 @@ def test_a_run_that_cannot_end_is_killed(
 
 
 def test_the_cause_is_what_a_rank_calls_an_error(tmp_path: Path) -> None:
-    """Not what it or a library prints last."""
+    """The cause is a rank's error line, not what it or a library prints last."""
     ending = ended("echo 'error: no such data'; echo warning: a library; exit 1", tmp_path / "result_0.txt")
     assert ending.cause == "no such data"
 
 
 def test_the_cause_in_a_job_is_the_error_of_the_rank_that_ended_first(tmp_path: Path) -> None:
-    """srun says which rank that was and its status; the rank's own line says why."""
+    """srun reports which rank that was and its status; the rank's own line gives the cause."""
     lines = (
         "0: error: RuntimeError: Connection closed by peer",
         "3: error: OutOfMemoryError: CUDA out of memory",
@@ -120,7 +120,7 @@ def test_the_cause_in_a_job_is_the_error_of_the_rank_that_ended_first(tmp_path: 
 def test_a_full_disk_is_no_invalid_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 2, one line that names the folder, a verdict, and no run that is said to be on."""
+    """It gives status 2, one line that names the folder, a verdict, and no run recorded as running."""
     monkeypatch.setattr(experiments, "why_unwritable", lambda folder: f"{folder}: No space left on device")
     config, runs = found(tmp_path, WAITING)
     endings = run_all(config, runs, Program("exit 1", runs.result(0)), Received())
@@ -148,7 +148,7 @@ def found(tmp_path: Path, status: str, log: Path | None = None) -> tuple[RunConf
 
 
 def test_a_run_whose_processes_are_gone_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By who reads run.json, and by who goes on with it."""
+    """It reads KILLED for whoever reads run.json or continues the set."""
     config, runs = found(tmp_path, RUNNING)
     assert runs.experiments[0].status == KILLED
     run_all(config, runs, Program("exit 1", runs.result(0)), Received())
@@ -156,7 +156,7 @@ def test_a_run_whose_processes_are_gone_is_told_so(tmp_path: Path, capsys: pytes
 
 
 def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
-    """Any of its processes that is left holds its console."""
+    """As long as one of its processes is left, that process holds the console's lock."""
     config, runs = found(tmp_path, RUNNING)
     with runs.console(0).open("ab") as held:
         assert hold(held)
@@ -166,7 +166,7 @@ def test_a_run_that_is_on_is_not_started_twice(tmp_path: Path) -> None:
 
 
 def test_a_run_that_had_reached_its_target_is_kept(whole: Path, tmp_path: Path) -> None:
-    """Whoever was killed after it, and whatever run.json says: nothing is started again."""
+    """Whatever was killed after that, and whatever run.json says, nothing is started again."""
     config, runs = found(tmp_path, RUNNING, whole)
     program = Program("exit 1", runs.result(0))
     endings = run_all(config, runs, program, Received())
@@ -178,14 +178,14 @@ def test_a_run_that_had_reached_its_target_is_kept(whole: Path, tmp_path: Path) 
 
 
 def test_a_signal_before_a_run_ends_the_command(capfd: pytest.CaptureFixture[str]) -> None:
-    """It says so at once; there is nothing to wait for."""
+    """It ends at once, with a line; there is nothing to wait for."""
     with pytest.raises(SystemExit) as ending, listening():
         os.kill(os.getpid(), signal.SIGHUP)
     assert (ending.value.code, capfd.readouterr().out) == (129, "stopping\n")
 
 
 def test_a_closed_terminal_is_no_second_ctrl_c() -> None:
-    """It may send SIGHUP several times; only a person's second signal is one not to wait for anything."""
+    """It may send several SIGHUP; only a person's second signal means not to wait."""
     with listening() as received, received.for_a_run():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
@@ -195,7 +195,7 @@ def test_a_closed_terminal_is_no_second_ctrl_c() -> None:
 
 
 def test_nohup_is_honoured() -> None:
-    """Who ignores SIGHUP goes on when the terminal is closed."""
+    """A command that ignores SIGHUP continues when the terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with listening() as received, received.for_a_run():

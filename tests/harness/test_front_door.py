@@ -1,4 +1,4 @@
-"""The front door: every verb helps, with an example, and is imported only when it is typed."""
+"""The llama31 command: every verb helps, with an example, and is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[
 
 @pytest.mark.parametrize(("path", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in commands()])
 def test_every_verb_helps_with_an_example(path: tuple[str, ...], command: click.Command) -> None:
-    """`-h` and `--help` say the same, with a line that can be typed."""
+    """`-h` and `--help` print the same, with a line that can be typed."""
     short, long = (CliRunner().invoke(main, [*path, flag], prog_name="llama31") for flag in ("-h", "--help"))
     assert short.exit_code == 0
     assert short.stdout == long.stdout
@@ -42,7 +42,7 @@ def test_every_verb_helps_with_an_example(path: tuple[str, ...], command: click.
 
 
 def test_the_table_of_verbs_is_theirs() -> None:
-    """What `llama31 --help` says of a verb is no less true than what the verb says of itself: the names agree."""
+    """The verbs that `llama31 --help` lists have the names that they give themselves."""
     context = click.Context(main)
     for name in VERBS:
         command = main.get_command(context, name)
@@ -51,7 +51,7 @@ def test_the_table_of_verbs_is_theirs() -> None:
 
 
 def test_help_imports_no_verb() -> None:
-    """Nor what verbs need: a list of verbs is there at once."""
+    """The list of verbs appears at once, because neither they nor what they need is imported."""
     heavy = "{'numpy', 'pydantic', 'rich', 'torch', 'scipy', 'yaml'}"
     code = f"import harness.__main__, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_help_imports_no_verb() -> None:
 
 
 def test_it_works_from_any_folder(tmp_path: Path) -> None:
-    """With its version; a verb that is not there is refused."""
+    """It prints its version from any folder, and refuses an unknown verb."""
     program = Path(sys.executable).with_name("llama31")
     done = subprocess.run([program, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"llama31, version {__version__}\n")
@@ -67,7 +67,7 @@ def test_it_works_from_any_folder(tmp_path: Path) -> None:
 
 
 def test_it_completes() -> None:
-    """As click's programs do: eval "$(_LLAMA31_COMPLETE=bash_source llama31)"."""
+    """It completes words as click's programs do: eval "$(_LLAMA31_COMPLETE=bash_source llama31)"."""
     environment = os.environ | {"_LLAMA31_COMPLETE": "bash_complete", "COMP_WORDS": "llama31 che", "COMP_CWORD": "1"}
     program = Path(sys.executable).with_name("llama31")
     done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ def test_it_completes() -> None:
 
 
 def test_a_refusal_is_said_without_a_traceback(tmp_path: Path) -> None:
-    """Every fault on a line of its own, and status 2."""
+    """Every fault is on a line of its own, and the status is 2."""
     done = CliRunner().invoke(main, ["check", str(tmp_path / "nothing")])
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path}/nothing does not exist\n"

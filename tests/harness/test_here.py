@@ -1,4 +1,4 @@
-"""What a run would find on this machine is found before it runs, and nothing is left behind."""
+"""What a run would refuse on this machine is found before it runs, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rules(findings: list[Finding]) -> set[str]:
 
 
 def test_the_published_sizes_pass_and_nothing_is_left(data: Path) -> None:
-    """Folders that can be made are not made."""
+    """Folders that could be made are not made."""
     others = {"NPY_INDEX_DIR": data.parent / "index" / "of it", "SAVE_CHECKPOINT": data.parent / "state"}
     findings = found(DATADIR=data, **others)
     assert rules(findings) <= {"preflight.checkpoints"}
@@ -54,7 +54,7 @@ def test_the_published_sizes_pass_and_nothing_is_left(data: Path) -> None:
 
 
 def test_a_file_of_another_size_is_an_error_with_both(data: Path) -> None:
-    """And with the command that says more."""
+    """The finding has both sizes, and the command that tells more."""
     path = data / "c4-train.en_6_text_document.bin"
     with path.open("r+b") as file:
         file.truncate(5)
@@ -64,7 +64,7 @@ def test_a_file_of_another_size_is_an_error_with_both(data: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_there_is_an_error(data: Path, tmp_path: Path) -> None:
-    """By the name of its file, and beside what is wrong with the data."""
+    """The finding names its file, besides the faults of the data."""
     (data / "c4-train.en_6_text_document.bin").unlink()
     messages = [finding.message for finding in found(DATADIR=data, TOKENIZER=tmp_path / "gone.model")]
     assert [message.partition(": ")[0] for message in messages] == [
@@ -74,7 +74,7 @@ def test_a_tokenizer_that_is_not_there_is_an_error(data: Path, tmp_path: Path) -
 
 
 def test_weights_that_are_not_set_are_an_error(data: Path) -> None:
-    """405B starts from a checkpoint."""
+    """405B needs LOAD_CHECKPOINT, since it starts from a checkpoint."""
     plan = PlannedRuns(path=None, possible=configured(DATADIR=str(data)))
     (finding,) = check_here(plan)
     assert (finding.rule, finding.severity) == ("preflight.weights", Severity.ERROR)
@@ -82,7 +82,7 @@ def test_weights_that_are_not_set_are_an_error(data: Path) -> None:
 
 
 def test_weights_that_a_run_would_refuse_are_errors(data: Path) -> None:
-    """As the run says it, with the command that looks into them."""
+    """The finding has the run's own words, and the command that inspects the weights."""
     findings = found(DATADIR=data, LOAD_CHECKPOINT=data)
     assert rules(findings) == {"preflight.weights"}
     assert findings[0].message.startswith(f"{data} is not a checkpoint: ")
@@ -96,7 +96,7 @@ def test_weights_that_a_run_would_refuse_are_errors(data: Path) -> None:
 def test_room_for_checkpoints_is_counted(
     data: Path, monkeypatch: pytest.MonkeyPatch, room: int, interval: int | str, severity: Severity | None
 ) -> None:
-    """Two are needed; three runs keep two each while another one is written, or one where only an end saves."""
+    """Two are needed; three runs keep two each while another is written, or one if only an end saves."""
     config = configured()
     each, state = bytes_of_one(config)
     assert (each, state) == (402_699_272_192 * 14, 14)
@@ -108,7 +108,7 @@ def test_room_for_checkpoints_is_counted(
 
 @pytest.mark.parametrize("name", ["NPY_INDEX_DIR", "SAVE_CHECKPOINT"])
 def test_a_folder_that_cannot_be_written_is_an_error(data: Path, name: str) -> None:
-    """With the place above it that refuses."""
+    """The finding names the existing folder above it that refuses."""
     (data.parent / "file").touch()
     (finding,) = found(**{"DATADIR": data, name: data.parent / "file" / "folder"})
     assert finding.message == f"{name}={data.parent}/file/folder cannot be written"
@@ -116,14 +116,14 @@ def test_a_folder_that_cannot_be_written_is_an_error(data: Path, name: str) -> N
 
 
 def test_a_link_that_leads_nowhere_cannot_be_written(tmp_path: Path) -> None:
-    """It is named with its target."""
+    """The finding names the link and its target."""
     (tmp_path / "logs").symlink_to("gone")
     assert why_unwritable(tmp_path / "logs") == f"{tmp_path}/logs is a link to gone, which is not there"
     assert why_unwritable(tmp_path / "new" / "folder") == ""
 
 
 def test_a_link_that_leads_nowhere_is_named_beside_the_file_that_is_missing(data: Path) -> None:
-    """Which is what is wrong with it."""
+    """The broken link explains why the file is missing."""
     path = data / "c4-train.en_6_text_document.bin"
     path.unlink()
     path.symlink_to("/gone/elsewhere.bin")
@@ -133,7 +133,7 @@ def test_a_link_that_leads_nowhere_is_named_beside_the_file_that_is_missing(data
 
 
 def test_data_that_is_not_there_at_all_is_one_finding_of_another_rule() -> None:
-    """preflight.data says it, once."""
+    """preflight.data reports it, once."""
     assert found(DATADIR="/gone") == found() == []
 
 
@@ -143,7 +143,7 @@ def test_the_tiny_benchmark_needs_nothing() -> None:
 
 
 def test_every_rule_here_is_broken_above() -> None:
-    """No rule of this page is without a test."""
+    """Every rule of this module has a test that breaks it."""
     assert set(HERE_RULES.rules) == {
         f"preflight.{name}" for name in ("dataset", "weights", "links", "checkpoints", "index")
     }

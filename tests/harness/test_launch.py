@@ -56,7 +56,7 @@ srun: error: a line of srun's own
 
 
 def test_ranks_are_found_where_they_hang() -> None:
-    """Who does not answer comes first, then the rarest place; other threads than the one that trains do not count."""
+    """Silent ranks come first, then the rarest place; only the thread that trains counts."""
     places = stacks_in(CONSOLE) | {3: stacks_in(CONSOLE)[0]}
     assert explain(places, ["n1", "n2"], 2) == [
         "rank 1 on n1 does not answer: stopped or gone",
@@ -67,7 +67,7 @@ def test_ranks_are_found_where_they_hang() -> None:
 
 
 def test_ten_thousand_ranks_are_one_line() -> None:
-    """Those that wait in the same place are counted."""
+    """Ranks that wait in the same place are counted, not listed."""
     lines = explain({rank: RankPlace(innermost="wait") for rank in range(8192)}, [f"n{i}" for i in range(1024)], 8)
     assert len(lines) == 1
     assert lines[0].endswith("and 8184 more in wait")
@@ -75,12 +75,12 @@ def test_ten_thousand_ranks_are_one_line() -> None:
 
 @pytest.mark.parametrize(("limit", "now", "expected"), [(60, 61, True), (60, 59, False), (0, 1e9, False)])
 def test_silence_has_a_limit(limit: float, now: float, expected: bool) -> None:
-    """Zero is none."""
+    """A run without a new line in the log is overdue after the limit; zero means no limit."""
     assert HangTimer(limit, 0).is_over(now) is expected
 
 
 def test_what_follows_run_stop_is_given_less_than_a_minute() -> None:
-    """Where silence has no limit, too; and what it logs then gains it nothing."""
+    """That holds even without a limit on silence, and further lines gain it no time."""
     patience = HangTimer(0, 0)
     patience.heard(1e6, run_stop=True)
     patience.heard(1e6 + 40, run_stop=True)
@@ -89,7 +89,7 @@ def test_what_follows_run_stop_is_given_less_than_a_minute() -> None:
 
 
 def test_a_run_that_is_told_to_stop_is_given_seconds() -> None:
-    """Whatever it logs meanwhile."""
+    """It gets no more time, whatever it logs meanwhile."""
     patience = HangTimer(0, 0)
     patience.told_to_stop(100)
     patience.heard(103, run_stop=True)
@@ -123,14 +123,14 @@ TWO_SOCKETS = {0: tuple(range(8)), 1: tuple(range(8, 16))}
 def test_ranks_are_bound_near_their_gpus(
     topology: Topology, allowed: range, rank: int, ranks: int, processors: tuple[int, ...], reason: str
 ) -> None:
-    """Where the topology says so; an even share, or nothing, where it does not, with the reason."""
+    """Without a known topology they get an even share, or stay unbound; the reason is always given."""
     binding = choose(topology, allowed, rank, ranks)
     assert binding.processors == processors
     assert binding.reason.startswith(reason)
 
 
 def test_the_topology_is_read_from_sys(tmp_path: Path) -> None:
-    """Two NUMA nodes, and GPUs in the order of their addresses."""
+    """It has two NUMA nodes, and GPUs in the order of their addresses."""
     for node, processors in ((0, "0-3,8\n"), (1, "4-7\n")):
         folder = tmp_path / f"devices/system/node/node{node}"
         folder.mkdir(parents=True)
@@ -152,13 +152,13 @@ def test_this_machine_has_a_topology() -> None:
 
 
 def test_a_node_that_sees_everything_has_no_fault(tmp_path: Path) -> None:
-    """Readable and writable folders, and the tokens that the job has just made."""
+    """It sees readable and writable folders, and the tokens that the job has just made."""
     with tokens({"LOGDIR": tmp_path}) as made:
         assert list(faults([tmp_path], [tmp_path], made)) == []
 
 
 def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
-    """A folder that is not there, once, and those that are other folders than the first node's."""
+    """It names a missing folder once, and folders that differ from the first node's."""
     missing = tmp_path / "data"
     assert list(faults([], [missing], {})) == [f"{missing} is not there"]
     elsewhere = {"LOGDIR": tmp_path / ".token", "NPY_INDEX_DIR": missing / ".token"}
@@ -173,7 +173,7 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path) -> None:
     reason="a node with a disk of its own is a mount namespace, which needs root",
 )
 def test_a_node_with_a_disk_of_its_own_is_refused(tmp_path: Path) -> None:
-    """The same path, and another folder: the check that a job makes on each node says which, and of which node."""
+    """The check that a job makes on each node names the folder and the node."""
     config = configured(DGXNNODES=2, MINIBS=72, LOGDIR=str(tmp_path / "logs"), SAVE_CHECKPOINT=str(tmp_path / "saved"))
     slurm = Slurm(config, SlurmJob(number="42", nodes=("n1", "n2")))
     with slurm, tokens(slurm.shared) as made:
@@ -190,7 +190,7 @@ def test_a_node_with_a_disk_of_its_own_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("handed", "said"), [("", 1), ("0,1", 1), ("1", 0)])
 def test_a_node_with_fewer_gpus_than_ranks_says_so(handed: str, said: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Slurm hands each task a GPU of its own, this one task cannot count the others'."""
+    """If Slurm gives each task its own GPU, a task cannot count the others', and no fault is reported."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", handed)
     monkeypatch.setattr(driver, "gpu_names", lambda: ("NVIDIA H200",) * 2)
     assert list(faults([], [], {}, 2)) == []
@@ -217,12 +217,12 @@ def test_a_node_with_fewer_gpus_than_ranks_says_so(handed: str, said: int, monke
 def test_a_run_that_came_to_no_end_of_its_own_was_cut_off(
     status: int, standing: Standing, said: str, expected: bool
 ) -> None:
-    """A missed target and a refusal are ends; a killed rank, and whatever fails because of it, is none."""
+    """A missed target and a refusal are ends; a killed rank, and what fails because of it, is not."""
     assert was_cut_off(status, standing, said) is expected
 
 
 def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
-    """The others fail or are ended for it; srun may report them before. How far it came is no cause."""
+    """Others fail because of it, and srun may report them before; lines of progress are not causes."""
     console = tmp_path / "console.log"
     ended = ["srun: error: n1: tasks 0-1: Terminated", "srun: error: n2: task 2: Exited with exit code 1"]
     console.write_text("\n".join([*ended, "srun: error: n2: task 3: Killed", "srun: Force Terminated"]))
@@ -234,7 +234,7 @@ def test_the_cause_is_the_rank_that_ended_first(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_before_it_goes_on_has_a_cause_of_its_own(tmp_path: Path) -> None:
-    """What its log and console say of the processes before is not why these ended, and is left as it was."""
+    """Earlier processes' log and console are not taken as its cause, and stay unchanged."""
     console, log = tmp_path / "console_0.log", tmp_path / "result_0.txt"
     console.write_text("srun: error: n1: task 1: Killed\n")
     events = EventLog(log, SystemClock())
@@ -259,7 +259,7 @@ KILLED_RUN = Ending(status=137, standing=Standing(started_ms=1, samples=32), cau
 
 
 def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
-    """run_stop says aborted and why, on a line of its own: the half one that was being written is kept beside."""
+    """run_stop says aborted and why, on a line of its own; the half-written line before it is kept apart."""
     log = tmp_path / "result_0.txt"
     EventLog(log, SystemClock()).start("run_start")
     with log.open("a") as file:
@@ -281,7 +281,7 @@ def test_a_killed_run_has_its_log_closed(tmp_path: Path) -> None:
     ids=["stopped", "not started", "still written to"],
 )
 def test_nothing_is_added_to_another_log(ending: Ending, tmp_path: Path) -> None:
-    """One that has its run_stop, one without a clock, and one that some process may still write to."""
+    """A log with run_stop, one without a clock, and one that a process may still write to stay as they are."""
     close_log(tmp_path / "result_0.txt", ending)
     assert list(tmp_path.iterdir()) == []
 
@@ -301,7 +301,7 @@ def test_a_log_without_a_checkpoint_is_kept_beside_the_new_one(tmp_path: Path) -
 
 
 def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What another program of the node listens at is passed over."""
+    """A port that another program of the node listens at is passed over."""
     config = configured(LOGDIR=str(tmp_path))
     slurm = Slurm(config, SlurmJob(number="42", nodes=("n1",)))
     with socket.socket() as held:
@@ -327,12 +327,12 @@ def test_ranks_meet_at_a_port_that_nothing_holds(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_node_knows_its_own_addresses(address: str, nodes: int, own: bool) -> None:
-    """Its name, and what an interface has; loopback is every node's own, so it tells several nothing."""
+    """They are its name and its interfaces' addresses; loopback, which every node has, tells several nothing."""
     assert is_own(address, nodes) is own
 
 
 class Answering(Slurm):
-    """On a job whose nodes answer, without Slurm, which of them has the address."""
+    """A job whose nodes answer, without Slurm, which of them has the address."""
 
     answers = "0: no\n1: no\n2: no\n"
 
@@ -347,7 +347,7 @@ def answering(tmp_path: Path, **variables: str | int) -> Answering:
 
 @pytest.mark.parametrize(("address", "answers"), [("n2", ""), ("10.0.0.2", "1: yes\n2: no\n0: no\n")])
 def test_rank_0_runs_on_the_node_of_master_addr(address: str, answers: str, tmp_path: Path) -> None:
-    """A name of Slurm's, or what a node says is its own; the ranks of a node stay together."""
+    """MASTER_ADDR may be Slurm's name or any address of the node; the ranks of a node stay together."""
     slurm = answering(tmp_path, MASTER_ADDR=address, MASTER_PORT=29500, DGXNGPU=8)
     slurm.answers = answers
     slurm._meet()
@@ -380,7 +380,7 @@ def talkative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 
 def test_text_before_an_answer_changes_nothing(talkative: Slurm) -> None:
-    """What a TaskProlog or an image's entry point prints before an answer is not read."""
+    """Output of a TaskProlog or an image's entry point before an answer is ignored."""
     seen = Seen(data={"compared": "bytes"})
     answering = f"from benchmark.answers import answer; answer({seen.model_dump_json()!r})"
     printed = talkative._require("asking", Wrapped(srun=(), command=(sys.executable, "-c", answering)))
@@ -389,18 +389,18 @@ def test_text_before_an_answer_changes_nothing(talkative: Slurm) -> None:
 
 
 def test_a_task_is_known_by_its_label() -> None:
-    """Of labelled lines, whatever stands between label and answer; a line without the mark answers nothing."""
+    """Text between label and answer is ignored, and so is a line without the mark."""
     printed = f"0: yes\n 1: banner{MARK}yes\n10: {MARK}no\n"
     assert labelled_answers(printed) == [(1, "yes"), (10, "no")]
 
 
 def test_variables_of_sbatch_are_not_set_again(talkative: Slurm) -> None:
-    """`sbatch --export=ALL,SEED_BASE=5` leaves that to every srun of the job, which must not do it to a run's ranks."""
+    """`sbatch --export=ALL,SEED_BASE=5` would set it for every srun of the job; a run's ranks must not get it."""
     assert "--export=ALL" in talkative.command()
 
 
 def test_without_master_addr_ranks_meet_on_the_first_node(tmp_path: Path) -> None:
-    """In Slurm's order."""
+    """The first node is the first in Slurm's order."""
     slurm = answering(tmp_path)
     slurm._meet()
     assert slurm.variables()["MASTER_ADDR"] == "n1"
@@ -408,7 +408,7 @@ def test_without_master_addr_ranks_meet_on_the_first_node(tmp_path: Path) -> Non
 
 
 def test_an_address_of_no_node_is_refused(tmp_path: Path) -> None:
-    """With what was read, the nodes, and what would do."""
+    """The error has what was read, the nodes, and the valid choices."""
     with pytest.raises(CannotStartError) as refusal:
         answering(tmp_path, MASTER_ADDR="login1")._meet()
     assert str(refusal.value) == (
@@ -418,10 +418,10 @@ def test_an_address_of_no_node_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_held_port_is_refused(tmp_path: Path) -> None:
-    """A user's own is not replaced in silence."""
+    """The user's own port is not replaced in silence."""
     with socket.create_server(("", 0)) as held:
         port = held.getsockname()[1]
-        with pytest.raises(CannotStartError, match=f"MASTER_PORT={port} is held by a program on n1; unset it"):
+        with pytest.raises(CannotStartError, match=f"MASTER_PORT={port} is in use by a program on n1; unset it"):
             answering(tmp_path, MASTER_PORT=port)._meet()
 
 
@@ -432,7 +432,7 @@ JOB = {"id": "42", "nodes": "n1,n2", "restarts": "0"}
 
 
 def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
-    """The same folder, the same seeds, and the run that was under way is not over."""
+    """It finds the same folder and seeds, and its run that was under way is not over."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
     first = RunSet.open(resolved, NOTHING, JOB)
     first.update(0, status="success", minutes=1.0)
@@ -447,7 +447,7 @@ def test_a_requeued_job_finds_its_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", ["", "[]", '{"jobs": 1}', '{"jobs": [{}]}'])
 def test_a_requeued_job_passes_over_other_records(tmp_path: Path, other: str) -> None:
-    """A run.json beside its own that is none, or of no job, is nothing to stop at."""
+    """A broken run.json next to its own, or one of no job, does not stop it."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
     first = RunSet.open(resolved, NOTHING, JOB)
     later = first.folder.with_name("later") / "run.json"
@@ -457,7 +457,7 @@ def test_a_requeued_job_passes_over_other_records(tmp_path: Path, other: str) ->
 
 
 def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> None:
-    """However the one that it stops ends: srun's complaint of a rank that obeyed looks like a refusal's."""
+    """That holds however the stopped run ends, even if srun's complaint looks like a refusal."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3))
     runs, received = RunSet.open(resolved, NOTHING, {}), Received()
 
@@ -471,7 +471,7 @@ def test_a_job_that_is_told_to_stop_starts_no_further_run(tmp_path: Path) -> Non
 
 
 def test_a_run_is_shown_by_the_planner_before_it_can_tell(tmp_path: Path) -> None:
-    """So that a job has an ETA from its first second on; then by the runs of the set that are over."""
+    """A job has an ETA from its first second, later from the set's finished runs."""
     config = ROOT / "configs" / "config_DGXH100_1024x8x24xtp8pp8cp2.sh"
     resolved = resolve(config, os.environ | {"LOGDIR": str(tmp_path), "NEXP": "3"})
     runs = RunSet.open(resolved, NOTHING, {})
@@ -483,7 +483,7 @@ def test_a_run_is_shown_by_the_planner_before_it_can_tell(tmp_path: Path) -> Non
 
 
 def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """There is nothing to check, and nothing is said to have been refused."""
+    """There is nothing to check, and no refusal is claimed."""
     assert conclude(configured(), tmp_path, {"result_0.txt": 1}, ["run 0: it printed nothing"]) == 1
     said = capfd.readouterr()
     assert said.err == ""
@@ -496,14 +496,14 @@ def test_a_run_without_a_log_is_no_valid_result(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_an_index_that_cannot_be_removed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A job's end is not lost over what it leaves behind."""
+    """A line names it, and the job ends as it would have."""
     with Slurm(configured(LOGDIR=str(tmp_path)), SlurmJob(number="42", nodes=("n1",))):
         (tmp_path / ".index_42").rmdir()
     assert capsys.readouterr().out == f"left behind {tmp_path}/.index_42: No such file or directory\n"
 
 
 def test_a_logdir_that_leads_nowhere_is_one_clear_error(tmp_path: Path) -> None:
-    """On this machine as in a job."""
+    """The error is the same on this machine and in a job."""
     link = tmp_path / "logs"
     link.symlink_to("/scratch/gone")
     with pytest.raises(ConfigError) as refusal:
@@ -517,7 +517,7 @@ def test_a_logdir_that_leads_nowhere_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_sets_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
-    """Two in one second, and tasks of an array, by whose folders' names their checkpoints are kept."""
+    """Sets of the same second, and tasks of an array, keep their checkpoints under different names."""
     config, now = configured(LOGDIR=str(tmp_path)), datetime(2026, 11, 29, tzinfo=UTC)
     made = [make_folder(config, now, job).name for job in ("", "", "", "42", "43")]
     times = ["20261129T000000Z" + end for end in ("", "-2", "-3", "-42", "-43")]
@@ -525,7 +525,7 @@ def test_sets_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> N
 
 
 def test_each_task_of_an_array_goes_on_with_its_own_runs(tmp_path: Path) -> None:
-    """Slurm numbers them as jobs of their own; requeued, none takes what another began in the same second."""
+    """A requeued task does not take what another one began in the same second."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
     tasks = [JOB | {"id": number} for number in ("42", "43")]
     begun = [RunSet.open(resolved, NOTHING, task).folder for task in tasks]
@@ -535,7 +535,7 @@ def test_each_task_of_an_array_goes_on_with_its_own_runs(tmp_path: Path) -> None
 
 
 def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A relative link, replaced by each new set, behind which no log is found twice; RESUME takes what it leads to."""
+    """Each new set replaces a relative link, through which no log is found twice; RESUME accepts it."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path)))
     first, second = (RunSet.open(resolved, NOTHING, {}).folder for _ in range(2))
     latest = tmp_path / "latest"
@@ -555,7 +555,7 @@ def test_latest_is_the_newest_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_another_job_begins_a_new_set(tmp_path: Path) -> None:
-    """Only a requeued job, or RESUME, goes on with what is there."""
+    """Only a requeued job, or RESUME, continues an existing set."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), SEED=1))
     first = RunSet.open(resolved, NOTHING, JOB)
     first.folder.rename(first.folder.with_name("earlier"))
@@ -563,7 +563,7 @@ def test_another_job_begins_a_new_set(tmp_path: Path) -> None:
 
 
 def test_runs_of_another_benchmark_are_not_resumed(tmp_path: Path) -> None:
-    """RESUME with a folder of other runs is refused, with the values."""
+    """RESUME with a folder of other runs is refused, with the values that differ."""
     runs = RunSet.open(resolve(None, environment(LOGDIR=str(tmp_path), NEXP=2)), NOTHING, {})
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), NEXP=3, RESUME=str(runs.folder)))
     with pytest.raises(ConfigError, match=r"NEXP is 3, but 2 in .*run\.json"):
@@ -571,7 +571,7 @@ def test_runs_of_another_benchmark_are_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_runs_is_not_resumed(tmp_path: Path) -> None:
-    """One clear error."""
+    """There is one clear error."""
     resolved = resolve(None, environment(LOGDIR=str(tmp_path), RESUME=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"run\.json is not a record of runs that can be continued"):
         RunSet.open(resolved, NOTHING, {})

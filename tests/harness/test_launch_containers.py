@@ -1,4 +1,4 @@
-"""What each container back end is told, word for word, and the paths that one cannot express."""
+"""The command line of each container back end, word for word, and the paths that one cannot express."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def argv(back_end: str, mounts: tuple[Mount, ...]) -> list[str]:
 
 
 def all_command_lines() -> dict[str, list[str]]:
-    """Of every back end: each word of the srun that starts the ranks in a container."""
+    """Every word of the srun that starts the ranks in a container, for every back end."""
     kinds = {"plain": PLAIN, "hostile": HOSTILE, "space": (SPACE,)}
     sorts = ((name, kind) for name in BACK_ENDS for kind in kinds if (name, kind) != ("pyxis", "space"))
     return {f"{name} {kind}": argv(name, kinds[kind]) for name, kind in sorts}
 
 
 def test_command_lines_are_as_they_were(subtests: pytest.Subtests) -> None:
-    """tests/golden/launch.json holds them, one word a line."""
+    """They equal tests/golden/launch.json, one word a line."""
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     made = all_command_lines()
     assert made.keys() == golden.keys(), REMAKE
@@ -72,7 +72,7 @@ def test_command_lines_are_as_they_were(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.parametrize("mount", SEPARATORS, ids=str)
 def test_pyxis_refuses_what_it_would_take_apart(mount: Mount) -> None:
-    """A comma or a colon in a path would be another mount, or another place; a space would end it."""
+    """A comma or a colon in a path would start another mount, and a space would end it."""
     with pytest.raises(ConfigError) as refusal:
         argv("pyxis", (mount,))
     said = "pyxis cannot mount a path with a comma, a colon, a space or a backslash; rename it"
@@ -81,7 +81,7 @@ def test_pyxis_refuses_what_it_would_take_apart(mount: Mount) -> None:
 
 @pytest.mark.parametrize("back_end", ["pyxis", "apptainer", "docker"])
 def test_a_path_of_several_lines_is_refused(back_end: str) -> None:
-    """No back end has a way to say it."""
+    """No back end can express it."""
     with pytest.raises(ConfigError, match=r"printable|pyxis cannot mount a path"):
         argv(back_end, (Mount(path=Path("/data/a\nb,type=bind")),))
 
@@ -101,20 +101,20 @@ def test_a_mount_reads_back_as_it_was_meant(path: Path, writable: bool, back_end
 
 
 def test_values_of_variables_are_on_no_command_line() -> None:
-    """Docker is told names; every user of a node can read command lines."""
+    """Docker gets only names, since every user of a node can read command lines."""
     assert [word for word in argv("docker", ()) if word.startswith("--env")] == ["--env=BENCHMARK", "--env=SEED"]
 
 
 @pytest.mark.parametrize("image", ["--privileged", "a\nb"])
 def test_an_image_is_no_option(image: str) -> None:
-    """What would be read as an option is refused."""
+    """A name that would be read as an option is refused."""
     config = configured(CONT=image)
     with pytest.raises(ConfigError, match="CONT="):
         back_end_of(config.job, config.layout)
 
 
 def test_an_image_file_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this folder, where sbatch is called: pyxis would look for `x.sqsh` in a registry. A name stays one."""
+    """pyxis would look for `x.sqsh` in a registry; any other name stays as it is."""
     monkeypatch.setattr("harness.launch.containers.ROOT", tmp_path)
     (tmp_path / "x.sqsh").touch()
     images = ("x.sqsh", "./x.sqsh", "/images/y.sqsh", "nvcr.io#nvidia/pytorch:26.01-py3", "")
@@ -124,7 +124,7 @@ def test_an_image_file_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("image", ["y.sqsh", "images/y.sif"])
 def test_an_image_file_that_is_not_there_is_refused(image: str) -> None:
-    """By preflight, too, before a node looks for it in a registry."""
+    """Preflight refuses it too, before a node looks for it in a registry."""
     config = configured(CONT=image)
     with pytest.raises(ConfigError) as refusal:
         back_end_of(config.job, config.layout)
@@ -134,7 +134,7 @@ def test_an_image_file_that_is_not_there_is_refused(image: str) -> None:
 
 
 def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
-    """Data and tokenizer read-only, logs and checkpoints writable, folders before what lies in them."""
+    """Data and tokenizer are read-only, logs and checkpoints writable, and outer folders come before inner ones."""
     config = configured(
         DATADIR=str(tmp_path / "data"), LOGDIR=str(tmp_path / "data" / "logs"), SAVE_CHECKPOINT=str(tmp_path / "saved")
     )
@@ -149,14 +149,14 @@ def test_a_run_sees_what_it_reads_and_writes(tmp_path: Path) -> None:
 
 
 def mounted(**variables: str | int | Path) -> dict[Path, Path]:
-    """What is mounted beside the folders of a configuration, by its path inside."""
+    """The mounts besides the folders of a configuration, by their path inside."""
     config = configured(**{name: str(value) for name, value in variables.items()})
     plain = mounts_of(config)
     return {mount.path: mount.outside for mount in mounts_of_links(config, plain) if mount not in plain}
 
 
 def snapshot(cache: Path) -> Path:
-    """As huggingface_hub keeps one: links to files that are called after their content."""
+    """A snapshot as huggingface_hub keeps it: links to files that are named after their content."""
     for folder in ("blobs", "snapshots/0123"):
         (cache / folder).mkdir(parents=True)
     (cache / "blobs" / "71d6").touch()
@@ -165,13 +165,13 @@ def snapshot(cache: Path) -> Path:
 
 
 def test_the_files_of_a_snapshot_are_mounted(tmp_path: Path) -> None:
-    """Of Hugging Face's cache, which LOAD_CHECKPOINT may be in."""
+    """LOAD_CHECKPOINT may be a snapshot in Hugging Face's cache."""
     blobs = tmp_path / "hub" / "blobs"
     assert mounted(LOAD_CHECKPOINT=snapshot(tmp_path / "hub")) == {blobs: blobs}
 
 
 def test_a_link_to_a_snapshot_is_a_folder_inside(tmp_path: Path) -> None:
-    """So that the way up from it is another one: what lies there outside is mounted there."""
+    """Since the way up from it differs inside, the targets outside are mounted there."""
     (tmp_path / "mine" / "of" / "8b").mkdir(parents=True)
     link = tmp_path / "mine" / "of" / "8b" / "latest"
     link.symlink_to(snapshot(tmp_path / "hub"))
@@ -179,7 +179,7 @@ def test_a_link_to_a_snapshot_is_a_folder_inside(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_to_their_end(tmp_path: Path) -> None:
-    """A link to a link, a folder with links in it, and one that leads to itself; each folder once."""
+    """Links to links, folders with links, and a link to itself are followed, each folder once."""
     data, first, second, more = (tmp_path / name for name in ("data", "first", "second", "more"))
     for folder in (data, first, second, more):
         folder.mkdir()
@@ -193,7 +193,7 @@ def test_links_are_followed_to_their_end(tmp_path: Path) -> None:
 
 
 def test_what_is_mounted_already_or_is_not_there_is_no_mount(tmp_path: Path) -> None:
-    """A link into LOGDIR, say, which stays writable, and one whose target is gone: no back end could mount that."""
+    """A link into LOGDIR stays writable, and a broken link is not mounted."""
     (tmp_path / "data").mkdir()
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "file").touch()
@@ -203,14 +203,14 @@ def test_what_is_mounted_already_or_is_not_there_is_no_mount(tmp_path: Path) -> 
 
 
 def test_no_folder_of_an_image_is_hidden(tmp_path: Path) -> None:
-    """A target just below the root comes as a file."""
+    """A target just below the root is mounted as a file."""
     (tmp_path / "hosts").symlink_to("/etc/hosts")
     assert mounted(DATADIR=tmp_path) == {Path("/etc/hosts"): Path("/etc/hosts")}
 
 
 @pytest.mark.parametrize("back_end", ["pyxis", "apptainer", "docker"])
 def test_a_mount_may_have_another_source(back_end: str) -> None:
-    """Each back end is told both paths."""
+    """Each back end gets both paths."""
     words = argv(back_end, (Mount(path=Path("/inside"), source=Path("/outside")),))
     assert any("/outside:/inside:ro" in word or "source=/outside,destination=/inside," in word for word in words)
 
@@ -243,7 +243,7 @@ def test_what_does_not_go_together_is_refused(variables: dict[str, str | int], f
 
 
 def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else is in the environment stays outside."""
+    """The rest of the environment stays outside."""
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     for name in RECORDED:
         monkeypatch.setenv(name, "1")
@@ -254,7 +254,7 @@ def test_a_container_gets_our_variables_and_the_libraries_own(monkeypatch: pytes
 
 
 def test_an_image_does_not_say_where_ranks_meet() -> None:
-    """Or what the libraries are told: with pyxis, its own values would win. Its interpreter, say, is left to it."""
+    """The job's values win over the image's, also for the libraries; the image keeps its interpreter."""
     told = Container(image="x", name="y", mounts=(), variables=("SEED", "HARNESS_PYTHON", *RECORDED, "MASTER_ADDR"))
     wrapped = BACK_ENDS["pyxis"].wrap(told, ["true"])
     assert wrapped.srun[-1] == f"--container-env={','.join((*RECORDED, 'MASTER_ADDR'))}"

@@ -1,4 +1,4 @@
-"""Samples of a node beside a run: with a stand-in for nvidia-smi, without one, and that they never disturb the run."""
+"""Samples of a node during a run, with and without a stand-in for nvidia-smi; they never disturb the run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run_sampler(result: Path, devices: set[str]) -> str:
 
 
 def test_node_and_gpus_are_sampled(result: Path) -> None:
-    """A line for each GPU as nvidia-smi tells it and one for the node, in the columns of the header."""
+    """There is a line for each GPU, as nvidia-smi reports it, and one for the node, in the header's columns."""
     lines = "\n".join(GPU_LINE.format(gpu=gpu) for gpu in range(2))
     install_smi(result, f"echo \"$*\" >{result.parent}/asked\nwhile true; do echo '{lines}'; sleep 1; done")
     started = time.time() * 1000
@@ -87,13 +87,13 @@ def test_node_and_gpus_are_sampled(result: Path) -> None:
 
 
 def test_a_node_without_gpus_is_sampled(result: Path) -> None:
-    """Memory and processors only, and that is said."""
+    """Only memory and processors are sampled, with a notice."""
     assert "nvidia-smi: No such file or directory: memory and processors only" in run_sampler(result, {NODE})
     assert {row["device"] for row in rows_of(result)} == {NODE}
 
 
 def test_what_nvidia_smi_complains_of_is_said(result: Path) -> None:
-    """Its complaint once, its end, and the node is sampled all the same."""
+    """Its complaint and its end are reported once each, and the node is still sampled."""
     install_smi(result, "echo 'Failed to initialize NVML'; echo 'Failed to initialize NVML'; exit 18")
     said = run_sampler(result, {NODE})
     assert said.count("nvidia-smi: Failed to initialize NVML") == 1
@@ -101,7 +101,7 @@ def test_what_nvidia_smi_complains_of_is_said(result: Path) -> None:
 
 
 def test_a_run_that_goes_on_appends(result: Path) -> None:
-    """One header, and the samples of both parts."""
+    """The file has one header, and the samples of both parts."""
     run_sampler(result, {NODE})
     before = len(rows_of(result))
     run_sampler(result, {NODE})
@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_appends(result: Path) -> None:
     ],
 )
 def test_what_a_gpu_does_not_measure_is_empty(line: str, cells: list[str]) -> None:
-    """Words in brackets stand for it."""
+    """nvidia-smi's words in brackets become empty cells."""
     assert gpu_cells(line) == cells
 
 
@@ -125,13 +125,13 @@ def test_what_a_gpu_does_not_measure_is_empty(line: str, cells: list[str]) -> No
     ["", "No devices were found", "0, 1, 2, 3, 4, 5, 6", "x, 1, 1, 1, 1, 1, 1, 0x0", "0, nan, 1, 1, 1, 1, 1, 0x0"],
 )
 def test_another_line_is_no_sample(line: str) -> None:
-    """Too few cells, words, and numbers that are none."""
+    """Lines with too few cells, words or malformed numbers are refused."""
     with pytest.raises(ValueError, match=r".*"):
         gpu_cells(line)
 
 
 def test_a_folder_that_cannot_be_written_is_said(result: Path) -> None:
-    """The file and why."""
+    """The error names the file and the reason."""
     gone = result.parent / "gone" / "result_0.txt"
     done = subprocess.run(sampler(gone, 1), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -163,7 +163,7 @@ def run_short(result: Path, launcher: Short, interval: int = 1) -> int:
 
 
 def test_samples_are_taken_where_they_are_asked_for(result: Path) -> None:
-    """With TELEMETRY_INTERVAL a file of this node, and no process is left; without, none."""
+    """With TELEMETRY_INTERVAL there is a file of this node; without it none. No process is left."""
     assert run_short(result, Short(), interval=0) == 0
     assert files_of(result) == {}
     assert run_short(result, Short(until_sampled=file_of(result, os.uname().nodename))) == 0
@@ -174,14 +174,14 @@ def test_samples_are_taken_where_they_are_asked_for(result: Path) -> None:
 
 @pytest.mark.parametrize("how", ["exit 3", "kill -9 $$"])
 def test_a_dying_sampler_is_said_and_no_more(result: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The run ends as it would have."""
+    """A line reports it, and the run ends as it would have."""
     assert run_short(result, Short(["bash", "-c", how])) == 0
     status = {"exit 3": 3, "kill -9 $$": -9}[how]
     assert f"telemetry ended with status {status}, see above; the run does not need it" in capfd.readouterr().out
 
 
 def test_samplers_end_with_who_started_them(result: Path) -> None:
-    """Even where that is killed and can stop nothing itself."""
+    """They end even if that process is killed and can stop nothing itself."""
     starter = (
         "import sys, time; from pathlib import Path; from harness.launch.telemetry import sampled, sampler\n"
         f"with sampled(sampler(Path({str(result)!r}), 1)):\n    time.sleep(600)"
@@ -194,7 +194,7 @@ def test_samplers_end_with_who_started_them(result: Path) -> None:
 
 
 def test_a_sampler_that_does_not_end_is_ended(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for, but not forever."""
+    """It is given time to end, but is not waited for without limit."""
     monkeypatch.setattr("harness.launch.telemetry._STOP_S", 0.1)
     with sampled(["sleep", "600"]):
         pass

@@ -1,4 +1,4 @@
-"""Starting runs on this machine: what the processes of a run are told, and what run.json says of them."""
+"""Starting runs on this machine: what the processes of a run get, and what run.json records of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_ranks_cannot_train_on_is_said_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Too few GPUs, or the null device: one error before a rank starts, and no folder of runs."""
+    """Too few GPUs, or the null device, give one error before a rank starts, and no folder of runs."""
     monkeypatch.setattr(driver, "gpu_names", lambda: gpus)
     resolved = resolve(None, environment(LOGDIR=str(tmp_path / "logs"), DATADIR=str(tmp_path)))
     with pytest.raises(CannotStartError, match=f"^{re.escape(said)}") as refusal:
@@ -54,7 +54,7 @@ def test_what_ranks_cannot_train_on_is_said_once(
 def test_a_node_that_lacks_everything_says_so_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Data, tokenizer, GPUs and what the precision needs: a line each, whatever else is wrong."""
+    """Data, tokenizer, GPUs and the precision's needs get a line each, in one error."""
     for name in ("DATADIR", "TOKENIZER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(driver, "gpu_names", lambda: None)
@@ -66,7 +66,7 @@ def test_a_node_that_lacks_everything_says_so_at_once(
 
 
 def test_what_a_config_file_exports_for_the_libraries_reaches_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named on the command line as sourced by hand; a value of the user stays."""
+    """It does, named on the command line or sourced; a value of the user wins."""
     told: dict[str, str] = {}
 
     def start(resolved: Resolved, _: Local) -> int:

@@ -1,4 +1,4 @@
-"""docs/variables.md and docs/commands.md: they are what their commands write, and leave nothing out."""
+"""docs/variables.md and docs/commands.md equal what their commands write, and leave nothing out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_commands_page_is_what_the_command_prints() -> None:
 
 
 def test_every_variable_is_explained() -> None:
-    """Each has a row of its own, and a meaning."""
+    """Each variable has a row of its own, and a meaning."""
     rows = {line.split("`")[1]: line for line in variables_page().splitlines() if line.startswith("| `")}
     assert set(rows) == set(NAMES)
     assert [name for name, row in rows.items() if row.endswith("| |")] == []
@@ -44,7 +44,7 @@ def test_one_variable_is_printed_in_words() -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("MINIBATCH", "MINIBS"), ("nexp", "NEXP"), ("zzz", "has all")])
 def test_unknown_variable_is_refused_with_what_it_may_mean(typed: str, meant: str) -> None:
-    """A variable that there is not exits 2, and names the nearest."""
+    """An unknown variable exits 2, and the error names the nearest ones."""
     result = CliRunner().invoke(main, ["variables", typed])
     assert result.exit_code == 2
     assert meant in result.output

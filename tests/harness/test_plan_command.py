@@ -1,4 +1,4 @@
-"""`llama31 plan`, as it is typed."""
+"""`llama31 plan`, as a user types it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ H100 = ROOT / "configs" / "config_DGXH100_64x8x288xtp8pp8cp2.sh"
 
 @pytest.fixture
 def h100_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the environment: 512 H100 in bf16, without what its config does to make room."""
+    """An environment for 512 H100 in bf16, without the settings with which its config makes room."""
     for name, value in source_config(H100).items():
         if not name.startswith(("GRAD_", "FP8_")):
             monkeypatch.setenv(name, value)
@@ -44,7 +44,7 @@ def values(*arguments: object) -> dict[str, Any]:
 
 
 def test_every_config_with_a_gpu_fits(subtests: pytest.Subtests) -> None:
-    """Memory, step and outcomes of each config of the repository; and its job is given the time that it may take."""
+    """Each config of the repository fits and has a step and outcomes, and its WALLTIME is long enough."""
     for path in (path for path in config_files() if gpu_of_system(path.stem)):
         with subtests.test(path.stem):
             done = invoke(path)
@@ -67,14 +67,14 @@ def test_text_and_values_say_the_same() -> None:
 
 @pytest.mark.parametrize(("gpu", "gain"), [("GB200", 1.54), ("GB300", 1.79)])
 def test_nvfp4_says_what_it_takes_without_a_graph(gpu: str, gain: float) -> None:
-    """The constants are of runs with a graph of the whole iteration; beside them is what this trainer takes."""
+    """The constants are for runs with a graph of the whole iteration; this trainer's times are given too."""
     path = ROOT / "configs" / {"GB200": GB200.name, "GB300": "config_GB300_128x4x72xtp2pp8cp2.sh"}[gpu]
     text, found = invoke(path, "--precision", "nvfp4").stdout, values(path, "--precision", "nvfp4")
     without = found["without_graph"]
     assert without["step_seconds"] == pytest.approx(gain * found["step"]["seconds"])
     for slow, fast in zip(without["minutes"], found["outcomes"], strict=True):
         assert 1 < slow / fast["minutes"] <= gain
-    assert "That is in a CUDA graph of the whole iteration" in text
+    assert "That is with a CUDA graph of the whole iteration" in text
     assert f"Without: {without['step_seconds']:.2f} s a step, {gain} times as long" in text
     assert found["walltime_minutes"] >= without["minutes"][-1]
     search = ("--gpu", gpu, "--gpus", "512", "--precision", "nvfp4", "--top", "1")
@@ -90,7 +90,7 @@ def test_fp8_is_the_same_without_a_graph() -> None:
 
 @pytest.mark.usefixtures("h100_in_bf16")
 def test_what_does_not_fit_is_told_what_would() -> None:
-    """405B in bf16 with fp32 gradients is too large for 512 H100; every remedy that is named fits."""
+    """405B in bf16 with fp32 gradients is too large for 512 H100; every remedy that is named makes it fit."""
     done = invoke()
     assert done.exit_code == 1
     assert "Does not fit: stage 1 allocates" in done.stdout
@@ -110,7 +110,7 @@ def test_a_remedy_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_that_was_never_measured_is_labelled() -> None:
-    """Nobody published bf16 on B200: a wide band, and the word."""
+    """For B200 in bf16, which nobody published, the plan has a wide band and the label."""
     done = invoke(ROOT / "configs" / "config_DGXB200_32x8x144xtp4pp8cp2.sh", "--precision", "bf16")
     assert "UNCALIBRATED: no step of B200 in bf16 training 405b was measured" in done.stdout
     assert "give or take 30%" in done.stdout
@@ -131,7 +131,7 @@ def test_a_search_writes_a_config_that_is_planned_alike(tmp_path: Path) -> None:
 
 
 def test_a_search_says_why_each_row_is_where_it_is() -> None:
-    """Memory and what the minutes are spent on, in the text as in the values, and which rows are too close to call."""
+    """Text and values have memory, the parts of the minutes, and which rows are too close to rank."""
     search = ["--gpu", "GB200", "--gpus", "1536", "--precision", "fp8"]
     lines, found = invoke(*search).stdout.splitlines(), values(*search)
     assert lines[1].split()[-8:] == ["=", "compute", "+", "transfers", "+", "bubble", "+", "once"]
@@ -147,7 +147,7 @@ EIGHT = ("--gpu", "H100", "--benchmark", "llama31_8b")
 
 
 def test_several_numbers_of_gpus_are_a_row_each() -> None:
-    """The fastest layout of each, and GPU-hours of the smallest over its own; the same in text and values."""
+    """Each has its fastest layout and its efficiency in GPU-hours, the same in text and values."""
     text, found = invoke(*EIGHT, "--gpus", "64,8").stdout.splitlines(), values(*EIGHT, "--gpus", "8,64")["counts"]
     alone = [values(*EIGHT, "--gpus", gpus, "--top", "1")["layouts"][0] for gpus in ("8", "64")]
     assert [each["layouts"] for each in found] == [[layout] for layout in alone]
@@ -164,7 +164,7 @@ def test_memory_of_graphs_is_not_counted_silently(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_number_that_nothing_fits_on_is_a_row_that_says_what_would(tmp_path: Path) -> None:
-    """The nearest numbers, a part of a node among them; the others are listed and written. Exit status 1."""
+    """It names the nearest numbers that fit; other rows are listed and written. Exit status 1."""
     done = invoke(*EIGHT, "--gpus", "3,8,56", "--write", tmp_path)
     assert done.exit_code == 1
     assert "      3   no layout fits; what would: 4 GPUs, " in done.stdout
@@ -174,7 +174,7 @@ def test_a_number_that_nothing_fits_on_is_a_row_that_says_what_would(tmp_path: P
 
 
 def test_a_search_that_finds_nothing_says_what_would_fit() -> None:
-    """How much memory the nearest miss lacks, and on how many GPUs a layout fits, in text and values."""
+    """Text and values have the memory that the nearest miss lacks, and how many GPUs would do."""
     done, found = invoke(*EIGHT, "--gpus", "2"), values(*EIGHT, "--gpus", "2")
     assert (done.exit_code, found["layouts"]) == (1, [])
     assert re.search(r"of 79\.6 GiB, [\d.]+ missing\n", done.stdout)
@@ -185,7 +185,7 @@ def test_a_search_that_finds_nothing_says_what_would_fit() -> None:
 
 
 def test_the_fewest_gpus_for_so_many_minutes(tmp_path: Path) -> None:
-    """Their layouts are those of a search on them; from a config, too."""
+    """Their layouts equal those of a search on that number, also when started from a config."""
     done = invoke(*EIGHT, "--minutes", "100", "--top", "1", "--write", tmp_path)
     assert done.exit_code == 0, done.output
     assert "32 H100 (4 nodes) are the fewest that reach the target in 100 minutes:\n" in done.stdout
@@ -196,7 +196,7 @@ def test_the_fewest_gpus_for_so_many_minutes(tmp_path: Path) -> None:
 
 
 def test_minutes_that_no_number_of_gpus_reaches() -> None:
-    """The fastest there is; exit status 1."""
+    """The answer names the fastest number there is, with exit status 1."""
     done = invoke(*EIGHT, "--minutes", "2")
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.match(
@@ -205,7 +205,7 @@ def test_minutes_that_no_number_of_gpus_reaches() -> None:
 
 
 def test_the_fewest_without_a_graph_say_so() -> None:
-    """In nvfp4 this trainer takes longer than the constants of 405B say; those of 8B are of graphs that it has."""
+    """In nvfp4 this trainer needs longer than 405B's constants say; 8B's are for graphs that it has."""
     search = ("--gpu", "GB300", "--precision", "nvfp4", "--minutes", "60")
     found = values(*search)
     slow = found["graph_gain"] * found["layouts"][0]["minutes"]
@@ -244,20 +244,20 @@ def test_the_picture_is_an_image(tmp_path: Path) -> None:
 
 @draws
 def test_the_picture_in_the_documentation_is_the_current_one(tmp_path: Path) -> None:
-    """docs/plan.svg says what the command at the top of docs/plan.md draws; python -m docs.pictures makes it anew."""
+    """docs/plan.svg is what the command at the top of docs/plan.md draws (python -m docs.pictures makes it)."""
     invoke(GB200, "--precision", "nvfp4", "--picture", tmp_path / "plan.svg")
     assert words(tmp_path / "plan.svg") == words(ROOT / "docs" / "plan.svg")
 
 
 def test_without_the_libraries_there_is_no_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One line says how to get them."""
+    """One line says how to install them."""
     monkeypatch.setattr(vega, "available", lambda: False)
     done = CliRunner().invoke(main, ["plan", "layout", str(GB200), "--picture", str(tmp_path / "plan.svg")])
     assert (done.exit_code, vega.EXTRA in done.output) == (2, True)
 
 
 def test_own_logs_make_own_constants(tmp_path: Path) -> None:
-    """Logs of runs at 21 seconds a step, refitted from and planned with, give 21 seconds a step."""
+    """Constants fitted to logs of runs at 21 seconds a step plan 21 seconds a step."""
     logs, mine = tmp_path / "logs", tmp_path / "mine.json"
     rehearsed = CliRunner().invoke(main, ["simulate", str(GB200), "--out", str(logs), "--step-seconds", "21"])
     assert rehearsed.exit_code == 0, rehearsed.output
@@ -293,14 +293,14 @@ def test_own_logs_make_own_constants(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_one_clear_error(arguments: list[str], message: str) -> None:
-    """What was asked for, and the valid choices."""
+    """The error has what was asked for, and the valid choices."""
     with pytest.raises(ClickException) as error:
         main(["plan", *arguments], standalone_mode=False)
     assert message in str(error.value)
 
 
 def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
-    """Constants are not fitted to a run that was something else than its configuration says."""
+    """Constants are not fitted to a run that differs from its configuration."""
     logs = tmp_path / "logs"
     CliRunner().invoke(main, ["simulate", str(GB200), "--out", str(logs)])
     other = str(ROOT / "configs" / "config_DGXB200_32x8x144xtp4pp8cp2.sh")
@@ -323,7 +323,7 @@ def test_a_log_of_another_batch_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_table_is_refused(row: str, message: str, tmp_path: Path) -> None:
-    """The line is named, with what is wrong in it."""
+    """The error names the line and what is wrong in it."""
     table = tmp_path / "steps.csv"
     table.write_text(f"gpu,gpus,precision,tp,pp,vp,cp,mbs,microbatches,step_s,source\n{row}\n", encoding="utf-8")
     with pytest.raises(ClickException, match=re.escape("steps.csv, line 2: ") + ".*" + re.escape(message)):
@@ -351,7 +351,7 @@ def own_table(path: Path, step: float, **columns: str) -> Path:
 
 
 def test_own_steps_in_a_table_are_preferred(tmp_path: Path) -> None:
-    """With round=own a plan of that GPU and precision assumes the user's software, and the step that was measured."""
+    """With round=own, a plan for that GPU and precision uses the user's software and measured step."""
     mine = tmp_path / "mine.json"
     done = invoke("calibrate", own_table(tmp_path / "steps.csv", 30.0), "--out", mine)
     assert done.exit_code == 0, done.output
@@ -362,7 +362,7 @@ def test_own_steps_in_a_table_are_preferred(tmp_path: Path) -> None:
 
 
 def test_whole_runs_of_ones_own_give_their_pace(tmp_path: Path) -> None:
-    """Evaluations and start-up of own runs are learnt, by the latest rules."""
+    """Evaluations and start-up are learnt from the user's own runs, by the latest rules."""
     whole = {"eval_s_median": "100", "run_minutes": "260;262", "steps": "240;240"}
     done = invoke("calibrate", own_table(tmp_path / "steps.csv", 60.0, **whole))
     assert done.exit_code == 0, done.output
@@ -378,13 +378,13 @@ def test_whole_runs_of_ones_own_give_their_pace(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_ones_own_that_lacks_something(change: dict[str, str], message: str, tmp_path: Path) -> None:
-    """The line and what it lacks."""
+    """The error names the line and the missing value."""
     with pytest.raises(ClickException, match=f"line 2: {message}"):
         main(["plan", "calibrate", str(own_table(tmp_path / "steps.csv", 60.0, **change))], standalone_mode=False)
 
 
 def test_a_table_without_needed_columns_names_them(tmp_path: Path) -> None:
-    """All that are missing, the alternatives too."""
+    """The error names all missing columns, including alternatives."""
     table = tmp_path / "steps.csv"
     table.write_text("gpu,gpus,precision,tp,pp,vp,mbs\nH100,8,bf16,8,1,1,1\n", encoding="utf-8")
     with pytest.raises(
@@ -394,7 +394,7 @@ def test_a_table_without_needed_columns_names_them(tmp_path: Path) -> None:
 
 
 def test_the_columns_of_a_table_are_documented() -> None:
-    """All that are read, and the values of `round`: in the help and in docs/plan.md."""
+    """The help and docs/plan.md have every column that is read, and the values of `round`."""
     from harness.plan.measured import COLUMNS, INSTEAD, OPTIONAL, ROUNDS, SECONDS
 
     assert "plan calibrate --help" in invoke("--help").stdout
@@ -405,7 +405,7 @@ def test_the_columns_of_a_table_are_documented() -> None:
 
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    """By its name."""
+    """The error names the file."""
     table = tmp_path / "steps.csv"
     table.write_bytes(b"gpu,\xff")
     with pytest.raises(ClickException, match=r"steps\.csv: expected a table: 'utf-8' codec can't decode"):
@@ -413,7 +413,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_exit_status_and_no_traceback() -> None:
-    """As a process: 2 and one line for bad input."""
+    """Bad input ends the process with status 2 and one line."""
     done = subprocess.run(
         [sys.executable, "-m", "harness", "plan", "no_such.sh"], cwd=ROOT, capture_output=True, text=True, check=False
     )

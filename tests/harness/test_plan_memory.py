@@ -1,4 +1,4 @@
-"""Memory by pipeline stage: parameters, activations in flight, and peaks of the null device and of published runs."""
+"""Memory by pipeline stage: parameters, activations in flight, and peaks of the null device and published runs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bytes_of_a_layer_are_those_of_its_tensors() -> None:
 
 
 def test_nvfp4_keeps_a_norm_in_both_directions_where_it_is_gathered() -> None:
-    """Two copies of two norms with tensor parallelism, one without, at 0.5625 bytes a value."""
+    """Two norms take two copies with tensor parallelism and one without, 0.5625 bytes a value."""
     alone = replace(OURS, tensor=1, gpus=128)
     values = 16_384 * 4096
     assert 4 * layer_bytes(OURS) - layer_bytes(alone) == 2 * 0.5625 * values
@@ -90,14 +90,14 @@ def test_nvfp4_keeps_a_norm_in_both_directions_where_it_is_gathered() -> None:
 
 @given(jobs())
 def test_recomputing_more_keeps_less(job: TrainingJob) -> None:
-    """No recomputation, the MLP, whole layers: each keeps less of a layer than the one before."""
+    """Recomputing nothing, the MLP, whole layers: each keeps less of a layer than the one before."""
     kept = [layer_bytes(replace(job, recompute=frozenset(what))) for what in ((), ("mlp",), ("full",))]
     assert kept == sorted(kept, reverse=True)
     assert len(set(kept)) == 3
 
 
 def test_a_block_of_layers_keeps_what_is_between() -> None:
-    """One of the two layers of each chunk computed again: half of what all and none keep together."""
+    """With one of a chunk's two layers recomputed, the stage keeps the mean of recomputing all and none."""
     none, block, every = (
         stages(replace(OURS, recompute=what, recomputed_layers=layers))[1].parts["activations"]
         for what, layers in ((frozenset(), 0), (frozenset({"full"}), 1), (frozenset({"full"}), 0))
@@ -107,19 +107,19 @@ def test_a_block_of_layers_keeps_what_is_between() -> None:
 
 
 def test_recomputing_attention_keeps_more() -> None:
-    """A flash kernel keeps nothing large of attention, and a checkpoint keeps the whole product that goes into it."""
+    """A flash kernel keeps nothing large, while a checkpoint keeps the whole product that goes into attention."""
     assert layer_bytes(replace(OURS, recompute=frozenset({"core_attn"}))) > layer_bytes(OURS)
 
 
 def test_fused_weight_gradients_cost_a_placeholder_of_each_shape() -> None:
-    """Transformer Engine gives autograd one of each matrix in place of the largest gradient: more, for 405B."""
+    """Transformer Engine gives autograd a placeholder for each matrix; for 405B that costs more."""
     fused, beside = (stages(replace(OURS, fused_weight_gradients=each))[1].parts for each in (True, False))
     assert fused["buffers"] - beside["buffers"] == 2 * OURS.layer_matrices / OURS.tensor
     assert fused["under way"] < beside["under way"]
 
 
 def test_recomputing_norms_is_counted_as_nothing() -> None:
-    """Transformer Engine's layers have no norm by themselves."""
+    """Transformer Engine's layers have no separate norm."""
     plain = RunConfig.from_environment(source_config(ROOT / "config_DGX.sh"))
     selective = {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "layernorm"}
     norms = RunConfig.from_environment(plain.to_environment() | selective)
@@ -139,7 +139,7 @@ def test_the_optimizer_is_shared_by_data_and_context_parallel_ranks() -> None:
 
 
 def test_a_stage_as_large_as_the_memory_fits() -> None:
-    """What is reserved and what lies outside the allocator may be all of the GPU's memory, and no MiB more."""
+    """Reserved memory plus memory outside the allocator may equal the GPU's memory, but not exceed it by a MiB."""
     stage = worst(GB200)
     full = -(-stage.total // MIB)
     assert stage.total == stage.reserved + OUTSIDE_ALLOCATOR
@@ -160,7 +160,7 @@ def test_layers_that_stay_in_bf16_are_counted_so(stage: int, gib: float) -> None
 
 
 def test_hopper_keeps_a_transposed_copy_of_fp8_weights() -> None:
-    """Two bytes a weight on Hopper, one on Blackwell."""
+    """A weight takes two bytes on Hopper, one on Blackwell."""
     hopper, blackwell = (
         worst(replace(GB200, gpu=GPUS[name], precision="fp8")).parts["weights"] for name in ("H200", "B200")
     )
@@ -200,7 +200,7 @@ PEAKS = [Peak(**row) for row in json.loads((ROOT / "tests" / "golden" / "null_pe
 
 
 def test_every_shipped_configuration_has_its_peaks() -> None:
-    """First, second and last stage of each, in the precision that it has today."""
+    """The file has the first, second and last stage of each, in its current precision."""
     measured = {(peak.config, peak.stage, peak.precision) for peak in PEAKS}
     expected = set()
     for path in config_files():
@@ -213,19 +213,19 @@ def test_every_shipped_configuration_has_its_peaks() -> None:
 
 @pytest.mark.parametrize("peak", PEAKS, ids=lambda peak: f"{peak.config} stage {peak.stage}")
 def test_the_count_is_within_a_percent_of_the_null_device_and_never_below(peak: Peak) -> None:
-    """Bytes that live tensors take at the peak, and the most that the allocator holds for them."""
+    """That holds for live tensors at the peak, and for the most that the allocator holds."""
     assert peak.allocated <= peak.counted.allocated <= 1.01 * peak.allocated
     assert peak.reserved <= peak.counted.reserved
 
 
 def test_every_shipped_configuration_fits() -> None:
-    """What is reserved on the null device, and what lies outside the allocator, are at most the GPU's memory."""
+    """Memory reserved on the null device plus memory outside the allocator fits on the GPU."""
     assert [peak for peak in PEAKS if peak.reserved + OUTSIDE_ALLOCATOR > peak.job.gpu.memory] == []
     assert [peak for peak in PEAKS if not fits(worst(peak.job), peak.job)] == []
 
 
 def test_every_published_run_fits() -> None:
-    """What ran, fits."""
+    """The planner says of every published run that it fits."""
     assert [row.source for row in published().runs if not fits(worst(row.job), row.job)] == []
 
 

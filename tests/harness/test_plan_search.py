@@ -1,4 +1,4 @@
-"""The search: what it lists can run, fits, is timed right, and holds what was submitted."""
+"""The search: what it lists can run, fits, is timed right, and includes what was submitted."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_candidates_can_run_and_are_what_they_say(gpu: str, gpus: int, precision
 
 @SEARCHES
 def test_candidates_are_ranked_and_distinct(gpu: str, gpus: int, precision: str) -> None:
-    """Fastest first, one a (TP, PP, CP)."""
+    """The fastest comes first, with one candidate for each (TP, PP, CP)."""
     candidates = found(gpu, gpus, precision).candidates
     assert [each.minutes for each in candidates] == sorted(each.minutes for each in candidates)
     cuts = [(each.job.tensor, each.job.pipeline, each.job.context) for each in candidates]
@@ -128,7 +128,7 @@ def test_settings_that_would_fit_are_named_and_do(monkeypatch: pytest.MonkeyPatc
 
 
 def test_too_many_gpus_have_reasons() -> None:
-    """A prime number of nodes leaves so many replicas that their smallest batch is above the largest known one."""
+    """With a prime number of nodes, the smallest batch of so many replicas exceeds the largest known one."""
     nothing = search(bare_values(LLAMA31_8B, GPUS["B200"], 8191, 8), calibration.load(), "B200")
     assert nothing.candidates == []
     (refusal,) = (each for each in nothing.refusals if each.reason != "does not fit")
@@ -150,14 +150,14 @@ def test_the_fewest_gpus_are_those_of_a_search_of_each_number() -> None:
 
 
 def test_refused_batches_have_reasons() -> None:
-    """A batch size without a verifiable learning rate is RunConfig's to refuse, and the next best is listed."""
+    """RunConfig refuses a batch size without a verifiable learning rate, and the next best is listed."""
     all_of_it = search(base("GB200", 512, "nvfp4"), calibration.load(), listed=100)
     reasons = [each.example for each in all_of_it.refusals if each.reason.startswith("refused")]
     assert any("no double satisfies" in reason for reason in reasons)
 
 
 def test_an_impossible_base_is_refused() -> None:
-    """What no layout can mend is an error, not an empty list."""
+    """A fault that no layout can repair is an error, not an empty list."""
     with pytest.raises(ConfigError, match="H100 has no matrix products in nvfp4"):
         search(base("H100", 512, "nvfp4"), calibration.load())
     with pytest.raises(UnknownRulesError, match="is not in ruleset"):

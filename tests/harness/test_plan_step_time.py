@@ -1,4 +1,4 @@
-"""The step-time model: its terms, its constants, and how it predicts published steps."""
+"""The step-time model: its terms, its constants, and its predictions of published steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE = Constants()
 
 @given(jobs(), st.integers(1, 500))
 def test_a_step_is_linear_in_its_microbatches(job: TrainingJob, microbatches: int) -> None:
-    """A microbatch's time for each and for the bubble, and what is paid once."""
+    """Its time is a microbatch's time for each and for the bubble, plus what is paid once."""
     parts, job = step(job), replace(job, microbatches=microbatches)
     expected = total(parts.microbatch, ONE) * (microbatches + job.bubble) + total(parts.once, ONE)
     assert seconds(job, ONE) == pytest.approx(expected)
@@ -54,7 +54,7 @@ def test_a_better_gpu_is_never_slower(job: TrainingJob, what: str, times: int) -
 
 @given(jobs(), st.integers(1, 8))
 def test_more_gpus_are_never_more_than_so_much_faster(job: TrainingJob, times: int) -> None:
-    """The same batch over so many times the replicas: a step costs as many GPU-seconds as before, or more."""
+    """With the same batch over more replicas, a step costs at least as many GPU-seconds."""
     few = replace(job, microbatches=times * job.microbatches)
     many = replace(job, gpus=times * job.gpus)
     assert many.global_batch_size == few.global_batch_size
@@ -95,7 +95,7 @@ def test_no_pipeline_has_no_bubble() -> None:
 
 
 def test_a_gpu_without_the_precision_is_refused() -> None:
-    """An H100 multiplies no fp4."""
+    """An H100 has no fp4 matrix products."""
     with pytest.raises(ValueError, match="H100 has no nvfp4"):
         seconds(replace(GB200, gpu=GPUS["H100"]), ONE)
 
@@ -123,7 +123,7 @@ def test_the_fit_finds_what_made_the_steps() -> None:
 
 
 def test_what_nothing_measures_stays_at_its_prior() -> None:
-    """No rows, no constants; and a constant that is asked for all the same is what physics says."""
+    """Without rows there are no constants, and any constant has its physical value."""
     found = fit([])
     assert found == {}
     assert found["attention"] == calibration.PRIORS["attention"].value
@@ -146,7 +146,7 @@ def test_a_calibration_of_ones_own_changes_what_it_measures() -> None:
 
 
 def test_a_size_that_nobody_measured_takes_the_nearest_ones_constants() -> None:
-    """70B is nearer to 405B than to 8B, the tiny one to 8B; their spread says that they were not measured."""
+    """70B uses 405B's, the tiny model 8B's; their spread shows that they were not measured."""
     shipped = calibration.load()
     for size, like in (("70b", "405b"), ("tiny", "8b")):
         assert shipped.of(SIZES[size]) is shipped.sizes[like]
@@ -154,7 +154,7 @@ def test_a_size_that_nobody_measured_takes_the_nearest_ones_constants() -> None:
 
 
 def test_the_spread_says_what_is_known() -> None:
-    """30 % where a GPU and precision were never measured, 10 % where once, less where the rows agree."""
+    """It is 30 % for a GPU and precision never measured, 10 % measured once, less if the rows agree."""
     shipped = calibration.load()
     never, once, often = (
         shipped.spread(replace(GB200, gpu=GPUS[name], precision=precision))
@@ -165,7 +165,7 @@ def test_the_spread_says_what_is_known() -> None:
 
 
 def test_the_shipped_file_says_where_it_comes_from() -> None:
-    """A date, the command that made it, and for each row its source and both errors; written back, it is the same."""
+    """It has a date, the command, and each row's source and errors; written back, it is the same."""
     text = calibration.SHIPPED.read_text(encoding="utf-8")
     shipped = calibration.load()
     assert calibration.dump(shipped) == text
@@ -176,7 +176,7 @@ def test_the_shipped_file_says_where_it_comes_from() -> None:
 
 
 def test_constants_are_no_table_of_the_rows() -> None:
-    """405B has less than half as many as rows; those of 8B's few rows predict each row that they have not seen."""
+    """405B has under half as many constants as rows; 8B's predict each row that they were not fitted to."""
     shipped = calibration.load()
     rows = {size: [row for row in shipped.residuals if row.group.endswith(f" {size}")] for size in ("405b", "8b")}
     assert len(shipped.sizes["405b"].constants) < len(rows["405b"]) / 2
@@ -201,7 +201,7 @@ def test_the_shipped_constants_are_those_of_the_published_rows() -> None:
 
 
 def test_small_rows_predict_large_ones() -> None:
-    """Fitted to 512 GPUs and less: 3 % on average for larger runs, 6 % at worst, half of what a constant rate does."""
+    """Fitted to at most 512 GPUs, it errs by 3 % on average on larger runs, 6 % at worst, half of a constant rate's."""
     data = published()
     small = [row for row in data.all if row.job.gpus <= 512]
     large = [row for row in data.runs if row.job.gpus > 512]
@@ -212,7 +212,7 @@ def test_small_rows_predict_large_ones() -> None:
 
 
 def test_one_pipeline_depth_predicts_others() -> None:
-    """Fitted to PP 8: 5 % on average for the other depths, 15 % at worst."""
+    """Fitted to PP 8, it errs by 5 % on average for other depths, 15 % at worst."""
     rows = published().all
     other = [row for row in rows if row.job.pipeline != 8]
     found = np.abs(errors(other, fitted([row for row in rows if row.job.pipeline == 8])))

@@ -1,4 +1,4 @@
-"""Time to target: the outcomes that are printed, their arithmetic, and the ends of published runs."""
+"""Time to target: the printed outcomes, their arithmetic, and the ends of published runs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_evaluation_fills_whole_batches() -> None:
 
 @given(BATCHES)
 def test_the_expectation_lies_between_the_outcomes(gbs: int) -> None:
-    """What ranks layouts is no faster than the fastest outcome and no slower than the slowest."""
+    """The number that ranks layouts is between the fastest and the slowest outcome."""
     rules = find("llama31_405b", "6.0.0")
     schedule = rules.schedule(gbs)
     pace = Pace(step=10, evaluation=10 * evaluation_steps(rules, gbs, 0.35), start=0.0, spread=0.0)
@@ -136,7 +136,7 @@ def test_walltime_holds_every_run_at_its_slowest() -> None:
 
 
 def test_without_reference_points_the_first_evaluations_are_shown() -> None:
-    """Rules that have none still have a cadence."""
+    """Rules without reference points still have a cadence."""
     rules = replace(find("llama31_405b", "6.0.0"), reference_points=())
     found = outcomes(rules, rules.schedule(1152), PACE)
     assert [each.evaluations for each in found] == [1, 2, 3, 4]
@@ -145,7 +145,7 @@ def test_without_reference_points_the_first_evaluations_are_shown() -> None:
 
 
 def test_published_runs_ended_at_printed_outcomes() -> None:
-    """All but one that stopped on its step limit, between two evaluations."""
+    """All did, except one that stopped at its step limit, between two evaluations."""
     whole = calibration.load().sizes["405b"]
     ends = [
         end for pair in zip(published().runs, published().columns, strict=True) for end in target_outcomes(*pair, whole)

@@ -1,4 +1,4 @@
-"""Preflight: what is wrong with a configuration is a finding before it runs, by the rules that its logs meet."""
+"""Preflight reports what is wrong with a configuration before it runs, by the rules that its logs will meet."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_valid_config_has_no_finding(config_file: Path) -> None:
 def test_what_is_wrong_is_a_finding(
     tmp_path: Path, overrides: dict[str, str | int], rule: str, severity: Severity
 ) -> None:
-    """Each fault is a finding of its rule, and a fault of the configuration itself the only one."""
+    """Each fault is a finding of its rule; a fault of the configuration itself is the only finding."""
     findings = found(write(tmp_path, **overrides))
     assert (rule, severity) in findings
     assert {name for name, _ in findings} <= {rule, "preflight.name"}
 
 
 def test_what_the_file_overrides_is_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts, and breaks no rule."""
+    """It is an INFO and breaks no rule."""
     monkeypatch.setenv("MINIBS", "36")
     (finding,) = check_plan(make_plan(write(tmp_path)))
     assert (finding.rule, finding.severity) == ("preflight.overridden", Severity.INFO)
@@ -94,7 +94,7 @@ def test_what_the_file_overrides_is_news(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_every_rule_here_is_broken_above() -> None:
-    """No rule of this page is without a configuration that breaks it."""
+    """Every rule of this module has a configuration that breaks it."""
     marks = test_what_is_wrong_is_a_finding.pytestmark  # type: ignore[attr-defined]
     elsewhere = {"preflight.overridden", "preflight.system"}
     missing = set(PREFLIGHT_RULES.rules) - {rule for _, rule, _ in marks[0].args[1]} - elsewhere
@@ -102,7 +102,9 @@ def test_every_rule_here_is_broken_above() -> None:
 
 
 def test_runs_that_name_no_submitter_are_told_before_they_are_made(tmp_path: Path) -> None:
-    """What is not set, and the command that asks for it: an ERROR for a whole result, a WARNING for less."""
+    """The finding names the unset variables and the command that asks for them: an ERROR for a whole result, else a
+    WARNING.
+    """
     nobody = {"MLPERF_SUBMISSION_ORG": "", "MLPERF_SUBMISSION_PLATFORM": ""}
     (whole,) = check_plan(make_plan(write(tmp_path, **nobody)))
     assert whole.message == "MLPERF_SUBMISSION_ORG, MLPERF_SUBMISSION_PLATFORM not set: the runs cannot be packaged"
@@ -125,7 +127,7 @@ def test_batch_size_without_a_learning_rate_names_those_that_have_one(tmp_path: 
 
 
 def test_a_logdir_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
-    """A link to a folder that is not there cannot be written; it is said where it leads."""
+    """A link to a missing folder cannot be written; the finding names its target."""
     (tmp_path / "logs").symlink_to("/scratch/gone")
     (finding,) = check_plan(make_plan(write(tmp_path)))
     assert (finding.rule, finding.severity) == ("preflight.output", Severity.ERROR)
@@ -139,7 +141,7 @@ def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
 
 
 def test_a_walltime_is_of_a_batch_job(tmp_path: Path) -> None:
-    """Runs without a job have none that could end before them, and a newcomer's tiny one hears of no planner."""
+    """Runs outside a job have no walltime to end before, and a newcomer's tiny run mentions no planner."""
     path = write(tmp_path, WALLTIME=99)
     plan = make_plan(path, step_seconds=10.0)
     assert "preflight.walltime" in {finding.rule for finding in check_plan(plan)}
@@ -182,7 +184,7 @@ PLANNED: dict[str, str | int] = {
 def test_walltime_is_judged_by_the_planner(
     tmp_path: Path, job: dict[str, str | int], severity: Severity | None
 ) -> None:
-    """Where the fastest likely runs do not end in time it is an ERROR, where slower ones may not a WARNING."""
+    """It is an ERROR if the fastest likely runs do not end in time, a WARNING if slower ones may not."""
     findings = found(write(tmp_path, **PLANNED, **job))
     assert dict(findings).get("preflight.walltime") == severity
 
@@ -228,14 +230,14 @@ def test_a_description_that_can_be_packaged_has_no_finding(tmp_path: Path) -> No
     ],
 )
 def test_what_packaging_would_refuse_of_a_description_is_an_error(tmp_path: Path, text: str, said: str) -> None:
-    """By the rules that judge it afterwards, and with its line."""
+    """The same rules judge it as afterwards, and the finding has the line."""
     findings = described(tmp_path, text)
     assert any(said in finding.message for finding in findings), findings
     assert {finding.severity for finding in findings} == {Severity.ERROR}
 
 
 def test_what_a_description_says_otherwise_than_the_logs_is_told(tmp_path: Path) -> None:
-    """A platform of other nodes than the description's, as a reviewer would find it."""
+    """A platform with other nodes than the description's is found, as a reviewer would find it."""
     text = SYSTEM_YAML.replace("Test", "NVIDIA GB300")
     (tmp_path / "system.yaml").write_text(text, encoding="utf-8")
     path = write(tmp_path, MLPERF_SUBMISSION_PLATFORM="8xGB200")
@@ -250,7 +252,7 @@ def test_what_a_description_says_otherwise_than_the_logs_is_told(tmp_path: Path)
 
 @pytest.fixture
 def nothing_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what this machine has, whose rules are in test_here."""
+    """Remove the findings about this machine, whose rules are tested in test_here."""
     monkeypatch.setattr("harness.here.check_here", lambda _plan: ())
 
 
@@ -260,7 +262,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.mark.usefixtures("nothing_to_find")
 def test_command_passes_a_valid_config(config_file: Path) -> None:
-    """A valid configuration exits 0; what of it has never run on a GPU is said, a line each, and is no fault."""
+    """A valid configuration exits 0; switches that have never run on a GPU get a line each, but are not faults."""
     result = run(config_file)
     origins, *unproven, last = result.output.splitlines()
     assert origins.startswith(f"{config_file.name}: BENCHMARK=llama31_405b RULESET=6.0.0 ")

@@ -1,4 +1,4 @@
-"""docs/rules.md, and whether the rules cover all that the harness logs and all that benchmark.rules says."""
+"""docs/rules.md, and whether the rules cover everything that the harness logs and benchmark.rules states."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_one_rule_is_printed_in_words() -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("eval.cadance", "eval.cadence"), ("cadence", "eval.cadence")])
 def test_unknown_rule_is_refused_with_what_it_may_mean(typed: str, meant: str) -> None:
-    """A rule that there is not exits 2, and names the nearest."""
+    """An unknown rule exits 2, and the error names the nearest ones."""
     result = CliRunner().invoke(main, ["rules", typed])
     assert result.exit_code == 2
     assert meant in result.output
@@ -131,7 +131,7 @@ def keys(log: LogFile) -> list[str]:
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_logged_value_is_judged(valid: Callable[[str], LogFile], base: str, subtests: pytest.Subtests) -> None:
-    """A value that means nothing, under whichever key, is a finding, or there is a written reason why not."""
+    """A meaningless value of any key is a finding, unless there is a written reason why not."""
     excused = UNJUDGED_VALUES | UNJUDGED_IN[base]
     for key in keys(valid(base)):
         log = valid(base)
@@ -144,7 +144,7 @@ def test_every_logged_value_is_judged(valid: Callable[[str], LogFile], base: str
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_logged_event_is_asked_for(valid: Callable[[str], LogFile], base: str, subtests: pytest.Subtests) -> None:
-    """An event that is not there is a finding, or there is a written reason why it may be left out."""
+    """A missing event is a finding, unless there is a written reason why it may be left out."""
     for key in keys(valid(base)):
         log = valid(base)
         log.events = [event for event in log.events if event["key"] != key]
@@ -227,5 +227,5 @@ def test_every_field_of_the_rules_decides_something(tmp_path: Path, benchmark: s
 
 
 def test_excused_fields_exist() -> None:
-    """No excuse outlives its field."""
+    """Every excuse is for a field that exists."""
     assert set(UNJUDGED_FIELDS) <= {field.name for field in fields(Rules)}

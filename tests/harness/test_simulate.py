@@ -1,4 +1,4 @@
-"""Rehearsals: what they take, what they log, and that the official checkers accept it."""
+"""Rehearsals: how long they take, what they log, and that the official checkers accept it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_rehearsal_breaks_no_rule(tmp_path: Path, rules: Rules) -> None:
 
 
 def test_a_log_that_names_slow_ranks_breaks_no_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report of stragglers is an event more, at which no rule takes offence."""
+    """The report of slow ranks is an additional event, which every rule accepts."""
     slow = SlowRank(rank=3, node="n2", ratio=1.25)
     monkeypatch.setattr("harness.simulate.StepStats", partial(StepStats, slowest=(slow,)))
     log = rehearsed(tmp_path / "result_0.txt", run_of(find("llama31_405b")))
@@ -81,7 +81,7 @@ def test_rehearsal_says_that_it_is_one(tmp_path: Path) -> None:
 
 
 def test_one_seed_gives_one_run_and_another_gives_another(tmp_path: Path) -> None:
-    """The same seed gives the same log; another seed gives other evaluations and other losses."""
+    """The same seed gives the same log; another seed gives other evaluations and losses."""
     rules = find("llama31_405b")
     first, again, other = (
         rehearsed(tmp_path / name, run_of(rules, SEED=seed)).read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def test_command_writes_a_set_of_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_rehearsal_takes_what_the_plan_says(tmp_path: Path) -> None:
-    """The same minutes for the same samples, whatever the planner is unsure of."""
+    """It takes the planned minutes for the same samples."""
     made = plan(resolve(LARGE).config, load())
     minutes = {one.samples: one.minutes for one in (made.without_graph or made).outcomes}
     done = run(LARGE, "--out", tmp_path / "logs")
@@ -191,7 +191,7 @@ def test_a_rehearsal_takes_what_the_plan_says(tmp_path: Path) -> None:
 
 
 def test_a_step_that_nobody_plans_is_said(tmp_path: Path) -> None:
-    """A system whose name is no GPU's takes 10 seconds a step, or what is given."""
+    """A system whose GPU is unknown takes 10 seconds a step, or what is given, and says so."""
     tiny = ROOT / "config_tiny.sh"
     said = "nothing is trained: 10 s a step, assumed: the planner knows no GPU in the name tiny\n"
     assert said in run(tiny, "--out", tmp_path / "a").stdout
@@ -199,7 +199,7 @@ def test_a_step_that_nobody_plans_is_said(tmp_path: Path) -> None:
 
 
 def test_every_screen_and_page_says_that_it_is_simulated(tmp_path: Path) -> None:
-    """Whoever is shown a rehearsal sees what it is."""
+    """Whoever sees a rehearsal is told that it is one."""
     folder = tmp_path / "logs"
     assert run(LARGE, "--out", folder).stdout.endswith("verdict   PASS, SIMULATED\n")
     for arguments in (

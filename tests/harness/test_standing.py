@@ -1,4 +1,4 @@
-"""What a launcher knows of a run is what its log says."""
+"""A launcher knows of a run only what its log says."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_run_stands_where_its_log_says(tmp_path: Path) -> None:
     ],
 )
 def test_an_event_that_is_not_ours_ends_no_run(key: str, value: object, tmp_path: Path) -> None:
-    """A launcher watches a run that has cost hours: what it cannot read, it passes over."""
+    """The launcher skips what it cannot read, since the run may have cost hours."""
     path = tmp_path / "result_0.txt"
     log = log_of_a_run(path)
     before = stands(path)
@@ -66,7 +66,7 @@ def test_an_event_that_is_not_ours_ends_no_run(key: str, value: object, tmp_path
 
 
 def test_a_run_whose_log_is_cut_back_is_not_over(tmp_path: Path) -> None:
-    """The end that an interrupted process had logged is gone when the next one goes on from a checkpoint."""
+    """An end that an interrupted process logged is gone when the next one resumes from a checkpoint."""
     path = tmp_path / "result_0.txt"
     log = log_of_a_run(path)
     length = log.sync()

@@ -1,4 +1,4 @@
-"""`llama31 submission init`: what is asked, of whom, and that the two files say it to the shell and to `package`."""
+"""`llama31 submission init`: what it asks, whom it asks, and that the shell and `package` read its two files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def init(*arguments: str | Path) -> Result:
 
 
 def test_both_files_say_what_was_given(tmp_path: Path) -> None:
-    """The shell reads one, `package` the other; every character arrives, and what a node says of itself is there."""
+    """The shell reads one, `package` the other; every character arrives, and so does what a node reports."""
     done = init(*FLAGS, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     script = f'source "{tmp_path}/submission.sh"; env -0'
@@ -57,7 +57,7 @@ def test_both_files_say_what_was_given(tmp_path: Path) -> None:
 
 
 def test_blank_fields_are_marked_with_what_belongs_there(tmp_path: Path) -> None:
-    """Every field is in the file, and one that nobody has filled says so."""
+    """Every field is in the file, and an empty one is marked."""
     init(*FLAGS, "--out", tmp_path)
     text = (tmp_path / "system.yaml").read_text(encoding="utf-8")
     assert "# How the system is cooled, such as: Liquid\ncooling:  # BLANK\n" in text
@@ -66,7 +66,7 @@ def test_blank_fields_are_marked_with_what_belongs_there(tmp_path: Path) -> None
 
 
 def test_what_is_missing_is_named_where_nobody_can_be_asked(tmp_path: Path) -> None:
-    """Without a terminal it never waits: exit status 2, a line for each flag with its valid values, and no file."""
+    """Without a terminal it never waits: status 2, a line for each flag with its valid values, and no file."""
     done = init("--another-machine", "--out", tmp_path)
     needed = "--org --status --system-name --host-processors-per-node --accelerator-model-name --platform"
     assert done.exit_code == 2
@@ -76,7 +76,7 @@ def test_what_is_missing_is_named_where_nobody_can_be_asked(tmp_path: Path) -> N
 
 
 def test_a_machine_without_gpus_is_not_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A login node is no node of the system unless somebody says so."""
+    """A login node does not count as a node of the system unless the user says so."""
     monkeypatch.setattr("compliance.package.machine.accelerators", lambda: ())
     flags = (*FLAGS, "--accelerator-model-name", "X1", "--host-processors-per-node", "1", "--print")
     assert "nvidia_kernel_driver" not in init(*flags).stdout
@@ -85,7 +85,7 @@ def test_a_machine_without_gpus_is_not_described(tmp_path: Path, monkeypatch: py
 
 
 def test_only_what_nothing_says_is_asked() -> None:
-    """On a terminal; with the usual answer where there is one, and the platform last, from nodes and accelerators."""
+    """On a terminal it asks only for unknown values, offers the usual answer, and asks for the platform last."""
     asked: list[tuple[str, str | None]] = []
 
     def ask(question: Question, usual: str | None) -> str:
@@ -103,7 +103,7 @@ def test_only_what_nothing_says_is_asked() -> None:
 
 
 def test_a_person_knows_better_than_the_machine() -> None:
-    """What is given takes the place of what the machine says."""
+    """A given value replaces the machine's."""
     given = {"MLPERF_SUBMISSION_ORG": "A", "MLPERF_SUBMISSION_STATUS": "cloud", "system_name": "A"}
     said = complete({**given, "accelerator_model_name": "NVIDIA H200-SXM5-141GB"}, NODE, configured(), None)
     assert said.facts["accelerator_model_name"] == "NVIDIA H200-SXM5-141GB"
@@ -118,14 +118,14 @@ def test_a_person_knows_better_than_the_machine() -> None:
     ],
 )
 def test_what_package_would_refuse_is_refused_now(changed: dict[str, str], fault: str) -> None:
-    """A name that is no folder's, and a number that the official tools cannot multiply."""
+    """It refuses a name that cannot be a folder's, and a number that the official tools cannot multiply."""
     given = {"MLPERF_SUBMISSION_ORG": "A", "MLPERF_SUBMISSION_STATUS": "cloud", "system_name": "A"}
     with pytest.raises(RefusedError, match=fault):
         complete({**given, **changed}, NODE, configured(), None)
 
 
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
-    """Where one of the two is there, neither is written, and nothing is asked."""
+    """If one of the two files exists, neither is written, and nothing is asked."""
     (tmp_path / "system.yaml").write_text("mine", encoding="utf-8")
     done = init("--out", tmp_path)
     assert (done.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["system.yaml"])
@@ -133,7 +133,7 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
-    """A node of 8 is not one of a system with 4."""
+    """A node of 8 accelerators does not belong to a system with 4."""
     config = tmp_path / "config_TEST.sh"
     values = environment(DGXNGPU=4)
     config.write_text("".join(f"export {name}={value}\n" for name, value in values.items()), encoding="utf-8")
@@ -141,12 +141,12 @@ def test_a_node_with_other_accelerators_is_told(tmp_path: Path) -> None:
 
 
 def test_every_field_has_a_meaning() -> None:
-    """What the configuration does not decide is explained, in the order of the official list."""
+    """Every field that the configuration does not decide is explained, in the order of the official list."""
     assert tuple(MEANINGS) == tuple(name for name in FIELDS if name not in FROM_THE_RUNS)
 
 
 def test_an_answer_that_cannot_be_taken_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who types a name that cannot be used hears it at once, not after the last question."""
+    """An invalid name is asked for again at once, not after the last question."""
     monkeypatch.setattr("harness.verbs.submission._asker", lambda: verb._ask)
     answers = "My Lab\nMyLab\nclosed\nonprem\nA\n64xA\n" + "1\n" * 8
     result = CliRunner().invoke(main, ["submission", "init", "--print", "--another-machine"], input=answers)

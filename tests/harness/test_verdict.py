@@ -1,4 +1,4 @@
-"""What a set of runs was: only runs and checks decide it."""
+"""The verdict on a set of runs: only runs and checks decide it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def concluded(
 
 
 def test_good_runs_pass_with_score_and_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last lines say where they are, and their page, and the verdict."""
+    """The last lines have their folder, their page and the verdict."""
     status, lines = concluded(runs, capsys)
     last = [f"report    {runs}/report.html", f"results   {runs}", "verdict   PASS, SIMULATED"]
     assert (status, lines[-3:]) == (0, last)
@@ -43,7 +43,7 @@ def test_good_runs_pass_with_score_and_report(runs: Path, capsys: pytest.Capture
 def test_what_only_shows_them_cannot_fail_them(
     what: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A score or a report that crashes is named in the last lines."""
+    """The last lines name a score or a report that crashes, and the verdict stays."""
     monkeypatch.setattr(verdict, {"score": "_print_score", "report": "_write_report"}[what], crash)
     status, lines = concluded(runs, capsys)
     assert (status, lines[-1]) == (0, "verdict   PASS, SIMULATED")
@@ -53,7 +53,7 @@ def test_what_only_shows_them_cannot_fail_them(
 def test_a_check_that_crashes_has_not_passed(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the cause that is named."""
+    """The verdict is FAIL, and names the crash as its cause."""
     monkeypatch.setattr(verdict, "check_paths", crash)
     status, lines = concluded(runs, capsys)
     assert (status, lines[-1]) == (1, "verdict   FAIL")
@@ -61,7 +61,7 @@ def test_a_check_that_crashes_has_not_passed(
 
 
 def test_a_run_that_was_stopped_by_a_signal_gives_its_status(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """128 + n, however the others ended."""
+    """The status is 128 + n, however the other runs ended."""
     assert concluded(runs, capsys, 0, 143, 1)[0] == 143
 
 
@@ -76,7 +76,7 @@ def miss(folder: Path, *runs: int) -> None:
 def test_one_run_of_a_result_may_miss_the_target(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is named, and however it ended leaves the verdict to the others, unless the job was told to end; two fail."""
+    """It is named, and the others decide, unless the job was told to end; two misses fail."""
     folder = tmp_path / "runs"
     shutil.copytree(runs, folder)
     miss(folder, 1)

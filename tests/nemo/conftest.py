@@ -1,4 +1,4 @@
-"""A miniature Llama 3.1 that both sides convert, and what NeMo, in an environment of its own, makes of it."""
+"""A miniature Llama 3.1 that both sides convert, and NeMo's results, made in an environment of its own."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("tp", [1, 2])
 def test_a_checkpoint_of_nemos_is_loaded(tp: int, folder: Path, weights: Weights) -> None:
-    """A run starts from what NeMo's importer wrote: every parameter has its bits, the vocabulary its first rows."""
+    """A run from NeMo's imported checkpoint has every parameter bit for bit, and the vocabulary's first rows."""
     config = RunConfig.from_environment(
         {
             "BENCHMARK": "llama31_tiny",
@@ -67,7 +67,7 @@ def assert_equal(huggingface: Path, weights: Weights) -> None:
 
 
 def test_nemo_describes_the_model_in_the_same_words(folder: Path) -> None:
-    """Every number of the model.yaml that is written here is in NeMo's, under the same name."""
+    """Every number of our model.yaml is in NeMo's under the same name."""
     ours = yaml.safe_load((folder / "ours" / "our_context" / "model.yaml").read_text(encoding="utf-8"))["config"]
     theirs = yaml.safe_load((folder / "nemo" / "context" / "model.yaml").read_text(encoding="utf-8"))["config"]
     assert {name: theirs.get(name) for name in ours} == ours
@@ -83,7 +83,7 @@ def recipe(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.nemo)
 def test_hyperparameter_is_equal_or_explained(row: Any, recipe: dict[str, Any]) -> None:
-    """No difference is without a reason, and no reason is without a difference."""
+    """Every difference has a reason, and every reason has a difference."""
     theirs = recipe["values"][row.nemo]
     assert (theirs != row.ours) == bool(row.why), f"NeMo has {theirs!r}, ours is {row.ours!r}: {row.why or 'no reason'}"
 
@@ -97,7 +97,7 @@ def test_whatever_the_recipe_chooses_is_accounted_for(recipe: dict[str, Any]) ->
 
 
 def test_learning_rates_are_nemos(folder: Path) -> None:
-    """With the rules' numbers, NeMo's scheduler takes every step with the rate that the rules' schedule says."""
+    """With the rules' numbers, NeMo's scheduler takes every step with the rate of the rules' schedule."""
     theirs = json.loads((folder / "learning_rates.json").read_text(encoding="utf-8"))
     ours = [SCHEDULE.learning_rate(step) for step in SCHEDULE_STEPS]
     assert ours == pytest.approx(theirs, rel=1e-12)

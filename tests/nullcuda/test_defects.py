@@ -1,4 +1,4 @@
-"""What only showed when the GPU's own code ran: a rank of a small world each, all in one process of the null device."""
+"""Defects that only the GPU's own code showed: a rank of a small world each, all in one process of the null device."""
 
 from __future__ import annotations
 
@@ -76,14 +76,16 @@ def test_moments_in_bf16_are_saved_and_loaded(verdicts: dict[str, RankVerdict]) 
 
 
 def test_graphs_without_a_pipeline_are_captured_and_replayed(verdicts: dict[str, RankVerdict]) -> None:
-    """Forward and backward of each of the two layers, by the rules of captures, with the products of the model."""
+    """Each of the two layers has a forward and a backward graph, captured by CUDA's rules, with the model's
+    products.
+    """
     answer = verdicts["graphs"].answer
     assert (answer.graphs, answer.step.calls["cudaGraphLaunch"]) == (4, 4 * answer.microbatches)
     assert verdicts["graphs"].faults == []
 
 
 def test_an_iteration_is_one_graph(verdicts: dict[str, RankVerdict]) -> None:
-    """Captured in the warm-up and replayed once a step, with the products of the model; an evaluation replays none."""
+    """It is captured in the warm-up and replayed once a step, with the model's products; an evaluation replays none."""
     answer = verdicts["one graph"].answer
     assert (answer.graphs, answer.step.calls["cudaGraphLaunch"], answer.graphs_in_evaluation) == (1, 1, 0)
     assert answer.launches < verdicts["te"].answer.launches
@@ -108,7 +110,7 @@ def test_every_context_parallel_rank_runs_the_same_kernels(verdicts: dict[str, R
 
 @pytest.mark.parametrize("module", ["harness", "reference_impl.pretrain"])
 def test_a_run_on_the_null_device_leaves_nothing(null_python: str, tmp_path: Path, module: str) -> None:
-    """Neither as a launch nor as a rank that somebody starts: one error, no log, no run.json."""
+    """A launch or a rank that uses it ends with one error, no log and no run.json."""
     told = variables(Path(null_python), {}) | {name: str(value) for name, value in ONE_RANK.items()}
     told |= {
         "LOGDIR": str(tmp_path / "logs"),

@@ -1,4 +1,4 @@
-"""Weights in fp8 alone: what goes in comes out, where the optimizer's copies start from, and what is put back."""
+"""Weights in fp8 alone: values go in and out, the optimizer's copies start from them, and they are restored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print("in place", weight._transpose.data_ptr() == pointer)
 
 
 def test_a_weight_in_fp8_takes_values_and_remembers_them_for_the_optimizer(null_python: str) -> None:
-    """By itself and through a checkpoint; what is only saved stays what it was; a transposed copy keeps its place."""
+    """That holds directly and through a checkpoint; saving changes nothing, and a transposed copy keeps its place."""
     done = subprocess.run(
         [null_python, "-c", SCRIPT],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The fuzzer of checkpoints: what it makes is what it says, and the readers take it."""
+"""The fuzzer of checkpoints makes the inputs that it promises, and the readers survive them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reference_impl.checkpoint.source import open_checkpoint
 
 
 def test_some_checkpoints_are_read_without_a_crash() -> None:
-    """No input of the first few makes a reader raise anything but a refusal; the whole run is of thousands."""
+    """No input of the first few makes a reader raise anything but a refusal; a full run has thousands."""
     found = look(FUZZ, 7, None, range(60))
     assert (found.inputs, found.failures) == (60, [])
 
@@ -52,7 +52,7 @@ def _setting(name: str, value: object) -> Callable[[Path], object]:
     ],
 )
 def test_a_hostile_file_is_one_error(file: str, change: Callable[[Path], object], said: str, tmp_path: Path) -> None:
-    """What crashed, hung or killed `inspect` is refused in one short line that names the file."""
+    """Inputs that once crashed, hung or killed `inspect` are refused in one short line that names the file."""
     files = next(base for base in bases() if file in base)
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def test_a_hostile_file_is_one_error(file: str, change: Callable[[Path], object]
 
 
 def test_a_window_fills_what_it_is_given(tmp_path: Path) -> None:
-    """Also a bytearray, in which Python's own reading to the end asks for the rest."""
+    """It also fills a bytearray, with which Python's own read-to-the-end asks for the rest."""
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     with path.open("rb") as file, io.BufferedReader(_Window(file.fileno(), 2, 6)) as window:

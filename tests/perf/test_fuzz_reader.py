@@ -1,4 +1,4 @@
-"""The fuzzer of the log reader: what it makes is what it says, and the reader takes it."""
+"""The fuzzer of the log reader makes the inputs that it promises, and the reader survives them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from perf.fuzzing import chance, look
 
 
 def test_some_inputs_are_read_without_a_crash() -> None:
-    """No input of the first few makes the reader or a rule crash; the whole run is of a million."""
+    """No input of the first few makes the reader or a rule crash; a full run has a million."""
     found = look(FUZZ, 7, None, range(100))
     assert (found.inputs, found.failures) == (100, [])
 

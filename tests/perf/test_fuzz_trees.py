@@ -1,4 +1,4 @@
-"""The fuzzer of trees: what it makes is what it says, and every verb takes it."""
+"""The fuzzer of trees makes the inputs that it promises, and every verb survives them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Quiet(Random):
 
 
 def test_some_trees_are_judged_without_a_crash() -> None:
-    """No input of the first few makes a verb crash; the whole run is of thousands."""
+    """No input of the first few makes a verb crash; a full run has thousands."""
     found = look(FUZZ, 7, None, range(3))
     assert (found.inputs, found.failures) == (3, [])
 
 
 def test_more_nodes_than_floats_can_count_are_no_number(tmp_path: Path) -> None:
-    """A description with 1e308 nodes is reported on; what is computed from nodes is left out."""
+    """A description with 1e308 nodes is reported on, without the numbers that are computed from nodes."""
     make(Quiet(), tmp_path)
     path = tmp_path / SYSTEM
     path.write_text(json.dumps(json.loads(path.read_text()) | {"number_of_nodes": 1e308}))

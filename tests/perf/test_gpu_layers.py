@@ -1,4 +1,4 @@
-"""The measurements on a GPU: they work on tiny shapes anywhere, and refuse to measure without a GPU."""
+"""The measurements on a GPU work on tiny shapes anywhere, and refuse to measure without a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gpu_layers(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_smoke_measures_every_shape() -> None:
-    """Ours and Hugging Face's, at TP1 and as shards of TP4 and TP8, each with a rate."""
+    """Ours and Hugging Face's have a rate each, at TP1 and as shards of TP4 and TP8."""
     done = gpu_layers("--cpu-smoke", "--rounds", "1", "--microbatches", "1", "--layer-spec", "torch")
 
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def test_smoke_measures_every_shape() -> None:
 
 @pytest.mark.slow
 def test_smoke_checks_everything() -> None:
-    """What perf/gpu_check.sh asks a GPU, on small shapes: no check fails, and none is left out."""
+    """On small shapes no check of perf/gpu_check.sh fails, and none is left out."""
     command = [sys.executable, "-m", "perf.gpu_check", "--cpu-smoke"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -40,7 +40,7 @@ def test_smoke_checks_everything() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_a_gpu_it_refuses() -> None:
-    """Exit status 2 and one line that says what is missing."""
+    """It exits with status 2 and one line that says what is missing."""
     done = gpu_layers()
 
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that serves files, and misbehaves as it is told to."""
+"""An HTTP server on this machine that serves files, and misbehaves as a test asks."""
 
 from __future__ import annotations
 

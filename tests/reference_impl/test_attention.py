@@ -1,4 +1,4 @@
-"""Attention in two blocks is attention: forward and backward, beside PyTorch's on the whole sequence."""
+"""Attention in two blocks equals PyTorch's on the whole sequence, forward and backward."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def with_gradients(attention: Any, q: Any, k: Any, v: Any, grad: torch.Tensor) -
 )
 @pytest.mark.parametrize("chunks", [1, 4])
 def test_chunks_are_the_whole_sequence(chunks: int, dtype: torch.dtype, tolerance: float) -> None:
-    """The same output and the same three gradients, to the rounding of the numbers."""
+    """Output and all three gradients are the same, to the rounding of the numbers."""
     given = sequence(chunks * CHUNK, dtype)
     expected = with_gradients(whole, *given)
 
@@ -69,7 +69,9 @@ class Kernels(TorchDispatchMode):
 
 @pytest.mark.parametrize(("first", "blocks"), [(True, 1), (False, 2)])
 def test_every_chunk_runs_one_kernel(first: bool, blocks: int) -> None:
-    """The first of a sequence, which has a square of keys, the same as the others, which have a square and more."""
+    """The first chunk of a sequence, with a square of keys, runs the same kernel as the others, which have more
+    keys.
+    """
     q, k, v, grad = sequence(4 * CHUNK, torch.float32)
     q, grad = (tensor[:, :, -CHUNK:] for tensor in (q, grad))
     if first:

@@ -1,4 +1,4 @@
-"""python -m reference_impl.checkpoint: what it prints, refuses and returns."""
+"""llama31 checkpoint: what it prints, refuses and returns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_inspect_shows_the_model_and_every_tensor(nemo: Path) -> None:
-    """Format, size, vocabulary, waste and tensors, without torch and without reading weights."""
+    """It shows format, size, vocabulary, waste and tensors, without torch and without reading weights."""
     for path in (nemo / "weights").glob("*.distcp"):
         path.write_bytes(bytes(path.stat().st_size))
 
@@ -54,7 +54,7 @@ def test_inspect_shows_the_model_and_every_tensor(nemo: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Exit status 2 and one line that says what was expected."""
+    """It exits with status 2 and one line that says what was expected."""
     done = program("inspect", tmp_path)
 
     assert done.returncode == 2
@@ -65,7 +65,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_convert_export_and_verify(nemo: Path, tmp_path: Path) -> None:
-    """The three commands one after the other."""
+    """The three commands work one after the other."""
     assert call("export", nemo, tmp_path / "exported")[0] == 0
     assert call("convert", tmp_path / "exported", tmp_path / "converted")[0] == 0
     status, said, _ = call("verify", tmp_path / "converted", "--benchmark", "llama31_tiny")
@@ -83,7 +83,7 @@ def test_only_the_benchmarks_model_is_converted_for_it(nemo: Path, tmp_path: Pat
 
 
 def test_verify_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Exit status 1, one line for each fault: another model here, and a truncated file."""
+    """It exits with status 1 and one line for each fault: another model, and a truncated file."""
     folder = write_huggingface(tmp_path, TINY, random_weights(TINY, ROWS))
     status, _, said = call("verify", folder, "--benchmark", "llama31_8b")
     assert status == 1

@@ -1,4 +1,4 @@
-"""config.json as others write it: what says the same model is read, what says another is refused."""
+"""config.json as other tools write it: the same model in other words is read, another model is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_text(value: Any) -> Any:
     ids=["numbers as text", "integers as floats", "defaults as null", "CRLF"],
 )
 def test_the_same_model_in_other_words_is_read(change: dict[str, Any], end: str, tmp_path: Path) -> None:
-    """Tools write numbers as text, booleans too, and Windows its line ends."""
+    """Numbers and booleans written as text, and Windows line ends, are accepted."""
     size, vocabulary = read_config(written(tmp_path, change, end))
     assert list(size_faults(size, EIGHT)) == []
     assert vocabulary == 128_256
@@ -64,6 +64,6 @@ def test_the_same_model_in_other_words_is_read(change: dict[str, Any], end: str,
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_another_model_is_one_clear_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """It names the file, the field, what was read and what was expected."""
+    """The error names the file, the field, what was read and what was expected."""
     with pytest.raises(CheckpointError, match=rf"config\.json.*{message}"):
         read_config(written(tmp_path, change))

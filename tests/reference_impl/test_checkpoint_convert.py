@@ -1,4 +1,4 @@
-"""Conversion: the same bits back, bounded memory, and the same bytes after a kill."""
+"""Conversion gives the same bits back, in bounded memory, and the same bytes after a kill."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def test_huggingface_to_ours_and_back(tmp_path: Path, weights: Weights, small_pieces: None) -> None:
-    """Every bit of every tensor comes back, in files of the size asked for, with a config that says the same model."""
+    """Every bit of every tensor comes back, in files of the requested size, with a config for the same model."""
     source = write_huggingface(tmp_path / "source", SIZE, weights)
     to_distributed(open_checkpoint(source), tmp_path / "ours")
     to_huggingface(open_checkpoint(tmp_path / "ours"), tmp_path / "back", shard_bytes=40_000)
@@ -90,7 +90,7 @@ def test_huggingface_to_ours_and_back(tmp_path: Path, weights: Weights, small_pi
 
 
 def test_nemo_to_huggingface_to_ours(tmp_path: Path, weights: Weights, small_pieces: None) -> None:
-    """A NeMo checkpoint exported, and the export converted: what Hugging Face's names hold, then what Megatron's do."""
+    """A NeMo checkpoint is exported and the export converted; each has the right values under its names."""
     nemo = write_nemo(tmp_path / "nemo", SIZE, weights)
     to_huggingface(open_checkpoint(nemo), tmp_path / "exported")
     to_distributed(open_checkpoint(tmp_path / "exported"), tmp_path / "ours")
@@ -102,7 +102,7 @@ def test_nemo_to_huggingface_to_ours(tmp_path: Path, weights: Weights, small_pie
 
 
 def test_the_first_rows_of_the_vocabulary_can_be_kept(tmp_path: Path, weights: Weights) -> None:
-    """Of embedding and output so many rows are written, and more than there are cannot be."""
+    """Embedding and output keep that many rows; more than there are is refused."""
     source = open_checkpoint(write_nemo(tmp_path / "nemo", SIZE, weights))
     to_huggingface(source, tmp_path / "kept", vocabulary=100)
 
@@ -114,7 +114,7 @@ def test_the_first_rows_of_the_vocabulary_can_be_kept(tmp_path: Path, weights: W
 
 
 def test_no_value_is_written_twice(tmp_path: Path, weights: Weights) -> None:
-    """The copy of a checkpoint that holds fc1 twice holds it once, and the report says what was wasted."""
+    """The copy of a checkpoint that holds fc1 twice holds it once, and the report gives the wasted bytes."""
     nemo = open_checkpoint(write_nemo(tmp_path / "nemo", SIZE, weights))
     to_distributed(nemo, tmp_path / "ours")
 
@@ -127,7 +127,7 @@ def test_no_value_is_written_twice(tmp_path: Path, weights: Weights) -> None:
 
 @pytest.mark.parametrize("write", [to_distributed, to_huggingface])
 def test_the_manifest_vouches_for_every_byte(write: Callable[..., None], tmp_path: Path, weights: Weights) -> None:
-    """A flipped bit is found, and named with the file; without it there is no fault."""
+    """A flipped bit is found and its file named; without it there is no fault."""
     write(open_checkpoint(write_nemo(tmp_path / "nemo", SIZE, weights)), tmp_path / "copy")
     manifest = read_manifest(tmp_path / "copy")
     assert set(manifest.files) == tree(tmp_path / "copy").keys() - {"manifest.json"}
@@ -145,7 +145,7 @@ def test_the_manifest_vouches_for_every_byte(write: Callable[..., None], tmp_pat
 
 
 def convert_until(source: Path, target: Path, write: Callable[..., None], kill_after: int | None) -> None:
-    """Convert in this process, which kills itself after so many bytes, or before the manifest if None."""
+    """Convert in this process, which kills itself after this many bytes, or before the manifest if None."""
     seen = 0
 
     def kill(*_: object) -> None:
@@ -162,7 +162,7 @@ def convert_until(source: Path, target: Path, write: Callable[..., None], kill_a
 
 
 def complete_in(target: Path) -> list[str]:
-    """The files that an unfinished conversion vouches for; another may be whole, and its line not written yet."""
+    """The files that an unfinished conversion lists as complete; another may be whole but not yet listed."""
     text = (target / JOURNAL).read_text(encoding="utf-8")
     return [json.loads(line)["name"] for line in text.split("\n")[1:-1]]
 
@@ -171,7 +171,7 @@ def complete_in(target: Path) -> list[str]:
 def test_a_killed_conversion_goes_on_to_the_same_bytes(
     write: Callable[..., None], tmp_path: Path, small_pieces: None
 ) -> None:
-    """SIGKILL in each quarter and before the last file; what was complete is not written again."""
+    """It is killed in each quarter and before the last file; complete files are not written again."""
     source = write_nemo(tmp_path / "source", SIZE, random_weights(SIZE, ROWS, torch.bfloat16))
     write(open_checkpoint(source), tmp_path / "undisturbed")
     target = tmp_path / "killed"
@@ -193,7 +193,7 @@ def test_a_killed_conversion_goes_on_to_the_same_bytes(
 
 
 def test_a_torn_line_of_the_journal_is_written_again(tmp_path: Path) -> None:
-    """The kill may come while the journal is written."""
+    """A kill while the journal is written does no harm."""
     source = write_nemo(tmp_path / "source", SIZE, random_weights(SIZE, ROWS, torch.bfloat16))
     to_distributed(open_checkpoint(source), tmp_path / "undisturbed")
     process = multiprocessing.get_context("fork").Process(
@@ -209,7 +209,7 @@ def test_a_torn_line_of_the_journal_is_written_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
-    """Neither foreign files nor another unfinished conversion are written over."""
+    """Neither foreign files nor another unfinished conversion are overwritten."""
     weights = random_weights(SIZE, ROWS, torch.bfloat16)
     source = open_checkpoint(write_nemo(tmp_path / "source", SIZE, weights))
     (tmp_path / "full").mkdir()
@@ -229,7 +229,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     "line", ["[" * 100_000, "{}", "[]", "null", '{"name": "../x", "entry": {"bytes": 1}, "memory": 0}', '{"name": "x"}']
 )
 def test_a_hostile_journal_is_one_error(line: str, tmp_path: Path) -> None:
-    """In a folder that somebody else may have made; nothing outside it is named."""
+    """A journal that somebody else may have written is refused, and names nothing outside its folder."""
     (tmp_path / JOURNAL).write_text(f"{{}}\n{line}\n")
     with pytest.raises(CheckpointError, match=r"is not a journal of unfinished work: [^\n]+$"):
         PartFolder(tmp_path, {})
@@ -275,7 +275,7 @@ def write_zeros(folder: Path, size: ModelSize, rows: int) -> int:
 
 
 def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
-    """Two files at once, in pieces of 4 MiB, take less than 48 MiB for a model of 262 MB, both ways."""
+    """Two files at once, in pieces of 4 MiB, take under 48 MiB for a model of 262 MB, both ways."""
     piece, large = 4 << 20, ModelSize(name="", layers=6, hidden=512, ffn_hidden=8192, heads=8, query_groups=8)
     write_zeros(tmp_path / "small", SIZE, ROWS)
     model_bytes = write_zeros(tmp_path / "large", large, 48_000)

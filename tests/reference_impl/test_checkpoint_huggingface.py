@@ -1,4 +1,4 @@
-"""The same model as Hugging Face's: the same weights give the same logits and loss."""
+"""The same weights give the same logits and loss as in Hugging Face's model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLICE_OF_405B = ModelSize(name="tiny", layers=1, hidden=2048, ffn_hidden=512, he
 
 
 def test_the_slice_is_405bs() -> None:
-    """Head size, heads a group, and everything that no weight shows are those of the row of 405B."""
+    """Head size, heads a group, and everything that no weight shows equal the 405B row."""
     whole = SIZES["405b"]
     for number in ("head_dim", "norm_epsilon", "rotary_base", "rotary_scaling_factor"):
         assert getattr(SLICE_OF_405B, number) == getattr(whole, number)
@@ -58,7 +58,7 @@ def ours(config: RunConfig, tokens: torch.Tensor) -> dict[str, Any]:
 def test_logits_and_loss_are_hugging_faces(
     size: ModelSize, vocabulary: int, length: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of a NeMo checkpoint, in our model and, exported, in transformers': equal within fp32 tolerance."""
+    """A NeMo checkpoint in our model and its export in transformers agree within fp32 tolerance."""
     row = replace(LLAMA31_TINY, size=size, tokenizer=replace(LLAMA31_TINY.tokenizer, vocabulary=vocabulary))
     monkeypatch.setitem(BENCHMARKS, LLAMA31_TINY.name, row)
     weights = write_nemo(tmp_path / "nemo", size, random_weights(size, vocabulary))

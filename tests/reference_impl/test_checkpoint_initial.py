@@ -1,4 +1,4 @@
-"""Initial weights: every format on every layout the right values, every fault a clear refusal."""
+"""Initial weights: every format gives every layout the right values, and every fault is a clear refusal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def first_rows(weights: Weights) -> Weights:
 def test_every_rank_holds_its_shard(
     form: str, layout: str, tiny: Tiny, folders: dict[str, Path], weights: Weights
 ) -> None:
-    """All parameters have the checkpoint's values, and of its vocabulary the first rows."""
+    """All parameters have the checkpoint's values, with the vocabulary's first rows."""
     config = tiny(LOAD_CHECKPOINT=folders[form], PRECISION="bf16", **LAYOUTS[layout])
     mine = first_rows(weights)
 
@@ -87,7 +87,7 @@ def test_every_rank_holds_its_shard(
 
 
 def loaded_by_megatron(config: RunConfig, weights: Weights) -> list[str]:
-    """The same question to Megatron-Core's own reader, with the names that Transformer Engine gives to norms."""
+    """Ask Megatron-Core's own reader the same, with Transformer Engine's names for norms."""
     from megatron.core import dist_checkpointing
 
     from reference_impl import parallel
@@ -109,7 +109,7 @@ def loaded_by_megatron(config: RunConfig, weights: Weights) -> list[str]:
 
 @pytest.mark.parametrize("form", ["NeMo", "converted"])
 def test_megatron_core_reads_the_same_files(form: str, tiny: Tiny, folders: dict[str, Path], weights: Weights) -> None:
-    """The miniature is a genuine distributed checkpoint, and what we write is one."""
+    """The miniature is a genuine distributed checkpoint, and so is what we write."""
     mine = first_rows(weights)
     config = tiny(LOAD_CHECKPOINT=folders[form], PRECISION="bf16")
 
@@ -131,7 +131,7 @@ def how_it_ends(config: RunConfig) -> object:
 def test_a_file_that_breaks_while_it_is_read_ends_every_rank(
     tiny: Tiny, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One rank cannot read its part: no rank waits for it, the first says why, the others leave with status 2."""
+    """If one rank cannot read its part, none waits for it; the first reports why, the others exit with status 2."""
     copy = copied(folders["NeMo"], tmp_path)
     data = (copy / "weights" / "__0_0.distcp").read_bytes()
     (copy / "weights" / "__0_0.distcp").write_bytes(data[:64] + bytes(len(data) - 64))
@@ -327,7 +327,7 @@ HUGGINGFACE_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_faulty_huggingface_folder_is_refused(
     fault: str, tiny: Tiny, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The same for safetensors and their config.json."""
+    """Faults of safetensors files and config.json are named in the same way."""
     change, message = HUGGINGFACE_FAULTS[fault]
     copy = copied(folders["Hugging Face"], tmp_path)
     change(copy)
@@ -349,7 +349,7 @@ def as_training_state(metadata: Any) -> None:
 
 
 def test_a_training_states_weights_can_start_a_run(tiny: Tiny, folders: dict[str, Path], tmp_path: Path) -> None:
-    """A plain distributed checkpoint, whose optimizer is left alone."""
+    """A plain distributed checkpoint can, and its optimizer is ignored."""
     copy = copied(folders["NeMo"], tmp_path)
     change_index(copy, as_training_state)
 
@@ -360,7 +360,7 @@ def test_a_training_states_weights_can_start_a_run(tiny: Tiny, folders: dict[str
 
 
 def test_weights_are_never_rounded(tiny: Tiny, tmp_path: Path) -> None:
-    """fp32 weights do not start a bf16 run; bf16 ones start either (the layouts above)."""
+    """fp32 weights do not start a bf16 run; bf16 weights start either (in the layouts above)."""
     folder = write_huggingface(tmp_path, TINY, random_weights(TINY, VOCABULARY))
 
     assert usable_checkpoint(tiny(LOAD_CHECKPOINT=folder, PRECISION="fp32")).dtype == "float32"
@@ -369,7 +369,7 @@ def test_weights_are_never_rounded(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_too_small_a_vocabulary_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    """Rows can be left out, not made up."""
+    """Rows can be left out, but not made up."""
     folder = write_nemo(tmp_path, TINY, random_weights(TINY, 1000))
 
     with pytest.raises(CheckpointError, match="it has 1,000 vocabulary rows, but the model has 32,000"):
@@ -377,6 +377,6 @@ def test_too_small_a_vocabulary_is_refused(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    """The error says what would have been one."""
+    """The error says which files were expected."""
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: it holds none .* weights/\.metadata \(NeMo\)"):
         usable_checkpoint(tiny(LOAD_CHECKPOINT=tmp_path))

@@ -30,7 +30,7 @@ SMALL_SIZES = st.builds(
 
 @given(size=SMALL_SIZES, vocabulary=st.integers(1, 20))
 def test_every_row_is_mapped_once(size: ModelSize, vocabulary: int) -> None:
-    """Each row of each tensor on either side has one place on the other."""
+    """Each row of each tensor on either side has exactly one place on the other."""
     parts = list(rows(size, vocabulary))
     on_disk = Counter((p.tensor, p.layer, p.start + i) for p in parts for i in range(p.count))
     others = Counter((p.huggingface, p.huggingface_start + i) for p in parts for i in range(p.count))

@@ -1,4 +1,4 @@
-"""What is exported can be served: transformers loads all of it offline, and reads texts as training did."""
+"""An export can be served: transformers loads all of it offline, and reads texts as training did."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exported_tokenizer_gives_the_tokens_of_training(exported: Path, tokenizer: Tokenizer) -> None:
-    """Of any text, with nothing added; and the text comes back."""
+    """For any text it gives the same tokens, adds none, and decodes to the text again."""
     theirs = AutoTokenizer.from_pretrained(exported, local_files_only=True)
     for text in TEXTS:
         assert theirs.encode(text) == tokenizer.encode(text)
@@ -62,7 +62,7 @@ def test_the_exported_tokenizer_gives_the_tokens_of_training(exported: Path, tok
 
 
 def test_the_exported_model_generates(exported: Path) -> None:
-    """Settings of the model and of generation name the tokens that begin and end a text; a prompt is continued."""
+    """The settings name the tokens that begin and end a text, and a prompt is continued."""
     for settings in (AutoConfig, GenerationConfig):
         loaded = settings.from_pretrained(exported, local_files_only=True)
         assert (loaded.bos_token_id, loaded.eos_token_id) == (1, 2)
@@ -75,7 +75,7 @@ def test_the_exported_model_generates(exported: Path) -> None:
 
 
 def test_verify_knows_the_files_beside_the_weights(exported: Path) -> None:
-    """A tokenizer that was changed is found."""
+    """A changed tokenizer is found."""
     assert call("verify", exported)[0] == 0
     before = (exported / TOKENIZER).read_bytes()
     (exported / TOKENIZER).write_bytes(before.replace(b"Hello", b"hallo"))
@@ -85,7 +85,7 @@ def test_verify_knows_the_files_beside_the_weights(exported: Path) -> None:
 
 
 def test_llama_3s_ranks_become_a_tokenizer_json(tmp_path: Path) -> None:
-    """The tokens are tiktoken's, a symbol of Llama 3.1 is its id, and all 256 of them are there."""
+    """The tokens are tiktoken's, and all 256 symbols of Llama 3.1 have their ids."""
     pytest.importorskip("tiktoken")
     tokens = [*(bytes([value]) for value in range(256)), *b"12 123 34 1234 lo el hel ell hello \r\n".split(b" ")]
     path = tmp_path / "ranks.model"
@@ -106,7 +106,7 @@ def test_llama_3s_ranks_become_a_tokenizer_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["beside Hugging Face's weights", "in a NeMo checkpoint", "given"])
 def test_a_tokenizer_of_hugging_face_is_copied(place: str, tmp_path: Path) -> None:
-    """To the byte, with its settings; what these name ends a text."""
+    """It is copied byte for byte with its settings, which name the symbols that end a text."""
     weights = random_weights(TINY, ROWS)
     if place == "beside Hugging Face's weights":
         source, folder = write_huggingface(tmp_path / "source", TINY, weights), tmp_path / "source"
@@ -123,7 +123,7 @@ def test_a_tokenizer_of_hugging_face_is_copied(place: str, tmp_path: Path) -> No
 
 
 def test_without_a_tokenizer_one_line_says_how_to_give_it(tmp_path: Path) -> None:
-    """Weights are exported all the same, and nothing claims that Llama 2's symbols end a text."""
+    """Weights are still exported, and no setting claims Llama 2's symbols."""
     source = write_huggingface(tmp_path / "source", TINY, random_weights(TINY, ROWS))
     words(tmp_path / "source", ROWS + 1)
     status, _, said = call("export", source, tmp_path / "out")
@@ -138,7 +138,7 @@ def test_without_a_tokenizer_one_line_says_how_to_give_it(tmp_path: Path) -> Non
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused_before_the_export(tmp_path: Path) -> None:
-    """With both numbers."""
+    """The error has both numbers."""
     source = write_nemo(tmp_path / "source", TINY, random_weights(TINY, ROWS))
     status, _, said = call("export", source, tmp_path / "out", "--tokenizer", benchmark_tokenizer())
 
@@ -147,7 +147,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_before_the_export(tmp_path
 
 
 def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
-    """Of more rows than the benchmark has, its own are kept, and the source's tokenizer is not theirs."""
+    """If only the benchmark's rows are kept, the benchmark's tokenizer is exported, not the source's."""
     source = write_nemo(tmp_path / "source", TINY, random_weights(TINY, 32_100))
     words(source / "context" / "nemo_tokenizer", 32_100)
     found = tokenizer_for(open_checkpoint(source), 32_000)
@@ -172,14 +172,14 @@ def test_kept_rows_bring_the_benchmarks_tokenizer(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_tokenizer_is_one_clear_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    """Which file, what it was taken for, and what is wrong."""
+    """The error names the file, what it was taken for, and what is wrong."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TokenizerError, match=message):
         served(tmp_path)
 
 
 def test_a_model_of_unknown_kind_is_left_to_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SentencePiece model that may not be of byte pairs is copied, without a tokenizer.json that may be wrong."""
+    """A SentencePiece model that may not use byte pairs is copied without a tokenizer.json, which might be wrong."""
     path = tmp_path / "tokenizer.model"
     path.write_bytes(benchmark_tokenizer().read_bytes())
     monkeypatch.setattr("reference_impl.checkpoint.serving.sha256", lambda _path: "another")

@@ -1,4 +1,4 @@
-"""A range of a matrix's elements, as rectangles; and what Transformer Engine's AdamW is handed when it resumes."""
+"""A range of a matrix's elements as rectangles; and what Transformer Engine's AdamW gets when it resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ranges(draw: st.DrawFn) -> tuple[int, int, int, int]:
 
 @given(ranges())
 def test_rectangles_hold_a_range_in_its_order(given_range: tuple[int, int, int, int]) -> None:
-    """Cut out of the matrix and put one after the other they are the range; there are three of them at most."""
+    """Cut from the matrix and joined in order, at most three rectangles make the range."""
     rows, width, first, last = given_range
     elements = torch.arange(rows * width)
     matrix = elements.view(rows, width)
@@ -72,5 +72,5 @@ def resumed(config: RunConfig) -> bool:
 
 
 def test_moments_in_bf16_are_taken_over(tiny: Callable[..., RunConfig]) -> None:
-    """Megatron-Core's own loading hands such an optimizer numbers that are no tensors, and ends there."""
+    """They are loaded, where Megatron-Core's own loading would fail on numbers that are not tensors."""
     assert run_ranks(tiny(PRECISION="bf16", MINIBS=2, MICRO_BATCH_SIZE=1), resumed) == [True]

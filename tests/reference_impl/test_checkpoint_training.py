@@ -1,4 +1,6 @@
-"""Training state on disk: saved while training goes on, loaded bit for bit, or within rounding under another layout."""
+"""Training state on disk: saved while training continues, and loaded bit for bit, or within rounding under another
+layout.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def state(step: MegatronStep) -> dict[str, str]:
 
 
 def go_on(step: MegatronStep) -> dict[str, Any]:
-    """A few steps and an evaluation."""
+    """Train a few steps and evaluate."""
     stats = list(step.train(AFTER))
     return {
         "losses": [one.loss for one in stats],
@@ -127,7 +129,7 @@ def of_one_process(make_tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_waiting_for_a_save_makes_no_difference(of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny) -> None:
-    """The state that was written while training went on is the one that training waited for."""
+    """A state written during training equals one that training waited for."""
     folder, run = of_one_process
 
     for name in ("waited", "not waited"):
@@ -138,7 +140,7 @@ def test_waiting_for_a_save_makes_no_difference(of_one_process: tuple[Path, dict
 def test_a_checkpoint_goes_on_under_any_layout(
     layout: str, of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny
 ) -> None:
-    """Saved by one process, loaded by two however they are laid out: the same curve, within rounding, on every rank."""
+    """Saved by one process and loaded by two in any layout, it gives the same curve within rounding, on every rank."""
     folder, run = of_one_process
 
     for answer in run_ranks(tiny(**LAYOUTS[layout]), partial(load_and_go_on, folder=folder / "waited")):
@@ -146,7 +148,7 @@ def test_a_checkpoint_goes_on_under_any_layout(
 
 
 def test_one_process_goes_on_from_two(tiny: Tiny, tmp_path: Path) -> None:
-    """Saved under tensor parallelism, loaded without."""
+    """A state saved under tensor parallelism loads without it."""
     run = run_ranks(tiny(**LAYOUTS["TP=2 with sequence parallel"]), partial(train_and_save, folder=tmp_path))[0]
     (answer,) = run_ranks(tiny(), partial(load_and_go_on, folder=tmp_path / "waited"))
     agrees(answer, run)
@@ -206,12 +208,12 @@ def agrees(answer: dict[str, Any], run: dict[str, Any]) -> None:
 
 
 def killed(*_: object) -> None:
-    """In place of what writes a file: memory has run out."""
+    """Stands in for the function that writes a file, when memory has run out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hanging(*_: object) -> None:
-    """One that goes on forever."""
+    """Stands in for a writer that never ends."""
     signal.pause()
 
 
@@ -316,7 +318,7 @@ def damages(config: RunConfig, *, folders: list[Path]) -> list[list[str]]:
 def test_every_damage_to_a_checkpoint_is_found(
     of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path
 ) -> None:
-    """One file is named, on every rank, though each reads only a share: a flipped bit in the weights, too."""
+    """Every rank names the file, though each reads only a share: even for a flipped bit in the weights."""
     source, _ = of_one_process
     for name, (harm, _) in DAMAGES.items():
         harm(Path(shutil.copytree(source / "waited", tmp_path / name)))
@@ -340,7 +342,7 @@ def reads_of_initial_weights(config: RunConfig) -> list[int]:
 
 
 def test_a_run_that_goes_on_does_not_read_its_initial_weights(tiny: Tiny) -> None:
-    """They would be overwritten at once, and the clock is running."""
+    """They would be overwritten at once, while the clock runs."""
     assert run_ranks(tiny(), reads_of_initial_weights) == [[1, 1]]
 
 
@@ -427,7 +429,7 @@ def refusals(config: RunConfig, *, folders: list[Path]) -> list[str]:
 def test_resuming_runs_nothing_that_a_checkpoint_says(
     of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny, tmp_path: Path
 ) -> None:
-    """A pickle that calls something is refused in each of its files, by the first rank, with what it names."""
+    """In each of its files, a pickle that calls something is refused by the first rank, by name."""
     source, _ = of_one_process
     for name, (attack, _) in ATTACKS.items():
         attack(Path(shutil.copytree(source / "waited", tmp_path / name)), tmp_path / f"{name} attacked")
@@ -449,7 +451,7 @@ def step_tensors(config: RunConfig, *, folder: Path) -> list[int]:
 
 
 def test_loaded_parameters_count_their_steps_apart(of_one_process: tuple[Path, dict[str, Any]], tiny: Tiny) -> None:
-    """As Megatron-Core loads torch's AdamW, one counter would run once for each parameter: a silent 1 % in the loss."""
+    """Megatron-Core loads one counter, which would count once for each parameter: a silent 1 % in the loss."""
     folder, _ = of_one_process
 
     (places,) = run_ranks(tiny(), partial(step_tensors, folder=folder / "waited"))
@@ -458,7 +460,7 @@ def test_loaded_parameters_count_their_steps_apart(of_one_process: tuple[Path, d
 
 
 def test_a_missing_psutil_fails_at_once() -> None:
-    """Without it, Megatron-Core would fail in each save; here the import does."""
+    """The import fails, where Megatron-Core would fail in each save."""
     code = "import sys; sys.modules['psutil'] = None; import reference_impl.checkpoint.training"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -467,7 +469,7 @@ def test_a_missing_psutil_fails_at_once() -> None:
 
 
 def test_the_program_of_a_rank_is_cheap_to_import() -> None:
-    """What starts ranks, and refuses what cannot run, needs no torch: that comes only with training."""
+    """Starting ranks, and refusing what cannot run, needs no torch."""
     code = "import sys; import reference_impl.pretrain; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
@@ -482,5 +484,5 @@ def generators(config: RunConfig) -> bool:
 
 
 def test_training_draws_no_random_numbers(tiny: Tiny) -> None:
-    """So a checkpoint holds no random state: nothing after initialisation depends on one."""
+    """So a checkpoint needs no random state: nothing after initialisation depends on any."""
     assert run_ranks(tiny(), generators) == [True]

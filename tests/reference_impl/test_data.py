@@ -1,4 +1,4 @@
-"""Data: the corpus is what was pinned, wrong bytes are refused, every sequence is read exactly once."""
+"""Data: the corpus is the pinned one, wrong bytes are refused, every sequence is read exactly once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def copy(data_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_the_corpus_is_always_the_same_bytes(data_dir: Path) -> None:
-    """Preparing the built-in corpus gives the checksums that were pinned."""
+    """Preparing the built-in corpus gives the pinned checksums."""
     files = manifest.load(data_dir).files
 
     assert files["train_text_document.bin"].sha256 == TRAIN_SHA256
@@ -73,7 +73,7 @@ def test_a_truncated_bin_is_refused_with_both_sizes(copy: Path, tiny: Callable[.
 
 
 def test_one_changed_byte_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
-    """Content counts, not size alone."""
+    """Content is compared, not only size."""
     file = copy / "validation_text_document.bin"
     file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
 
@@ -105,7 +105,7 @@ def test_data_of_another_vocabulary_is_refused(copy: Path, tiny: Callable[..., R
 
 
 def test_data_of_another_tokenizer_is_refused(copy: Path, tiny: Callable[..., RunConfig]) -> None:
-    """The same number of pieces is not the same tokenizer."""
+    """A tokenizer with the same number of pieces is still another tokenizer."""
     path = copy / manifest.FILE_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_sha256": "0" * 64}))
 
@@ -115,7 +115,7 @@ def test_data_of_another_tokenizer_is_refused(copy: Path, tiny: Callable[..., Ru
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"corpus": 1}', "\0"])
 def test_a_broken_manifest_is_one_error(content: str, copy: Path) -> None:
-    """Whatever stands in manifest.json, the error says so."""
+    """Whatever manifest.json holds, the error says so."""
     (copy / manifest.FILE_NAME).write_text(content)
 
     with pytest.raises(DataError, match="is not a manifest"):
@@ -124,7 +124,7 @@ def test_a_broken_manifest_is_one_error(content: str, copy: Path) -> None:
 
 @pytest.mark.parametrize("how", ["a pipe", "too large", "deep"])
 def test_a_hostile_manifest_is_one_error_at_once(how: str, copy: Path) -> None:
-    """Nothing is waited for, and no more is read than a manifest can have."""
+    """Nothing waits for it, and no more is read than a manifest can have."""
     path = copy / manifest.FILE_NAME
     path.unlink()
     if how == "a pipe":
@@ -156,13 +156,13 @@ def test_the_benchmark_tokenizer_is_the_published_one(tokenizer: Tokenizer) -> N
 
 
 def test_preparing_into_an_existing_folder_is_refused(data_dir: Path, tokenizer: Tokenizer) -> None:
-    """Data that is there is never overwritten."""
+    """Existing data is never overwritten."""
     with pytest.raises(DataError, match="already exists"):
         built_in.prepare(data_dir, tokenizer)
 
 
 def test_a_benchmark_without_its_own_data_needs_datadir(tiny: Callable[..., RunConfig]) -> None:
-    """llama31_8b without DATADIR is refused by the variable's name."""
+    """llama31_8b without DATADIR is refused, and the error names the variable."""
     config = tiny(BENCHMARK="llama31_8b", RULESET="6.1.0", MINIBS=16, DATADIR="")
 
     with pytest.raises(DataError, match="DATADIR is not set"):
@@ -182,13 +182,13 @@ def test_runs_that_start_at_once_make_the_corpus_once(
 
 
 def test_a_datadir_that_is_not_there_is_refused(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """A folder that the user named is never made up."""
+    """A folder that the user named is never made."""
     with pytest.raises(DataError, match="does not exist"):
         ready(tiny(DATADIR=tmp_path / "nowhere"))
 
 
 def test_a_link_whose_target_is_not_there_is_named(tiny: Callable[..., RunConfig], copy: Path) -> None:
-    """As in a container that sees the folder and not what its links lead to: "no manifest" would say too little."""
+    """A container may see the folder but not the targets of its links; "no manifest" would say too little."""
     (copy / "manifest.json").rename(copy.with_name("manifest.json"))
     (copy / "manifest.json").symlink_to("../manifest.json")
     make_ready(tiny(DATADIR=copy))
@@ -275,7 +275,7 @@ def test_context_parallel_ranks_hold_every_token_once(cp_size: int) -> None:
 
 
 def test_a_corpus_that_cannot_be_made_names_the_way_out(tmp_path: Path) -> None:
-    """A checkout may be read-only; DATADIR need not be."""
+    """A checkout may be read-only, but DATADIR need not be."""
     (tmp_path / "data").touch()
     with pytest.raises(DataError, match=r"cannot be made: .*; set DATADIR to another folder"):
         configured._make_built_in(tmp_path / "data" / "tiny")

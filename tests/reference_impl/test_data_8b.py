@@ -1,4 +1,4 @@
-"""llama31_8b's data by every verb, from C4's shards to a copy from a server: int32, a vocabulary of 128,256."""
+"""llama31_8b's data through every verb, from C4's shards to a copy from a server: int32, a vocabulary of 128,256."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_c4_becomes_the_published_files(prepared: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_what_a_server_has_is_fetched_verified_and_shown(bucket: Site, tmp_path: Path, tokenizer: Path) -> None:
-    """Download, verify by every byte, and inspect; a byte that changes afterwards is found."""
+    """It is downloaded, verified by every byte and inspected; a later change of a byte is found."""
     folder = tmp_path / "c4"
     call("download", f"{bucket.url}/{LIST}.uri", folder, "--expect", "llama31_8b")
     call("verify", "--expect", "llama31_8b", folder)
@@ -103,7 +103,9 @@ def test_what_a_server_has_is_fetched_verified_and_shown(bucket: Site, tmp_path:
 
 
 def test_what_is_published_of_its_sizes() -> None:
-    """Those of the two .bin files: 21 billion tokens of four bytes to train on, and 5,083 sequences to evaluate on."""
+    """The two .bin files' sizes mean 21 billion tokens of four bytes for training, and 5,083 sequences for
+    evaluation.
+    """
     train, validation = (PUBLISHED["llama31_8b"].sizes[f"{prefix}.bin"] or 0 for prefix in TEXTS)
     assert (train, validation) == (83_976_774_280, 166_568_364)
     assert (train % 4, validation % 4) == (0, 0)

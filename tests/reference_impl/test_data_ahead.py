@@ -1,4 +1,4 @@
-"""What is read ahead is what would have been read, and the thread that reads is never left behind."""
+"""Reading ahead gives what reading would have given, and its thread is never left behind."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def readers() -> list[str]:
 
 
 def test_items_come_in_their_order_until_they_end() -> None:
-    """Every one, once; then the end."""
+    """Every item comes once, then the end."""
     with read_ahead(iter(range(MANY))) as items:
         assert list(items) == list(range(MANY))
     assert not readers()
 
 
 def test_nothing_is_read_before_the_first_is_taken() -> None:
-    """Nor does a thread start, or `begin` run: data must not be touched before the clock has started."""
+    """No thread starts and `begin` does not run before that: data must not be touched before the clock starts."""
     source, began = Source(), list[str]()
     with read_ahead(source, lambda: began.append(threading.current_thread().name)) as items:
         assert (source.made, began, readers()) == (0, [], [])
@@ -70,7 +70,7 @@ def test_nothing_is_read_before_the_first_is_taken() -> None:
 
 
 def test_no_more_is_read_than_fits() -> None:
-    """However long the rest takes: what was taken, and DEPTH more."""
+    """However slow the rest is, it reads what was taken and DEPTH more."""
     source = Source()
     with read_ahead(source) as items:
         next(items)
@@ -79,11 +79,11 @@ def test_no_more_is_read_than_fits() -> None:
 
 
 class Interrupted(BaseException):
-    """As a signal raises it."""
+    """An interruption, as a signal raises it."""
 
 
 def test_whoever_leaves_early_leaves_no_thread() -> None:
-    """Whatever ends the block: the thread finishes what it is at, and then itself, and is waited for."""
+    """Whatever ends the block, the thread finishes its item and then ends, and is waited for."""
     source = Source(slow_from=1)
 
     def interrupted() -> None:
@@ -98,7 +98,7 @@ def test_whoever_leaves_early_leaves_no_thread() -> None:
 
 
 def test_what_fails_in_the_thread_fails_where_it_is_taken() -> None:
-    """After all items before it, with the line of the reader that failed."""
+    """The error comes after all items before it, with the failing line of the reader."""
     with read_ahead(Source(fails_at=2)) as items:
         assert [next(items), next(items)] == [0, 1]
         with pytest.raises(OSError, match="the disk is gone") as caught:

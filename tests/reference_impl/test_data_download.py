@@ -1,4 +1,6 @@
-"""Downloads: whatever a server does, a file has its name only with its right bytes, and every fault is said at once."""
+"""Downloads: whatever a server does, a file gets its name only with its right bytes, and every fault is reported at
+once.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,7 @@ def test_a_fault_that_passes_is_survived(fault: Fault, ranges: bool, site: Site,
 
 @pytest.mark.parametrize("fault", ["truncate", "503", "403", "wrong bytes"])
 def test_a_fault_that_stays_is_one_error_and_costs_nothing_else(fault: Fault, site: Site, tmp_path: Path) -> None:
-    """Both files that cannot be had are named, all others arrive, and no wrong file has its name."""
+    """Both unavailable files are named, all others arrive, and no wrong file has its name."""
     broken = ["large.bin", "sub/other.bin"]
     site.faults, site.always = {name: [fault] for name in broken}, True
 
@@ -144,7 +146,7 @@ def test_a_fault_that_stays_is_one_error_and_costs_nothing_else(fault: Fault, si
 
 
 def test_each_try_that_fails_is_told(site: Site, tmp_path: Path) -> None:
-    """Waiting for a server is never silent: what it did, and when it is tried again."""
+    """Waiting for a server is never silent: a line says what it did, and when it is tried again."""
     told: list[str] = []
     site.faults = {"large.bin": ["503", "503"]}
 
@@ -155,7 +157,7 @@ def test_each_try_that_fails_is_told(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["drip", "drip headers"])
 def test_a_server_that_drips_is_not_waited_for(fault: Fault, site: Site, tmp_path: Path) -> None:
-    """A byte now and then, of the headers or of the file, keeps no connection longer than silence does."""
+    """A byte now and then, of headers or file, keeps a connection no longer than silence does."""
     told: list[str] = []
     site.faults = {"large.bin": [fault]}
 
@@ -215,7 +217,7 @@ def test_a_full_disk_is_refused_with_its_numbers(site: Site, tmp_path: Path, mon
 
 
 def test_a_download_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
-    """Segments that arrived before an error are not fetched by the next call."""
+    """The next call does not fetch segments that arrived before an error."""
     site.faults = {"large.bin": [None, None, "403"]}
     with pytest.raises(DataError, match="403"):
         fetch(site.url, tmp_path, replace(SETTINGS, connections=1))
@@ -340,7 +342,7 @@ def test_the_published_layout_arrives_repaired(bucket: Site, tmp_path: Path) -> 
 
 
 def test_without_a_set_all_that_is_listed_arrives(bucket: Site, tmp_path: Path) -> None:
-    """The whole list is fetched where nobody names a part of it."""
+    """The whole list is fetched if nobody names a part of it."""
     fetch(f"{bucket.url}/metadata/c4.uri", tmp_path)
 
     assert set(contents(tmp_path)) == {*SMALL.sizes, "c4-train.en_0_text_document.bin"}
@@ -389,7 +391,7 @@ def test_names_of_the_published_layout(name: str, right: str) -> None:
     "name", ["../out", "/etc/out", "a/../../out", "a//b", "", ".", "a\\b", "a\0b", "a\nb", "a/", "\udce9"]
 )
 def test_a_name_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    """A manifest that lists one is none."""
+    """A manifest that lists one is not accepted."""
     text = json.dumps({"files": {name: {"bytes": 1}}})
     (tmp_path / FILE_NAME).write_text(text)
 
@@ -453,7 +455,7 @@ def test_an_md5_list_is_read_as_md5sum_writes_it(files: dict[str, bytes]) -> Non
 
 @pytest.mark.parametrize("page", [b"", b"<html>\n<body>\nlog in\n</body>\n</html>\n"])
 def test_a_page_is_no_md5_list(page: bytes) -> None:
-    """A list without one line of a list is one line of an error, however long it is."""
+    """A list without a single valid line is one line of an error, however long it is."""
     with pytest.raises(DataError) as caught:
         parse_md5sums(page, "list")
     assert str(caught.value) == f"list is not an MD5 list: it starts with {page!r}"
@@ -487,7 +489,7 @@ def test_a_server_that_names_a_folder_of_this_machine_is_refused(site: Site, tmp
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 def test_a_certificate_that_fails_is_refused_at_once(site: Site, tmp_path: Path) -> None:
-    """One error that says so, and not after eight tries."""
+    """One error says so, without eight tries."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
     subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -513,7 +515,7 @@ def test_a_certificate_that_fails_is_refused_at_once(site: Site, tmp_path: Path)
 
 @pytest.mark.parametrize("address", ["http://[half", "http://host:port/", "ftp://host/", "http://"])
 def test_a_source_that_is_no_address_is_refused(address: str, tmp_path: Path) -> None:
-    """At once, and not after eight tries."""
+    """It is refused at once, without eight tries."""
     with pytest.raises(DataError) as caught:
         fetch(address, tmp_path)
     assert address.rstrip("/") in str(caught.value)
@@ -521,14 +523,14 @@ def test_a_source_that_is_no_address_is_refused(address: str, tmp_path: Path) ->
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> None:
-    """Addresses stand in errors and in what is told of each try."""
+    """Errors and notices show addresses, so a password in one is refused."""
     with pytest.raises(DataError, match="holds a password; give a header") as caught:
         fetch("https://me:hunter2@127.0.0.1/", tmp_path)
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_name_that_the_disk_cannot_hold_is_one_line_of_the_error(tmp_path: Path) -> None:
-    """As any other file that cannot be had."""
+    """It is listed like any other unavailable file."""
     long = "a" * 300
     with serve(Site(with_manifest({long: b"1", "missing": b"2"}))) as site:
         site.files = {name: data for name, data in site.files.items() if name != "missing"}
@@ -542,7 +544,7 @@ def test_a_name_that_the_disk_cannot_hold_is_one_line_of_the_error(tmp_path: Pat
 
 
 def test_a_login_page_is_no_file(site: Site, tmp_path: Path) -> None:
-    """A redirect to MLCommons' login says what to give."""
+    """For a redirect to MLCommons' login, the error says what to give."""
     site.redirects = {FILE_NAME: "https://mlcommons.cloudflareaccess.com/cdn-cgi/access/login/x"}
 
     with pytest.raises(DataError, match=r"behind a login .*; give .* --headers"):
@@ -569,7 +571,7 @@ def test_a_secret_in_a_malformed_headers_file_is_not_shown() -> None:
 
 
 def test_the_command_says_what_it_did(site: Site, tmp_path: Path) -> None:
-    """Exit status 0 and one line with files, size and what was compared."""
+    """It exits 0 with one line on files, size and what was compared."""
     done = CliRunner().invoke(main, ["download", site.url, str(tmp_path)])
 
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path}: 5 files, 655.6 kB, sha256 as listed\n")
@@ -594,7 +596,7 @@ def test_a_journal_cut_anywhere_claims_nothing_new(tmp_path: Path) -> None:
 
 
 def test_zeros_in_a_journal_claim_nothing(tmp_path: Path) -> None:
-    """What a file system may leave of a write that a power failure cut is passed over, and so is what follows it."""
+    """Zeros that a power failure leaves are skipped, and so is what follows them."""
 
     def opened() -> Partial:
         return Partial(tmp_path / "data", tmp_path / "journal", size=9, segment_bytes=1, version="1")
@@ -641,7 +643,7 @@ def kill(folder: Path, site: Site, pieces: int) -> None:
 def test_a_download_that_dies_at_an_awkward_moment_goes_on(
     last_act: tuple[object, str], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a segment is listed, a file renamed, its journal or the work folder removed, the manifest written."""
+    """It dies before listing a segment, renaming a file, removing journal or work folder, or writing the manifest."""
 
     def die(*_: object, **__: object) -> None:
         raise Died
@@ -677,7 +679,7 @@ def test_a_killed_download_ends_with_the_same_bytes(tmp_path: Path) -> None:
     ("header", "seconds"), [("7", 7.0), ("9" * 12, LONGEST_RETRY_AFTER_S), ("tomorrow", 0.0), (None, 0.0)]
 )
 def test_an_overloaded_server_is_left_alone_as_long_as_it_asks(header: str | None, seconds: float) -> None:
-    """Within reason; one that asks for nothing, or for nonsense, waits as after any fault."""
+    """It is, within reason; without a readable request the pause is the usual one."""
     answer = urllib3.HTTPResponse(status=503, headers={} if header is None else {"Retry-After": header})
     asked = _retry_after(answer)
     assert asked == seconds

@@ -1,4 +1,4 @@
-"""The index: Megatron-Core's bytes for any lengths and any number of epochs, and no wrong one is ever taken."""
+"""The index has Megatron-Core's bytes for any lengths and number of epochs, and a wrong one is never used."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def megatrons(
 def test_the_arrays_are_megatrons(
     lengths: list[int], sequence_length: int, sequences: int | None, seed: int, every: int
 ) -> None:
-    """All documents or some, of any length, empty too, in one epoch or many, the last by itself or not."""
+    """That holds for all or some documents, of any length, even empty, in any epochs, with or without a separate
+    last one.
+    """
     sizes = np.repeat(np.array(lengths, dtype=np.int32), every)
     documents = np.arange(0, len(sizes), every, dtype=np.int32)
     expected = megatrons(sizes, documents, sequence_length=sequence_length, sequences=sequences, seed=seed)
@@ -78,7 +80,7 @@ def run(tiny: Callable[..., RunConfig]) -> Callable[..., list[str]]:
 
 
 def test_an_index_is_built_once(run: Callable[..., list[str]]) -> None:
-    """The second call finds it; another seed does not."""
+    """The second call finds it; another seed builds its own."""
     assert "built" in run(SEED=1)[0]
     assert "already there" in run(SEED=1)[0]
     assert "built" in run(SEED=2)[0]
@@ -97,7 +99,7 @@ def test_another_run_builds_its_own(run: Callable[..., list[str]], variables: di
 
 
 def test_other_data_in_the_same_place_builds_its_own(tiny: Callable[..., RunConfig], data_dir: Path) -> None:
-    """The key holds what the data is, not only where."""
+    """The key identifies the data, not only their place."""
     config, original = tiny(), manifest.load(data_dir)
     name = "train_text_document.bin"
     changed = original.files[name].model_copy(update={"sha256": "0" * 64})
@@ -107,7 +109,7 @@ def test_other_data_in_the_same_place_builds_its_own(tiny: Callable[..., RunConf
 
 
 def test_a_build_that_was_killed_is_no_index(tiny: Callable[..., RunConfig], run: Callable[..., list[str]]) -> None:
-    """Without the file that is written last, the others are made anew."""
+    """Without the file that is written last, the others are made again."""
     run()
     folder = index_folder(tiny(), manifest.load(data_folder(tiny())))
     expected = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -121,7 +123,7 @@ def test_a_build_that_was_killed_is_no_index(tiny: Callable[..., RunConfig], run
 def test_an_index_that_is_none_is_refused(
     tiny: Callable[..., RunConfig], run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """A pickle in the place of an array, which numpy would run, is named instead."""
+    """A pickle in place of an array, which numpy would execute, is refused by name."""
 
     class Attack:
         def __reduce__(self) -> tuple[object, ...]:
@@ -155,7 +157,7 @@ def test_an_index_that_is_open_is_never_written_to(
 
 
 def test_an_index_folder_that_cannot_be_made_is_one_error(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    """It names the path."""
+    """The error names the path."""
     (tmp_path / "file").touch()
 
     with pytest.raises(DataError, match=r"file/\w+: Not a directory$"):
@@ -163,13 +165,13 @@ def test_an_index_folder_that_cannot_be_made_is_one_error(run: Callable[..., lis
 
 
 def test_an_index_without_a_seed_is_refused(run: Callable[..., list[str]]) -> None:
-    """A drawn seed would be another than the run's."""
+    """A drawn seed would differ from the run's."""
     with pytest.raises(DataError, match="SEED or SEED_BASE is not set"):
         run(SEED="")
 
 
 def test_an_index_that_does_not_fit_is_refused(run: Callable[..., list[str]]) -> None:
-    """With the arithmetic, before anything is built."""
+    """The error has the arithmetic, before anything is built."""
     with mock.patch("shutil.disk_usage", return_value=SimpleNamespace(free=1000)), pytest.raises(DataError) as caught:
         run()
     assert "has 1.0 kB" in str(caught.value)

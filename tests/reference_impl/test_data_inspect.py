@@ -1,4 +1,4 @@
-"""Looking at data: what is there is shown, and what differs from the expected counts fails."""
+"""Looking at data: its contents are shown, and counts that differ from the expected ones fail."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_published_sizes_are_the_readmes_counts(prefix: str, documents: int,
 
 
 def test_a_dataset_is_shown(data_dir: Path) -> None:
-    """Documents, tokens, sequences, and how the first document starts."""
+    """Documents, tokens, sequences, and the start of the first document are shown."""
     done = CliRunner().invoke(main, ["inspect", str(data_dir), "--samples", "1"])
 
     assert done.exit_code == 0
@@ -68,7 +68,7 @@ def test_only_a_dataset_can_be_expected(tmp_path: Path) -> None:
 
 
 def test_another_type_is_a_fault(tmp_path: Path, data_dir: Path, tokenizer: Tokenizer) -> None:
-    """int32 tokens of a vocabulary that fits 16 bits were written by something else."""
+    """int32 tokens for a vocabulary that fits 16 bits were written by something else."""
     write_idx(tmp_path / "a.idx", np.dtype(np.int32), np.array([2], dtype=np.int32))
     (tmp_path / "a.bin").write_bytes(np.array([1, 2], dtype=np.int32).tobytes())
     done = CliRunner().invoke(main, ["inspect", str(tmp_path)])
@@ -77,7 +77,7 @@ def test_another_type_is_a_fault(tmp_path: Path, data_dir: Path, tokenizer: Toke
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
-    """Either file, with both sizes."""
+    """Either file is refused, with both sizes."""
     sparse_pair(tmp_path / "a", 10, 100)
     with (tmp_path / "a.bin").open("r+b") as file:
         file.truncate(198)
@@ -91,7 +91,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"MMIDIDX", b"\0" * 42])
 def test_another_file_is_no_index(tmp_path: Path, content: bytes) -> None:
-    """Anything may be called .idx."""
+    """Any file may be called .idx, so its header is checked."""
     (tmp_path / "a.idx").write_bytes(content)
     (tmp_path / "a.bin").touch()
 
@@ -100,6 +100,6 @@ def test_another_file_is_no_index(tmp_path: Path, content: bytes) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    """With what was looked for."""
+    """The error says what was looked for."""
     with pytest.raises(DataError, match=r"holds no \.idx"):
         prefixes(tmp_path)

@@ -47,7 +47,7 @@ def verify(*arguments: object) -> Result:
 
 
 def refusal(*arguments: object) -> str:
-    """What `verify` says where it ends with status 2."""
+    """What `verify` prints when it ends with status 2."""
     done = verify(*arguments)
     assert done.exit_code == 2, done.output
     return done.stderr
@@ -73,7 +73,7 @@ def test_init_describes_every_file(folder: Path) -> None:
 
 
 def test_a_folder_as_its_manifest_says_passes(folder: Path) -> None:
-    """Exit status 0, and what was compared, in full and quickly."""
+    """It exits 0 and says what was compared, in full and quickly."""
     assert verify(folder).stdout == f"{folder}: 5 files, 15 bytes, bytes as in manifest.json\n"
     assert verify("--quick", folder).stdout == f"{folder}: 5 files, 15 bytes, sizes as in manifest.json\n"
 
@@ -101,7 +101,7 @@ def test_every_difference_is_in_one_report(folder: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_hides_no_other_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is one line more."""
+    """It is one more line of the report."""
     scan = os.scandir
 
     def scandir(path: str) -> Any:
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_read_hides_no_other_fault(folder: Path, monkeyp
 
 
 def test_a_manifest_that_was_being_written_is_no_file_of_the_folder(folder: Path) -> None:
-    """After a kill, --init describes what is there and the folder passes."""
+    """After a kill, --init describes the folder's files, and the folder passes."""
     (folder / FILE_NAME).rename(folder / f"{FILE_NAME}.0123abcd.new")
 
     assert verify("--init", folder).exit_code == 0
@@ -132,7 +132,7 @@ def test_a_manifest_that_was_being_written_is_no_file_of_the_folder(folder: Path
 
 
 def test_the_first_error_stops_the_rest() -> None:
-    """It is not kept back until what was begun before it is done."""
+    """It is reported without waiting for work that began earlier."""
     stop, told = Event(), list[bool]()
 
     def work(item: str) -> None:
@@ -179,7 +179,7 @@ def test_one_bit_anywhere_is_found(tmp_path_factory: pytest.TempPathFactory, whe
 
 
 def test_init_overwrites_no_manifest(folder: Path) -> None:
-    """A second --init is refused: what is wrong by now would become right."""
+    """A second --init is refused, since it would declare present faults right."""
     assert "already exists; remove it" in refusal("--init", folder)
 
 
@@ -283,7 +283,7 @@ def test_the_published_layout_is_repaired_in_place(tmp_path: Path) -> None:
 
 
 def test_a_repair_overwrites_nothing(tmp_path: Path) -> None:
-    """Where the right name is taken, both files stay as they are."""
+    """If the right name is taken, both files stay as they are."""
     (tmp_path / "c4-validation-91205-samples.en_text_document.bin").write_bytes(b"right")
     (tmp_path / "c4-validationn-91205-samples.en_text_document.bin").write_bytes(b"misspelt")
 
@@ -374,7 +374,7 @@ def test_a_dataset_is_described_for_its_use(row: Benchmark, tmp_path: Path, monk
 
 
 def test_a_manifest_of_another_benchmark_is_a_fault(tmp_path: Path) -> None:
-    """Files of the right sizes, said to be of another vocabulary, are not what --expect asks for."""
+    """Files of the right sizes but another vocabulary are not what --expect asks for."""
     folder = make_sparse(tmp_path, "llama31_8b")
     entries = {path.name: FileEntry(bytes=path.stat().st_size) for path in folder.iterdir()}
     manifest_of(replace(LLAMA31_8B, tokenizer=LLAMA31_405B.tokenizer), entries).save(folder)

@@ -108,7 +108,7 @@ def test_the_built_in_corpus_becomes_megatrons_bytes(data_dir: Path, tmp_path: P
 
 
 def test_the_command_makes_the_benchmarks_dataset(tmp_path: Path) -> None:
-    """`prepare --c4` writes the published files, and says what became of every line."""
+    """`prepare --c4` writes the published files, and accounts for every line."""
     for number in range(8):
         shard(tmp_path / f"c4-validation.{number:05}-of-00008.json.gz", lines_of([f"validation {number}"]))
     for number in (6, 7):
@@ -125,7 +125,7 @@ def test_the_command_makes_the_benchmarks_dataset(tmp_path: Path) -> None:
 
 
 def test_a_process_opens_its_tokenizer_once(tmp_path: Path) -> None:
-    """However many shards it has: one to know the tokenizer by, one to use. A small shard costs no half second."""
+    """It does, however many shards it has, so a small shard does not cost half a second."""
     shards = [shard(tmp_path / f"{number}.json.gz", lines_of(["text"])) for number in range(5)]
     tokenise._opened.cache_clear()
     with mock.patch.object(Tokenizer, "_load", autospec=True, side_effect=Tokenizer._load) as load:
@@ -189,7 +189,7 @@ def test_skipped_lines_are_counted_by_fault(tmp_path: Path, tokenizer: Tokenizer
     [("cut off", False, 1), ("cut off", True, 2), ("flipped", True, 1), ("no gzip", True, 1), ("empty", True, 1)],
 )
 def test_a_damaged_shard_is_always_refused(tmp_path: Path, damage: str, skip_faulty: bool, workers: int) -> None:
-    """A shard that does not end with its checksum has lost nobody knows what."""
+    """Nobody knows what is missing from a shard that does not end with its checksum."""
     path = shard(tmp_path / "0.json.gz", lines_of(["some text"] * 50)).path
     whole = path.read_bytes()
     broken = {"cut off": whole[:-9], "flipped": whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], "no gzip": b"plain"}
@@ -201,7 +201,7 @@ def test_a_damaged_shard_is_always_refused(tmp_path: Path, damage: str, skip_fau
 
 
 def test_a_shard_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
-    """The system's reason is the error."""
+    """The error is the system's reason."""
     (tmp_path / "0.json.gz").mkdir()
 
     with pytest.raises(DataError, match=r"0\.json\.gz: Is a directory$"):
@@ -210,7 +210,7 @@ def test_a_shard_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path: Path, workers: int) -> None:
-    """It names the unfinished folder; with room again the bytes are those of a call that never stopped."""
+    """It names the unfinished folder; with space again, the bytes are those of an undisturbed call."""
     text = "".join(chr(0x4E00 + index) for index in range(20_000))
     what, folder = plan(*(shard(tmp_path / f"{n}.json.gz", lines_of([text])) for n in range(2))), tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_error_and_the_next_call_goes_on(tmp_path: Path, work
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
-    """It names the path."""
+    """The error names the path."""
     (tmp_path / "file").touch()
 
     with pytest.raises(DataError, match=r"file/\.out\.unfinished: Not a directory$"):
@@ -259,13 +259,13 @@ def test_the_first_lines_are_counted_through_the_shards(tmp_path: Path, tokenize
 
 
 def test_too_few_lines_are_refused(tmp_path: Path) -> None:
-    """A validation set that is short is none."""
+    """A validation set with too few lines is not accepted."""
     with pytest.raises(DataError, match="the shards have 2 lines, expected 3"):
         prepare(tmp_path / "out", plan(shard(tmp_path / "0.json.gz", lines_of(["a", "b"])), lines=3))
 
 
 def test_other_shards_do_not_continue_an_unfinished_folder(tmp_path: Path) -> None:
-    """What a killed call left is used by the same plan alone."""
+    """Only the same plan continues what a killed call left."""
     path = shard(tmp_path / "0.json.gz", list(FAULTY.values())).path
     with pytest.raises(DataError):
         prepare(tmp_path / "out", plan(C4Shard(path)))
@@ -291,7 +291,7 @@ def test_the_benchmarks_files_are_the_references_shards(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_benchmark_is_refused_before_hours_of_work(tmp_path: Path) -> None:
-    """8B's dataset is of 128,256 pieces, the 405B's tokenizer has 32,000."""
+    """8B's dataset needs 128,256 pieces, while 405B's tokenizer has 32,000."""
     for number in range(768, 896):
         (tmp_path / f"c4-train.{number:05}-of-01024.json.gz").touch()
     for number in range(8):
@@ -302,7 +302,7 @@ def test_a_tokenizer_of_another_benchmark_is_refused_before_hours_of_work(tmp_pa
 
 
 def test_missing_shards_are_listed(tmp_path: Path) -> None:
-    """All of them, in one report."""
+    """All of them are in one report."""
     with pytest.raises(DataError) as caught:
         c4.plan("llama31_8b", tmp_path, benchmark_tokenizer())
     assert str(caught.value).count("does not exist") == 128 + 8
@@ -310,7 +310,7 @@ def test_missing_shards_are_listed(tmp_path: Path) -> None:
 
 @given(lengths=st.lists(st.integers(1, 2**20), max_size=50), wide=st.booleans())
 def test_an_index_is_megatrons(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], wide: bool) -> None:
-    """Any lengths, either type: the bytes of Megatron-Core's writer."""
+    """For any lengths and either type, the bytes are those of Megatron-Core's writer."""
     folder = tmp_path_factory.mktemp("idx")
     dtype = np.dtype(np.int32 if wide else np.uint16)
     builder = IndexedDatasetBuilder(str(folder / "theirs.bin"), dtype=dtype.type)
@@ -322,7 +322,7 @@ def test_an_index_is_megatrons(tmp_path_factory: pytest.TempPathFactory, lengths
 
 
 def test_a_pair_reads_as_megatron_reads_it(data_dir: Path) -> None:
-    """Every document, by number."""
+    """Every document is the same, by number."""
     prefix = data_dir / "validation_text_document"
     ours, theirs = open_pair(prefix), IndexedDataset(str(prefix))
 
@@ -338,7 +338,7 @@ class Killed(BaseException):
 
 
 def test_a_kill_before_any_write_leads_to_the_same_bytes(tmp_path: Path) -> None:
-    """Ended before its first change of a file, its second and so on to its last, a call that follows makes it good."""
+    """Whichever change of a file a kill precedes, the next call completes the dataset."""
     shards = [shard(tmp_path / f"{n}.json.gz", lines_of([f"text {n}", "more"])) for n in range(3)]
     what, folder = plan(*shards, lines=1), tmp_path / "killed"
     prepare(tmp_path / "quiet", what)

@@ -43,7 +43,7 @@ def fast() -> Mixtral:
 @settings(max_examples=500)
 @given(texts=st.lists(TEXTS, max_size=5))
 def test_fast_ids_are_sentencepieces(texts: list[str], fast: Mixtral, plain: SentencePiece) -> None:
-    """Of any text that spells no control symbol."""
+    """They are the same for any text that spells no control symbol."""
     texts = [text for text in texts if not any(symbol in text for symbol in CONTROL)]
     found, expected = fast.encode(texts), plain.encode(texts)
 
@@ -53,14 +53,14 @@ def test_fast_ids_are_sentencepieces(texts: list[str], fast: Mixtral, plain: Sen
 
 @pytest.mark.slow
 def test_every_document_of_the_corpus_has_sentencepieces_ids(fast: Mixtral, plain: SentencePiece) -> None:
-    """2.6 million tokens; perf/tokenize.py compares more."""
+    """They are the same for 2.6 million tokens; perf/tokenize.py compares more."""
     assert np.array_equal(fast.encode(built_in.addresses()).tokens, plain.encode(built_in.addresses()).tokens)
 
 
 @settings(max_examples=300)
 @given(parts=st.lists(TEXTS | st.sampled_from(CONTROL), max_size=6), installed=st.booleans())
 def test_a_spelt_control_symbol_is_hugging_faces(parts: list[str], installed: bool, peer: Any, both: Any) -> None:
-    """As the tokenizer that made the published data reads it, with gigatoken and without."""
+    """It is read as by the tokenizer that made the published data, with and without gigatoken."""
     text = "".join(parts)
     assert both[installed].encode([text]).tokens.tolist() == peer.encode(text, add_special_tokens=False).ids
 
@@ -79,7 +79,7 @@ def both(fast: Mixtral) -> dict[bool, Mixtral]:
 
 
 def test_forgetting_changes_no_ids(plain: SentencePiece, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After so many tokens the fast encoder starts anew, with the same ids."""
+    """After FORGET_AFTER tokens the fast encoder starts anew and gives the same ids."""
     pytest.importorskip("gigatoken")
     monkeypatch.setattr(Mixtral, "FORGET_AFTER", 3)
     fast, text = Mixtral(benchmark_tokenizer()), "Four score and seven years"
@@ -90,7 +90,7 @@ def test_forgetting_changes_no_ids(plain: SentencePiece, monkeypatch: pytest.Mon
 
 
 def test_a_batch_keeps_texts_apart(tokenizer: Tokenizer) -> None:
-    """Lengths say which tokens are of which text, empty ones among them."""
+    """The lengths say which tokens belong to which text, including empty ones."""
     texts = ["one text", "", "another", "</s>"]
     encoded = tokenizer.encode_batch(texts)
     ends = np.cumsum(encoded.lengths)
@@ -99,12 +99,12 @@ def test_a_batch_keeps_texts_apart(tokenizer: Tokenizer) -> None:
 
 
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
-    """For any text without control symbols."""
+    """That holds for any text without control symbols."""
     assert tokenizer.decode(tokenizer.encode("Llama 🦙\nand  more")) == "Llama 🦙\nand  more"
 
 
 def test_a_hugging_face_file_opens(tmp_path: Path, peer: Any, tokenizer: Tokenizer) -> None:
-    """tokenizer.json of the benchmark's model: the same ids, end of document and type."""
+    """tokenizer.json of the benchmark's model gives the same ids, end of document and type."""
     path = tmp_path / "tokenizer.json"
     peer.save(str(path))
     opened = Tokenizer(path)
@@ -148,7 +148,7 @@ def test_a_file_of_no_kind_is_refused(tmp_path: Path, content: bytes, kind: str)
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
-    """A Hugging Face file needs tokenizers."""
+    """A Hugging Face file needs the tokenizers package, which the error names."""
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
 

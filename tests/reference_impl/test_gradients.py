@@ -1,4 +1,4 @@
-"""Gradients are finished as Megatron-Core finishes them, without its waiting."""
+"""Gradients are finished as Megatron-Core finishes them, but without its waiting."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def alike(config: RunConfig) -> list[tuple[bool, float]]:
     ids=["one process", "PP=2 interleaved", "TP=2 CP=2", "DP=2 in bf16"],
 )
 def test_gradients_are_megatrons_to_the_last_bit(layout: dict[str, object], tiny: Tiny) -> None:
-    """Divided by the tokens of all ranks; without any they stay as they are."""
+    """They are divided by the tokens of all ranks, and unchanged if there are none."""
     for (same, largest), without_tokens in run_ranks(tiny(**layout), alike):
         assert same
         assert largest > 0

@@ -1,4 +1,4 @@
-"""Around Megatron-Core's graphs of layers; that they are replayed in order is asked of the null device."""
+"""The code around Megatron-Core's graphs of layers; the null device checks the order of replays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def managers(chunk: torch.nn.Sequential) -> list[Manager]:
 
 
 def test_layers_have_their_graphs_again_after_an_evaluation(chunk: torch.nn.Sequential) -> None:
-    """Also after one that fails; in the block they have none, and Megatron-Core runs a layer without one by itself."""
+    """Even if the evaluation fails; within the block Megatron-Core runs layers without graphs."""
     before = managers(chunk)
     inside: list[bool] = []
     with suppress(ValueError), graphs.eager([chunk]):
@@ -51,7 +51,7 @@ def test_layers_have_their_graphs_again_after_an_evaluation(chunk: torch.nn.Sequ
 
 
 def test_a_step_begins_with_weights_that_are_quantised_anew(chunk: torch.nn.Sequential) -> None:
-    """Of each microbatch's own graph the first layer says again which microbatch it is."""
+    """In each microbatch's graph, the first layer sets again which microbatch it is."""
     graphs.begin_step([chunk])
     first, second = (manager.cudagraph_runners for manager in managers(chunk))
     assert [runner.fp8_param_cache_updated for runner in first] == [None, None]

@@ -1,4 +1,4 @@
-"""Losses and their gradients without the logits of a whole microbatch, beside Megatron-Core's, which holds them."""
+"""Losses and gradients without a whole microbatch's logits, compared with Megatron-Core, which holds them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def ours(layer: ColumnParallelLinear, hidden: Tensor, labels: Tensor, mask: Tens
 
 
 def differences(config: RunConfig) -> list[float]:
-    """To Megatron-Core, relative to the largest value: of losses, and of the gradients of hidden states and weight."""
+    """The differences to Megatron-Core, relative to the largest value: of losses, and of both gradients."""
     hidden, weight, labels, mask = drawn()
     layer = output_layer(config, weight)
     answers = []
@@ -91,7 +91,9 @@ def differences(config: RunConfig) -> list[float]:
 def test_losses_and_gradients_are_megatrons(
     ranks: int, precision: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each token's loss, and the gradients of hidden states and of the rank's part of the weight, masked tokens too."""
+    """Each token's loss, and the gradients of hidden states and of the rank's weights, are equal, masked tokens
+    included.
+    """
     monkeypatch.setattr(head, "CHUNK", CHUNK)
 
     for found in run_ranks(tiny(PRECISION=precision, DGXNGPU=ranks, TENSOR_MODEL_PARALLEL=ranks), differences):
@@ -153,7 +155,7 @@ class Largest(TorchDispatchMode):
 
 
 def largest(config: RunConfig) -> list[int]:
-    """Of training and of evaluation."""
+    """The largest tensors of training and of evaluation."""
     hidden, weight, labels, mask = drawn()
     layer = output_layer(config, weight)
     answers = []
@@ -182,14 +184,14 @@ def weighted(config: RunConfig) -> str:
 
 
 def test_losses_can_only_be_summed(tiny: Tiny) -> None:
-    """Weighed afterwards, they would have the gradient of their plain sum: refused."""
+    """Weighting them afterwards is refused, since they would have the gradient of their plain sum."""
     assert run_ranks(tiny(), weighted) == [
         f"the head's losses can only be summed; their gradient has strides ({TOKENS}, 1), not 0"
     ]
 
 
 def test_one_replica_trains_alike_without_copies(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients reduced among one, and weights gathered from one, are what they were: the same to the last bit."""
+    """Reducing gradients and gathering weights within one replica changes nothing, to the last bit."""
     without = run_ranks(tiny(), two_steps)
     monkeypatch.setattr(replicas, "OneReplica", DistributedDataParallel)
 

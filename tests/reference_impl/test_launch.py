@@ -80,7 +80,7 @@ def test_a_signal_ends_every_rank(number: signal.Signals) -> None:
 
 
 def test_a_second_signal_kills_every_rank() -> None:
-    """Nobody waits for what a rank still does."""
+    """It does not wait for what a rank is still doing."""
     with launched(DEAF, waiting=1) as (launcher, _):
         launcher.send_signal(signal.SIGTERM)
         launcher.send_signal(signal.SIGINT)
@@ -89,7 +89,7 @@ def test_a_second_signal_kills_every_rank() -> None:
 
 
 def test_ranks_are_told_to_save_and_stop() -> None:
-    """SIGUSR1 reaches each rank, and the status is theirs."""
+    """SIGUSR1 reaches each rank, and the exit status is theirs."""
     with launched(WAIT, WAIT, waiting=2) as (launcher, _):
         launcher.send_signal(signal.SIGUSR1)
         assert said(launcher) == ["SIGUSR1"] * 2
@@ -125,7 +125,7 @@ print('closed by peer')
 
 
 def test_a_rank_may_notice_that_another_was_killed(tmp_path: Path) -> None:
-    """It is given the time to fail for its own reason, without a signal."""
+    """It gets time to fail for its own reason, without a signal."""
     killed = tmp_path / "killed"
     with launched(NOTICE.format(killed=str(killed)), WAIT, waiting=1) as (launcher, (other,)):
         os.kill(other, signal.SIGKILL)
@@ -135,14 +135,14 @@ def test_a_rank_may_notice_that_another_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_end_is_killed() -> None:
-    """After the time that it was given."""
+    """It is killed after the time that it was given."""
     with launched(DEAF, waiting=1, grace=0.1) as (launcher, _):
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait() == 128 + signal.SIGTERM
 
 
 def test_ranks_do_not_outlive_their_launcher() -> None:
-    """Killed, it can tell them nothing: the kernel kills them."""
+    """A killed launcher can tell them nothing, so the kernel kills them."""
     with launched(DEAF, DEAF, waiting=2) as (launcher, _):
         launcher.kill()
         # The end of the output: nobody is left to write.
@@ -158,21 +158,21 @@ print(left.pid, flush=True)
 
 
 def test_nothing_outlives_the_ranks() -> None:
-    """What one has started, in a session of its own, and left behind is ended."""
+    """Processes that a rank started, even in a session of their own, are ended."""
     with launched(LEAVE, waiting=1) as (launcher, (left,)):
         assert launcher.wait() == 0
         assert not psutil.pid_exists(left)
 
 
 def test_a_rank_that_was_killed_is_named() -> None:
-    """It cannot say itself why it ended."""
+    """The launcher names it, since it cannot say itself why it ended."""
     with launched("import os; os.kill(os.getpid(), 9)", waiting=0, stderr=subprocess.PIPE) as (launcher, _):
         assert launcher.stderr is not None
         assert launcher.stderr.read() == "error: rank 0 was ended by SIGKILL\n"
 
 
 def test_success_is_that_of_all() -> None:
-    """Where every rank ends by itself, none is signalled."""
+    """If every rank ends by itself, none is signalled."""
     # Whole at once: where output is not buffered, print writes the end of its line by itself.
     done = "import os; os.write(1, b'done\\n')"
     with launched(done, done, waiting=0) as (launcher, _):

@@ -1,4 +1,4 @@
-"""From a run's switches to Megatron-Core's own configurations, as values; and what recomputation and fusion change."""
+"""From a run's switches to Megatron-Core's configurations, as values; and what recomputation and fusion change."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_fp8_reaches_megatron(recipe: str, tiny: Tiny) -> None:
 
 @pytest.mark.usefixtures("transformer_engine")
 def test_nvfp4_reaches_megatron(tiny: Tiny) -> None:
-    """nvfp4 keeps bf16 weights, and is no fp8."""
+    """nvfp4 keeps bf16 weights, and is not configured as fp8."""
     transformer = transformer_config(tiny(PRECISION="nvfp4"), BLACKWELL)
 
     assert fields(transformer, "fp8", "fp4", "fp4_recipe", "bf16") == {
@@ -123,12 +123,12 @@ def test_nvfp4_reaches_megatron(tiny: Tiny) -> None:
 def test_switch_reaches_megatron(
     variables: dict[str, object], machine: Machine, expected: dict[str, Any], tiny: Tiny
 ) -> None:
-    """Each switch of the kernels sets what Megatron-Core calls it."""
+    """Each switch of the kernels sets Megatron-Core's field for it."""
     assert fields(transformer_config(tiny(**variables), machine), *expected) == expected
 
 
 def test_layers_fuse_weight_gradients_without_apex() -> None:
-    """Those that can by themselves; Megatron-Core's output layer, which cannot, is left as it was built."""
+    """Transformer Engine's layers do; Megatron-Core's output layer, which cannot, stays as it was built."""
     chunk, layer, output = torch.nn.Module(), torch.nn.Module(), torch.nn.Module()
     chunk.config = SimpleNamespace(gradient_accumulation_fusion=False)  # type: ignore[assignment]
     chunk.layers, chunk.output_layer = torch.nn.ModuleList([layer]), output
@@ -179,7 +179,7 @@ def test_the_optimizer_has_the_configured_numbers(chosen: dict[str, object], tin
 
 
 def test_a_machine_that_lacks_something_is_refused_before_anything(tiny: Tiny) -> None:
-    """fp8 where there is no GPU is refused by name, before a process group is joined."""
+    """fp8 without a GPU is refused by name, before a process group is joined."""
     if torch.cuda.is_available():
         pytest.skip("a machine without CUDA")
     with pytest.raises(ConfigError, match="PRECISION=fp8 with FP8_RECIPE=tensorwise needs a GPU"):
@@ -207,7 +207,7 @@ def plain(make_tiny: Tiny) -> list[float]:
 
 @pytest.mark.parametrize("variables", RECOMPUTATION, ids=lambda variables: " ".join(map(str, variables.values())))
 def test_recomputation_changes_no_bit(variables: dict[str, object], tiny: Tiny, plain: list[float]) -> None:
-    """Activations that are computed again are the same: losses and gradient norms equal to the last bit."""
+    """Recomputed activations are the same: losses and gradient norms are equal to the last bit."""
     assert run_ranks(tiny(MINIBS=2, MICRO_BATCH_SIZE=2, **variables), two_steps)[0] == plain
 
 
@@ -220,7 +220,7 @@ def test_gradients_may_be_bf16(tiny: Tiny, plain: list[float]) -> None:
 
 
 def test_overlap_changes_no_bit(tiny: Tiny) -> None:
-    """Reduced and gathered behind the computation: the same to the last bit; in small buckets but for a sum's order."""
+    """Overlapped reduction and gathering give the same bits; small buckets change only the order of sums."""
     shape = {"DGXNGPU": 2, "MINIBS": 2, "MICRO_BATCH_SIZE": 1}
     one_after_the_other = run_ranks(tiny(**shape), two_steps)
 
@@ -241,7 +241,7 @@ def around_an_evaluation(config: RunConfig) -> list[float]:
 
 @pytest.mark.parametrize("interleaved", [1, 2])
 def test_overlap_of_a_pipeline_changes_no_bit(interleaved: int, tiny: Tiny) -> None:
-    """Its stages start their collectives together; an evaluation, which starts none, may come in between."""
+    """Stages start their collectives together, even with an evaluation, which starts none, in between."""
     shape = {"DGXNGPU": 4, "PIPELINE_MODEL_PARALLEL": 2, "INTERLEAVED_PIPELINE": interleaved}
     batch = {"MINIBS": 4, "MICRO_BATCH_SIZE": 1}
     one_after_the_other = run_ranks(tiny(**shape, **batch), around_an_evaluation)
@@ -267,6 +267,6 @@ def alignment(config: RunConfig) -> tuple[bool, bool]:
 def test_stages_start_their_collectives_together(
     variables: dict[str, object], expected: tuple[bool, bool], tiny: Tiny
 ) -> None:
-    """Where they overlap with the computation; weights where Megatron-Core's schedule can."""
+    """They do if they overlap with computation; for weights, if Megatron-Core's schedule can."""
     config = tiny(DGXNGPU=2, PIPELINE_MODEL_PARALLEL=2, MICRO_BATCH_SIZE=1, **variables)
     assert run_ranks(config, alignment) == [expected, expected]

@@ -1,4 +1,4 @@
-"""Every layout trains the same model: a few steps and an evaluation of each, beside those of one process."""
+"""Every layout trains the same model: a few steps and an evaluation of each are compared with one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 405B model itself, built without memory: on the meta device, one rank after the other of a fake process group."""
+"""The 405B model itself, built without memory on the meta device, one rank after the other of a fake process group."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def configuration(tp: int = 1, pp: int = 1, vp: int = 1, cp: int = 1) -> RunConf
 
 
 def in_child(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` returns in a process of its own: process groups and cpu.install() stay there."""
+    """Run `work` in a process of its own, in which process groups and cpu.install() stay; return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -99,7 +99,7 @@ def stage_counts(layout: Layout, vocabulary: int) -> list[tuple[int, int]]:
 
 
 def test_parameters_of_the_benchmarks_model() -> None:
-    """402,699,272,192 parameters with the benchmark's vocabulary."""
+    """It has 402,699,272,192 parameters with the benchmark's vocabulary."""
     assert in_child(stage_counts, (1, 1, 1, 1), LLAMA31_405B.vocabulary) == [(402_699_272_192, 402_699_272_192)]
 
 
@@ -114,7 +114,7 @@ def test_parameters_of_a_published_rank() -> None:
 @pytest.mark.skipif(not LAYOUTS.exists(), reason="the published layouts are not beside the repository")
 @pytest.mark.parametrize("layout", published_layouts(), ids=lambda layout: "TP{} PP{} VP{} CP{}".format(*layout))
 def test_ranks_of_every_published_layout_make_one_model(layout: Layout) -> None:
-    """Their parameters, those that ranks share counted once, are those of Llama 3.1 405B."""
+    """Their parameters, with shared ones counted once, are those of Llama 3.1 405B."""
     counts = in_child(stage_counts, layout, LLAMA_3_VOCABULARY)
 
     assert sum(whole for _, whole in counts) == SIZES["405b"].parameters(LLAMA_3_VOCABULARY)

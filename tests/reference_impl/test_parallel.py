@@ -1,4 +1,4 @@
-"""What ranks tell each other."""
+"""What ranks exchange, and how they find each other."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def faults_of_large_tensors(config: RunConfig) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt")
 def test_memory_that_a_rank_frees_is_used_again(tiny: Tiny) -> None:
-    """A tensor's pages are not asked for anew each time."""
+    """A tensor's pages are not requested anew each time."""
     assert run_ranks(tiny(), faults_of_large_tensors)[0] < PAGES * TENSORS / 4
 
 
 def test_every_rank_knows_what_all_ranks_say(tiny: Tiny) -> None:
-    """Values and nodes in the order of ranks, and the decision of rank 0, the same on both."""
+    """Values and nodes in the order of ranks, and rank 0's decision, are the same on both ranks."""
     expected = {"gathered": [0.5, 1.5], "nodes": [socket.gethostname()] * 2, "decided": {"by": 0}}
     assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), told) == [expected, expected]
 
@@ -92,20 +92,20 @@ def test_what_rank_0_refuses_ends_the_others_without_a_word(tiny: Tiny) -> None:
 def test_a_rank_uses_the_gpu_of_its_local_rank(
     rank: int, local_rank: int | None, visible: int, handed: str, gpu: int, tiny: Tiny
 ) -> None:
-    """As torchrun and srun's adapter number them; where a launcher has handed one over, that."""
+    """It uses the one that torchrun or srun's adapter numbers, or the single one that a launcher gave it."""
     config = tiny(DGXNGPU=4, DGXNNODES=2, MINIBS=2).changed(RANK=rank, LOCAL_RANK=local_rank)
     assert parallel.gpu_of(config, visible, handed) == gpu
 
 
 def test_fewer_gpus_than_ranks_are_one_clear_error(tiny: Tiny) -> None:
-    """Not two ranks on one GPU, which NCCL would find out minutes later."""
+    """Two ranks never share a GPU, which NCCL would find out minutes later."""
     config = tiny(DGXNGPU=4, MINIBS=2).changed(RANK=3, LOCAL_RANK=3)
     with pytest.raises(ConfigError, match="LOCAL_RANK=3 of DGXNGPU=4 has no GPU: this process sees only 1"):
         parallel.gpu_of(config, 1)
 
 
 def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would train on numbers that nothing has computed; the dry run alone may."""
+    """It would train on numbers that nothing computed; only the dry run may use it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3 (null)")
     with pytest.raises(ConfigError, match="is the null device, which counts but computes nothing: only `llama31 dryr"):
@@ -123,7 +123,7 @@ def test_a_rank_on_the_null_device_is_refused(tiny: Tiny, monkeypatch: pytest.Mo
     ],
 )
 def test_ranks_that_cannot_meet_are_refused(tiny: Tiny, variables: dict[str, object], said: str) -> None:
-    """Started by hand, at once and not after half an hour."""
+    """Started by hand, they fail at once, not after half an hour."""
     with pytest.raises(ConfigError, match=said):
         parallel.initialize(tiny(RANK=0, WORLD_SIZE=1, **variables))
 
@@ -142,7 +142,7 @@ def second_groups(config: RunConfig) -> list[str]:
 
 
 def test_no_group_is_made_twice(tiny: Tiny) -> None:
-    """On GPUs the second ones would connect thousands of ranks by TCP for nothing."""
+    """On GPUs, second groups would connect thousands of ranks by TCP for nothing."""
     assert run_ranks(tiny(DGXNGPU=2, MINIBS=2), second_groups) == [[], []]
 
 
@@ -169,7 +169,7 @@ def places(config: RunConfig) -> list[tuple[int, int, int]]:
     ],
 )
 def test_the_stages_of_a_copy_may_be_neighbours(mapping: int, stages: list[int], copies: list[int], tiny: Tiny) -> None:
-    """TP_PP_DP_MAPPING: the ranks of a copy of the model come one after the other; else those of a stage."""
+    """With TP_PP_DP_MAPPING the ranks of a copy of the model are neighbours, otherwise those of a stage."""
     layout = {"DGXNGPU": 8, "PIPELINE_MODEL_PARALLEL": 2, "CONTEXT_PARALLEL": 2, "MICRO_BATCH_SIZE": 1}
     config = tiny(**layout, TP_PP_DP_MAPPING=mapping)
     found = in_child(places, config)

@@ -1,4 +1,4 @@
-"""What a block leaves of an optimizer that is not torch's own."""
+"""Restoring an optimizer that is not torch's own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def seen(optimizer: torch.optim.Optimizer) -> tuple[list[dict[str, Any]], list[d
 
 
 def test_what_an_optimizer_begins_to_count_is_forgotten() -> None:
-    """Before its first step there is no count; a second first step is the first one."""
+    """Before its first step there is no count, so a second first step is again the first."""
     parameter, optimizer = made()
     before = seen(optimizer)
     state = _OptimizerState(optimizer)
@@ -50,7 +50,7 @@ def test_what_an_optimizer_begins_to_count_is_forgotten() -> None:
 
 
 def test_what_it_has_counted_is_what_it_goes_on_with() -> None:
-    """In the middle of training, to the bit, and nothing that came in between."""
+    """In the middle of training it is restored to the bit, without anything that came in between."""
     _, optimizer = made()
     optimizer.step()
     for state in optimizer.state.values():

@@ -78,7 +78,7 @@ def train_until_signalled(config: RunConfig) -> str:
 
 
 def test_a_signal_ends_the_run_with_run_stop_in_the_log(tiny: Tiny, tmp_path: Path) -> None:
-    """SIGTERM in a step: run_stop aborted with the signal's name, and exit status 143."""
+    """After SIGTERM in a step, run_stop is aborted with the signal's name, and the exit status is 143."""
     log = tmp_path / "result_0.txt"
 
     assert run_ranks(tiny(RESULT_FILE=log), train_until_signalled) == ["SIGTERM 143"]

@@ -22,7 +22,7 @@ def profiled(folder: Path, **values: str) -> RunConfig:
 
 
 def test_the_steps_of_the_window_are_recorded(tmp_path: Path) -> None:
-    """From the first one on as many as are asked for, and no other."""
+    """As many steps as requested are recorded from the first one on, and no others."""
     profiler = StepProfiler(profiled(tmp_path), rank=0)
     for step in range(1, 6):
         with torch.profiler.record_function(f"step {step}"):
@@ -34,14 +34,14 @@ def test_the_steps_of_the_window_are_recorded(tmp_path: Path) -> None:
 
 
 def test_other_ranks_record_nothing(tmp_path: Path) -> None:
-    """Nor does a run without PROFILE."""
+    """Other ranks, and runs without PROFILE, record nothing."""
     for profiler in (StepProfiler(profiled(tmp_path), rank=1), StepProfiler(tiny(), rank=0)):
         profiler.step()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_could_be_submitted_is_not_profiled() -> None:
-    """One of MLPerf's benchmarks that names its submitter; and no rank that there is not."""
+    """A run of an MLPerf benchmark that names its submitter is refused, and so is a rank that does not exist."""
     with pytest.raises(ConfigError, match=r"since MLPERF_SUBMISSION_ORG\(X\) is set"):
         configured(PROFILE="torch", MLPERF_SUBMISSION_ORG="X")
     configured(PROFILE="torch")

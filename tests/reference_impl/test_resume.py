@@ -169,7 +169,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_takes_the_bytes_that_preflight_counts(runs: Runs) -> None:
-    """All but its headers: a parameter's weight, fp32 copy and moments."""
+    """They are a parameter's weight, fp32 copy and moments, without headers."""
     saved = complete_in(checkpoints_of(runs.whole))[0]
     size = sum(path.stat().st_size for path in saved.iterdir())
     assert size == pytest.approx(bytes_of_one(runs.whole)[0], rel=0.01)
@@ -185,7 +185,7 @@ def test_a_run_that_is_told_to_stop_is_to_be_continued(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_the_log_says_what_an_interruption_cost(runs: Runs) -> None:
-    """A kill and a lost checkpoint cost the steps since the one that is left, which are kept beside the log."""
+    """A kill and a lost checkpoint cost the steps since the remaining one; their log lines are kept."""
     killed, stopped = resumed(runs.interrupted)
     assert killed["recomputed_steps"] == steps_cut_off(runs.interrupted)
     assert stopped["recomputed_steps"] == 1
@@ -203,7 +203,7 @@ def steps_cut_off(config: RunConfig) -> int:
 
 
 def test_a_save_that_was_not_finished_is_not_used(make_short: Tiny, tmp_path: Path) -> None:
-    """Killed while the second save was being written: the first one counts, and the remains are removed."""
+    """After a kill during the second save, the first one counts and the remains are removed."""
     config = make_short(tmp_path, "killed", SAVE_INTERVAL=1)
     kill_ranks(config, checkpoints=2)
     newest, older = complete_in(checkpoints_of(config))
@@ -226,7 +226,7 @@ def refused(config: RunConfig) -> str:
 
 
 def test_a_log_with_nothing_to_go_on_from_is_refused_by_all_ranks(make_short: Tiny, tmp_path: Path) -> None:
-    """Rank 0 says why, the others end with the same status, and the log is as it was."""
+    """Rank 0 reports why, the others end with the same status, and the log is unchanged."""
     config = make_short(tmp_path, "there", **TWO_RANKS)
     assert config.process.result_file is not None
     config.process.result_file.write_text("a log\n")
@@ -238,7 +238,7 @@ def test_a_log_with_nothing_to_go_on_from_is_refused_by_all_ranks(make_short: Ti
 
 
 def test_a_signal_without_a_folder_is_ignored_with_a_word(tiny: Tiny, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without SAVE_CHECKPOINT there is nothing that the run could go on from."""
+    """Without SAVE_CHECKPOINT the run could not be continued."""
     preempted = pretrain.listen_for_preemption(tiny())
     try:
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""Ranks that see another folder than rank 0 train nothing."""
+"""Ranks that see another folder than rank 0 do not train."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _own(config: RunConfig) -> dict[str, Path]:
 
 @pytest.mark.parametrize("local", ["", "NPY_INDEX_DIR", "SAVE_CHECKPOINT"])
 def test_ranks_with_folders_of_their_own_are_refused(local: str, tiny: Tiny, tmp_path: Path) -> None:
-    """Whatever started them; rank 0 names folder and node, and nothing is left in the folders."""
+    """Whatever started them, rank 0 names folder and node, and nothing is left in the folders."""
     folders = {"NPY_INDEX_DIR": tmp_path / "index", "SAVE_CHECKPOINT": tmp_path / "saved"}
     config = tiny(DGXNNODES=2, MINIBS=2, **folders)
     expected = ["trains", "trains"]

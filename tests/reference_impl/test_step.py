@@ -1,4 +1,6 @@
-"""The real Step on the real engine: warm-up leaves no trace, the seed decides all. Layouts are in test_layouts."""
+"""The real Step on the real engine: warm-up leaves no trace, and the seed decides everything. Layouts are in
+test_layouts.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,7 @@ def slowest_of_two(config: RunConfig) -> list[Any]:
 
 
 def test_a_rank_that_takes_longer_is_the_slowest(tiny: Tiny) -> None:
-    """The last step before an evaluation names it, its node, and how far it is behind; other steps and CPUs do not."""
+    """The last step before an evaluation names it, its node, and its ratio; other steps and CPUs report none."""
     for on_cpus, before, between, last in run_ranks(tiny(DGXNGPU=2, MINIBS=2), slowest_of_two):
         assert (on_cpus, before, between) == ((), (), ())
         assert [rank.rank for rank in last] == [1, 0]
@@ -262,7 +264,7 @@ def left_early(config: RunConfig) -> list[str]:
 
 
 def test_a_run_that_ends_early_leaves_no_thread(tiny: Tiny) -> None:
-    """The data is read by a thread of its own, which ends with the steps that it reads for."""
+    """The thread that reads data ends with the steps that it reads for."""
     assert run_ranks(tiny(), left_early) == [[f"{THREAD}_0", "-"]]
 
 

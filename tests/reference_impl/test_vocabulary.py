@@ -1,4 +1,4 @@
-"""llama31_8b's own vocabulary of 128,256 pieces: any layout trains it, and no other data is accepted."""
+"""llama31_8b's vocabulary of 128,256 pieces: any layout trains it, and no other data is accepted."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _refuse(why: str) -> None:
 
 @pytest.mark.slow
 def test_all_rows_are_saved_and_loaded(cut: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """A run that goes on takes the very step that it would have taken."""
+    """A resumed run takes exactly the step that it would have taken."""
     ((expected, found),) = run_ranks(cut(), partial(going_on, folder=tmp_path / "state"))
     assert found == expected
 
@@ -142,7 +142,7 @@ def test_all_rows_are_saved_and_loaded(cut: Callable[..., RunConfig], tmp_path: 
 def test_data_of_32_000_pieces_are_refused(
     cut: Callable[..., RunConfig], tmp_path: Path, llama3: Path, data_dir: Path, tokenizer: object
 ) -> None:
-    """Before a model is built, whether data and tokenizer agree with each other or not."""
+    """They are refused before a model is built, whether data and tokenizer agree or not."""
     message = r"was made with a vocabulary of 32,000; that of llama31_8b_cut, Llama 3\.1's, has 128,256 pieces"
     for variables in ({"TOKENIZER": llama3}, {"TOKENIZER": ""}):
         config = cut(DATADIR=data_dir, **variables)
@@ -153,14 +153,14 @@ def test_data_of_32_000_pieces_are_refused(
 
 
 def test_a_tokenizer_of_32_000_pieces_is_refused(cut: Callable[..., RunConfig], data_dir: Path) -> None:
-    """With data of its own, too: every difference from the benchmark's row is named at once."""
+    """Even with data of its own, every difference from the benchmark's row is named at once."""
     mixtral = cut(DATADIR=data_dir).changed(TOKENIZER=None)
     with pytest.raises(TokenizerError, match=r"TOKENIZER is not set: Llama 3\.1's tokenizer comes with no package"):
         ready(mixtral)
 
 
 def test_tokens_of_another_type_are_refused(cut: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """A manifest that says 128,256 does not make tokens of 16 bits what the tokenizer writes."""
+    """A manifest for 128,256 pieces does not turn 16-bit tokens into the tokenizer's type."""
     narrow = dataset(tmp_path / "narrow", CUT, np.uint16)
     assert Manifest.load(narrow).vocabulary == 128_256
     with pytest.raises(DataError, match=r"train_text_document\.bin holds uint16, tokens of tokenizer\.model are int32"):

@@ -60,7 +60,7 @@ def test_a_job_of_two_runs_completes(jobs: Jobs, runtime: str, request: pytest.F
 
 
 def test_the_rehearsal_works_as_it_is_printed(jobs: Jobs) -> None:
-    """The line of docs/slurm.md, typed where nothing is set but places; run.json has the origin of each value."""
+    """The line of docs/slurm.md works with only its paths set; run.json has the origin of each value."""
     page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^    (source config_tiny\.sh; sbatch .*)$", page, re.MULTILINE)
     places = {"LOGDIR": jobs.logs, "HARNESS_PYTHON": jobs.python(), "SBATCH_OUTPUT": jobs.folder / "job-%j.log"}
@@ -134,13 +134,13 @@ def test_the_tiny_model_trains(jobs: Jobs, pyxis: Path) -> None:
 
 
 def test_a_missed_target_fails_the_job(jobs: Jobs) -> None:
-    """A run that gives up is no result."""
+    """A run that gives up is not a result."""
     assert jobs.run({"MAX_STEPS": 80}) == "FAILED"
     assert "after 80 steps, target 5.9 not reached" in jobs.last_lines()
 
 
 def test_a_failing_check_fails_the_job(jobs: Jobs) -> None:
-    """A run that reaches its target and leaves a log that breaks a rule is no result."""
+    """A run that reaches its target but leaves a log that breaks a rule is not a result."""
     with jobs.held_after(5) as number:
         (log,) = jobs.logs.glob("tiny/*/result_0.txt")
         with log.open("a") as file:
@@ -152,13 +152,13 @@ def test_a_failing_check_fails_the_job(jobs: Jobs) -> None:
 
 
 def test_a_missing_mount_fails_the_job(jobs: Jobs, pyxis: Path) -> None:
-    """What a container is to see must be there."""
+    """Everything that a container should see must exist."""
     assert jobs.run({"CONT": IMAGE, "TOKENIZER": jobs.folder / "absent.model"}) == "FAILED"
     assert f"{jobs.folder}/absent.model" in jobs.last_lines(12)
 
 
 def test_links_lead_somewhere_in_a_container(jobs: Jobs, pyxis: Path) -> None:
-    """Data that are links to a store, and weights in Hugging Face's cache, whose files are links to others."""
+    """The data are links to a store, and the weights are in Hugging Face's cache, whose files are links."""
     assert pyxis
     store = shutil.copytree(ROOT / "data" / "tiny", jobs.folder / "store")
     exported = write_huggingface(jobs.folder / "exported", TINY_SIZE, random_weights(TINY_SIZE, 32_000))
@@ -176,14 +176,14 @@ def test_links_lead_somewhere_in_a_container(jobs: Jobs, pyxis: Path) -> None:
 
 
 def test_what_a_node_does_not_see_fails_the_job(jobs: Jobs) -> None:
-    """Without a container, too; the node is named."""
+    """The node is named, also without a container."""
     assert jobs.run({"TOKENIZER": jobs.folder / "absent.model"}) == "FAILED"
     assert f"error: n2: {jobs.folder}/absent.model is not there" in jobs.last_lines(12)
 
 
 @pytest.mark.parametrize("variable", ["LOGDIR", "SAVE_CHECKPOINT", "NPY_INDEX_DIR"])
 def test_a_folder_of_each_node_fails_the_job(jobs: Jobs, variable: str) -> None:
-    """What all nodes must share and one has on a disk of its own is refused before there is a folder of runs."""
+    """A shared folder that one node has on its own disk is refused before there is a folder of runs."""
     folder = jobs.folder / "local"
     folder.mkdir()
     with jobs.cluster.disk_of("n2", folder):
@@ -197,7 +197,7 @@ def test_a_folder_of_each_node_fails_the_job(jobs: Jobs, variable: str) -> None:
 
 
 def test_other_data_than_the_manifest_says_fails_the_job(jobs: Jobs) -> None:
-    """A byte less is not trained on."""
+    """Data with a byte less are not trained on."""
     data = shutil.copytree(ROOT / "data" / "tiny", jobs.folder / "data")
     with next(data.glob("*train*.bin")).open("r+b") as file:
         file.truncate(1000)
@@ -207,13 +207,13 @@ def test_other_data_than_the_manifest_says_fails_the_job(jobs: Jobs) -> None:
 
 
 def test_a_job_of_another_size_is_refused(jobs: Jobs) -> None:
-    """The allocation is not what the configuration describes."""
+    """The allocation must match the configuration."""
     assert jobs.run({}, "--nodes=1") == "FAILED"
     assert jobs.last_lines(1) == "error: DGXNNODES=2, but the job has 1 nodes: sbatch -N $DGXNNODES run.sub"
 
 
 def test_memory_may_be_counted_by_processor(jobs: Jobs) -> None:
-    """As some sites want it: no line of run.sub takes it for the whole node."""
+    """No line of run.sub requests the whole node's memory instead, since some sites need it so."""
     assert jobs.run({"SEED": 1}, "--mem-per-cpu=100") == "COMPLETED", jobs.output()
 
 
@@ -240,7 +240,7 @@ def test_the_ranks_meet_where_the_user_says(jobs: Jobs, address: str) -> None:
 
 @pytest.mark.parametrize("address", ["203.0.113.7", "localhost"])
 def test_a_meeting_place_outside_the_job_is_refused(jobs: Jobs, address: str) -> None:
-    """In one line, before there is a folder of runs; with two nodes, localhost is on neither of them."""
+    """One line refuses it before there is a folder of runs; with two nodes, localhost is on neither."""
     assert jobs.run({"MASTER_ADDR": address}) == "FAILED"
     assert jobs.last_lines(1).startswith(f"error: MASTER_ADDR={address} belongs to no node of job ")
     assert ": n1, n2; valid: a name or an address by which the other nodes" in jobs.last_lines(1)
@@ -248,7 +248,7 @@ def test_a_meeting_place_outside_the_job_is_refused(jobs: Jobs, address: str) ->
 
 
 def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
-    """Where nothing was saved: the rank and its node are named, and the log says aborted."""
+    """If nothing was saved, the rank and its node are named, and the log says aborted."""
     with jobs.held_after(20) as number:
         rank(jobs, 3).kill()
 
@@ -258,7 +258,7 @@ def test_a_killed_rank_fails_the_job(jobs: Jobs) -> None:
 
 
 def test_a_stopped_rank_is_found_and_ends_the_job(jobs: Jobs) -> None:
-    """Nothing in the log for too long: the ranks are asked, and the one that cannot answer is named."""
+    """When the log is silent for too long, the ranks are asked, and the one that cannot answer is named."""
     with jobs.held_after(20, {"HANG_MONITOR_TIMEOUT": 0.5}) as number:
         rank(jobs, 2).send_signal(signal.SIGSTOP)
 
@@ -298,7 +298,7 @@ def test_a_killed_srun_leaves_no_rank(jobs: Jobs) -> None:
 
 
 def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
-    """scancel: the log is closed."""
+    """After scancel the log is closed."""
     with jobs.held_after(20) as number:
         end_ranks(jobs, "scancel", str(number))
 
@@ -307,7 +307,7 @@ def test_a_cancelled_job_aborts_its_run(jobs: Jobs) -> None:
 
 
 def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
-    """An all-reduce over all ranks is measured, by PyTorch, and the threshold refuses."""
+    """PyTorch measures an all-reduce over all ranks, and the threshold refuses the job."""
     assert jobs.run({"NCCL_TEST_MIN_GBPS": 1_000_000}) == "FAILED"
     assert "less than NCCL_TEST_MIN_GBPS=1e+06" in jobs.last_lines(12)
 
@@ -317,7 +317,9 @@ def test_a_slow_network_fails_the_job(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("how", ["rank", "node", "requeue", "before a checkpoint"])
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(jobs: Jobs, how: str) -> None:
-    """A rank is killed, a node dies, the job is requeued: one log, one clock, the same evaluations to the last bit."""
+    """After a killed rank, a dead node and a requeue there is one log, one clock, and the same evaluations to the
+    last bit.
+    """
     unsaved = how == "before a checkpoint"
     saving = SAVING | ({"SAVE_INTERVAL": 100} if unsaved else {})
     variables = {**saving, "SAVE_CHECKPOINT": jobs.folder / "saved", "NPAR": 2}
@@ -352,7 +354,7 @@ def test_a_job_out_of_time_is_finished_by_its_next_allocation(jobs: Jobs) -> Non
 
 
 def test_a_job_out_of_time_is_finished_by_another_job(jobs: Jobs) -> None:
-    """Where it may not requeue itself, it says how to go on."""
+    """If the job may not requeue itself, it says how to continue."""
     variables = {"SEED": 3, "SAVE_CHECKPOINT": jobs.folder / "saved"}
     with jobs.held_after(30, variables) as number:
         jobs.cluster.command("scancel", "--batch", "--signal=USR1", str(number))

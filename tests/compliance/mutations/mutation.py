@@ -1,4 +1,4 @@
-"""What a mutation is, and what must be said about it."""
+"""The kinds of mutations, and what a checker must say about each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the official tools have against a log or a submission, asked in this process."""
+"""The objections of the official tools to a log or a submission, asked in this process."""
 
 from __future__ import annotations
 
