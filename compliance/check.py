@@ -11,12 +11,13 @@ from pathlib import Path
 from benchmark.errors import RefusedError
 from benchmark.files import walk
 from benchmark.mllog import Event
+from benchmark.plurals import counted
 from compliance.checks.packages import Package, check_package
 from compliance.checks.results import check_result, with_one_excused
 from compliance.checks.runs import check_run
 from compliance.checks.systems import TreePlace, check_system, place_of
 from compliance.convergence.score import score
-from compliance.findings import Finding, Severity, count, counted
+from compliance.findings import Finding, Severity, count
 from compliance.log import DefectKind, load
 from compliance.result import LOG_NAME, Result
 from compliance.ruleset import choose

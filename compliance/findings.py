@@ -43,11 +43,6 @@ def count(findings: Iterable[Finding], severity: Severity) -> int:
     return sum(finding.severity is severity for finding in findings)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it takes one: 1 log, 2 logs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlong = 40

@@ -15,8 +15,9 @@ from xml.etree import ElementTree
 
 import click
 
+from benchmark.plurals import counted
 from compliance.check import Judged, Report
-from compliance.findings import Finding, Severity, count, counted
+from compliance.findings import Finding, Severity, count
 from compliance.result import in_capitals
 from compliance.ruleset import judged_by
 

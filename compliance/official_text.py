@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 
 from benchmark.mllog import TOKEN, events_in
-from compliance.findings import counted, show
+from benchmark.plurals import counted
+from compliance.findings import show
 from compliance.log import Log
 
 MOST_MESSAGES = 20

@@ -175,7 +175,7 @@ class _Graphs:
 
 
 def _something_computed() -> AbstractContextManager[Any]:
-    """Make a sum over all ranks that is zero one, because losses and norms are divided by the sum of tokens."""
+    """Replace a sum over all ranks that is zero by one, because losses and norms are divided by the sum of tokens."""
 
     def sums(*values: float) -> list[float]:
         return [total or 1.0 for total in parallel.sum_over_ranks(*values)]
@@ -380,7 +380,7 @@ def _short(filename: str) -> str:
 
 
 def _optimizer_entries(trainer: step.MegatronStep) -> dict[str, str]:
-    """Return every entry of every optimizer's groups and states: a description of a tensor, the value of the value."""
+    """Return every entry of every optimizer's groups and states: described if it is a tensor."""
     entries = {}
     for number, inner in enumerate(torch_optimizers(trainer.optimizer)):
         for index, group in enumerate(inner.param_groups):

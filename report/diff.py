@@ -13,7 +13,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmark.errors import RefusedError
-from compliance.findings import counted
+from benchmark.plurals import counted
 from compliance.formats import printable
 from report.results import Curve, ResultSummary, flatten, gather
 from report.table import RESULT_COLUMNS, STEP_COLUMNS, RunRow

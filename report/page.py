@@ -23,8 +23,9 @@ import jinja2
 import markupsafe
 
 from benchmark.convergence import Match
+from benchmark.plurals import counted
 from compliance.convergence.rcp import Limit
-from compliance.findings import Finding, Severity, count, counted
+from compliance.findings import Finding, Severity, count
 from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
 from report import vega

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 
+from benchmark.plurals import counted
 from compliance.checks.rule import AbsentError, Breach
 from compliance.checks.sources import RUN_RESULTS
-from compliance.findings import Severity, counted, show
+from compliance.findings import Severity, show
 from compliance.log import Located, Mark
 from compliance.run import Run, rule
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from benchmark.plurals import counted
 from compliance.checks.rule import AbsentError, Breach
 from compliance.checks.sources import LOGGING, QUALITY, RUN_RESULTS
-from compliance.findings import Severity, as_count, as_number, counted, show
+from compliance.findings import Severity, as_count, as_number, show
 from compliance.run import Evaluation, Run, rule, samples_count
 
 

@@ -9,10 +9,11 @@ from itertools import islice, pairwise, repeat
 
 from benchmark.benchmarks import benchmark_named
 from benchmark.mllog import END, POINT, START
+from benchmark.plurals import counted
 from benchmark.rules import Rules, ScaledLearningRate
 from compliance.checks.rule import Breach, in_force
 from compliance.checks.sources import DATA_STATE, HARNESS, LOG_FORMAT, LOGGING, RUN_RESULTS
-from compliance.findings import Severity, counted, show
+from compliance.findings import Severity, show
 from compliance.log import MAX_DEFECTS, PER_RANK, DefectKind, Located
 from compliance.run import BLOCK, CYCLE, EVALUATION, RUN_RULES, Run, rule, samples_count
 

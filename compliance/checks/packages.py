@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmark.benchmarks import BENCHMARKS, OTHER_BENCHMARKS
 from benchmark.files import walk
+from benchmark.plurals import counted
 from benchmark.rules import Rules
 from compliance import bypass
 from compliance.checks.results import CURVES, alike
@@ -20,7 +21,7 @@ from compliance.checks.rule import Breach, Rulebook
 from compliance.checks.sources import BENCHMARK_RESULTS, CONVERGENCE_POINTS, HARNESS
 from compliance.checks.systems import REHEARSAL, SUBMISSION_STRUCTURE, SUMMARIZER, System, organisations
 from compliance.convergence.scaling import scaling
-from compliance.findings import Finding, Severity, counted, show
+from compliance.findings import Finding, Severity, show
 from compliance.result import LOG_NAME, Result
 from compliance.run import Run
 

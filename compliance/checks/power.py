@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmark.mllog import Event
+from benchmark.plurals import counted
 from compliance.checks.rule import Breach
 from compliance.checks.systems import SUBMISSION_STRUCTURE, SUMMARIZER
 from compliance.convergence.olympic import converged
-from compliance.findings import Severity, as_number, counted, show
+from compliance.findings import Severity, as_number, show
 from compliance.log import load
 from compliance.result import Result, rule
 from compliance.run import Run

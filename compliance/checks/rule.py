@@ -14,8 +14,9 @@ from inspect import cleandoc
 from typing import Generic, Protocol, TypeVar
 
 from benchmark.errors import HarnessError
+from benchmark.plurals import counted
 from benchmark.rules import Rules
-from compliance.findings import Finding, Severity, counted
+from compliance.findings import Finding, Severity
 
 MOST_BREACHES = 10
 """Findings of one rule about one view that are listed. The rest are counted, so that no log floods its reader."""

@@ -11,10 +11,11 @@ from itertools import islice, pairwise
 from statistics import median
 
 from benchmark.benchmarks import benchmark_named
+from benchmark.plurals import counted
 from compliance.checks.evaluations import ended_by_max_steps
 from compliance.checks.rule import Breach, in_force
 from compliance.checks.sources import HARNESS, HYPERPARAMETERS, INITIALIZATION, LOGGING
-from compliance.findings import Severity, counted
+from compliance.findings import Severity
 from compliance.log import Located, TrainStep
 from compliance.run import BLOCK, Run, rule, samples_count
 

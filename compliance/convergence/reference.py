@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from benchmark.benchmarks import benchmark_named
 from benchmark.convergence import ReferenceRecord, accepted_from, record_of
 from benchmark.errors import RefusedError
+from benchmark.plurals import counted
 from benchmark.rules import FreeLearningRate, ReferencePoint, Rules
 from compliance.checks.events import HYPERPARAMETERS
 from compliance.checks.results import check_result
 from compliance.checks.runs import check_run
 from compliance.convergence.pool import joined
 from compliance.convergence.rcp import batch_size, samples_to_target
-from compliance.findings import Severity, as_count, count, counted, show
+from compliance.findings import Severity, as_count, count, show
 from compliance.result import Result
 from compliance.run import Run
 

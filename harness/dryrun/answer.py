@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmark.config import RunConfig
 from benchmark.hardware import OUTSIDE_ALLOCATOR, Gpu
-from compliance.findings import counted
+from benchmark.plurals import counted
 
 TOLERANCE = 0.001
 """Largest relative difference between the matrix products that were counted and the model's own."""

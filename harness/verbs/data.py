@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from benchmark.arguments import SETTINGS, PathArgument, Verbs
 from benchmark.benchmarks import BENCHMARKS, DEFAULT, LLAMA31_TINY
-from compliance.findings import counted
+from benchmark.plurals import counted
 from harness.arguments import BENCHMARK_OPTION
 from reference_impl.data.published import PUBLISHED
 from reference_impl.tokenizer import Tokenizer, benchmark_tokenizer
@@ -176,7 +176,7 @@ def download(
         patience=settings.patience,
     )
     manifest = download_set(listed, folder, published, settings, progress)
-    click.echo(f"{folder}: {len(manifest.files)} files, {size(manifest.total_bytes)}, {listed.promise}")
+    click.echo(f"{folder}: {counted(len(manifest.files), 'file')}, {size(manifest.total_bytes)}, {listed.promise}")
 
 
 @data.command()
@@ -206,7 +206,9 @@ def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bo
         click.echo(line)
     if init:
         manifest = folders.initialise(folder, published, progress)
-        click.echo(f"{folder}: {len(manifest.files)} files, {size(manifest.total_bytes)}, described in manifest.json")
+        click.echo(
+            f"{folder}: {counted(len(manifest.files), 'file')}, {size(manifest.total_bytes)}, described in manifest.json"
+        )
         return
     verdict = folders.compare(folder, published, quick=quick, jobs=jobs, show=progress)
     for fault in verdict.faults:

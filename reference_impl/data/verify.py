@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.plurals import counted
 from reference_impl.data.published import PublishedFiles, benchmark_faults, repaired_name
 from reference_impl.files.manifest import (
     FILE_NAME,
@@ -46,8 +47,8 @@ def compare(folder: Path, published: PublishedFiles | None, *, quick: bool, jobs
     if published is not None and not (folder / FILE_NAME).exists():
         faults += unexpected_files(folder, published.sizes)
         total = sum(known for known in published.sizes.values() if known is not None)
-        counted = f"{len(published.sizes)} files, {size(total)}"
-        return Comparison(faults, f"{counted}, sizes as published for the {published.about}; bytes not compared")
+        compared = f"{counted(len(published.sizes), 'file')}, {size(total)}"
+        return Comparison(faults, f"{compared}, sizes as published for the {published.about}; bytes not compared")
     manifest = load_any(folder)
     if published is not None and published.benchmark is not None and isinstance(manifest, Manifest):
         faults += benchmark_faults(published.benchmark, folder, manifest)
@@ -57,7 +58,7 @@ def compare(folder: Path, published: PublishedFiles | None, *, quick: bool, jobs
     what = "sizes" if quick else "bytes"
     unhashed = sum(entry.checksum is None for entry in manifest.files.values())
     note = f"; {unhashed} of them have no checksum there" if unhashed and not quick else ""
-    summary = f"{len(manifest.files)} files, {size(manifest.total_bytes)}, {what} as in {FILE_NAME}{note}"
+    summary = f"{counted(len(manifest.files), 'file')}, {size(manifest.total_bytes)}, {what} as in {FILE_NAME}{note}"
     if published is not None:
         summary += f", sizes as published for the {published.about}"
     # A file of the wrong size is one fault, although two lists report it.
