@@ -187,7 +187,7 @@ def measured(step: Step, rounds: int) -> Timing:
 
 
 def forget() -> None:
-    """Free the last step's memory, so that the next step's peak is its own."""
+    """Free the memory of the last step, so that the next step's peak is its own."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -264,7 +264,7 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
 @pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_each_locked_package_has_hashes(lock: str) -> None:
-    """What is installed is what was locked, byte for byte; setup.sh has pip insist on it."""
+    """The locked bytes are what is installed; setup.sh makes pip insist on that."""
     text = re.sub(r"#.*", "", (ROOT / lock).read_text(encoding="utf-8")).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines

@@ -173,7 +173,7 @@ def test_everything_is_installed(made: Tree) -> None:
 
 
 def test_second_call_says_and_does_nothing(made: Tree) -> None:
-    """When all is as it should be, the interpreter is printed and that is all."""
+    """If everything is as it should be, it only prints the interpreter."""
     log = made.folder / ".venv" / "setup.log"
     before = log.stat().st_mtime_ns
     assert made.setup() == (0, made.python + "\n", "")
@@ -181,7 +181,7 @@ def test_second_call_says_and_does_nothing(made: Tree) -> None:
 
 
 def test_dev_adds_to_what_is_there(spoilt: Tree) -> None:
-    """--dev installs the tests' packages beside the run's, and either call is satisfied then."""
+    """--dev installs the tests' packages together with the run's, and then either call is satisfied."""
     status, out, err = spoilt.setup("--dev")
     assert (status, out, "creating" in err) == (0, spoilt.python + "\n", False)
     assert spoilt.imports("needed", "torch", "only_data", "only_dev")
@@ -212,7 +212,7 @@ def test_changed_file_is_noticed(spoilt: Tree, name: str) -> None:
 
 
 def test_another_setting_is_not_noticed(spoilt: Tree) -> None:
-    """Of pyproject.toml only torch's version is installed."""
+    """Only torch's version matters in pyproject.toml."""
     with (spoilt.folder / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write("# a tool's setting\n")
     assert spoilt.setup() == (0, spoilt.python + "\n", "")
@@ -271,7 +271,7 @@ def test_another_file_than_the_locked_one_is_refused(tree: Tree) -> None:
 
 
 def test_package_index_that_does_not_answer_is_named(tree: Tree) -> None:
-    """Without a network, setup could not start: status 2, and a line that says so."""
+    """Without a network setup cannot start: status 2, and a line that says so."""
     silent = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "1", "PIP_FIND_LINKS": ""}
     status, out, err = tree.setup(**silent)
     assert (status, out) == (2, "")

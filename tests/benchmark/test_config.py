@@ -153,7 +153,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusal_shows_its_numbers(case: str) -> None:
-    """What cannot run is refused with the equation, its numbers and the valid choices."""
+    """An impossible run is refused with the equation, its numbers and the valid choices."""
     overrides, expected = REFUSALS[case]
     assert expected in faults(**overrides)
 
@@ -222,7 +222,7 @@ def test_name_that_states_the_content_is_accepted() -> None:
 
 
 def test_other_variables_are_left_alone() -> None:
-    """The rest of a user's environment is none of the harness's business."""
+    """The rest of a user's environment does not concern the harness."""
     config = RunConfig.from_environment(environment() | {"HOME": "/", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"})
     assert config == configured()
 
@@ -240,7 +240,7 @@ def test_empty_variable_is_an_unset_one() -> None:
 
 
 def test_a_run_that_can_be_submitted_says_its_round() -> None:
-    """Without RULESET it is refused with the choices: the next ruleset must not change a run that exists."""
+    """It is refused without RULESET, with the choices: the next ruleset must not change an existing run."""
     with pytest.raises(ConfigError, match=r"RULESET is not set.* llama31_405b .*valid: 5\.0\.0, 5\.1\.0, 6\.0\.0"):
         configured(RULESET="")
 
@@ -349,7 +349,7 @@ def test_a_run_cannot_be_changed() -> None:
 
 
 def test_a_variable_set_beforehand_wins(tmp_path: Path) -> None:
-    """What the user exported before sourcing is not among what the file changed."""
+    """A value that the user exported before sourcing does not count as changed by the file."""
     exported = source_config(ROOT / "config_tiny.sh", os.environ | {"DGXNGPU": "1", "MINIBS": "16"})
     assert "MINIBS" not in exported
 
@@ -416,7 +416,7 @@ def test_sourced_file_may_compute(tmp_path: Path) -> None:
     ids=["false", "exit", "unset", "syntax", "command"],
 )
 def test_failing_file_is_one_fault_with_the_shells_words(tmp_path: Path, text: str, message: str) -> None:
-    """A config file that fails is refused with its path and what bash said."""
+    """A config file that fails is refused with its path and bash's message."""
     with pytest.raises(ConfigError, match=message) as caught:
         sourced(tmp_path, text)
     assert str(tmp_path / "config_TEST.sh") in caught.value.faults[0]

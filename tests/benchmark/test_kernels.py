@@ -148,7 +148,7 @@ def test_contradiction_is_refused(variables: dict[str, object], said: str) -> No
     ],
 )
 def test_what_a_machine_lacks_is_named(variables: dict[str, object], machine: Machine, said: str) -> None:
-    """A machine without what a switch needs is told the switch, the need and what is there."""
+    """The fault names the switch, what it needs, and what the machine has."""
     (fault,) = lacking(config(**variables).kernels, machine)
     assert said in fault
 

@@ -293,7 +293,7 @@ def test_failure_in_the_timed_region_is_logged_and_goes_on(
 
 @pytest.mark.parametrize("call", ["build", "warm_up", "barrier"])
 def test_failure_before_the_clock_starts_leaves_no_run(broke: Callable[[str, BaseException], Run], call: str) -> None:
-    """What fails during initialisation never started the clock, so nothing stops it."""
+    """A failure during initialisation never started the clock, so nothing stops it."""
     broken = broke(call, RuntimeError("no checkpoint"))
     assert not {"run_start", "run_stop", "train_samples"} & set(broken.keys)
 

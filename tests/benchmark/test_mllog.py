@@ -186,7 +186,7 @@ def test_time_is_the_clocks_in_whole_milliseconds(log: EventLog) -> None:
 )
 @pytest.mark.parametrize("place", ["value", "metadata"])
 def test_value_that_is_no_strict_json_is_refused_and_not_written(log: EventLog, value: Any, place: str) -> None:
-    """What a strict reader would reject raises at the writer and leaves the log as it was."""
+    """A value that a strict reader would reject raises at the writer and leaves the log as it was."""
     log.event("seed", 1)
     with pytest.raises(ValueError, match="event 'eval_accuracy'"):
         log.event("eval_accuracy", **{place: value}) if place == "metadata" else log.event("eval_accuracy", value)
@@ -338,7 +338,7 @@ def test_nothing_to_cut_off_leaves_no_file(log: EventLog) -> None:
 
 
 def test_a_log_goes_on_where_it_was_cut(log: EventLog) -> None:
-    """What is logged after a cut follows what was left."""
+    """Lines logged after a cut follow the lines that were kept."""
     log.event("seed", 1)
     length = log.sync()
     log.event("seed", 2)

@@ -29,7 +29,7 @@ published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published log
 @published
 @pytest.mark.parametrize("round_name", ROUNDS)
 def test_published_logs_have_no_error(round_name: str) -> None:
-    """What MLCommons accepted and published breaks no rule of its own round."""
+    """A log that MLCommons accepted and published breaks no rule of its own round."""
     report = check_paths([PUBLISHED / round_name], ROUNDS[round_name])
     assert report.logs
     assert [finding for finding in report.findings if finding.severity is Severity.ERROR] == []
@@ -146,7 +146,7 @@ PIECES = st.sampled_from(
 def test_the_official_parser_reads_every_line_that_is_not_reported(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
 ) -> None:
-    """Of any text in which every event is said to stand alone, the official parser reads the same events."""
+    """From any text whose events all stand alone, the official parser reads the same events."""
     from mlperf_logging.compliance_checker import mlp_parser
 
     file = tmp_path_factory.getbasetemp() / "pieces.txt"

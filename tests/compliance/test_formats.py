@@ -48,7 +48,7 @@ def test_every_format_has_the_same_exit_status(valid: Callable[[str], LogFile], 
 
 
 def test_json_has_a_short_option(log: LogFile) -> None:
-    """--json is --format json."""
+    """--json means the same as --format json."""
     assert CliRunner().invoke(main, ["check", "--json", str(log.path)]).output == run("json", log.path)[1]
 
 

@@ -141,7 +141,7 @@ CONTENTS = [
 
 @pytest.mark.parametrize(("write", "rule"), CONTENTS, ids=[write.__name__.strip("_") for write, _ in CONTENTS])
 def test_content_is_judged_in_bounded_memory(file: Path, write: Callable[[Path], None], rule: str) -> None:
-    """Whatever a file holds, and however large, the command finds that it is no valid log."""
+    """Whatever a file holds, and however large it is, the command finds that it is not a valid log."""
     write(file)
     output = judged(file)
     assert rule in output
@@ -180,7 +180,7 @@ def test_large_values_are_not_kept_for_ever(file: Path) -> None:
 
 
 def test_file_that_grows_is_read_to_its_first_end(file: Path) -> None:
-    """Reading a file to which another process goes on writing comes to an end."""
+    """Reading a file ends even if another process keeps writing to it."""
     file.write_text(event("seed") + "\n", encoding="utf-8")
     stop = threading.Event()
 

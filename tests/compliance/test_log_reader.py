@@ -108,7 +108,7 @@ def test_file_without_events_is_one_finding(file: Path, content: bytes) -> None:
 
 
 def test_long_line_with_an_event_is_a_defect(file: Path) -> None:
-    """An event somewhere in a line that is too long to be read is not dropped in silence, and reading goes on."""
+    """An event in a line that is too long is not dropped in silence, and reading continues."""
     line = "x" * (3 * MAX_LINE - 4) + event("hidden")
     file.write_text(f"{event('before')}\n{line}\n{event('after')}\n", encoding="utf-8")
     log = load(file)
@@ -146,7 +146,7 @@ def test_missing_file_is_a_defect(file: Path) -> None:
 
 
 def test_directory_is_a_defect(tmp_path: Path) -> None:
-    """A directory is no log."""
+    """A directory is not a log."""
     assert defects(tmp_path) == [DefectKind.UNREADABLE]
 
 

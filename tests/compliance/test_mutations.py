@@ -41,7 +41,7 @@ def test_log_is_judged_as_labelled(mutation: LogMutation, bases: Bases, tmp_path
 
 @pytest.mark.parametrize("mutation", [log for log in LOGS if log.label is Label.OFFICIAL], ids=named)
 def test_official_tools_refuse_log(mutation: LogMutation, bases: Bases, tmp_path: Path) -> None:
-    """What is labelled as refused officially alone is refused officially."""
+    """A log that is labelled as refused only officially is refused officially."""
     needs_official(mutation.ruleset)
     assert log_refusals(bases.mutated_log(mutation, tmp_path), mutation.ruleset)
 
@@ -56,14 +56,14 @@ def test_submission_is_judged_as_labelled(mutation: TreeMutation, bases: Bases, 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", [tree for tree in TREES if tree.label is Label.OFFICIAL], ids=named)
 def test_official_tools_refuse_submission(mutation: TreeMutation, bases: Bases, tmp_path: Path) -> None:
-    """What is labelled as refused officially alone is refused officially."""
+    """A submission that is labelled as refused only officially is refused officially."""
     needs_official(mutation.ruleset)
     assert tree_refusals(bases.mutated_tree(mutation, tmp_path), mutation.ruleset)
 
 
 @pytest.mark.parametrize("ruleset", BENCHMARKS)
 def test_unchanged_logs_and_submissions_pass(ruleset: str, bases: Bases) -> None:
-    """What the mutations are made from has neither ERROR nor WARNING."""
+    """The logs and submissions that mutations are made from have neither ERROR nor WARNING."""
     logs = [bases.log(benchmark, ruleset) for benchmark in BENCHMARKS[ruleset]]
     for path in (*logs, bases.tree(ruleset).root):
         assert {finding.severity.name for finding in check_paths([path], ruleset).findings} <= {"INFO"}

@@ -118,7 +118,7 @@ def test_rejection_is_reported(log: LogFile) -> None:
 
 
 def test_line_that_the_official_parser_reads_otherwise_is_a_finding(log: LogFile) -> None:
-    """Where the official parser would not read an event that was written for it, acceptance alone is no success."""
+    """If the official parser would not read an event written for it, acceptance alone is not success."""
     log.append("text behind the last event")
     content = log.path.read_text(encoding="utf-8").replace("\ntext", " text")
     log.path.write_text(content, encoding="utf-8")
@@ -541,7 +541,7 @@ def test_nothing_leaks_from_call_to_call(tmp_path: Path) -> None:
 
 
 def test_a_log_is_judged_as_if_alone(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a log that breaks rules and one at which the checker crashes, good logs get the verdict they get alone."""
+    """After a log that breaks rules, and one that crashes the checker, good logs get the same verdict as alone."""
     alone = judge(runs / "result_2.txt").verdicts
     bad, crashing = (LogFile(runs / f"result_{index}.txt") for index in (0, 1))
     bad.set("eval_samples", 1)

@@ -141,7 +141,7 @@ def test_bypass_is_read_as_the_official_checker_reads_it(tree_405b: Tree) -> Non
 
 
 def test_convergence_of_logs_of_v50_is_judged_as_it_was_accepted(tree_405b: Tree) -> None:
-    """What v5.0 allowed is a WARNING where its logs are submitted again, as Nebius's were in v5.1."""
+    """Logs that v5.0 allowed are a WARNING when they are submitted again, as Nebius's were in v5.1."""
     stop_all_after(tree_405b, 276480)
     for run in range(tree_405b.runs):
         log = tree_405b.log(run)
@@ -245,7 +245,7 @@ POWER: dict[str, Callable[[Tree], object]] = {
 
 @pytest.mark.parametrize("kind", POWER)
 def test_power_is_judged_as_the_official_tools_do(tree_405b: Tree, kind: str) -> None:
-    """Power logs that package_checker or result_summarizer refuses are an ERROR, and others are none."""
+    """Power logs that package_checker or result_summarizer refuses are an ERROR, and others are not."""
     POWER[kind](tree_405b)
     about_power = [finding for finding in found(tree_405b, ERROR) if finding.rule.startswith("power.")]
     assert (not about_power) == officially_accepted(tree_405b)
@@ -304,7 +304,7 @@ def has_error(description: Path) -> bool:
 def test_field_is_judged_as_the_official_tools_do(
     description: Path, officially_read: Callable[[], bool], subtests: pytest.Subtests
 ) -> None:
-    """A field that no official tool can read is an ERROR, and what they can read is none; half a node is one."""
+    """A field that no official tool can read is an ERROR, even half a node; one that they can read is not."""
     for field in (*TEXTS, *NOTES, *COUNTS, "other_software_stack", "cooling"):
         for value in ODD:
             described(description, json.dumps(GOOD | {field: value}))
@@ -327,6 +327,6 @@ FILES = {
 def test_file_is_judged_as_the_official_tools_do(
     description: Path, officially_read: Callable[[], bool], kind: str
 ) -> None:
-    """A description that no official tool can read is an ERROR, and what they can read is none."""
+    """A description that no official tool can read is an ERROR; one that they can read is not."""
     described(description, FILES[kind])
     assert has_error(description) == (not officially_read())

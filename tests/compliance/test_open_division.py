@@ -41,7 +41,7 @@ def test_check_says_what_it_does_not_judge(result: Path) -> None:
 
 
 def test_closed_results_need_no_such_word(tmp_path: Path) -> None:
-    """A result of the closed division is judged in full, so nothing is said of the open one."""
+    """A result of the closed division is judged in full, so the open division is not mentioned."""
     folder = launch(tmp_path / "runs", llama31_405b())
     for verb in ("check", "rcp", "score", "report"):
         assert "open division" not in output(verb, folder)
@@ -59,7 +59,7 @@ def test_rcp_compares_and_does_not_judge(result: Path, tmp_path: Path) -> None:
 
 
 def test_score_is_not_normalised(result: Path) -> None:
-    """`score` says that convergence makes no factor."""
+    """`score` says that convergence gives no factor."""
     assert "open division: convergence is not judged" in output("score", result)
 
 
@@ -75,13 +75,13 @@ def test_report_counts_the_work_of_the_network_that_was_trained(result: Path) ->
 
 
 def test_watch_promises_no_factor(result: Path) -> None:
-    """`watch` says nothing of a limit that does not bind the run."""
+    """`watch` does not mention a limit that does not bind the run."""
     (said,) = [one for one in lines(open_run(result / "result_0.txt"), WatchView()) if one.startswith("convergence")]
     assert said == "convergence  not judged in the open division"
 
 
 def test_official_tools_are_asked_what_they_judge_there(result: Path) -> None:
-    """Of an open result, as package_checker does it, neither rcp_checker nor seed_checker is asked."""
+    """For an open result neither rcp_checker nor seed_checker is asked, as in package_checker."""
     verdicts = official.judge(result).verdicts
     assert {verdict.tool for verdict in verdicts} == {Tool.COMPLIANCE}
     assert all(verdict.passed for verdict in verdicts)

@@ -166,7 +166,7 @@ def without_marks(runs: Path) -> Path:
 
 
 def test_an_implementation_can_be_set_up_and_configured(tmp_path: Path) -> None:
-    """What setup.sh and a config read is there: nobody could repeat the runs otherwise."""
+    """Everything that setup.sh and a config read is there; otherwise nobody could repeat the runs."""
     config, target = config_files()[-1], tmp_path / "implementation"
     _copy_implementation(ROOT, target, config.name)
     made = subprocess.run(["bash", "setup.sh", "--made"], cwd=target, capture_output=True, text=True, check=False)
@@ -221,7 +221,7 @@ def test_system_is_what_runs_machine_and_facts_say(submission: BuiltSubmission, 
 
 
 def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the package is built on a machine with another processor, only what the runs recorded is used."""
+    """On a machine with another processor, only the runs' own records are used."""
     monkeypatch.setattr(machine, "machine", lambda: {"processor": "another"})
     (chosen,) = choose([launched], rehearsal=True)
     facts: Facts = {"system_name": "a", "accelerator_model_name": "b", "host_processors_per_node": "2"}
@@ -231,7 +231,7 @@ def test_another_machine_is_not_described(launched: Path, monkeypatch: pytest.Mo
 
 
 def test_software_that_the_facts_name_joins_that_of_the_runs(launched: Path) -> None:
-    """A driver that a person states stands beside the versions that the runs recorded."""
+    """A driver that a person states is listed together with the versions that the runs recorded."""
     (chosen,) = choose([launched], rehearsal=True)
     facts: Facts = {
         "system_name": "a",
@@ -376,7 +376,7 @@ REFUSALS: list[tuple[str, Callable[[Attempt], None]]] = [
 
 @pytest.mark.parametrize(("fault", "arrange"), REFUSALS, ids=[fault for fault, _ in REFUSALS])
 def test_refusal_says_why_and_writes_nothing(attempt: Attempt, fault: str, arrange: Callable[[Attempt], None]) -> None:
-    """What cannot be submitted is refused with its reason, and the folder of submissions stays as it was."""
+    """A set of runs that cannot be submitted is refused with its reason, and the folder of submissions is unchanged."""
     arrange(attempt)
     before = sorted(attempt.out.rglob("*"))
     assert any(fault in found for found in attempt.faults())
@@ -494,7 +494,7 @@ REHEARSED = {
 def test_rehearsed_package_is_read_officially_and_is_no_submission(
     kind: str, tmp_path: Path, checkout: Path, facts: Path
 ) -> None:
-    """Of both benchmarks and divisions, official tools accept the tree; `check` refuses it, marks or no marks."""
+    """Official tools accept its tree in both benchmarks and divisions; `check` refuses it, with or without marks."""
     config = REHEARSED[kind]
     runs = launch(tmp_path / "runs", config, seeds=range(config.rules.runs))
     submission = build([runs], tmp_path, facts, checkout=checkout, rehearsal=True)

@@ -61,7 +61,7 @@ def commands(text: str) -> list[str]:
 
 
 def test_every_link_of_a_package_leads_somewhere(text: str, tmp_path: Path) -> None:
-    """In the README of an implementation and in each document beside it, files, folders and headings are there."""
+    """In an implementation's README and the documents next to it, files, folders and headings exist."""
     _copy_implementation(ROOT, tmp_path / "here", Path(CONFIG).name)
     (tmp_path / "here/README.md").write_text(text, encoding="utf-8")
     pages = {page: page.read_text(encoding="utf-8") for page in (tmp_path / "here").rglob("*.md")}
@@ -127,7 +127,9 @@ def test_every_command_of_the_steps_exists(text: str) -> None:
     ],
 )
 def test_readme_has_what_a_reviewer_asks_for(text: str, line: str) -> None:
-    """Division, seeds, data with checksums, hyperparameters beside the closed division's, versions, and where it is."""
+    """It has division, seeds, data with checksums, hyperparameters next to the closed division's, versions and
+    places.
+    """
     assert any(one.startswith(line) for one in text.splitlines())
 
 
@@ -160,7 +162,7 @@ def test_items_are_those_of_the_docs() -> None:
 
 
 def test_what_the_harness_can_do_is_done(runs: ChosenRuns) -> None:
-    """Of runs that lack nothing, only what no program can do is left."""
+    """For runs that lack nothing, only tasks that no program can do are left."""
     left = {one.what for one in checklist(packed(runs)) if one.state is State.TO_DO}
     assert left == {"registration", "round", "category", "upload", "review", "publication"}
 

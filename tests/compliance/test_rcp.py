@@ -69,7 +69,7 @@ def official_record(checker: Any, size: int) -> tuple[Match, dict[str, Any] | No
 
 
 def test_records_are_the_official_ones(official: tuple[Rules, Any]) -> None:
-    """At every batch size the same record, with mean, deviation and t-test minimum equal to the last digit."""
+    """At every batch size mean, deviation and t-test minimum equal the official ones to the last digit."""
     rules, checker = official
     for size in batch_sizes(rules):
         match, theirs = official_record(checker, size)
@@ -160,7 +160,7 @@ PACE = Pace(step=10.0, evaluation=30.0, start=60.0, spread=0.05)
 
 @pytest.mark.parametrize("size", [896, 1152, 1536, 2304, 4608])
 def test_the_planner_has_the_same_margin_and_factor(size: int, result: Path) -> None:
-    """What `plan` says of an outcome, at, between and below the reference points, is what `rcp` says of such runs."""
+    """`plan` gives outcomes at, between and below the reference points the margin and factor that `rcp` gives."""
     rules = find("llama31_405b", "6.0.0")
     for log in map(LogFile, sorted(result.glob("result_*.txt"))):
         log.set("global_batch_size", size)
@@ -302,7 +302,7 @@ def _of_two_submitters(two: Path) -> None:
 
 @pytest.mark.parametrize("part", [_of_another_system, _of_another_size, _of_no_system, _of_two_submitters])
 def test_launches_that_differ_are_judged_apart(two: Path, part: Callable[[Path], None]) -> None:
-    """What is of another system or batch size, or of a system that nobody names, is a result of its own."""
+    """Launches of another system or batch size, or of an unnamed system, are results of their own."""
     part(two)
     assert [len(result.runs) for result in pooled(opened(two))] == [3, 3]
 
@@ -332,7 +332,7 @@ def test_official_checker_reads_what_is_written(two: Path, tmp_path: Path) -> No
 
 
 def test_reference_says_what_it_is_made_of(two: Path) -> None:
-    """A point names creator, platform, precision and days of its runs, and what it is no full reference for."""
+    """A point names creator, platform, precision and days of its runs, and what it lacks of a full reference."""
     (point,) = references(opened(two / "0"))
     told = {name: point.fields[name] for name in ("Creator", "Platform", "Precision", "When")}
     when = "Ruleset 6.0.0, 2023-11-14 to 2023-11-15"
@@ -345,7 +345,7 @@ def test_reference_says_what_it_is_made_of(two: Path) -> None:
 
 
 def test_free_warmup_is_in_samples(tmp_path: Path) -> None:
-    """Where the submitter chooses the warm-up, a point gives it in samples, as the official files do."""
+    """If the submitter chooses the warm-up, a point gives it in samples, as the official files do."""
     for seed in range(3):
         (folder := tmp_path / str(seed)).mkdir()
         config = llama31_8b(SEED=seed, RULESET="6.0.0", WARMUP_STEPS=16)
@@ -399,7 +399,7 @@ NO_REFERENCE: list[tuple[str, Callable[[Path], None]]] = [
 def test_what_makes_no_reference_is_refused(
     two: Path, tmp_path: Path, fault: str, break_it: Callable[[Path], None]
 ) -> None:
-    """Runs whose numbers would be no reference's leave no file, and a reason for each."""
+    """Runs that cannot make a reference leave no file, and a reason for each."""
     break_it(two)
     done = CliRunner().invoke(main, ["rcp", "--write", str(tmp_path / "rcp.json"), str(two)])
     assert (done.exit_code, fault in done.output) == (2, True), done.output

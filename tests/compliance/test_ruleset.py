@@ -1,4 +1,4 @@
-"""Which ruleset a log is judged by, and what of it is said."""
+"""Which ruleset judges a log, and what the output says about it."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_the_nearest_folder_named_after_a_round_decides(folder: str, ruleset: st
 
 @pytest.mark.parametrize("folder", ["runs", "v9.9/A", "rev5.1", "v5.1-backup", "v5.1.2", "v5"])
 def test_other_names_mean_no_round(folder: str) -> None:
-    """What only looks like the name of a round leaves the latest ruleset."""
+    """A name that only looks like that of a round leaves the latest ruleset."""
     assert choose(Path("/x", folder)) == LATEST
 
 
 def test_run_json_is_before_the_folder_and_what_is_asked_for_before_both(tmp_path: Path) -> None:
-    """What was asked for has the last word, then the record beside the logs, then the folder."""
+    """The option has precedence, then the record next to the logs, then the folder."""
     folder = tmp_path / "v5.0"
     folder.mkdir()
     assert choose(folder).ruleset == "5.0.0"
@@ -71,7 +71,7 @@ def test_run_json_is_before_the_folder_and_what_is_asked_for_before_both(tmp_pat
 
 
 def test_a_record_that_cannot_be_read_leaves_the_folder(tmp_path: Path) -> None:
-    """A run.json that is cut off says nothing, and that is said."""
+    """A truncated run.json is ignored, and the output says so."""
     folder = tmp_path / "v5.0"
     folder.mkdir()
     (folder / RUN_JSON).write_text("{", encoding="utf-8")
@@ -133,7 +133,7 @@ def test_every_command_judges_a_published_result_by_its_round() -> None:
     ],
 )
 def test_a_time_is_of_the_round_that_is_published_next(time_ms: float, ruleset: str | None) -> None:
-    """What ran before the results of a round were published, and after those of the one before, was for that round."""
+    """A run belongs to the first round whose results were published after it."""
     assert round_at(time_ms) == ruleset
 
 
@@ -158,7 +158,7 @@ def of_v50(log: Path) -> LogFile:
 
 
 def test_logs_of_an_earlier_round_are_judged_by_its_evaluations_and_the_new_checkers(tmp_path: Path) -> None:
-    """What the new round's checker accepts passes, once it is told; what that refuses is an ERROR."""
+    """A log that the new round's checker accepts passes with its own evaluations; one that it refuses is an ERROR."""
     (tmp_path / "v5.1").mkdir()
     log = of_v50(tmp_path / "v5.1/result_0.txt")
     (finding,) = check_paths([log.path]).findings
@@ -182,7 +182,7 @@ def test_the_cadence_of_an_earlier_round_is_no_excuse_for_a_new_run(tmp_path: Pa
 
 
 def test_a_run_that_was_made_early_is_of_the_new_round(tmp_path: Path) -> None:
-    """A run of the time of v5.0 that evaluates as 5.1.0 says is none of v5.0."""
+    """A run of v5.0's time that evaluates by 5.1.0's rules does not count as one of v5.0."""
     config = llama31_405b(RULESET="5.1.0", DGXNNODES=1, DGXNGPU=1, MINIBS=1152)
     log = LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)), "5.1.0")
     for event in log.events:

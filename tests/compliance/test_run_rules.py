@@ -29,7 +29,7 @@ Valid = Callable[[str], LogFile]
 
 @pytest.mark.parametrize("base", BASES)
 def test_valid_log_has_no_finding(valid: Valid, base: str) -> None:
-    """What the loop logs breaks no rule of any benchmark."""
+    """A log of the real loop breaks no rule of any benchmark."""
     assert valid(base).findings() == ()
 
 
@@ -53,7 +53,7 @@ def test_any_removed_event_of_tiny_is_one_error_that_names_it(log: LogFile, subt
 
 @pytest.mark.parametrize("base", ["405b", "8b"])
 def test_any_removed_required_event_is_one_error(valid: Valid, base: str, subtests: pytest.Subtests) -> None:
-    """In a log of an official benchmark a missing required event is one ERROR, a missing optional one is none."""
+    """In a log of an official benchmark, a missing required event is one ERROR, and a missing optional one is not."""
     log = valid(base)
     needed = {*required(BASES[base]().rules), "tracked_stats"}
     asked_for_by_no_rule = {"submission_status"}
@@ -470,7 +470,7 @@ ACCEPTED: list[tuple[str, str, Callable[[LogFile], None], list[str]]] = [
 def test_what_accepted_logs_do_is_no_error(
     valid: Valid, base: str, change: Callable[[LogFile], None], expected: list[str]
 ) -> None:
-    """What published logs do, or the policies allow, is no ERROR: a WARNING where a rule's letter is broken."""
+    """Deviations in published logs, or ones the policies allow, are at most a WARNING."""
     log = valid(base)
     change(log)
     assert _warnings(log) == expected
@@ -562,7 +562,7 @@ def test_v5_0_blocks_without_stop_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_v5_0_evaluation_without_value_is_an_error(tmp_path: Path) -> None:
-    """What v5.0 left out of blocks does not excuse an evaluation without a value."""
+    """The parts of blocks that v5.0 left out do not excuse an evaluation without a value."""
     config = llama31_405b(RULESET="5.0.0")
     log = LogFile(make_log(tmp_path / "result_0.txt", config, reaching(config)), "5.0.0")
     log.drop("eval_accuracy", -1)
@@ -588,7 +588,7 @@ def test_open_division_leaves_the_optimizer_free(valid: Valid) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_announced_key_is_known(base: str) -> None:
-    """What the harness announces is what the checks expect to be announced once."""
+    """The keys that the harness announces are those that the checks expect once."""
     assert {key for key, _ in announce(BASES[base]())} <= set(ANNOUNCED)
 
 

@@ -143,7 +143,7 @@ def test_stated_factor_is_compared(result: Path, factor: object, severities: lis
 
 
 def test_summarised_minutes_are_the_official_ones(result: Path) -> None:
-    """What is said of the official summariser is what it computes from the file as it is."""
+    """The minutes attributed to the official summariser are those that it computes from the file as it is."""
     state(result, 1.5)
     assert scored(result).summarised_minutes == officially_scored(result, "6.0.0")
 
@@ -160,7 +160,7 @@ def test_stated_factor_counts_where_no_tool_makes_one(result: Path, key: str, va
 
 
 def test_open_result_is_not_normalised(result: Path) -> None:
-    """Without a file, a result of the open division has the mean for its score, as fast as it may converge."""
+    """Without a file, the score of an open result is the mean, however fast it converges."""
     set_in_all(result, "submission_division", "open")
     found = scored(result)
     assert (found.factor, found.normalised_minutes) == (1.0, found.olympic_minutes)

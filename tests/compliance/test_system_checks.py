@@ -243,7 +243,7 @@ def test_tree_is_checked_from_inside(tree: Tree, monkeypatch: pytest.MonkeyPatch
     "directory", ["results/logs/SYSTEM/stamp", "runs", "results/A/B", "/", "A/llama31_405b"], ids=str
 )
 def test_other_directories_have_no_system(tmp_path: Path, directory: str) -> None:
-    """Where the harness itself leaves its runs, and any other directory, is no submission that lacks a description."""
+    """Folders of the harness's own runs, and any others, are not submissions that lack a description."""
     assert place_of(tmp_path / directory) is None
 
 
@@ -256,7 +256,7 @@ def test_an_organisation_is_checked_as_a_whole(tree: Tree) -> None:
 
 
 def test_description_without_results_is_judged_too(tree: Tree) -> None:
-    """The official checker reads every description, of systems without results, too; one that is good is no ERROR."""
+    """The official checker reads every description, even without results; a good one is not an ERROR."""
     spare = tree.description.with_name("spare.json")
     shutil.copy(tree.description, spare)
     assert passes(check_paths([tree.organisation]))

@@ -149,8 +149,9 @@ def test_a_stage_as_large_as_the_memory_fits() -> None:
 
 @pytest.mark.parametrize(("stage", "gib"), [(1, 114.18), (7, 104.48)])
 def test_layers_that_stay_in_bf16_are_counted_so(stage: int, gib: float) -> None:
-    """What the null device allocated for 8,192 GB200 in nvfp4 with two layers in bf16 at the start and four at the end:
-    within one and a half percent, and never below."""
+    """For 8,192 GB200 in nvfp4, with two layers in bf16 at the start and four at the end, the count is at most one
+    and a half percent above the null device's, and never below.
+    """
     ends = {"NUM_LAYERS_AT_START_IN_BF16": "2", "NUM_LAYERS_AT_END_IN_BF16": "4"}
     job = from_config(resolve(ROOT / "configs" / "config_GB200_2048x4x8xtp4pp8cp2.sh", {}, values=ends).config)
     assert [sum(map(sum, (job.bf16_layers(each, chunk) for chunk in range(8)))) for each in range(8)] == [

@@ -216,7 +216,7 @@ def described(folder: Path, text: str) -> list[Finding]:
 
 
 def test_a_description_that_can_be_packaged_has_no_finding(tmp_path: Path) -> None:
-    """Before the runs: they fill in their own part."""
+    """That holds before the runs, which will fill in their own part."""
     assert described(tmp_path, SYSTEM_YAML) == []
 
 

@@ -152,7 +152,7 @@ def test_reference_is_interpolated_between_its_points() -> None:
 
 
 def test_reference_is_extended_beyond_its_points() -> None:
-    """Above the largest reference point the line through the last two goes on."""
+    """Above the largest reference point the line through the last two continues."""
     rules = find("llama31_405b")
     before, last = rules.reference_points[-2:]
     size = 2 * last.global_batch_size - before.global_batch_size
@@ -167,7 +167,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_command_writes_a_set_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NEXP rehearsals with seeds of their own lie beside their run.json in a folder of rehearsals, not in LOGDIR."""
+    """NEXP rehearsals with their own seeds and one run.json are in a folder of rehearsals, not in LOGDIR."""
     monkeypatch.setenv("NEXP", "2")
     monkeypatch.setenv("LOGDIR", str(tmp_path / "logs"))
     monkeypatch.setattr("harness.simulate.SIMULATED", tmp_path / "simulated")

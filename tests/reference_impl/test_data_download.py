@@ -329,7 +329,7 @@ def bucket() -> Iterator[Site]:
 
 
 def test_the_published_layout_arrives_repaired(bucket: Site, tmp_path: Path) -> None:
-    """Of the .uri's list the benchmark's files are fetched, under their right names, with the list's MD5 recorded."""
+    """The benchmark's files in the .uri's list arrive under their right names, with the list's MD5 recorded."""
     fetch(f"{bucket.url}/metadata/c4.uri", tmp_path, published=SMALL)
 
     assert contents(tmp_path) == {
@@ -358,7 +358,7 @@ def test_a_list_without_the_benchmarks_files_is_refused(bucket: Site, tmp_path: 
 
 @pytest.mark.parametrize("text", [b"", b"<html>log in</html>", b"../elsewhere", b"https://a/b c"])
 def test_a_uri_file_that_holds_no_address_is_refused(text: bytes, bucket: Site, tmp_path: Path) -> None:
-    """What it holds instead is in the error."""
+    """The error shows what it holds instead."""
     bucket.files = {**bucket.files, "metadata/c4.uri": text}
 
     with pytest.raises(DataError, match="expected the base address of the files"):

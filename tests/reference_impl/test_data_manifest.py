@@ -247,7 +247,7 @@ def test_a_published_set_is_known_by_names_and_sizes(name: str, tmp_path: Path) 
 
 
 def test_the_checkpoints_hidden_file_is_missed(tmp_path: Path) -> None:
-    """Without weights/.metadata nothing loads, and lists that skip hidden files do not say so."""
+    """Without weights/.metadata nothing loads, yet lists that skip hidden files do not show that it is missing."""
     folder = make_sparse(tmp_path, "llama31_405b-checkpoint")
     (folder / "weights/.metadata").unlink()
 
@@ -270,7 +270,7 @@ def test_sizes_of_the_405b_dataset_agree_with_its_documents_and_tokens() -> None
 
 
 def test_the_published_layout_is_repaired_in_place(tmp_path: Path) -> None:
-    """Files that another downloader left nested and misspelt get their names, and nothing is left beside them."""
+    """Files that another downloader left nested and misspelt get their names, and nothing else is left."""
     folder = make_sparse(tmp_path, "llama31_405b")
     for suffix in ("bin", "idx"):
         right = folder / f"c4-validation-91205-samples.en_text_document.{suffix}"

@@ -135,7 +135,7 @@ def test_a_process_opens_its_tokenizer_once(tmp_path: Path) -> None:
 
 
 def test_unpacked_shards_are_read(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Without `.gz` the documents are the same; the packed file is taken where both are there."""
+    """Without `.gz` the documents are the same; if both files are there, the packed one is read."""
     lines = b"".join(line + b"\n" for line in lines_of(["unpacked"]))
     for number in (6, 7):
         (tmp_path / f"c4-train.{number:05}-of-01024.json").write_bytes(lines)
@@ -379,7 +379,7 @@ KILLS = 20
 
 @pytest.mark.slow
 def test_after_any_kill_the_bytes_are_the_same(tmp_path: Path) -> None:
-    """SIGKILL at 20 random moments, every fifth time with workers, and the dataset is that of a quiet call."""
+    """After SIGKILL at 20 random moments, every fifth with workers, the dataset is that of an undisturbed call."""
     texts = [text[start : start + 400] for text in built_in.addresses() for start in range(0, len(text), 400)]
     what = plan(*(shard(tmp_path / f"{n:02}.json.gz", lines_of(texts[n::12])) for n in range(12)), lines=100)
     quiet, folder = tmp_path / "quiet", tmp_path / "killed"

@@ -109,7 +109,7 @@ def test_clearing_caches_says_how(data_dir: Path) -> None:
 
 
 def test_the_log_of_a_rank_is_strict_json(tiny: Tiny, tmp_path: Path) -> None:
-    """What comes after the token parses as JSON without NaN."""
+    """The text after the token parses as JSON without NaN."""
     log = tmp_path / "result_0.txt"
     run_ranks(tiny(RESULT_FILE=log), train_with_broken_weights)
 

@@ -122,7 +122,7 @@ def test_nothing_is_installed_in_an_allocation(jobs: Jobs, tmp_path: Path) -> No
 
 
 def test_the_tiny_model_trains(jobs: Jobs, pyxis: Path) -> None:
-    """The trainer itself, four ranks on two nodes in a container: its log passes the checks, and is no rehearsal."""
+    """The log of four real ranks on two nodes, in a container, passes the checks and is not a rehearsal."""
     jobs.stub = False
     # The interpreter is in the checkout, which the container sees.
     assert jobs.run({"CONT": IMAGE, "SEED": 1}) == "COMPLETED", jobs.output()
@@ -219,7 +219,7 @@ def test_memory_may_be_counted_by_processor(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("address", ["n2", "interface"])
 def test_the_ranks_meet_where_the_user_says(jobs: Jobs, address: str) -> None:
-    """At a node of the job by its name, which rank 0 then runs on, or by an address of any interface."""
+    """That may be a node of the job by name, on which rank 0 then runs, or an address of any interface."""
     if address == "interface":
         own = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family == AF_INET]
         others = [one for one in own if not one.startswith("127.")]
