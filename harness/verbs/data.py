@@ -206,9 +206,8 @@ def verify(folder: Path, expect: str | None, quick: bool, init: bool, repair: bo
         click.echo(line)
     if init:
         manifest = folders.initialise(folder, published, progress)
-        click.echo(
-            f"{folder}: {counted(len(manifest.files), 'file')}, {size(manifest.total_bytes)}, described in manifest.json"
-        )
+        there = f"{counted(len(manifest.files), 'file')}, {size(manifest.total_bytes)}"
+        click.echo(f"{folder}: {there}, described in manifest.json")
         return
     verdict = folders.compare(folder, published, quick=quick, jobs=jobs, show=progress)
     for fault in verdict.faults:
