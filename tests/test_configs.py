@@ -250,8 +250,8 @@ def test_a_new_config_is_one_like_these(gpu: str, nodes: int, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        (17, r"17 x 8 H100 can be cut by no layout near .* multiples of 16"),
-        (8, r"8 x 8 H100 hold no layout near .* `llama31 plan --gpu H100 --gpus 64`"),
+        (17, r"17 x 8 H100 are not a multiple of any layout near .* a multiple of 16"),
+        (8, r"8 x 8 H100 have no layout near .* `llama31 plan --gpu H100 --gpus 64`"),
     ],
 )
 def test_a_system_that_nothing_fits_is_refused(nodes: int, message: str) -> None:

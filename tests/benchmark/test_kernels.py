@@ -142,7 +142,7 @@ def test_contradiction_is_refused(variables: dict[str, object], said: str) -> No
         (
             {"RECOMPUTE_GRANULARITY": "selective", "RECOMPUTE_MODULES": "layernorm"},
             HOPPER,
-            "RECOMPUTE_MODULES=layernorm would recompute no layernorm: in Transformer Engine's layers the norm is a",
+            "RECOMPUTE_MODULES=layernorm would recompute no layernorm: in Transformer Engine's layers the norm is",
         ),
         ({"USE_PRECISION_AWARE_OPTIMIZER": 1}, CPU, "USE_PRECISION_AWARE_OPTIMIZER=True needs a GPU"),
     ],

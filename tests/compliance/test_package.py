@@ -469,7 +469,7 @@ def test_command_says_that_it_was_a_rehearsal(attempt: Attempt, monkeypatch: pyt
     done = command(attempt, "--rehearse")
     assert done.exit_code == 3, done.output
     assert f"written to {attempt.out / 'REHEARSAL-Example'}\n" in done.output
-    assert done.output.splitlines()[-1].startswith("REHEARSAL  of simulated runs, no submission")
+    assert done.output.splitlines()[-1].startswith("REHEARSAL  of simulated runs, not a submission")
     log = LogFile(attempt.runs[0] / "result_0.txt")
     log.drop("tracked_stats", -1)
     log.save()
