@@ -18,6 +18,7 @@ PROGRESS = "progress  "
 """Prefix of each of these lines. The other lines of a console may say why a run ended."""
 
 _STANDARD_OUTPUT = 1
+"""The file descriptor, for unbuffered writes."""
 
 
 class Console:

@@ -17,6 +17,7 @@ NULL_MARK = "(null)"
 
 _LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
+"""Bytes of the buffer for the name of a GPU; a longer name would be cut off."""
 
 
 def gpu_names() -> tuple[str, ...] | None:

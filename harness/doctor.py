@@ -28,6 +28,7 @@ PACKAGES = (
 )
 CONTAINERS = ("enroot", "apptainer", "singularity", "docker")
 _TIMEOUT_S = 10.0
+"""Seconds that a program may take to answer; a hanging driver must not hang the report."""
 
 HIDDEN = frozenset({"CONT"})
 """Variables whose values are hidden: an image's name may include a user and a password."""

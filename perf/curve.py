@@ -23,6 +23,7 @@ from reference_impl.data.published import manifest_of
 from reference_impl.step import MegatronStep, synthetic_batches
 
 STEPS = 5
+"""Optimizer steps of a curve."""
 
 
 @click.command()

@@ -39,6 +39,7 @@ TINY = {
 }
 
 ROUNDS = 10
+"""Timed repeats of each kernel, of which the median counts."""
 
 PREDICTED = Path(__file__).with_name("gpu_predicted.json")
 

@@ -24,6 +24,7 @@ LARGEST = PUBLISHED / "v5.0" / "NVIDIA" / "results" / "eos-dfw_n1024_ngc25.01_ne
 """A result of 8192 GPUs: three logs of 1.8 MB."""
 
 CHARTS = 6
+"""Charts that the peer draws, as many as a report has."""
 
 PEER = f"""
 import sys

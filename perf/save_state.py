@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from perf.state_forms import Work
 
 RANKS = 4
+"""Data-parallel ranks, each a process."""
 SAMPLE_EVERY_S = 0.02
+"""Seconds between two measurements of memory."""
 
 
 def as_rank(rank: int, meeting: Path, work: Work, folder: Path, launcher: Connection, go: Event) -> None:

@@ -28,6 +28,7 @@ from reference_impl.step import MegatronStep, synthetic_batches
 
 OURS = "Megatron-Core (ours)"
 SEQUENCES = 8
+"""Samples of a step."""
 
 
 def configuration() -> RunConfig:

@@ -22,7 +22,10 @@ from benchmark.checkout import ROOT
 from reference_impl.files.checksum import cores
 
 PIECE_BYTES = 8 << 20
+"""Bytes that are written at a time when the files are made."""
+
 POLL_S = 0.002
+"""Seconds between two measurements of memory."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _HEARD = {*_STOP, signal.SIGUSR1, signal.SIGCHLD}
 
 _LONG_S = 3600.0
+"""Seconds to wait for a signal when no rank has a deadline; the loop then waits again."""
 
 
 def launch(config: RunConfig) -> int:

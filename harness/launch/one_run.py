@@ -25,6 +25,7 @@ from report.screen import Onlooker, characters, screen
 from report.watch import WatchView, status
 
 POLL_S = 0.2
+"""Seconds between two looks at the log, the signals and the process."""
 
 _ALONE = WatchView()
 

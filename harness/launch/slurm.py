@@ -45,6 +45,7 @@ _STACKS_WAIT_S = 5.0
 """Seconds for ranks to print where they are."""
 
 _REQUEUE_WAIT_S = 120.0
+"""Seconds in which Slurm ends this process after it has accepted the requeue."""
 
 _GONE_S, _POLL_S = 60.0, 0.5
 """Seconds until Slurm must report the ranks as gone after SIGKILL, and seconds between two questions."""

@@ -15,6 +15,7 @@ from harness.plan.time_to_target import expected_steps
 TENSOR = CONTEXT = (1, 2, 4, 8)
 MICRO_BATCH = (1, 2, 4)
 LONGEST_PIPELINE = 32
+"""The sizes that a search tries, and its most pipeline stages: twice those of the deepest published layout."""
 
 LAYOUT_NAMES = (
     "TENSOR_MODEL_PARALLEL",

@@ -191,6 +191,7 @@ MOST_OF_PICKLE = 16 << 20
 """Most bytes of an archive that are not the tensors' own values. Ours have thousands."""
 
 MOST_OF_OLD_PICKLES = 1 << 16
+"""Most bytes of the pickles at the start of an unzipped file, which hold no values."""
 
 UNLOADABLE = (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError)
 """The exceptions that `load_archive` raises."""

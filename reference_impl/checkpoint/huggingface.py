@@ -41,8 +41,10 @@ _SAFETENSORS_NAMES = {torch_name: name for name, torch_name in DTYPES.items()}
 
 _LONGEST_HEADER = 16 << 20
 """Most bytes of a header. The format's own limit is 100 million; 405B in one file takes 170,000."""
+
 _LONGEST_INDEX = 16 << 20
 _LONGEST_CONFIG = 1 << 20
+"""Most bytes of model.safetensors.index.json and of config.json."""
 
 _FIELDS = {
     "layers": "num_hidden_layers",

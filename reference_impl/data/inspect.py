@@ -12,6 +12,7 @@ from reference_impl.tokenizer import Tokenizer
 
 IDX_BYTES, IDX_BYTES_A_DOCUMENT = 42, 20
 SAMPLE_TOKENS = 48
+"""Tokens that are shown from the start of a document."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ Advance = Callable[[int], object]
 """Called with the number of bytes that were just handled, from any thread."""
 
 BUFFER_BYTES = 1 << 20
+"""Bytes that are read and hashed at a time."""
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")

@@ -18,6 +18,7 @@ Show = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows how much of a number of bytes is done, until the block ends: `progress`, or `unseen`."""
 
 LINE_EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal."""
 
 
 def unseen(_what: str, _total: int) -> AbstractContextManager[Advance]:

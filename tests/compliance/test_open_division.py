@@ -71,7 +71,7 @@ def test_report_says_what_nobody_judges(result: Path, form: str | None) -> None:
 
 def test_report_counts_the_work_of_the_network_that_was_trained(result: Path) -> None:
     """TFLOP/s are those of the network that the logs name, not of the benchmark's."""
-    assert "train Llama 3.1 70b on a sequence" in output("report", result)
+    assert "Training Llama 3.1 70b on a sample" in output("report", result)
 
 
 def test_watch_promises_no_factor(result: Path) -> None:

@@ -22,7 +22,10 @@ from reference_impl.tokenizer import Tokenizer
 SHA256 = "f16c3bd784a12fc60a06ccd47002eb012cf2c6c0a8b07219ad4a3c837a34b64c"
 
 HELD_OUT_EVERY = 25
+"""One address in so many is held out for validation."""
+
 OPENING_CHARACTERS = 6000
+"""Most characters of an address that validation uses; it ends at a word."""
 
 DATASET = LLAMA31_TINY.dataset
 (TRAIN,), VALIDATION = DATASET.train, DATASET.validation

@@ -18,6 +18,7 @@ from reference_impl.tokenizer import Tokenizer
 TRAIN_SHARDS, VALIDATION_SHARDS = 1024, 8
 SHARDS_PER_FILE = 128
 VALIDATION_LINES = 91_205
+"""As in the reference's consolidate_data.sh: shards of a training file, and documents of validation."""
 
 
 def plan(benchmark: str, folder: Path, tokenizer: Path) -> DatasetPlan:
