@@ -168,10 +168,10 @@ class _Graphs:
     def disorder(self) -> int:
         """Return how many replays since the last call were out of turn; graphs take turns in the order of capture."""
         turns = zip(self._replayed, cycle(self.captured), strict=False)
-        found = sum(replayed != captured for replayed, captured in turns)
+        count = sum(replayed != captured for replayed, captured in turns)
         # Replays of an unfinished round.
-        found += self.forget_replays() % len(self.captured) if self.captured else 0
-        return found
+        count += self.forget_replays() % len(self.captured) if self.captured else 0
+        return count
 
 
 def _something_computed() -> AbstractContextManager[Any]:

@@ -54,7 +54,7 @@ def main(warmed: bool) -> None:
 @contextmanager
 def observed() -> Iterator[dict[str, Any]]:
     """Yield what the block asks of the GPU: host synchronisations, and launches of each kernel; nothing on a CPU."""
-    found: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
+    counts: dict[str, Any] = {"synchronisations": 0, "kernels": {}}
     if not torch.cuda.is_available():
         yield counts
         return

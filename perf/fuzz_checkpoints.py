@@ -149,8 +149,8 @@ def _value(chance: Random, content: bytes) -> bytes:
 
 def _number(chance: Random, content: bytes) -> bytes:
     """Replace one number of YAML, or anything that looks like one."""
-    found = list(re.finditer(rb"[0-9]+(?:\.[0-9]+)?", content[:10_000]))
-    if not found:
+    matches = list(re.finditer(rb"[0-9]+(?:\.[0-9]+)?", content[:10_000]))
+    if not matches:
         return content
     match = chance.choice(matches)
     return content[: match.start()] + chance.choice(YAML_VALUES).encode() + content[match.end() :]

@@ -84,11 +84,11 @@ def predicted(smoke: bool) -> Iterator[str]:
     if smoke:
         yield f"peak {before['peak_bytes'] / 2**20:.1f} MiB, {before['host_waits']} waits: no GPU to compare with"
         return
-    found = curve(KERNEL_FUSION=False)
-    off = found["peak"] / before["peak_bytes"] - 1
-    yield f"peak {found['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
-    yield f"host waits {found['synchronisations']}, predicted {before['host_waits']}"
-    kernels, counted = found["kernels"], before["step"]["kernels"]
+    measured = curve(KERNEL_FUSION=False)
+    off = measured["peak"] / before["peak_bytes"] - 1
+    yield f"peak {measured['peak'] / 2**20:.1f} MiB, predicted {before['peak_bytes'] / 2**20:.1f}: {100 * off:+.1f} %"
+    yield f"host waits {measured['synchronisations']}, predicted {before['host_waits']}"
+    kernels, counted = measured["kernels"], before["step"]["kernels"]
     # Kernels that torch itself launches; libraries choose theirs by GPU.
     named = sorted(name for name in kernels.keys() | counted.keys() if "at::native" in name)
     differing = [name for name in named if kernels.get(name, 0) != counted.get(name, 0)]

@@ -80,7 +80,7 @@ def build(which: str, folder: Path, cache: Path) -> dict[str, float]:
 
 def digests(cache: Path) -> set[tuple[str, str]]:
     """Return (kind of array, checksum) for each array of an index."""
-    found = set()
+    pairs = set()
     for path in cache.rglob("*.npy"):
         with path.open("rb") as file:
             pairs.add((path.stem.rsplit("-", 1)[-1], hashlib.file_digest(file, "sha256").hexdigest()))

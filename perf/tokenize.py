@@ -124,7 +124,7 @@ def encoders(path: Path) -> dict[str, Callable[[], Callable[[list[str]], object]
 
 def pipelines(path: Path, shard: Path, folder: Path) -> dict[str, Callable[[], Callable[[], object]]]:
     """Return name -> function that prepares the making of a shard's dataset, in a folder of its own."""
-    found: dict[str, Callable[[], Callable[[], object]]] = {
+    by_name: dict[str, Callable[[], Callable[[], object]]] = {
         "ours: prepare": lambda: partial(_ours, path, shard, folder / "ours"),
         "sentencepiece, IndexedDatasetBuilder": lambda: partial(_megatron, path, shard, folder / "megatron"),
     }

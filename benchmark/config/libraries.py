@@ -1,7 +1,7 @@
 """The variables that configs of systems with GPUs export for the libraries underneath, unless they are already set.
 
-config_common.sh sets the same ones, with the reasons; Configs in nvfp4 add `NVFP4`; docs/gpu.md has all as a table.
-Tests compare the three.
+config_common.sh sets the same ones, with the reasons. Configs in nvfp4 add what their benchmark's row has. docs/gpu.md
+has all as a table. Tests compare the three.
 """
 
 from __future__ import annotations
@@ -35,18 +35,6 @@ BLACKWELL: Mapping[str, str] = MappingProxyType(
     | {"NVTE_FWD_LAYERNORM_SM_MARGIN": "16", "NVTE_BWD_LAYERNORM_SM_MARGIN": "16"}
 )
 
-_NO_HADAMARD = {"NVTE_NVFP4_DISABLE_RHT": "1"}
-
-NVFP4: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "llama31_405b": _NO_HADAMARD
-        | {"NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING": "1", "NVTE_NVFP4_DISABLE_2D_QUANTIZATION": "1"},
-        "llama31_8b": _NO_HADAMARD,
-    }
-)
-"""Benchmark -> the parts of Transformer Engine's recipe that NVIDIA's v5.1 runs in nvfp4 switched off (its
-config_common_8b.sh switches rounding and 2D scales on again)."""
-
 RECORDED = (
     *BLACKWELL,
     # The same setting as PYTORCH_CUDA_ALLOC_CONF.
@@ -62,6 +50,6 @@ def settings(system: str) -> Mapping[str, str]:
     return BLACKWELL if gpu is not None and gpu.generation == "Blackwell" else HOPPER
 
 
-def of_precision(benchmark: Benchmark, precision: Benchmark) -> dict[Benchmark, Benchmark]:
+def of_precision(benchmark: Benchmark, precision: str) -> dict[str, str]:
     """Return the further variables that a config exports for Transformer Engine's rounding in this precision."""
-    return dict.fromkeys(benchmark, {}) if precision == "nvfp4" else {}
+    return {f"{_ROUNDING}{part}": "1" for part in benchmark.nvfp4_without} if precision == "nvfp4" else {}

@@ -86,13 +86,13 @@ def _refusal(gpu: str, nodes: int, published: ReplicaLayout | None, cut: bool) -
     each = GPUS[gpu].gpus_per_node
     request = f"--nodes {nodes}: {nodes} x {each} {gpu}"
     if published is None:
-        return f"{asked} have no layout that divides them and fits; try another number of nodes"
+        return f"{request} have no layout that divides them and fits; try another number of nodes"
     near = "layout near the published one"
     if cut:
         command = f"llama31 plan --gpu {gpu} --gpus {nodes * each}"
-        return f"{asked} have no {near} that fits into their memory; `{command}` looks for others"
+        return f"{request} have no {near} that fits into their memory; `{command}` looks for others"
     return (
-        f"{asked} are not a multiple of any {near} ({published.ranks} GPUs a copy); expected a number of nodes "
+        f"{request} are not a multiple of any {near} ({published.ranks} GPUs a copy); expected a number of nodes "
         f"that is a multiple of {published.ranks // each}"
     )
 
