@@ -1,4 +1,4 @@
-# 448 B200 180GB, as the University of Florida's in v5.1: 144 minutes.
+# 448 B200 180GB, like the University of Florida's v5.1 result, which took 144 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=56 DGXNGPU=8

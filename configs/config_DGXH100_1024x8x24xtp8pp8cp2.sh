@@ -1,4 +1,4 @@
-# 8,192 H100 80GB, as NVIDIA's in v5.0: 20 minutes.
+# 8,192 H100 80GB, like NVIDIA's v5.0 result, which took 20 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=1024 DGXNGPU=8

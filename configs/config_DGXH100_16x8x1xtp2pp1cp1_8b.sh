@@ -1,5 +1,5 @@
 # 128 H100 at TP 2, a shape that was submitted; no step of it is in the tables that the planner was fitted to.
-# Precision, learning rate and warm-up are ours: what Cisco's 64 had in v5.1, and those of the reference at this batch size.
+# We chose the precision of Cisco's 64 H100 in v5.1, and the reference's learning rate and warm-up at this batch size.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_8b RULESET=6.1.0
 export DGXNNODES=16 DGXNGPU=8

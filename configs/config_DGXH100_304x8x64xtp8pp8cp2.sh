@@ -1,4 +1,4 @@
-# 2,432 H100 80GB, as NVIDIA's in v5.0: 60 minutes.
+# 2,432 H100 80GB, like NVIDIA's v5.0 result, which took 60 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=304 DGXNGPU=8

@@ -1,4 +1,4 @@
-# 2,560 H100 80GB, as NVIDIA's in v5.0: 50 minutes.
+# 2,560 H100 80GB, like NVIDIA's v5.0 result, which took 50 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=320 DGXNGPU=8

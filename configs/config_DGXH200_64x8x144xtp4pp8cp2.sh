@@ -1,5 +1,5 @@
-# 512 H200 141GB, as Nebius's in v5.0: 210 minutes.
-# Weights are kept in fp8 alone, as in that run. With bf16 copies it would fit only with some recomputation.
+# 512 H200 141GB, like Nebius's v5.0 result, which took 210 minutes.
+# Weights are kept only in fp8, as in that run. With bf16 copies, it would fit only with some recomputation.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=64 DGXNGPU=8

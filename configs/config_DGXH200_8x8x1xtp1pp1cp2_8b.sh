@@ -1,6 +1,6 @@
-# 64 H200, as HPE's in v5.1: 37 minutes; layout, precision, learning rate and warm-up as its logs have them.
-# It ran with a CUDA graph of the whole iteration, which this trainer has not.
-# Its weights were kept and gathered in fp8, which this trainer does not; it fits all the same.
+# 64 H200, like HPE's v5.1 result, which took 37 minutes; layout, precision, learning rate and warm-up are those of its logs.
+# That run used a CUDA graph of the whole iteration. FULL_CUDA_GRAPH=True makes one here.
+# That run kept and gathered its weights in fp8 (FP8_PARAM_GATHER here). It also fits without.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_8b RULESET=6.1.0
 export DGXNNODES=8 DGXNGPU=8

@@ -1,5 +1,5 @@
-# 8,192 GB200: Azure's v6.0 took 7 minutes on as many; its layout is not published, this one is ours.
-# Rounding to nvfp4 as in NVIDIA's v5.1 runs: no Hadamard transform, no random rounding, no 2D scales.
+# 8,192 GB200: Azure's v6.0 took 7 minutes on as many. Its layout is not published; we chose this one.
+# Rounds to nvfp4 as NVIDIA's v5.1 runs did: no Hadamard transform, no stochastic rounding, no 2D scales.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export NVTE_NVFP4_DISABLE_RHT=${NVTE_NVFP4_DISABLE_RHT:-1}
 export NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING=${NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING:-1}

@@ -1,4 +1,4 @@
-# 10,240 GB200: nobody has published one. It shows that a rehearsal does not care.
+# 10,240 GB200: there is no published result. It shows that a rehearsal works at any size.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=2560 DGXNGPU=4

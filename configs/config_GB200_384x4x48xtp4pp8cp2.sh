@@ -1,4 +1,4 @@
-# 1,536 GB200, as CoreWeave, IBM and NVIDIA's in v5.0: 36 minutes.
+# 1,536 GB200, like CoreWeave, IBM and NVIDIA's v5.0 result, which took 36 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=384 DGXNGPU=4

@@ -1,4 +1,4 @@
-# 2,048 GB200, as CoreWeave, IBM and NVIDIA's in v5.0: 32 minutes.
+# 2,048 GB200, like CoreWeave, IBM and NVIDIA's v5.0 result, which took 32 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=512 DGXNGPU=4

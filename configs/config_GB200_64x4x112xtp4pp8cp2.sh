@@ -1,4 +1,4 @@
-# 256 GB200, as NVIDIA's in v5.0: 206 minutes.
+# 256 GB200, like NVIDIA's v5.0 result, which took 206 minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export BENCHMARK=llama31_405b RULESET=6.0.0
 export DGXNNODES=64 DGXNGPU=4

@@ -1,5 +1,5 @@
-# 512 GB300, as NVIDIA's in v6.0: 58 minutes.
-# Rounding to nvfp4 as in NVIDIA's v5.1 runs: no Hadamard transform, no random rounding, no 2D scales.
+# 512 GB300, like NVIDIA's v6.0 result, which took 58 minutes.
+# Rounds to nvfp4 as NVIDIA's v5.1 runs did: no Hadamard transform, no stochastic rounding, no 2D scales.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export NVTE_NVFP4_DISABLE_RHT=${NVTE_NVFP4_DISABLE_RHT:-1}
 export NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING=${NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING:-1}

@@ -1,5 +1,5 @@
 # 2,048 GB300 at global batch size 1024; the layout is that of NVIDIA's 512.
-# Rounding to nvfp4 as in NVIDIA's v5.1 runs: no Hadamard transform, no random rounding, no 2D scales.
+# Rounds to nvfp4 as NVIDIA's v5.1 runs did: no Hadamard transform, no stochastic rounding, no 2D scales.
 source "$(dirname "${BASH_SOURCE[0]}")/../config_common.sh"
 export NVTE_NVFP4_DISABLE_RHT=${NVTE_NVFP4_DISABLE_RHT:-1}
 export NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING=${NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING:-1}
