@@ -24,7 +24,7 @@ RUN_ELSEWHERE = {
     "bash setup.sh --null-gpu": "what tests/nullcuda run in",
     "llama31 dryrun configs/config_GB200_128x4x144xtp4pp8cp2.sh --stages": "run by tests/nullcuda/test_shapes.py",
     "llama31 submission init configs/config_DGXH100_64x8x288xtp8pp8cp2.sh": "run by tests/harness/test_submission.py",
-    "DATADIR=/data/c4 LOAD_CHECKPOINT=/data/405b NEXP=3 WALLTIME=1110 llama31 preflight "
+    "DATADIR=/data/c4 LOAD_CHECKPOINT=/data/405b NEXP=3 WALLTIME=970 llama31 preflight "
     "configs/config_DGXH100_64x8x288xtp8pp8cp2.sh --system-yaml system.yaml": "run by tests/harness/test_here.py",
     "llama31 data download llama31_405b /data/c4": "run from a local server by "
     "tests/reference_impl/test_data_download.py",
