@@ -28,9 +28,9 @@ BOOKS: tuple[tuple[str, Rulebook[Any]], ...] = (
 _HEAD = """\
 # Rules
 
-The rules by which `llama31 check` judges: the MLPerf Training policies as far as they concern these benchmarks, and
-what a log must hold to be judged at all. A sample is one sequence of tokens. `llama31 rules` prints this page, and
-`llama31 rules RULE` prints one rule.
+This page is for looking up a rule of `llama31 check`, with its source and an example that breaks it. The rules are
+the MLPerf Training policies that concern these benchmarks, and what a log must contain to be judged at all. A sample is
+one sequence of tokens. `llama31 rules` prints this page, and `llama31 rules RULE` prints one rule.
 
 - **ERROR**: a rule is broken or cannot be judged, or the official tools would refuse the log; the finding says which.
 - **WARNING**: a rule is broken as accepted published logs break it, or an official tool asks for what the policy

@@ -86,9 +86,10 @@ def markdown(table: Sequence[Row]) -> str:
     parts = [
         "# Mutations",
         "",
-        "Each row is a valid log or submission with one change. It shows whether the rules allow the change, and what "
-        "`llama31 check` and the official tools find. The labels were committed before this project's checker was run "
-        "on any of the rows; [rules.md](rules.md#what-is-debatable) explains the debatable ones. "
+        "This page is for comparing `llama31 check` with the official tools. Each row is a valid log or submission "
+        "with one change. It shows whether the rules allow the change, and what both find. The labels were committed "
+        "before this project's checker was run on any of the rows; [rules.md](rules.md#what-is-debatable) explains the "
+        "debatable ones. "
         "`python -m tests.compliance.mutations` writes this page.",
         "",
         _table(("label", "meaning", "mutations"), [(label.name, label.value, str(counts[label])) for label in Label]),
