@@ -170,9 +170,9 @@ install() {
 
 # Prints pip's current step every 15 seconds, until its standard input closes.
 report() {
-  local status
+  local status steps='^ *(Downloading|Collecting|Installing|Building|Processing)'
   while status=0 && read -rt 15 _ || status=$? && ((status > 128)); do
-    say "$SECONDS s: $(grep -E '^ *(Downloading|Collecting|Installing|Building|Processing)' $venv/setup.log | tail -n 1 | cut -c 1-100)"
+    say "$SECONDS s: $({ grep -E "$steps" $venv/setup.log || echo "starting pip"; } | tail -n 1 | cut -c 1-100)"
   done
 }
 
