@@ -1,1 +1,1 @@
-"""Results as a page to look at, as Markdown for a pull request, and as a table."""
+"""Shows results as a page, as Markdown for a pull request, and as CSV; shows a run on a terminal while it lasts."""

@@ -289,7 +289,7 @@ def _ends(rows: Rows, y: str) -> str:
 
 def _lines(data: _Data, rows: Rows, y: str, *, smoothed: bool = False) -> Any:
     """Return the lines over a run: ranges, smoothed lines, points that answer the pointer, and the zoom by a drag."""
-    value = alt.Y("value:Q", title=y, scale=alt.Scale(type="linear", zero=False))
+    value = _y("value", y)
     faded = alt.when("smooth").then(alt.value(0.3)).otherwise(alt.value(1.0)) if smoothed else alt.value(1.0)
     smooth = alt.Chart().transform_filter("smooth").mark_line(strokeWidth=2.2).encode(_y("smoothed", y))
     marked = len(rows) <= MOST_MARKED and all(len(row["value"]) <= MOST_MARKED for row in rows)
@@ -334,7 +334,8 @@ def _points(*, marked: bool = False) -> Any:
     """Return a layer of points for tooltips. Unmarked ones are made only once the pointer is over the chart."""
     if marked:
         return alt.Chart().mark_point(filled=True, size=36, opacity=1)
-    return alt.Chart().transform_filter("pointing").mark_point(filled=True, size=60, opacity=0)
+    # Clipped, or the chart would grow by those at its edges.
+    return alt.Chart().transform_filter("pointing").mark_point(filled=True, size=60, opacity=0, clip=True)
 
 
 # Bars.
@@ -623,7 +624,8 @@ class _Data(dict[str, Rows]):
 
 
 def _y(field: str, title: str | None) -> alt.Y:
-    return alt.Y(f"{field}:Q", title=title, scale=_NOT_FROM_ZERO)
+    """Return a vertical axis, which the page may make logarithmic: it looks for the type."""
+    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(type="linear", zero=False))
 
 
 def _names(field: str, sort: alt.EncodingSortField | None = None) -> alt.Y:

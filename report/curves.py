@@ -1,4 +1,4 @@
-"""Curves of runs for other programs: a CSV, or event files of TensorBoard."""
+"""Writes the curves of runs for other programs: as CSV, or as TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of_run(run: RunSummary) -> dict[str, Curve]:
 
 
 def write_csv(results: Sequence[ResultSummary], file: IO[str]) -> int:
-    """A line for each point, in full; returns how many."""
+    """Write a line for each point, with all digits, and return the number of points."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(HEADS)
     number = 0
@@ -48,7 +48,7 @@ def _rows(curve: Curve) -> Iterator[tuple[float, float, float]]:
 
 
 def write_tensorboard(results: Sequence[ResultSummary], folder: Path) -> int:
-    """A folder of event files for each run; x is samples, and TensorBoard's relative time the run's own clock.
+    """Write a folder of event files for each run. x is samples; TensorBoard's relative time is the run's own clock.
 
     Raises:
         RefusedError: the extra is not installed.

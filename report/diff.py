@@ -1,6 +1,6 @@
-"""Two results side by side: what differs, first; what is the same is counted.
+"""Compares two results: lists what differs and counts what is the same.
 
-A number is compared as what it is, not as it is written, and a curve at the places that both have.
+Numbers are compared by value, not by how they are written, and curves at the places that both have.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PLACES = 8
 
 _ABSENT = "–"
 _OF_A_RUN = frozenset({"seed", "config_filename", "init_start", "init_stop", "run_start", "run_stop"})
-"""Events that differ between any two runs."""
+"""Events that always differ between two runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One thing of both."""
+    """One property of both results."""
 
     name: str
     one: str
@@ -41,7 +41,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Things of a kind."""
+    """Properties of one kind."""
 
     title: str
     pairs: tuple[Compared, ...]
@@ -52,26 +52,26 @@ class Section:
 
 
 def open_one(path: Path, ruleset: str | None = None) -> ResultSummary:
-    """The one result under a path.
+    """Return the one result under a path.
 
     Raises:
         NoLogsError: as report.results.gather.
-        RefusedError: there are several.
+        RefusedError: it holds several results.
     """
     found = gather([path], ruleset)
     if len(found) > 1:
         names = ", ".join(one.name for one in found[:5])
-        raise RefusedError(f"{path} holds {len(found)} results, where one was expected: {names}")
+        raise RefusedError(f"{path} holds {len(found)} results ({names}); expected one")
     return found[0]
 
 
 def compare(one: ResultSummary, other: ResultSummary) -> list[Section]:
-    """Everything that can be compared."""
+    """Return everything that can be compared."""
     configurations = [_settings(result) for result in (one, other)]
     records = [result.record.model_dump(mode="json", exclude_defaults=True) for result in (one, other)]
     parts = [
         Section("configuration (run.json)", _pairs(*configurations)),
-        Section("what the logs say of it", _pairs(*(_logged(result) for result in (one, other)))),
+        Section("configuration (logs)", _pairs(*(_logged(result) for result in (one, other)))),
     ]
     for title, keys in _RECORDED.items():
         chosen = [dict(flatten({key: record[key] for key in keys if key in record})) for record in records]
@@ -107,11 +107,11 @@ def lines(one: ResultSummary, other: ResultSummary, parts: Sequence[Section]) ->
             yield from (f"  {pair.name:{min(width, 40)}}  {pair.one}  |  {pair.other}" for pair in different)
     same = [f"{part.title} ({len(part.pairs)})" for part in parts if not part.different]
     if same:
-        yield f"\nthe same: {', '.join(same)}"
+        yield f"\nidentical: {', '.join(same)}"
 
 
 def text(one: ResultSummary, other: ResultSummary) -> str:
-    """The whole comparison."""
+    """Return the whole comparison."""
     return printable("\n".join(lines(one, other, compare(one, other)))) + "\n"
 
 

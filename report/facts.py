@@ -1,6 +1,6 @@
-"""One run as values, each made when it is asked for: its curves, where its time went, how long its steps took.
+"""Describes one run by values: its curves, where its time went, how long its steps took.
 
-Of a run that is on, `watch` asks for few of them again and again; report.results asks once for all.
+Each value is computed when it is first needed: `watch` needs few of them, often; report.results needs all, once.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from report.series import LARGEST, Point, drawable, quantile
 from report.telemetry import Telemetry, read_telemetry
 
 MAX_MEASURES = 40
-"""Names of other measurements of a run that are shown."""
+"""Most names of other measurements of a run that are kept."""
 
 SLOW = 1.2
-"""A step that takes so many times the median is called slow."""
+"""A step is slow if it takes this many times the median."""
 
 _SHOWN = 200
-"""Characters of what a run says of a checkpoint."""
+"""Most characters of a message about a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TimeSpan:
 
 
 KINDS = ("initialisation", "training", "evaluation", "other")
-"""What the time of a run goes into; `other` is the time between the clock's start and stop that is none of these."""
+"""Where a run's time goes; `other` is the time between run_start and run_stop that is none of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,12 @@ class StepTimes:
     p99: float
     longest: float
     slow: tuple[Point, ...]
-    """(sequences trained on, seconds) of the steps that took SLOW times the median or longer."""
+    """(samples trained on, seconds) of the steps that took SLOW times the median or longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A number that a run logged about itself, several times."""
+    """A number that a run logged, usually several times."""
 
     name: str
     count: int
@@ -75,13 +75,13 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowRankCount:
-    """A rank that a run named among its slowest, once or several times."""
+    """A rank that a run reported among its slowest."""
 
     rank: int
     node: str
     count: int
     median: float
-    """Of its ratios to the median rank of its pipeline stage."""
+    """Median of its ratios to the median rank of its pipeline stage."""
     high: float
 
 
@@ -105,33 +105,33 @@ class RunFacts:
 
     @cached_property
     def minutes(self) -> float | None:
-        """To the target; None where it was not reached."""
+        """Return the minutes to the target; None if it was not reached."""
         return minutes_to_target(self.run)
 
     @cached_property
     def samples(self) -> int | None:
-        """Sequences to the target."""
+        """Return the samples to the target."""
         return samples_to_target(self.run)
 
     @cached_property
     def evaluations(self) -> list[Point]:
-        """(sequences trained on, log perplexity)."""
+        """Return (samples trained on, log perplexity) of each evaluation."""
         found = ((float(one.position), one.log_perplexity) for one in self.run.evaluations if _small(one.position))
         return drawable((samples, value) for samples, value in found if value is not None)
 
     @cached_property
     def losses(self) -> list[Point]:
-        """(sequences trained on, training loss)."""
+        """Return (samples trained on, training loss) of each step."""
         return drawable((step.samples, step.loss) for step in self.run.log.steps)
 
     @cached_property
     def step_seconds(self) -> list[Point]:
-        """(sequences trained on, seconds) of each step."""
+        """Return (samples trained on, seconds) of each step."""
         return drawable((step.samples, step.seconds) for step in self.run.log.steps)
 
     @cached_property
     def step_times(self) -> StepTimes | None:
-        """None where no step says how long it took."""
+        """Return the times of the steps; None if no step was timed."""
         ordered = sorted(seconds for _, seconds in self.step_seconds)
         if not ordered:
             return None
@@ -148,7 +148,7 @@ class RunFacts:
 
     @cached_property
     def spans(self) -> list[TimeSpan]:
-        """Initialisation, blocks of training and evaluations, in the order of their starts."""
+        """Return initialisation, blocks of training and evaluations, in the order of their starts."""
         origin = self.started_ms
         pairs = [("initialisation", ("init_start", "init_stop"))]
         pairs += [("training", ("block_start", "block_stop")), ("evaluation", ("eval_start", "eval_stop"))]
@@ -159,7 +159,7 @@ class RunFacts:
 
     @cached_property
     def shares(self) -> Mapping[str, float]:
-        """Seconds by kind; empty where the run did not stop."""
+        """Return seconds by kind; empty if the run did not stop."""
         start, stop = self.started_ms, self._time("run_stop")
         if start is None or stop is None or not 0 < stop - start < LARGEST:
             return {}
@@ -169,17 +169,17 @@ class RunFacts:
 
     @property
     def timed(self) -> float:
-        """Seconds from run_start to run_stop; 0 where the run did not stop."""
+        """Return the seconds from run_start to run_stop; 0 if the run did not stop."""
         return math.fsum(self.shares.get(kind, 0.0) for kind in KINDS[1:])
 
     @cached_property
     def warm_up(self) -> float | None:
-        """Seconds of initialisation that the run says were warm-up."""
+        """Return the seconds of initialisation that the run logged as warm-up."""
         return next((value for name, value in self._logged() if name == "warmup_time"), None)
 
     @cached_property
     def measures(self) -> list[Measure]:
-        """What the run logged beside its training steps: memory, throughput, times."""
+        """Return what the run logged besides its training steps: memory, throughput, times."""
         found: defaultdict[str, list[float]] = defaultdict(list)
         for name, value in self._logged():
             if name in found or len(found) < MAX_MEASURES:
@@ -191,34 +191,34 @@ class RunFacts:
 
     @cached_property
     def slow_ranks(self) -> list[SlowRankCount]:
-        """The ranks that it named, the slowest first; see benchmark.stragglers."""
+        """Return the ranks that it reported as slow, the slowest first; see benchmark.stragglers."""
         return _slow_ranks(one for named in self._stragglers for one in named)
 
     @property
     def latest_slow_ranks(self) -> list[SlowRankCount]:
-        """Those of its last report."""
+        """Return the slow ranks of its last report."""
         return _slow_ranks(self._stragglers[-1] if self._stragglers else [])
 
     @cached_property
     def _stragglers(self) -> list[list[tuple[int, str, float]]]:
-        """Rank, node and ratio of each that a report names; a list for each report."""
+        """Return a list for each report: rank, node and ratio of each rank in it."""
         values = (event.event.value for event in self.run.all("tracked_stats"))
         reports = (value.get("slowest_ranks") for value in values if isinstance(value, dict))
         return [list(filter(None, map(_straggler, report))) for report in reports if isinstance(report, list)]
 
     @property
     def checkpoint_faults(self) -> list[str]:
-        """A line for each failed save, and for each damaged checkpoint that the run did not resume from."""
+        """Return a line for each failed save, and for each damaged checkpoint that the run did not resume from."""
         return [said for event in self.run.all("tracked_stats") for said in _checkpoint_faults(event.event)]
 
     @cached_property
     def telemetry(self) -> Telemetry:
-        """Of its nodes, by the files beside the log."""
+        """Return what its nodes measured, from the files next to the log."""
         return read_telemetry(self.run.log.path, self.started_ms)
 
     @property
     def started_ms(self) -> float | None:
-        """The time of run_start, in ms since the epoch; None without one."""
+        """Return the time of run_start in ms since the epoch; None without one."""
         return self._time("run_start")
 
     def _logged(self) -> Iterator[tuple[str, float]]:
@@ -237,7 +237,7 @@ class RunFacts:
         return time if _small(time) else None
 
     def _between(self, start_key: str, end_key: str, *, origin: float) -> Iterator[tuple[float, float]]:
-        """Each end with the start before it, in seconds from the origin."""
+        """Yield each start with the end that follows it, in seconds from the origin."""
         started = None
         for event in self.run.in_order((start_key, end_key)):
             time = event.event.time_ms

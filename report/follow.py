@@ -1,4 +1,4 @@
-"""`llama31 watch`: a log that is still being written, on a screen, until its run is over."""
+"""Implements `llama31 watch`: shows a log that is still being written, until its run is over."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from report.watch import NAME, certain, in_set
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """A look at a log at one moment."""
+    """A log at one moment."""
 
     run: Run
     quiet: float
-    """Seconds for which nothing has come."""
+    """Seconds since something was last read."""
     last: bool
-    """The run has stopped or was killed and nothing more comes, or only one look was wanted."""
+    """Whether it is the last look: the run has stopped or was killed, or one look was asked for."""
 
 
 def follow(
@@ -38,7 +38,7 @@ def follow(
     once: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Look]:
-    """Look at a log every second, or `once`, until the last look; a line without an end is a line by then."""
+    """Yield a look at a log every second, or `once`. The last look takes an unterminated line for a whole one."""
     follower, quiet = LogFollower(path, ruleset), 0
     while True:
         if follower.poll():
@@ -60,7 +60,7 @@ def was_killed(path: Path) -> bool:
 
 
 def newest_log(path: Path) -> Path:
-    """The log to watch: of a folder, the newest of a run that is not over in the newest folder of logs, or its newest.
+    """Return the log to watch: of a folder, the newest log that is still being written, else the newest.
 
     Raises:
         NoLogsError: the path does not exist, is neither file nor folder, or holds no log.
@@ -80,12 +80,12 @@ def _is_on(log: Path) -> bool:
 
 
 def _written(log: Path) -> float:
-    """Return when a log was last written, by lstat, because a link may lead nowhere."""
+    """Return when a log was last written. It may be a dangling link, hence lstat."""
     return log.lstat().st_mtime
 
 
 def other_samples(path: Path, ruleset: str | None = None) -> list[int | None]:
-    """Samples to the target of the other runs in the folder of a log that are over; None for one that missed it."""
+    """Return the samples to the target of the finished runs next to a log; None for one that missed it."""
     if not path.name.startswith("result_") or not path.exists():
         return []
     beside = [log for group in find_logs([path.parent]) for log in group.paths]
@@ -94,10 +94,10 @@ def other_samples(path: Path, ruleset: str | None = None) -> list[int | None]:
 
 
 def watch_log(path: Path, ruleset: str | None = None, *, once: bool = False) -> bool:
-    """Show a log, or that of a folder, until its run is over.
+    """Show a log, or the newest of a folder, until its run is over.
 
     Returns:
-        Whether nothing is wrong with it by then, nor the run was killed.
+        Whether the run was not killed and no rule is broken.
 
     Raises:
         NoLogsError: as newest_log.

@@ -1,4 +1,4 @@
-"""Follows a log that is still being written: reads each byte once, and keeps the run up to date."""
+"""Follows a log that is still being written: reads each byte once and keeps the run up to date."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from compliance.ruleset import choose
 from compliance.run import Run
 
 _CHUNK = 1 << 20
-"""Bytes that are read at a time."""
+"""Most bytes that are read at a time."""
 
 
 class FileFollower:
-    """The bytes of a file that is still being written, each once."""
+    """Reads the bytes of a file that is still being written, each once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,9 +22,9 @@ class FileFollower:
         self._inode = 0
 
     def poll(self) -> tuple[bool, bytes]:
-        """Whether the file begins anew (it was cut back or replaced), and its next bytes: a megabyte at most.
+        """Return whether the file starts again (it was cut back or replaced), and its next bytes, at most a megabyte.
 
-        None before the file exists.
+        There are no bytes before the file exists.
         """
         try:
             file = self._path.open("rb")
@@ -60,7 +60,7 @@ class LogFollower:
         self._reader = LineReader(self._log)
 
     def poll(self) -> bool:
-        """Read everything new since the last call. Returns whether there was anything."""
+        """Read everything new since the last call, and return whether there was anything."""
         news = False
         while True:
             anew, read = self._follower.poll()
@@ -72,14 +72,14 @@ class LogFollower:
                 return news
 
     def feed(self, read: bytes) -> None:
-        """The next bytes of the log; a line is read when it is complete."""
+        """Take the next bytes of the log; a line is read when it is complete."""
         self._reader.feed(read)
 
     def finish(self) -> None:
-        """Take in a last line without an end, as `check` does; nothing is read after this."""
+        """Read an unterminated last line, as `check` does; nothing may be fed after this."""
         self._reader.finish()
 
     @property
     def run(self) -> Run:
-        """The log so far, as the rules look at it."""
+        """Return the run, as logged so far."""
         return Run(self._log, self._chosen)

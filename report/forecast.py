@@ -1,7 +1,6 @@
-"""Where a run is going: when it will reach the target, and what its convergence will do to the score.
+"""Forecasts a run from its log so far: when it will reach the target, and how its convergence will affect the score.
 
-Read off a log that may not have ended. The numbers of the reference are benchmark.convergence's; those of the
-run are what it has logged so far. All lengths are in sequences.
+The reference's numbers come from benchmark.convergence. All lengths are in samples.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from report.facts import RunFacts
 from report.series import LARGEST
 
 RECENT = 256
-"""Steps of which the mean is how long the next ones will take."""
+"""Number of latest steps whose mean predicts the next ones."""
 
 FORWARD = 1 / 3
-"""Of a step's time, what its forward pass takes: a guess for evaluations, used until the first one is over.
+"""Share of a step's time that its forward pass takes: a guess for evaluations, used until the first one is over.
 
-Of the published v5.1 runs, the first evaluation took 0.97 to 1.20 times what it says.
+In the published v5.1 runs, the first evaluation took 0.97 to 1.20 times as long as it predicts.
 """
 
 
@@ -37,21 +36,21 @@ class Arrival:
     samples: int
     """The evaluation that is expected to reach it."""
     by: str
-    """What says so."""
+    """The reason for that, in words."""
     minutes: float
-    """From run_start."""
+    """Minutes from run_start."""
     remaining: float
     """Seconds from the last event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margin:
-    """What the score of a result would be multiplied by, and how far it is from being refused."""
+    """The factor that a result's score would be multiplied by, and its distance from being refused."""
 
     samples: int
-    """To the target, of this run."""
+    """Samples to the target of this run."""
     runs: int
-    """Of which the mean is taken: this one and those of the result that are over."""
+    """Number of runs in the mean: this one and those of the result that are over."""
     factor: float
     minimum: float
     """The smallest mean that the policy accepts."""
@@ -63,7 +62,7 @@ class Margin:
 
 
 def trained(run: Run) -> int:
-    """Sequences trained on so far; raises AbsentError for a number that cannot be computed with."""
+    """Return the samples trained on so far; raises AbsentError for a number that is too large to compute with."""
     last = deque(run.log.steps, maxlen=1)
     steps = last[0].samples if last and math.isfinite(last[0].samples) else 0.0
     samples = max(int(steps), run.evaluations[-1].position if run.evaluations else 0)
@@ -73,28 +72,28 @@ def trained(run: Run) -> int:
 
 
 def next_evaluation(run: Run) -> int:
-    """After how many sequences the next evaluation is, or the one that is under way.
+    """Return the samples at the next evaluation, or at the one that is under way.
 
     Raises:
-        AbsentError: the log does not say what run it is.
+        AbsentError: the log does not identify the run.
     """
     done = [one.position for one in run.evaluations if one.log_perplexity is not None]
     return _evaluation_from(run, max(trained(run), done[-1] + 1 if done else 0))
 
 
 def _evaluation_from(run: Run, samples: float) -> int:
-    """The first scheduled evaluation after `samples` sequences or more."""
+    """Return the first scheduled evaluation at `samples` or later."""
     if run.global_batch_size > LARGEST:
         raise AbsentError("global_batch_size")
     return run.schedule.evaluation_from(samples)
 
 
 def expected(run: Run) -> tuple[int, str]:
-    """The evaluation that is expected to reach the target, and by what.
+    """Return the evaluation that is expected to reach the target, and the reason in words.
 
-    By the reference's mean, unless the last two evaluations say otherwise: a loss falls ever more slowly, so that the
-    line through them meets the target too early if anything. Where it does so before the next evaluation, that one is
-    it; where it does so after the reference's mean, the mean is no longer to be had.
+    The reference's mean decides, unless the last two evaluations contradict it. A loss falls ever more slowly, so the
+    line through them meets the target too early if anything. If that is before the next evaluation, the next one is
+    expected to reach it; if it is after the reference's mean, the mean is out of reach.
 
     Raises:
         AbsentError: the log does not say what run it is, or its rules have no reference.
@@ -111,7 +110,7 @@ def expected(run: Run) -> tuple[int, str]:
 
 
 def _crossing(run: Run, target: float) -> float | None:
-    """Where the line through the last two evaluations meets the target; None where it does not fall."""
+    """Return where the line through the last two evaluations meets the target; None if it does not fall."""
     points = [(one.position, value) for one in run.evaluations[-2:] if (value := one.log_perplexity) is not None]
     if len(points) < 2:
         return None
@@ -122,7 +121,7 @@ def _crossing(run: Run, target: float) -> float | None:
 
 
 def arrival(facts: RunFacts) -> Arrival:
-    """When the run will reach the target, with the evaluations on the way.
+    """Return when the run will reach the target, counting the evaluations on the way.
 
     Raises:
         AbsentError: the log does not say enough: no run_start, no timed step, no reference.
@@ -140,10 +139,10 @@ def arrival(facts: RunFacts) -> Arrival:
 
 
 def seconds_left(facts: RunFacts, usual: float | None = None, quiet: float = 0.0) -> float | None:
-    """How long the run will still take; None where nothing tells yet.
+    """Return the seconds that the run will still take; None if nothing indicates it yet.
 
     Args:
-        usual: seconds that such a run takes as a whole, which is asked before the first step is over.
+        usual: seconds that such a whole run takes, used before the first step is over.
         quiet: seconds since the last event.
     """
     try:
@@ -156,31 +155,31 @@ def seconds_left(facts: RunFacts, usual: float | None = None, quiet: float = 0.0
 
 
 def seconds_so_far(run: Run) -> float:
-    """From the first event to the last."""
+    """Return the seconds from the first event to the last."""
     first = next(run.log.marks, None)
     return 0.0 if first is None else (deque(run.log.marks, maxlen=1)[0].time_ms - first.time_ms) / 1000
 
 
 def evaluation_seconds(facts: RunFacts, step: float) -> float:
-    """How long an evaluation takes: the median of those that are over, before that a guess from a step's time."""
+    """Return the median of the evaluations that are over; before the first, a guess from a step's time."""
     taken = [span.seconds for span in facts.spans if span.kind == "evaluation"]
     return median(taken) if taken else FORWARD * step * facts.run.rules.eval_sequences / facts.run.global_batch_size
 
 
 def _last_moment(run: Run) -> float:
-    """When what remains began: milliseconds at the last event, or at the start of the evaluation under way."""
+    """Return the time in ms from which the rest counts: the last event, or the start of the evaluation under way."""
     if run.evaluations and run.evaluations[-1].start is not None and run.evaluations[-1].log_perplexity is None:
         return run.evaluations[-1].start.event.time_ms
     return deque(run.log.marks, maxlen=1)[0].time_ms
 
 
 def margin(rules: Rules, size: int, samples: int, others: Sequence[int | None] = ()) -> Margin | None:
-    """What a result is multiplied by whose runs need so many sequences; None without a reference, or without a score.
+    """Return the factor of a result whose runs need these samples; None without a reference, or without a score.
 
-    Of as many runs as make a result it is the published factor; of fewer, that of a result with their mean.
+    With as many runs as a result has, it is the published factor; with fewer, that of a result with their mean.
 
     Args:
-        others: of the other runs; None for one that missed the target.
+        others: samples of the other runs; None for one that missed the target.
     """
     record, all_runs = find_record(rules, size)[1], [samples, *others]
     is_result = len(all_runs) >= rules.runs

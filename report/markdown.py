@@ -1,4 +1,4 @@
-"""A report as Markdown, for a pull request: verdicts, scores and findings, in tables."""
+"""Renders a report as Markdown for a pull request: verdicts, scores and findings, in tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from report.results import ResultSummary
 from report.table import PUBLISHED_COLUMNS, RESULT_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column, Row, RunRow
 
 MOST_FINDINGS = 50
-"""Of a result, that are listed."""
+"""Most findings of a result that are listed."""
 
-# What Markdown or the pages that show it would act on: markup, links, mentions.
+# Characters that Markdown, or the pages that show it, would act on: markup, links, mentions.
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~@&:$\-]")
 
 
 def to_markdown(results: Sequence[ResultSummary], published: Sequence[ResultSummary] = ()) -> str:
-    """The text."""
+    """Return the Markdown text."""
     return "\n".join(_lines(results, published)) + "\n"
 
 
@@ -62,5 +62,5 @@ def _table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Iterator[str]
 
 
 def escaped(text: str) -> str:
-    """The text as Markdown that shows it and does nothing else."""
+    """Return Markdown that shows a text and does nothing else."""
     return _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", printable(text).replace("\n", " "))

@@ -117,7 +117,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart with its still picture, as an address that holds all of it."""
+    """A chart and its still picture, as a data URL."""
 
     id: str
     chart: Any
@@ -178,7 +178,7 @@ def _template() -> jinja2.Template:
 
 
 def _breakable(name: str) -> markupsafe.Markup:
-    """Return a name, escaped, that may be broken into lines after each of its parts."""
+    """Return a name, escaped, with a possible line break after each of its parts."""
     return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[_/])", printable(name)))
 
 
@@ -275,14 +275,14 @@ def _without_rows(spec: Mapping[str, Any], data: dict[str, str]) -> str:
 
 _UNSEEN = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events)="[^"]*"')
 _EMPTY = re.compile(r'<path d="[^"]*"(?: display="none")?/>')
-"""Paths without a colour."""
+"""Paths that have no colour."""
 _PATH = re.compile(r' d="[^"]*"')
 _DIGITS = re.compile(r"(\.\d)\d+")
 _QUOTED = re.compile(r"""="([^"']*)\"""")
 
 
 def _address(svg: str) -> str:
-    """Return a picture as an address, without what nobody sees: names of its groups, less than a tenth of a pixel."""
+    """Return a picture as a data URL, without what nobody sees: names of groups, digits below a tenth of a pixel."""
     short = _EMPTY.sub("", _UNSEEN.sub("", svg))
     short = _PATH.sub(lambda found: _DIGITS.sub(r"\1", found[0]), short)
     return "data:image/svg+xml," + quote(_QUOTED.sub(r"='\1'", short), safe=" ='/:,;()!*@+-._~")
@@ -493,7 +493,7 @@ def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], 
 
 
 def slow_rows(one: ResultSummary, most: int) -> list[SlowRow]:
-    """The ranks that its runs named, the slowest first."""
+    """Return the ranks that its runs reported as slow, the slowest first."""
     rows = (SlowRow(run, rank) for run in one.runs[:MOST_RUNS] for rank in run.slow_ranks)
     return nlargest(most, rows, key=lambda row: row.slow.median)
 
@@ -511,7 +511,7 @@ def _of_submission(first: int, results: Sequence[ResultSummary]) -> dict[str, st
 
 
 def _findings(findings: Iterable[Finding]) -> Iterator[dict[str, str]]:
-    """Yield the findings, errors first; those that differ in their places only are one."""
+    """Yield the findings, errors first; those that differ only in their places become one."""
     places: dict[tuple[str, ...], list[str]] = {}
     for found in sorted(findings, key=lambda found: _BY_SEVERITY.index(found.severity)):
         where = Path(found.file).name + ("" if found.line is None else f":{found.line}")

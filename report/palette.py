@@ -1,4 +1,4 @@
-"""Colours: one hue for each system, one shade for each of its runs, legible on the light page and on the dark one."""
+"""Chooses colours: a hue for each system and a shade for each of its runs, legible on the light and the dark page."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ LIGHT, DARK = "#f5f6f8", "#1d2127"
 """The backgrounds of charts, as in style.css."""
 
 LEAST = 3.0
-"""Contrast that a mark has with what is behind it, by WCAG 2.2."""
+"""Least contrast of a mark with its background, by WCAG 2.2."""
 
 _HUES = (0.575, 0.07, 0.44, 0.80, 0.125, 0.93, 0.30, 0.68)
 """Blue, orange, green, purple, ochre, pink, grass, indigo: neighbours are far apart."""
 
 _GOLDEN = 0.6180339887
-"""The step between hues beyond the table, by which no two are alike for long."""
+"""Step between hues beyond the table: the golden ratio keeps them apart the longest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """One colour on both pages."""
+    """A colour as it is on the light page and on the dark one."""
 
     light: str
     dark: str
@@ -37,7 +37,7 @@ def colour(system: int, run: int = 0, of: int = 1) -> Colour:
 
 
 def _legible(hue: float, lightness: float, saturation: float, behind: str, step: float) -> str:
-    """The colour, moved away from what is behind it until it can be seen."""
+    """Return the colour, made lighter or darker until it stands out from its background."""
     found = _hex(hue, lightness, saturation)
     while contrast(found, behind) < LEAST:
         lightness += step
@@ -50,7 +50,7 @@ def _hex(hue: float, lightness: float, saturation: float) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """The ratio of WCAG 2.2."""
+    """Return the contrast ratio of two colours, as WCAG 2.2 defines it."""
     high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 

@@ -1,7 +1,7 @@
-"""Results as values: every number of the page, of the Markdown and of the table is made here.
+"""Summarises results: every number of the page, the Markdown and the CSV comes from here.
 
 The verdict is `llama31 check`'s, the score `llama31 score`'s, the reference `llama31 rcp`'s: nothing is judged again.
-Of each log what a report shows is kept, and the rest let go, so that a whole round fits into memory.
+Only what a report shows is kept of each log, so that a whole round fits into memory.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from report.series import LARGEST
 from report.telemetry import Telemetry
 
 _EVERYWHERE = frozenset({"results", *BENCHMARKS})
-"""Folders between an organisation and its logs that tell no results apart."""
+"""Folders between an organisation and its logs whose names distinguish no results."""
 
 _MOST_NAME = 60
-"""Characters of a name, or of another text of a log, that a table shows."""
+"""Most characters of a name, or of another text of a log, that a table shows."""
 
 Numbers = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Curve:
     samples: Numbers
     """Samples trained on so far."""
     minutes: Numbers
-    """Minutes from run_start, or without one from the first value."""
+    """Minutes from run_start, or from the first value if there is none."""
     values: Numbers
 
     def __len__(self) -> int:
@@ -80,16 +80,16 @@ class RunSummary:
     spans: Sequence[TimeSpan]
     shares: Mapping[str, float]
     timed: float
-    """Seconds from run_start to run_stop; 0 where the run did not stop."""
+    """Seconds from run_start to run_stop; 0 if the run did not stop."""
     warm_up: float | None
     measures: Sequence[Measure]
     slow_ranks: Sequence[SlowRankCount]
     checkpoint_faults: Sequence[str]
     telemetry: Telemetry
     made_for: str | None
-    """The earlier round that it was made for, where it was submitted again; None where it was not."""
+    """The earlier round that it was made for, if it was submitted again; else None."""
     settings: Mapping[str, str]
-    """The events that it logged once: hyperparameters, and who submits."""
+    """The events that it logged once: hyperparameters, submitter, seed and the like."""
 
     @property
     def number(self) -> str:
@@ -99,7 +99,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSplit:
-    """How a model was split over the GPUs; None for what neither log nor run.json states."""
+    """How a model was split over the GPUs; None for what neither the log nor run.json states."""
 
     tensor: int | None = None
     pipeline: int | None = None
@@ -114,24 +114,24 @@ class ResultSummary:
     name: str
     """The name that distinguishes it within a report, made of the folders it lies in."""
     label: str
-    """The same, as short as it can be."""
+    """The shortest start of the name that is unique in the report."""
     path: Path
     group: LogGroup
     findings: tuple[Finding, ...]
     """The findings about its logs, its runs together, and its system."""
     record: RunRecord
-    """run.json; empty where there is none, or it cannot be read, which is a finding of run.provenance."""
+    """run.json; empty if it is missing or unreadable, which run.provenance reports."""
     runs: Sequence[RunSummary]
     score: Score
     convergence: Convergence
     rules: Rules | None
     ruleset: str
-    """The version, and why it is judged by that one."""
+    """The version of the rules, and why that one judges it."""
     is_open: bool
     marks: tuple[str, ...]
     """Reasons why its runs do not count, as their logs state them."""
     system: Mapping[str, object]
-    """The description of its system; empty where there is none."""
+    """The description of its system; empty if there is none."""
     gpus: int | None
     """The number in the system's description, else in run.json; the number of ranks if there are no GPUs."""
     nodes: int | None
@@ -147,7 +147,7 @@ class ResultSummary:
 
     @property
     def system_name(self) -> str:
-        """The name by which results are grouped: the folder of the system, else run.json's, else its own name."""
+        """Return the name that groups results: the system's folder, else run.json's system, else its own name."""
         place = self.group.place
         if place is not None and place.below:
             return place.below[0]
@@ -155,7 +155,7 @@ class ResultSummary:
 
     @cached_property
     def reference(self) -> ReferenceRecord | None:
-        """The record of the reference at its batch size, even if there are too few runs to compare."""
+        """Return the reference's record at its batch size, even if there are too few runs to compare."""
         if self.rules is None or self.global_batch_size is None:
             return None
         return find_record(self.rules, self.global_batch_size)[1]
@@ -166,17 +166,17 @@ class ResultSummary:
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, followed by the marks of its logs."""
+        """Return PASS or FAIL, followed by the marks of its logs."""
         return ", ".join(filter(None, ("PASS" if self.passed else "FAIL", in_capitals(self.marks))))
 
     @property
     def made_for(self) -> str | None:
-        """The earlier round that some run was made for."""
+        """Return the earlier round that some run was made for."""
         return next((run.made_for for run in self.runs if run.made_for), None)
 
     @property
     def counts(self) -> bool:
-        """Whether it is a score of the closed division: checked, complete, measured, and of an MLPerf benchmark."""
+        """Return whether it is a score of the closed division: valid, complete, measured, of an MLPerf benchmark."""
         rules = self.rules
         excluded = self.marks or self.is_open or self.made_for or rules is None or not is_official(rules)
         return self.passed and not excluded and self.score.normalised_minutes is not None
@@ -199,13 +199,13 @@ class ResultSummary:
 
     @cached_property
     def median_step(self) -> float | None:
-        """Seconds; the median of all steps of all runs."""
+        """Return the median of all steps of all runs, in seconds."""
         seconds = np.concatenate([run.step_seconds.values for run in self.runs] or [np.empty(0)])
         return (median(seconds.tolist()) or None) if len(seconds) else None
 
     @property
     def sequences_per_second(self) -> float | None:
-        """Global batch size / median step."""
+        """Return global batch size / median step."""
         if self.median_step is None or not self.global_batch_size:
             return None
         return self.global_batch_size / self.median_step
@@ -217,7 +217,7 @@ class ResultSummary:
 
     @property
     def flops_per_sequence(self) -> int | None:
-        """FLOPs of the model for one sample, forward and backward; see benchmark.sizes."""
+        """Return the model's FLOP for one sample, forward and backward; see benchmark.sizes."""
         if self.rules is None or self.network is None:
             return None
         vocabulary = benchmark_named(self.rules.benchmark).vocabulary
@@ -225,12 +225,12 @@ class ResultSummary:
 
     @property
     def teraflops(self) -> float | None:
-        """TFLOP/s of one GPU, or of one rank if there are no GPUs."""
+        """Return TFLOP/s of one GPU, or of one rank if there are no GPUs."""
         rate, work = self.sequences_per_second, self.flops_per_sequence
         return None if rate is None or work is None or not self.gpus else rate * work / self.gpus / 1e12
 
     def utilisation(self, precision: str) -> float | None:
-        """Model FLOP/s over the GPU's dense peak in a precision (MFU); None where either is unknown."""
+        """Return model FLOP/s over the GPU's dense peak in a precision (MFU); None if either is unknown."""
         peak = None if self.gpu is None else self.gpu.peak(precision)
         return None if peak is None or self.teraflops is None else self.teraflops * 1e12 / peak
 
@@ -241,10 +241,10 @@ def is_official(rules: Rules) -> bool:
 
 
 def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultSummary]:
-    """The results under some paths, judged as `llama31 check` does.
+    """Return the results under some paths, judged as `llama31 check` judges them.
 
     Raises:
-        NoLogsError: as compliance.check.check_in_turn, and where all logs are of other benchmarks.
+        NoLogsError: as compliance.check.check_in_turn, or all logs are of other benchmarks.
     """
     found = [one for opened, findings in check_in_turn(paths, ruleset) for one in _summaries(opened, findings)]
     if not found:
@@ -253,7 +253,7 @@ def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultSumm
 
 
 def published(folder: Path) -> list[ResultSummary]:
-    """Published results, each judged by the rules of its own round; without their findings.
+    """Return published results without findings, each judged by the rules of its own round.
 
     Raises:
         NoLogsError: as compliance.check.find_logs.
@@ -443,7 +443,7 @@ def _named(results: Sequence[ResultSummary]) -> list[ResultSummary]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths in which they differ, without the folders that every submission has."""
+    """Return the ends of paths, from where they differ, without the folders that every submission has."""
     parts = [[part for part in path.resolve().parts if part not in _EVERYWHERE] or list(path.parts) for path in paths]
     if len(set(map(tuple, parts))) < len(paths):
         # Two benchmarks of one system.
@@ -472,5 +472,5 @@ def _label(name: str, words: Sequence[str], starts: Counter[str]) -> str:
 
 
 def _clipped(text: str, most: int = 40) -> str:
-    """Return a long text without its middle, which says less than its ends."""
+    """Return a text; of a long one, both ends."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 :]}"

@@ -1,4 +1,4 @@
-"""Shows a run while it is on: drawn in place on a terminal, as lines elsewhere."""
+"""Shows a run while it lasts: drawn in place on a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from compliance.run import Run
 from report.watch import BLOCKS, NAME, PLAIN_BLOCKS, WatchView, head, lines, status
 
 INTERVAL_S = 1.0
-"""Between two drawings, and between two looks at a file that nobody else looks at."""
+"""Seconds between two drawings, and between two reads of a followed log."""
 
 LINE_EVERY_S = 10.0
-"""Between two lines where the screen cannot be drawn on."""
+"""Seconds between two lines if the output is no terminal to draw on."""
 
 _USUAL_SIZE = (80, 24)
-"""Columns and rows of a terminal that does not say."""
+"""Columns and rows of a terminal that reports none."""
 
 _TO_LINE_END, _TO_SCREEN_END = "\x1b[K", "\x1b[J"
 """Control sequences that clear to the end of the line and of the screen (ECMA-48, EL and ED)."""
@@ -33,16 +33,16 @@ Say = Callable[[Run, WatchView], Iterable[str]]
 
 
 class Screen(Protocol):
-    """Where it is shown; a context manager."""
+    """Shows a run; a context manager."""
 
     def __enter__(self) -> Screen: ...
     def __exit__(self, *error: object) -> None: ...
     def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
-        """Called several times a second, and once at the end."""
+        """Show the run; called several times a second, and once at the end."""
 
 
 class PlainScreen:
-    """A line every ten seconds that is another one than before, two for each evaluation, all there is at the end."""
+    """Prints a line every ten seconds if it has changed, two for each evaluation, and everything at the end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -60,7 +60,7 @@ class PlainScreen:
         if last:
             click.echo(printable("\n".join(lines(run, view))))
         elif evaluations != self._evaluations or now - self._shown_at >= LINE_EVERY_S:
-            # Without what passes while nothing happens.
+            # The silence changes the line every time, though nothing has happened.
             view = replace(view, quiet=0.0)
             text = "\n".join(status(run, view)) if evaluations != self._evaluations else head(run, view, alone=True)
             if text != self._shown:
@@ -69,13 +69,13 @@ class PlainScreen:
 
 
 class DrawnScreen:
-    """Some lines, drawn anew in place every second, and all there is to say at the end.
+    """Redraws some lines in place every second, and prints everything at the end.
 
-    While they stand there, the cursor waits at the start of the first one. That place stays where it is when the
-    terminal gets another size, whether or not it breaks lines anew; a number of rows to go back would not.
+    Between drawings the cursor waits at the start of the first line. That place is right even after the terminal has
+    been resized and has rewrapped its lines; a number of rows to go back would not be.
 
     Args:
-        say: the lines.
+        say: returns the lines.
     """
 
     def __init__(self, say: Say = lines, clock: Callable[[], float] = time.monotonic) -> None:
@@ -92,7 +92,7 @@ class DrawnScreen:
 
     def __exit__(self, *error: object) -> None:
         self._opened.close()
-        # What is drawn stays, without the ^C that may have been put into it.
+        # The lines stay on the terminal; drawing them again removes a ^C that was echoed into them.
         self._write("".join(f"\r{row}\n" for row in self._rows))
 
     def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
@@ -100,7 +100,7 @@ class DrawnScreen:
         if not last and now - self._drawn_at < INTERVAL_S:
             return
         columns, most = _size(self._terminal)
-        # A character in the last column leaves it to the terminal where the cursor is.
+        # After a character in the last column, terminals differ in where the cursor is.
         view = replace(view, width=columns - 1)
         self._drawn_at = now
         if last:
@@ -109,7 +109,7 @@ class DrawnScreen:
             self._draw(_rows(self._say(run, view), view.width)[: most - 1])
 
     def print(self, text: str) -> None:
-        """Write where the lines stand, which are drawn again below it."""
+        """Write a text above the lines; the next drawing puts them below it."""
         self._write((f"\r{_TO_SCREEN_END}" if self._rows else "") + text)
         self._rows = []
 
@@ -124,7 +124,7 @@ class DrawnScreen:
 
 
 class _Above:
-    """Standard output while something is drawn: what others print goes above it."""
+    """Standard output during drawing: what others print goes above the lines."""
 
     def __init__(self, screen: DrawnScreen) -> None:
         self._screen = screen
@@ -139,14 +139,14 @@ class _Above:
 
 
 def _rows(said: Iterable[str], width: int) -> list[str]:
-    """The lines, broken where they are too long; what they are about stands apart."""
+    """Return the lines, wrapped below their subjects."""
     indent = " " * (NAME + 1)
     broken = (wrap(printable(line), max(width, 2 * NAME), subsequent_indent=indent) for line in said)
     return [row for rows in broken for row in rows]
 
 
 def _size(terminal: TextIO) -> tuple[int, int]:
-    """Columns and rows, as they are now."""
+    """Return the columns and rows of the terminal now."""
     try:
         found = os.get_terminal_size(terminal.fileno())
     except (OSError, ValueError):
@@ -173,19 +173,19 @@ class Onlooker:
             return
         try:
             self._screen.show(run, view, last=last)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run continues
             self._failed = True
-            # What has failed may be the terminal, which a moment later has this process sent SIGHUP.
+            # The terminal itself may be gone; this process will get SIGHUP in a moment.
             with suppress(OSError):
                 click.echo(f"display   given up: {type(error).__name__}: {printable(str(error))}")
 
 
 def screen(say: Say = lines, *, drawn: bool = True) -> Screen:
-    """The one for standard output.
+    """Return the screen for standard output.
 
     Args:
-        say: what is drawn on a terminal.
-        drawn: whether a terminal is drawn on.
+        say: returns the lines that are drawn on a terminal.
+        drawn: whether to draw if it is a terminal.
     """
     return DrawnScreen(say) if drawn and _can_be_drawn_on() else PlainScreen()
 
@@ -197,5 +197,5 @@ def _can_be_drawn_on() -> bool:
 
 
 def characters() -> str:
-    """What standard output can draw curves with."""
+    """Return the characters for curves that standard output can encode."""
     return BLOCKS if (sys.stdout.encoding or "").lower().startswith("utf") else PLAIN_BLOCKS

@@ -1,4 +1,4 @@
-"""Numbers made fit to be drawn: bounded in count, honest about what is left out."""
+"""Prepares numbers for drawing: a bounded count, with no extreme lost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_POINTS = 400
-"""Of a line that is drawn whole; a longer one is drawn as the range and the mean of its bins."""
+"""Most bins of a line."""
 
 LARGEST = 1e15
-"""A number beyond it is not drawn: nothing that is measured is as large, and differences of such numbers overflow."""
+"""Largest number that is drawn: nothing measured is larger, and differences of larger numbers may overflow."""
 
 Point = tuple[float, float]
 
@@ -31,18 +31,18 @@ class Bin:
 
 
 def drawable(points: Iterable[Point]) -> list[Point]:
-    """The points that are numbers of a size that can be drawn."""
+    """Return the points whose coordinates are finite and at most LARGEST."""
     return [(x, y) for x, y in points if abs(x) <= LARGEST and abs(y) <= LARGEST]
 
 
 def binned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Bin]:
-    """The points in at most `most` bins of as many neighbours each, the last one of fewer."""
+    """Return at most `most` bins of equally many neighbouring points; the last may have fewer."""
     size = max(1, -(-len(points) // most))
     return [_bin(points[start : start + size]) for start in range(0, len(points), size)]
 
 
 def spread(points: Iterable[Point], parts: int) -> list[Bin]:
-    """Points of many at about the same times, in so many equal parts of their time."""
+    """Return the points of several lines in bins: equal parts of their range of x, without empty ones."""
     found = list(points)
     low, high = min(found)[0], max(found)[0]
     width = (high - low) / parts or 1.0
@@ -59,14 +59,14 @@ def _bin(points: Sequence[Point]) -> Bin:
 
 
 def histogram(values: Sequence[float] | NDArray[np.float64], bins: int) -> list[tuple[float, float, int]]:
-    """(from, to, how many) of equal bins over the values' range; the last bin includes its end."""
+    """Return (from, to, count) of equal bins over the values' range; the last bin includes its end."""
     low, high = min(values), max(values)
-    # Of values that are all alike, a bin that can be seen.
+    # Equal values get a bin that is wide enough to be seen.
     end = high if high > low else low + bins * max(abs(low), 1.0) * 1e-3
     counts, edges = np.histogram(values, bins, (low, end))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """Interpolated between the two nearest values."""
+    """Return a quantile, interpolated between the two nearest values."""
     return float(np.quantile(values, fraction))

@@ -1,4 +1,4 @@
-"""The columns of a report's tables, once for the page, for Markdown and for CSV."""
+"""Defines the columns of a report's tables, once for the page, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Value = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[Row]):
-    """What a table says of each row."""
+    """A column of a table."""
 
     name: str
-    """With its unit."""
+    """The heading, with its unit."""
     value: Callable[[Row], Value]
     form: str = ""
-    """How a number is written for a reader."""
+    """The format of a number."""
 
     def text(self, row: Row) -> str:
-        """For a reader; a dash for what is not known."""
+        """Return a cell's text; a dash for an unknown value."""
         value = self.value(row)
         if value is None:
             return "–"
@@ -64,7 +64,7 @@ RESULT_COLUMNS: tuple[Column[ResultSummary], ...] = (
 )
 
 PUBLISHED_COLUMNS = tuple(column for column in RESULT_COLUMNS if column.name != "verdict")
-"""Published results were judged when they were published."""
+"""Without a verdict: published results were judged when they were published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ STEP_COLUMNS: tuple[Column[RunRow], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class SlowRow:
-    """A rank and the run that named it."""
+    """A rank and the run that reported it."""
 
     run: RunSummary
     slow: SlowRankCount
@@ -122,7 +122,7 @@ SLOW_COLUMNS: tuple[Column[SlowRow], ...] = (
     Column("median ratio", lambda row: row.slow.median, ".3f"),
     Column("largest ratio", lambda row: row.slow.high, ".3f"),
 )
-"""The slowest of its ranks."""
+"""The slowest ranks of a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ NODE_COLUMNS: tuple[Column[NodeRow], ...] = (
     Column("processors busy, %", _of_curve("Processors busy", fmean), ".1f"),
     Column("memory, GiB", _of_curve("Memory of the node", max), ".1f"),
 )
-"""What its nodes measured: means, but the most of memory and temperature."""
+"""What the nodes measured: means, but the maxima of memory and temperature."""
 
 
 def _last(curve: Curve) -> float | None:
@@ -175,7 +175,7 @@ def _steps(row: RunRow, name: str) -> int | float | None:
 
 
 def to_csv(results: Sequence[ResultSummary]) -> str:
-    """A line for each run, with what is known of its result; numbers in full."""
+    """Return a line for each run, with the columns of its result and all digits of numbers."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     of_run = [*RUN_COLUMNS, *STEP_COLUMNS[1:]]
@@ -189,7 +189,7 @@ def to_csv(results: Sequence[ResultSummary]) -> str:
 
 
 def _cell(value: Value) -> str:
-    """As a spreadsheet may read it: a text of a log that begins like a formula is no formula."""
+    """Return a cell that a spreadsheet takes for text even if it begins like a formula."""
     if value is None:
         return ""
     if not isinstance(value, str):

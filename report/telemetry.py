@@ -1,7 +1,7 @@
-"""What the nodes did during a run: the files that samplers left beside its log, read as the hostile input they may be.
+"""Reads what the nodes measured during a run, from the files that samplers left next to its log. They may be hostile.
 
-A line of a file is a sample of a node or of one of its GPUs (`harness.launch.telemetry`). The GPUs of a node that
-were asked together become one point of a curve: their mean, or the one that counts.
+A line of a file is a sample of a node or of one of its GPUs (`harness.launch.telemetry`). GPUs of a node that were
+sampled together become one point of a curve: their mean, or the extreme that matters.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from benchmark.telemetry import COLUMNS, HEADER, NODE, files_of
 from report.series import Point
 
 MOST_OF_FILE = 8 << 20
-"""Bytes of a file that are read: two days of eight GPUs every ten seconds."""
+"""Most bytes of a file that are read: two days of eight GPUs every ten seconds."""
 
 MOST_BYTES = 64 << 20
-"""Bytes of all files of a run; where there are more, every second node is read, or every third, and so on."""
+"""Most bytes of all files of a run; if there are more, every second node is read, or every third, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Quantity:
     unit: str
     column: str
     over: Callable[[Sequence[float]], float] = fmean
-    """The one number for GPUs that were asked together."""
+    """Reduces the values of GPUs that were sampled together to one."""
     which: str = ""
     """The same in words."""
     scale: float = 1.0
@@ -66,7 +66,7 @@ class _Sample(NamedTuple):
     gpu: int
     """-1 for the node."""
     values: list[float | None]
-    """By _MEASURED; None where it is not."""
+    """In the order of _MEASURED; None for a value that is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +76,15 @@ class NodeFacts:
     node: str
     gpus: int
     samples: int
-    """Times that its GPUs were asked, or it where it has none."""
+    """Times that its GPUs were sampled, or the node itself if it has none."""
     curves: Mapping[str, list[Point]]
-    """Title of a quantity -> (minutes from run_start, value); those that were measured."""
+    """Title of a quantity -> its points (minutes from run_start, value), for each quantity that was measured."""
     throttled: Mapping[str, float]
-    """One of REASONS -> share of the GPUs' samples; empty where they do not say."""
+    """One of REASONS -> share of the GPUs' samples; empty if the samples have no reasons."""
     refused: int
-    """Lines that are no samples."""
+    """Lines that could not be read as samples."""
     cut: bool
-    """The file is longer than what is read of it."""
+    """Whether the file is longer than what was read of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +93,14 @@ class Telemetry:
 
     nodes: tuple[NodeFacts, ...]
     files: int
-    """Nodes that left a file, whether it was read or not."""
+    """Number of nodes that left a file, read or not."""
 
 
 def read_telemetry(log: Path, started_ms: float | None) -> Telemetry:
-    """Of the run that a log is of.
+    """Return what the nodes of a log's run measured.
 
     Args:
-        started_ms: of the log's run_start; each node's first sample stands for it if None.
+        started_ms: time of the log's run_start; if None, each node's time starts at its first sample.
     """
     files = {node: path for node, path in files_of(log).items() if path.is_file()}
     total = sum(min(path.stat().st_size, MOST_OF_FILE) for path in files.values())
@@ -137,7 +137,7 @@ def _sample(line: bytes) -> _Sample:
 
 
 def _together(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
-    """The GPUs that were asked at once, which are told in ascending order."""
+    """Yield the samples of GPUs that were sampled together, which a file lists in ascending order."""
     group: list[_Sample] = []
     for sample in samples:
         if group and sample.gpu <= group[-1].gpu:

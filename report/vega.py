@@ -1,7 +1,8 @@
 """Draw charts with vl-convert: the script of the page, and still pictures without a browser.
 
-It holds a JavaScript engine, which runs in a process of its own: its 150 MB end with it, and a crash is an error.
-As a file, this page is that process: descriptions come in as JSON, script and pictures go out.
+vl-convert holds a JavaScript engine of 150 MB, so it runs in processes of its own: their memory is freed, and a crash
+is an error. Run as a file, this module is such a process: it reads descriptions as JSON, and writes pictures or the
+script.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ WIDTH, WIDE = 460, 940
 """Pixels of a still picture."""
 
 MOST_AT_ONCE = 400_000
-"""Characters of descriptions for one process, which gives no memory back between pictures: 170 MB with so many."""
+"""Most characters of descriptions for one process: it frees no memory between pictures, and this many take 170 MB."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
 
 
 class NotDrawnError(HarnessError):
-    """The engine gave up; its last line says why."""
+    """The engine failed; the message is its last line."""
 
 
 def available() -> bool:
@@ -98,7 +99,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 def script() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as a script, which defines `vegaEmbed`.
 
-    Putting them together takes two seconds, so an environment of its own keeps what it made.
+    Putting them together takes two seconds, so a virtual environment keeps a copy.
 
     Raises:
         NotDrawnError: the engine cannot put it together.

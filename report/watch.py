@@ -1,7 +1,6 @@
-"""A run while it is on, from its log: where it stands, when it will be there, what is certain to be wrong.
+"""Describes a run from its log while it lasts: where it stands, when it will end, what is certainly wrong.
 
-As text, which knows neither of a terminal nor of a clock: in two lines for those who wait for it (`status`), and all
-that there is to say (`lines`).
+As text, independent of terminal and clock: two lines for those who wait (`status`), or everything (`lines`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from report.forecast import arrival, margin, next_evaluation, seconds_left, seco
 from report.series import Point, binned
 
 _OF_DIVISION = ("hyperparameter.", "eval.cadence", "train.initial_loss")
-"""Rules of which the open division is free of some, so that they wait for the log to name its division."""
+"""Rules that the open division may be free of. They are judged once the log names its division."""
 
 CERTAIN = frozenset(
     {
@@ -38,7 +37,7 @@ CERTAIN = frozenset(
         *("run.benchmark", "run.division", "run.submission", "run.seed", "run.config_filename", "run.status"),
     }
 )
-"""Rules that no later line can make good again once they are broken, besides those of hyperparameters.
+"""Rules that no later line can satisfy once they are broken, besides those of hyperparameters.
 
 The others are judged when the run has stopped.
 """
@@ -50,22 +49,22 @@ PHASES = {
     "eval_start": "evaluating",
     "run_stop": "done",
 }
-"""What a run does from an event on."""
+"""What a run does after an event."""
 
 RECENT = 32
-"""Steps whose median is compared with that of all steps."""
+"""Number of latest steps whose median is compared with that of all steps."""
 
 QUIET = 60
-"""Seconds without an event from which they are said."""
+"""Seconds without an event after which the silence is reported."""
 
 LEAST_CURVE, WIDEST_CURVE = 8, 60
-"""Most characters of a curve; a wider one is not clearer."""
+"""Fewest and most characters of a curve; a wider one is not clearer."""
 
 NAME = 12
-"""Characters of what a line is about."""
+"""Width of the first column, which names a line's subject."""
 
 LONGEST = 1e9
-"""Seconds that are still told; 30 years."""
+"""Longest duration that is shown, in seconds: 30 years."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN_BLOCKS = "_.-=+*%#"
@@ -74,7 +73,7 @@ PLAIN_BLOCKS = "_.-=+*%#"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchView:
-    """How to write it."""
+    """How a run is shown, and what is known besides its log."""
 
     width: int = 78
     blocks: str = BLOCKS
@@ -87,7 +86,7 @@ class WatchView:
     runs: int = 1
     """Number of runs in the set."""
     usual: float | None = None
-    """Seconds that a run of the set takes, by those that are over, or as planned."""
+    """Seconds that a run of the set takes: the mean of those that are over, else the planned time."""
     quiet: float = 0.0
     """Seconds since the last event."""
     resuming: bool = False
@@ -104,25 +103,25 @@ def in_set(experiments: Sequence[Experiment], log: str) -> WatchView:
 
 
 def certain(run: Run, *, final: bool = False) -> list[Finding]:
-    """The findings that stay, whatever is logged after this."""
+    """Return the findings that stay, whatever is logged later."""
     return [finding for finding in check_run(run) if final or _is_certain(finding.rule, run)]
 
 
 def _is_certain(rule: str, run: Run) -> bool:
     if rule.startswith(_OF_DIVISION) and not run.has("submission_division"):
         return False
-    # A run_stop makes a block or an evaluation that is under way one that was cut off, and what follows mends it.
+    # A run_stop cuts off the block or evaluation under way; the lines after it may complete the sequence.
     known = rule in CERTAIN or rule.startswith("hyperparameter.")
     return known and not (rule == "event.sequence" and run.has("run_stop"))
 
 
 def lines(run: Run, view: WatchView) -> Iterator[str]:
-    """What there is to say about a run, a line each, in an order that stays."""
+    """Yield everything that can be reported about a run, in a fixed order of lines."""
     facts = RunFacts(run)
     place = [f"run {view.number} of {view.runs}"] if view.runs > 1 else []
     yield f"{phase(run):{NAME}} {'  '.join([_benchmark(run), run.log.path.name, *place])}"
     if run.log.not_a_run:
-        yield f"{in_capitals(sorted(run.log.not_a_run)):{NAME}} a run that does not count, as its log says"
+        yield f"{in_capitals(sorted(run.log.not_a_run)):{NAME}} its log says that this run does not count"
     for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers, _last_line):
         yield from _those(said, facts, view)
     for finding in certain(run, final=view.final):
@@ -131,7 +130,7 @@ def lines(run: Run, view: WatchView) -> Iterator[str]:
 
 
 def status(run: Run, view: WatchView) -> Iterator[str]:
-    """The most of it in two lines that fit the width, one before the first step: when it is over, then where it is."""
+    """Yield at most two lines that fit the width: the time left and the step, then the losses once there are any."""
     yield head(run, view)
     facts = RunFacts(run)
     if facts.losses:
@@ -139,7 +138,7 @@ def status(run: Run, view: WatchView) -> Iterator[str]:
 
 
 def head(run: Run, view: WatchView, *, alone: bool = False) -> str:
-    """The first of the two; `alone`, with the loss."""
+    """Return the first of the two lines; `alone`, with the loss."""
     facts = RunFacts(run)
     now = "resuming" if view.resuming else phase(run)
     said = (_times, _step, *((_loss,) if alone else ()), _quiet)
@@ -150,7 +149,7 @@ def head(run: Run, view: WatchView, *, alone: bool = False) -> str:
 
 
 def _curve(facts: RunFacts, view: WatchView) -> str:
-    """The losses as a line, and beside it as much as leaves it its least length."""
+    """Return the losses as a curve, and as many other values as leave it its least length."""
     low, high = f"{facts.losses[0][1]:.3f}", f"{facts.losses[-1][1]:.3f}"
     beside = [part for said in (_perplexity, _slow, _speed) for part in _those(said, facts, view)]
     while True:
@@ -164,7 +163,7 @@ def _curve(facts: RunFacts, view: WatchView) -> str:
 
 
 def _those(said: Callable[[RunFacts, WatchView], Iterator[str]], facts: RunFacts, view: WatchView) -> list[str]:
-    """Return the text of `said`, or nothing if the log does not say enough."""
+    """Return the lines of `said`; none if the log does not have enough for them."""
     try:
         return list(said(facts, view))
     except AbsentError:
@@ -176,7 +175,7 @@ def _row(name: str, parts: Sequence[str]) -> str:
 
 
 def _times(facts: RunFacts, view: WatchView) -> Iterator[str]:
-    """Return the ETA of the run, and of its set."""
+    """Yield the ETA of the run, and of its set."""
     left = 0.0 if _is_over(facts, view) else seconds_left(facts, view.usual, view.quiet)
     if not _is_over(facts, view):
         yield f"ETA {'after step 1' if left is None else duration(left)}"
@@ -192,12 +191,12 @@ def _all(facts: RunFacts, view: WatchView, left: float) -> str:
 
 
 def _is_over(facts: RunFacts, view: WatchView) -> bool:
-    """Whether nothing follows; what a resumed run goes on with may end with the run_stop of one that was killed."""
+    """Return whether nothing follows. The log of a run that is being resumed may hold an earlier run_stop."""
     return facts.run.has("run_stop") and not view.resuming
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds; a log may say anything."""
+    """Return hours, minutes and seconds; "unknown" for a number that no run could take."""
     return str(timedelta(seconds=round(seconds))) if 0 <= seconds < LONGEST else "unknown"
 
 
@@ -233,7 +232,7 @@ def _speed(facts: RunFacts, _view: WatchView) -> Iterator[str]:
 
 
 def phase(run: Run) -> str:
-    """What the run does now."""
+    """Return what the run is doing."""
     events = run.in_order([*PHASES, "eval_stop"])
     if not events:
         return "starting"
@@ -246,7 +245,7 @@ def phase(run: Run) -> str:
 
 
 def _is_resuming(run: Run, last: Located) -> bool:
-    """Return whether it was resumed and has neither done a step nor begun anything else since."""
+    """Return whether it was resumed and has done nothing since: no step, no other phase."""
     marks = [mark for mark in run.all("tracked_stats") if isinstance(mark.event.value, dict)]
     resumed = [mark for mark in marks if mark.event.value.get("resumed") is True]
     steps = deque(run.log.steps, maxlen=1)
@@ -266,7 +265,7 @@ def _benchmark(run: Run) -> str:
 def _progress(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     run = facts.run
     loss = f", training loss {facts.losses[-1][1]:.3f}" if facts.losses else ""
-    yield f"{'progress':{NAME}} step {trained(run) // run.global_batch_size:,}, {trained(run):,} sequences{loss}"
+    yield f"{'progress':{NAME}} step {trained(run) // run.global_batch_size:,}, {trained(run):,} samples{loss}"
 
 
 def _losses(facts: RunFacts, view: WatchView) -> Iterator[str]:
@@ -287,7 +286,7 @@ def _arrival(facts: RunFacts, view: WatchView) -> Iterator[str]:
     found = arrival(facts)
     yield (
         f"{'ETA':{NAME}} {duration(max(0.0, found.remaining - view.quiet))}, {found.minutes:.1f} min after the start, "
-        f"at {found.samples:,} sequences by {found.by}"
+        f"at {found.samples:,} samples by {found.by}"
     )
 
 
@@ -321,7 +320,7 @@ def _steps(facts: RunFacts, _view: WatchView) -> Iterator[str]:
 
 
 def _checkpoints(facts: RunFacts, _view: WatchView) -> Iterator[str]:
-    """The last one that is missing."""
+    """Yield the latest checkpoint fault, and the number of earlier ones."""
     if found := facts.checkpoint_faults:
         yield f"{'checkpoint':{NAME}} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
 
@@ -336,7 +335,7 @@ def _last_line(facts: RunFacts, view: WatchView) -> Iterator[str]:
 
 
 def _slow(facts: RunFacts, _view: WatchView) -> Iterator[str]:
-    """The ranks that the last report of stragglers found far slower than others; none once the run is over."""
+    """Yield the slowest rank of the last report of stragglers if it is far slower; nothing once the run is over."""
     latest = [] if facts.run.has("run_stop") else facts.latest_slow_ranks
     far = [one for one in latest if one.high > stragglers.SLOW]
     if far:
@@ -345,13 +344,13 @@ def _slow(facts: RunFacts, _view: WatchView) -> Iterator[str]:
 
 
 def _ends(points: Sequence[Point], view: WatchView) -> str:
-    """A curve between its first and its last value."""
+    """Return a curve between its first and its last value."""
     drawn = sparkline(points, max(LEAST_CURVE, view.width - 36), view.blocks)
     return f"{points[0][1]:.3f} {drawn} {points[-1][1]:.3f}"
 
 
 def sparkline(points: Sequence[Point], width: int, blocks: str) -> str:
-    """As many characters at most, as high as the values, from the lowest to the highest."""
+    """Return at most `width` characters whose heights follow the values."""
     means = [one.mean for one in binned(points, width)]
     low, high = min(means), max(means)
     top = len(blocks) - 1

@@ -1,4 +1,4 @@
-"""From paths to the text of a report."""
+"""Turns paths into the text of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from report.table import to_csv
 def render(
     paths: Sequence[Path], form: str = "html", *, ruleset: str | None = None, published: Path | None = None
 ) -> str:
-    """The report on the results under some paths, as `html`, `md` or `csv`.
+    """Return the report on the results under some paths, as `html`, `md` or `csv`.
 
     Args:
         ruleset: as compliance.check.check_paths.

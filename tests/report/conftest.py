@@ -1,4 +1,4 @@
-"""Pages without charts for all tests but those of what is drawn."""
+"""Gives pages without charts to all tests except those of drawing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ DRAWS = vega.available()
 
 @pytest.fixture(scope="module")
 def drawing() -> None:
-    """For tests of what is drawn."""
+    """Let a test draw charts."""
     if not DRAWS:
         pytest.skip(f"draws charts: {vega.EXTRA}")
 
 
 @pytest.fixture(autouse=True)
 def _without_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts take a second, so that other tests have pages without."""
+    """Leave charts out of other tests' pages: they take a second."""
     if "drawing" not in request.fixturenames:
         monkeypatch.setattr(vega, "available", lambda: False)

@@ -1,4 +1,4 @@
-"""Two results side by side, and curves for other programs."""
+"""Tests of comparing two results, and of curves for other programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.launches import launch, llama31_405b
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two rehearsed results: the second on other seeds, with slower steps, cut another way."""
+    """Two rehearsed results: the second with other seeds, slower steps and another parallel layout."""
     folder = tmp_path_factory.mktemp("diff")
     other = llama31_405b(TENSOR_MODEL_PARALLEL=8, DGXNNODES=2, DGXNGPU=8)
     return (
@@ -30,11 +30,11 @@ def invoke(*arguments: object) -> Result:
 
 
 def test_what_differs_is_told(both: tuple[Path, Path]) -> None:
-    """Variables, logged values and step times that are not alike, each with both values; the rest is counted."""
+    """Variables, logged values and step times that differ are listed with both values; the rest is counted."""
     parts = {part.title: part for part in compare(*map(open_one, both))}
     different = {pair.name: (pair.one, pair.other) for pair in parts["configuration (run.json)"].different}
     assert different["TENSOR_MODEL_PARALLEL"] == ("1", "8")
-    logged = [pair.name for pair in parts["what the logs say of it"].different]
+    logged = [pair.name for pair in parts["configuration (logs)"].different]
     assert "tensor_parallelism" in logged
     assert "seed" not in logged
     steps = {pair.name: (float(pair.one), float(pair.other)) for pair in parts["step times, mean of the runs"].pairs}
@@ -43,25 +43,25 @@ def test_what_differs_is_told(both: tuple[Path, Path]) -> None:
     done = invoke("diff", *both)
     assert done.exit_code == 0
     assert "TENSOR_MODEL_PARALLEL" in done.output
-    assert "the same: " in done.output
+    assert "identical: " in done.output
     assert "versions (" in done.output
 
 
 def test_a_result_is_like_itself(both: tuple[Path, Path]) -> None:
-    """Nothing differs, not even a curve."""
+    """A result compared with itself differs in nothing, not even a curve."""
     one = open_one(both[0])
     assert [part.title for part in compare(one, one) if part.different] == []
 
 
 def test_diff_wants_one_result_of_each(both: tuple[Path, Path]) -> None:
-    """A folder of several is refused, with what it holds."""
+    """A folder of several results is refused, with their names."""
     done = invoke("diff", both[0].parent, both[1])
     assert done.exit_code == 2
-    assert "holds 2 results, where one was expected: one, other" in done.output
+    assert "holds 2 results (one, other); expected one" in done.output
 
 
 def test_csv_has_every_point_in_full(both: tuple[Path, Path], tmp_path: Path) -> None:
-    """Evaluations, losses and step times of each run, as the report draws them."""
+    """The CSV has all evaluations, losses and step times of each run."""
     out = tmp_path / "curves.csv"
     assert invoke("curves", both[0], "--csv", out).exit_code == 0
     rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
@@ -73,7 +73,7 @@ def test_csv_has_every_point_in_full(both: tuple[Path, Path], tmp_path: Path) ->
 
 
 def test_tensorboard_has_a_run_for_each_log(both: tuple[Path, Path], tmp_path: Path) -> None:
-    """An event file each, below the folder; without the library one line says how to get it."""
+    """Each log gets an event file below the folder; without the library one line names the command to install it."""
     done = invoke("curves", both[0], "--tensorboard", tmp_path / "events")
     if done.exit_code:
         assert "mlperf-llama31[tensorboard]" in done.output
@@ -82,12 +82,12 @@ def test_tensorboard_has_a_run_for_each_log(both: tuple[Path, Path], tmp_path: P
 
 
 def test_curves_want_to_know_where(both: tuple[Path, Path]) -> None:
-    """One of the two options."""
+    """`curves` without --csv and --tensorboard is refused."""
     assert invoke("curves", both[0]).exit_code == 2
 
 
 def test_markdown_on_a_terminal_of_latin_1(both: tuple[Path, Path]) -> None:
-    """Characters that the terminal lacks become plain ones."""
+    """Characters that the terminal cannot encode are replaced."""
     done = CliRunner(charset="latin-1").invoke(main, ["report", str(both[0]), "--md"])
     assert done.exit_code == 0
     assert "| - |" in done.output

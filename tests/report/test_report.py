@@ -1,4 +1,4 @@
-"""A report's numbers, and that a log cannot write into it."""
+"""Tests of a report's numbers, and that a log cannot inject anything into it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_time_of_a_run_is_accounted_for(log: LogFile) -> None:
 
 
 def test_slow_steps_are_found(log: LogFile) -> None:
-    """A step that takes 1.2 times the median or longer is told, with its place."""
+    """A step that takes 1.2 times the median or longer is reported with its position."""
     log.get("tracked_stats", 4)["value"]["train_step_time"] = 1.2 * STEP_SECONDS
     place = log.get("tracked_stats", 4)["metadata"]["samples_count"]
     (run,) = one(log.save()).runs
@@ -91,7 +91,7 @@ def test_slow_steps_are_found(log: LogFile) -> None:
 
 
 def test_slow_ranks_are_told(log: LogFile) -> None:
-    """The slowest first, with how often they were named; what is none is passed over."""
+    """Slow ranks come slowest first, with their counts; malformed entries are ignored."""
     first, second = {"rank": 9, "node": "n2", "ratio": 1.5}, {"rank": 3, "node": "n1", "ratio": 1.1}
     more = [
         5,
@@ -122,7 +122,7 @@ def test_checkpoint_faults_are_shown(log: LogFile) -> None:
 
 
 def test_the_same_finding_in_several_logs_is_listed_once(rehearsed: Path, tmp_path: Path) -> None:
-    """With every place; errors come before what is less."""
+    """A finding that several logs share is one entry with every place; errors come first."""
     folder = Path(shutil.copytree(rehearsed, tmp_path / "runs"))
     for path in folder.glob("result_*.txt"):
         log = LogFile(path)
@@ -137,7 +137,7 @@ def test_the_same_finding_in_several_logs_is_listed_once(rehearsed: Path, tmp_pa
 
 @needs_published
 def test_findings_about_a_submission_are_listed_once() -> None:
-    """By its first result; the others lead there."""
+    """Its first result lists them; the others link there."""
     results = gather([V51 / "NVIDIA"])
     findings = {one.message for one in results[-1].findings if one.file == str(results[-1].group.organisation)}
     page = html.unescape(to_html(results))
@@ -148,7 +148,7 @@ def test_findings_about_a_submission_are_listed_once() -> None:
 
 @needs_published
 def test_speed_of_a_published_result() -> None:
-    """512 H100 at 55.13 s a step: 874.5 TFLOP/s each; the submitter's formula, with a larger vocabulary, says 877.7."""
+    """512 H100 at 55.13 s per step: 874.5 TFLOP/s each. The submitter counts a larger vocabulary: 877.7."""
     (result,) = published(EOS)
     assert result.gpu is not None
     assert (result.gpu.name, result.gpus, result.global_batch_size) == ("H100", 512, 1152)
@@ -159,14 +159,14 @@ def test_speed_of_a_published_result() -> None:
 
 @needs_published
 def test_every_finding_is_somewhere() -> None:
-    """Of a tree of several results each finding of `check` is one of some result, those of the systems too."""
+    """Every finding of `check` about a tree of results belongs to some result, those about systems too."""
     results, checked = gather([V51], "5.1.0"), check_paths([V51], "5.1.0")
     assert {finding for result in results for finding in result.findings} == set(checked.findings)
 
 
 @needs_published
 def test_published_results_are_of_their_round() -> None:
-    """A published result is judged by the rules of its round, which its path names, and the tables say so."""
+    """A published result is judged by the round that its path names, and the tables name it."""
     assert ",5.0.0 (from the folder v5.0)," in to_csv(gather([EOS]))
     assert published(EOS)[0].ruleset == "5.0.0 (from the folder v5.0)"
     assert {result.score.factor for result in published(V51)} == {1.0}
@@ -176,7 +176,7 @@ def test_published_results_are_of_their_round() -> None:
 
 
 def test_csv_has_a_line_for_each_run_in_full(rehearsed: Path) -> None:
-    """Numbers are not rounded, so that another program can go on with them."""
+    """Numbers are not rounded, so that another program can compute with them."""
     result = one(rehearsed)
     rows = list(csv.DictReader(io.StringIO(to_csv([result]))))
     assert [float(row["minutes"]) for row in rows] == list(result.score.minutes)
@@ -192,7 +192,7 @@ def test_markdown_shows_the_score(rehearsed: Path) -> None:
 
 
 def test_commands_write_all_forms(rehearsed: Path, tmp_path: Path) -> None:
-    """`report -o` writes a page; `--md` and `--csv` print to the terminal where no file is named."""
+    """`report -o` writes a page; `--md` and `--csv` print to the terminal if no file is named."""
     page = tmp_path / "report.html"
     assert CliRunner().invoke(main, ["report", str(rehearsed), "-o", str(page)]).exit_code == 0
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -204,7 +204,7 @@ def test_commands_write_all_forms(rehearsed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("drawing")
 def test_page_needs_nothing_else(rehearsed: Path) -> None:
-    """No address outside the page but links within it, and a policy that runs the page's own two scripts alone."""
+    """The page has no links but those within it, and its policy runs only its own two scripts."""
     page = to_html(gather([rehearsed]))
     outside = re.sub(r"<script.*?</script>|src=\"data:image/svg[^\"]*\"", "", page, flags=re.DOTALL)
     assert not re.search(r"https?://|src=|href=\"(?!#)|url\(|@import", outside)
@@ -217,7 +217,7 @@ def test_page_needs_nothing_else(rehearsed: Path) -> None:
 
 
 def test_without_the_extra_the_page_has_tables(rehearsed: Path) -> None:
-    """It says what to install, and everything but the charts is there."""
+    """Without the extra the page names the command that installs it, and has everything but the charts."""
     result = one(rehearsed)
     page = to_html([result])
     assert vega.EXTRA in html.unescape(page)
@@ -229,7 +229,7 @@ def test_without_the_extra_the_page_has_tables(rehearsed: Path) -> None:
 
 
 class Tags(HTMLParser):
-    """Which elements a page has, and that they close as they opened."""
+    """Collects the elements of a page and checks that they are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def hostile(rehearsed: Path, tmp_path: Path) -> Path:
-    """A result whose every text is an attack, and whose numbers are as large as JSON lets them be."""
+    """A result whose texts are all attacks, and whose numbers are as large as JSON allows."""
     folder = tmp_path / "=cmd|<b>"
     folder.mkdir()
     log = LogFile(rehearsed / "result_0.txt")
@@ -272,7 +272,7 @@ def hostile(rehearsed: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("drawing")
 def test_hostile_text_is_only_text(hostile: Path, rehearsed: Path) -> None:
-    """The page of a hostile log has no element and no attribute that the page of a good one has not."""
+    """The page of a hostile log has only elements and attributes that the page of a good one has."""
     page, good = Tags(to_html(gather([hostile]))), Tags(to_html(gather([rehearsed])))
     assert page.open == []
     # A good log has no findings, whose ids are code.
@@ -282,21 +282,21 @@ def test_hostile_text_is_only_text(hostile: Path, rehearsed: Path) -> None:
 
 
 def test_hostile_markdown_is_only_text(hostile: Path) -> None:
-    """Neither markup, nor a link, nor a mention, nor a further column."""
+    """Hostile text makes no markup, no link, no mention and no further column."""
     text = to_markdown(gather([hostile]))
     assert not re.search(r"<|@|\]\(|`|\x1b", text)
     assert len({line.count("|") for line in text.splitlines()[2:5]}) == 1
 
 
 def test_hostile_csv_is_no_formula(hostile: Path) -> None:
-    """No cell begins as a formula of a spreadsheet does."""
+    """No cell begins like a spreadsheet's formula."""
     cells = [cell for row in csv.reader(io.StringIO(to_csv(gather([hostile])))) for cell in row]
     assert not any(re.match(r"[=@+]|-(?![0-9])", cell) for cell in cells)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b":::MLLOG {}\n", b"noise\n"])
 def test_no_log_at_all(tmp_path: Path, content: bytes) -> None:
-    """Of files that hold no run there is a report too: that they fail."""
+    """Files that hold no run get a report, which says FAIL."""
     (tmp_path / "result_0.txt").write_bytes(content)
     results = gather([tmp_path])
     assert not results[0].passed
@@ -306,7 +306,7 @@ def test_no_log_at_all(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.usefixtures("drawing")
 def test_charts_of_a_long_log_are_bounded(log: LogFile) -> None:
-    """Ten times the steps do not make a chart longer by a tenth: what cannot be seen is drawn as its range."""
+    """Ten times the steps make a chart at most a tenth longer: it draws the ranges of bins."""
     from report.charts import charts
 
     def size(times: int) -> int:
@@ -324,7 +324,7 @@ def test_charts_of_a_long_log_are_bounded(log: LogFile) -> None:
 
 @pytest.mark.usefixtures("drawing")
 def test_texts_of_logs_are_data_of_charts(hostile: Path) -> None:
-    """What a log says is a value of a chart's data, and in no expression, title or field of its description."""
+    """Texts of a log are values in a chart's data, never expressions, titles or fields of its description."""
     from report.charts import charts
 
     for chart in charts(gather([hostile])):
@@ -335,21 +335,21 @@ def test_texts_of_logs_are_data_of_charts(hostile: Path) -> None:
 
 
 def test_labels_are_short_and_tell_results_apart() -> None:
-    """As few words as no other name begins with; names that end alike stay whole."""
+    """A label is the shortest start of a name that is unique; names that end alike stay whole."""
     names = ["v5.1/theia_ngpu512_nemo", "v5.1/tyche_ngpu512_25.09", "v5.0/tyche_ngpu512_25.04", "a/x", "b/x"]
     assert labels(names) == ["theia", "tyche_ngpu512_25.09", "tyche_ngpu512_25.04", "a/x", "b/x"]
     assert labels(["b/a"]) == ["a"]
 
 
 def test_two_benchmarks_of_a_system_have_two_names(tmp_path: Path) -> None:
-    """The folder of the benchmark is left out only where it tells nothing."""
+    """The benchmark's folder is part of a name only if it distinguishes results."""
     paths = [tmp_path / "results" / "eos" / name for name in ("llama31_405b", "llama31_8b")]
     assert names_of(paths) == ["llama31_405b", "llama31_8b"]
 
 
 @given(st.integers(0, 300), st.integers(0, 9))
 def test_colours_are_seen_on_both_pages(system: int, run: int) -> None:
-    """However many systems and runs, a mark differs from what is behind it."""
+    """However many systems and runs there are, a mark stands out from its background."""
     found = colour(system, run, 10)
     assert contrast(found.light, LIGHT) >= LEAST
     assert contrast(found.dark, DARK) >= LEAST
@@ -359,7 +359,7 @@ def test_colours_are_seen_on_both_pages(system: int, run: int) -> None:
 
 
 def test_a_rehearsal_has_a_banner_and_no_green_score(rehearsed: Path) -> None:
-    """It passes every check, and yet its card is not that of a result that counts."""
+    """A rehearsal passes every check, yet its card is not the green one of a result that counts."""
     (result,) = gather([rehearsed])
     assert result.passed
     assert not result.counts
@@ -370,7 +370,7 @@ def test_a_rehearsal_has_a_banner_and_no_green_score(rehearsed: Path) -> None:
 
 
 def test_what_is_no_result_of_mlperf_says_so(valid: Callable[[str], LogFile]) -> None:
-    """The tiny benchmark and the open division; one run has its minutes, and how many make a score."""
+    """The tiny benchmark and the open division have banners; a single run shows its minutes and the runs of a score."""
     log = valid("tiny")
     log.set("submission_division", "open")
     (result,) = gather([log.save()])
@@ -384,7 +384,7 @@ def test_what_is_no_result_of_mlperf_says_so(valid: Callable[[str], LogFile]) ->
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=2000), st.integers(1, 400))
 def test_bins_lose_no_extreme(values: list[float], most: int) -> None:
-    """However few bins: the smallest, the largest and the mean of all values are kept."""
+    """However few the bins, they keep the smallest, the largest and the mean of all values."""
     bins = binned([(float(index), value) for index, value in enumerate(values)], most)
     assert len(bins) <= most
     assert min(one.low for one in bins) == min(values)
@@ -403,12 +403,12 @@ def test_histogram_counts_every_value(values: list[float], bins: int) -> None:
 
 @given(st.text())
 def test_markdown_escapes_text(text: str) -> None:
-    """Nothing is left that Markdown acts on."""
+    """Escaped text has nothing that Markdown acts on."""
     assert not re.search(r"[<>|`*\[\]\n]", escaped(text))
 
 
 def test_numbers_beyond_all_measure_are_not_drawn(log: LogFile) -> None:
-    """A number that no measurement has, and NaN, leave the curves."""
+    """NaN and numbers larger than any measurement are left out of the curves."""
     log.get("tracked_stats", 2)["value"]["train_step_time"] = 1e300
     (run,) = one(log.save()).runs
     assert len(run.step_seconds) == len(run.losses) - 1
@@ -416,7 +416,7 @@ def test_numbers_beyond_all_measure_are_not_drawn(log: LogFile) -> None:
 
 
 def test_large_descriptions_are_drawn_by_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is asked for more than its share, and the pictures keep their order."""
+    """No process gets more than its share of descriptions, and the pictures keep their order."""
     asked: list[str] = []
 
     def draws_nothing(text: str) -> str:
@@ -433,7 +433,7 @@ def test_large_descriptions_are_drawn_by_several_processes(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("drawing")
 def test_valid_logs_of_every_benchmark_have_charts(valid: Callable[[str], LogFile]) -> None:
-    """The charts of each benchmark are drawn from one run of it, and each has its still picture."""
+    """One run of each benchmark gets every chart, and each chart has a still picture."""
     from report.charts import charts
 
     drawn = [chart for name in ("tiny", "405b", "8b") for chart in charts(gather([valid(name).path]))]

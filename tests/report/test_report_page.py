@@ -1,4 +1,4 @@
-"""The page as a browser shows it: charts, numbers, names, contrast, on every screen; see tests/install_browser.sh."""
+"""Tests of the page in a real browser, at two widths, light and dark, printed; see tests/install_browser.sh."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def paths_of(name: str, folder: Path) -> list[str]:
-    """What each report is of."""
+    """Return the paths of a report's results."""
     if name == "tiny":
         runs = launch(folder / "runs", tiny())
         for node in ("n1", "n2"):
@@ -120,7 +120,7 @@ def paths_of(name: str, folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", params=["tiny", "published", "compared"])
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A report, and what the commands are to be asked for the same results."""
+    """A report, and the arguments that name the same results to other commands."""
     folder = tmp_path_factory.mktemp("report")
     arguments = paths_of(request.param, folder)
     if request.param != "tiny":
@@ -133,7 +133,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def await_pictures(page: Page) -> list[str]:
-    """What a screen reader is told of each chart; the browser makes its tree of names in its own time."""
+    """Return the names of the charts for a screen reader; the browser builds them with a delay."""
     for _ in range(100):
         found = [name for name in page.names("image") if len(name) > 20]
         if len(found) >= CHARTS:
@@ -146,7 +146,7 @@ def await_pictures(page: Page) -> list[str]:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_page_is_whole_and_legible(page: Page, report: tuple[Path, list[str]], width: int, dark: bool) -> None:
-    """No complaint of the browser, nothing fetched, charts inside their frames, and contrast."""
+    """The browser reports nothing and fetches nothing; charts fit their frames; every text has enough contrast."""
     file, arguments = report
     page.complaints.clear()
     page.requests.clear()
@@ -165,7 +165,7 @@ def test_page_is_whole_and_legible(page: Page, report: tuple[Path, list[str]], w
 
 
 def test_runs_are_switched_off_in_all_charts(page: Page, report: tuple[Path, list[str]]) -> None:
-    """A chart over the run loses a line and has it again; so it goes with a whole group."""
+    """Switching a run off changes every chart over the run; switching it on changes them back."""
     file, _ = report
     page.open(file, width=1280)
     page.evaluate(SETTLED)
@@ -180,7 +180,7 @@ def test_runs_are_switched_off_in_all_charts(page: Page, report: tuple[Path, lis
 
 
 def test_zoom_is_linked(page: Page, report: tuple[Path, list[str]]) -> None:
-    """A drag over one chart zooms all that are over the run; so do the buttons, and one shows the whole run again."""
+    """A drag over one chart zooms all charts over the run; so do the buttons, and one shows the whole run again."""
     file, _ = report
     page.open(file, width=1280)
     page.evaluate(SETTLED)
@@ -205,7 +205,7 @@ def test_zoom_is_linked(page: Page, report: tuple[Path, list[str]]) -> None:
 
 @pytest.mark.parametrize(("id_", "value"), [("axis", "minutes"), ("axis", "steps"), ("scale", "log")])
 def test_axes_are_chosen(page: Page, report: tuple[Path, list[str]], id_: str, value: str) -> None:
-    """Minutes or steps instead of samples, and a logarithmic y: each draws the charts over the run anew."""
+    """Minutes or steps instead of samples, or a logarithmic y, redraw every chart over the run."""
     file, _ = report
     page.open(file, width=1280)
     page.evaluate(SETTLED)
@@ -220,7 +220,7 @@ def test_axes_are_chosen(page: Page, report: tuple[Path, list[str]], id_: str, v
 
 
 def test_table_is_sorted_and_filtered(page: Page, report: tuple[Path, list[str]]) -> None:
-    """By a click on a head, up and down; words and comparisons keep the rows that match. One row has no buttons."""
+    """A click on a head sorts, up and down; the filter keeps the rows that match. A table of one row has no buttons."""
     file, _ = report
     page.open(file, width=1280)
     column = (
@@ -247,7 +247,7 @@ def test_table_is_sorted_and_filtered(page: Page, report: tuple[Path, list[str]]
 
 
 def test_keyboard_reaches_everything(page: Page, report: tuple[Path, list[str]]) -> None:
-    """Tab goes through every link, button, box and scrolled table, in the order of the page."""
+    """Tab reaches every link, button, box and scrolled table, in the order of the page."""
     file, _ = report
     page.open(file, width=1280)
     page.evaluate(SETTLED)
@@ -299,7 +299,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(page: Page, report: tuple[Path, list[str]], axe: str, dark: bool) -> None:
-    """No violation of the rules that axe-core knows, among them contrast, names and order."""
+    """axe-core finds no violation of its rules, among them contrast, names and order."""
     file, _ = report
     page.open(file, width=1280, dark=dark)
     page.evaluate(SETTLED)
@@ -309,7 +309,7 @@ def test_axe_finds_nothing(page: Page, report: tuple[Path, list[str]], axe: str,
 
 
 def test_numbers_are_those_of_score(page: Page, report: tuple[Path, list[str]]) -> None:
-    """Every score of the page is `compliance score --json`'s, to the last digit."""
+    """Every score and every run's minutes on the page equal those of `score --json`, to the last digit."""
     file, arguments = report
     page.open(file, width=1280)
     scores = json.loads(CliRunner().invoke(main, ["score", "--json", *arguments]).output)["results"]
@@ -327,7 +327,7 @@ def test_numbers_are_those_of_score(page: Page, report: tuple[Path, list[str]]) 
 
 
 def test_everything_has_a_name(page: Page, report: tuple[Path, list[str]]) -> None:
-    """A screen reader is told what each chart and each table is, and the headings go down one level at a time."""
+    """Each chart and each table has a name for a screen reader, and headings descend one level at a time."""
     file, _ = report
     page.open(file, width=1280)
     page.evaluate(SETTLED)
@@ -343,7 +343,7 @@ def test_everything_has_a_name(page: Page, report: tuple[Path, list[str]]) -> No
 
 
 def test_prints_on_paper(page: Page, report: tuple[Path, list[str]]) -> None:
-    """On paper the colours are those of the light page, charts are their still pictures, and no table is too wide."""
+    """On paper the page is light, charts are still pictures, and no table is too wide."""
     file, _ = report
     page.open(file, width=PAPER, dark=True, media="print")
     wide = "[...document.querySelectorAll('table')].filter(one => one.offsetWidth > one.parentElement.clientWidth + 1)"
@@ -358,7 +358,7 @@ def test_prints_on_paper(page: Page, report: tuple[Path, list[str]]) -> None:
 
 
 def test_without_scripts_the_charts_are_still(page: Page, report: tuple[Path, list[str]]) -> None:
-    """Each chart has its picture, and every table is there."""
+    """Without scripts each chart shows its still picture."""
     file, _ = report
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     try:

@@ -1,4 +1,4 @@
-"""What a report makes of the samples of nodes: each number from its lines, whatever else the files hold."""
+"""Tests of what a report shows of the nodes' samples, whatever else their files hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START = round(EPOCH * 1000)
 
 
 def write_samples(log: Path, node: str, *, times: int = 10, gpus: int = 8, clock: int = 1755) -> Path:
-    """A sample every ten seconds from START on, whose numbers differ by GPU and by time."""
+    """Write a sample every ten seconds from START, with numbers that differ by GPU and time."""
     lines = [HEADER]
     for sample in range(times):
         now = START + 10_000 * sample
@@ -49,7 +49,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_gpus_that_are_asked_together_are_one_point(log: Path) -> None:
-    """Mean, fullest, hottest and slowest of a node's GPUs, over the minutes from run_start."""
+    """GPUs that were sampled together become one point: their mean, fullest, hottest or slowest."""
     write_samples(log, "n1", times=3)
     node = one(log, START - 60_000)
     assert (node.gpus, node.samples, node.refused, node.cut) == (8, 3, 0, False)
@@ -68,7 +68,7 @@ def test_gpus_that_are_asked_together_are_one_point(log: Path) -> None:
 
 
 def test_a_gpu_that_is_lost_leaves_the_others(log: Path) -> None:
-    """The next time is told by an index that does not grow, not by the number of GPUs."""
+    """A new point begins where the GPU index does not grow, so a lost GPU does not shift the others."""
     path = write_samples(log, "n1", times=4)
     third = START + 20_000
     lost = (f"{third + 3},3,", f"{third + 7},7,")
@@ -78,7 +78,7 @@ def test_a_gpu_that_is_lost_leaves_the_others(log: Path) -> None:
 
 
 def test_a_node_without_gpus_has_its_own_curves(log: Path) -> None:
-    """And its first sample stands for a run_start that there was not."""
+    """A node without GPUs has its own curves; without a run_start, time starts at its first sample."""
     write_samples(log, "n1", times=2, gpus=0)
     node = one(log, None)
     assert set(node.curves) == {quantity.title for quantity in OF_NODE}
@@ -87,7 +87,7 @@ def test_a_node_without_gpus_has_its_own_curves(log: Path) -> None:
 
 
 def test_lines_that_are_no_samples_are_counted(log: Path) -> None:
-    """A second header is none, a torn line and another file's are."""
+    """Torn lines and lines of other files are counted as unreadable; a second header is not."""
     path = write_samples(log, "n1", times=2, gpus=1)
     with path.open("a") as file:
         file.write(f"{HEADER}\n{START},no\n\n<script>,{NODE},1,1,1,,,,,1\n{START},0,1e9,1,1,1,1,1,1,\n{START},0,1,1")
@@ -96,7 +96,7 @@ def test_lines_that_are_no_samples_are_counted(log: Path) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    """Whatever stands in a file, no line of it stops a report."""
+    """No bytes in a file stop a report."""
     log = tmp_path_factory.mktemp("any") / "result_0.txt"
     file_of(log, "n1").write_bytes(content)
     assert one(log).samples <= content.count(b"\n") + 1
@@ -109,7 +109,7 @@ _CELLS = st.floats(0, 1e9).map(lambda value: f"{value:.2f}") | st.sampled_from([
 def test_what_a_sampler_writes_is_read(
     tmp_path_factory: pytest.TempPathFactory, gpu: int, cells: list[str], reasons: int
 ) -> None:
-    """Each line of nvidia-smi that becomes a line of the file is a sample of the report."""
+    """Each line of nvidia-smi that the sampler writes is read as a sample."""
     log = tmp_path_factory.mktemp("written") / "result_0.txt"
     row = gpu_cells(", ".join([str(gpu), *cells, f"0x{reasons:016x}"]))
     file_of(log, "n1").write_text(f"{HEADER}\n{START},{','.join(row)}\n")
@@ -118,14 +118,14 @@ def test_what_a_sampler_writes_is_read(
 
 
 def test_only_the_run_s_own_files_are_read(log: Path) -> None:
-    """Those of result_10 are not of result_1, and a pipe is no file."""
+    """Files of result_10 do not belong to result_1, and a pipe is ignored."""
     write_samples(log.with_name("result_10.txt"), "n1")
     (log.parent / "telemetry_1_pipe.csv").mkdir()
     assert read_telemetry(log.with_name("result_1.txt"), None).nodes == ()
 
 
 def test_what_is_read_is_bounded(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a long file the beginning, and of many files every n-th; both are said."""
+    """A long file is read from its beginning, of many files every n-th is read, and the page says so."""
     size = write_samples(log, "n0").stat().st_size
     for index in range(1, 9):
         write_samples(log, f"n{index}")
@@ -138,7 +138,7 @@ def test_what_is_read_is_bounded(log: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(-1e6, 1e6)), min_size=1, max_size=300), st.integers(1, 40))
 def test_parts_lose_no_extreme(points: list[tuple[float, float]], parts: int) -> None:
-    """However few the parts: the smallest and the largest are kept, from left to right."""
+    """However few the bins, they keep the smallest and the largest value, from left to right."""
     bins = spread(points, parts)
     assert len(bins) <= parts
     assert min(one.low for one in bins) == min(value for _, value in points)
@@ -157,7 +157,7 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("drawing")
 def test_page_shows_the_nodes(runs: Path) -> None:
-    """A chart for each quantity and a row for each node, beside those of every report."""
+    """The page has a chart for each quantity and a row for each node."""
     before = to_html(gather([runs]))
     for node in ("n1", "n2"):
         write_samples(runs / "result_0.txt", node)
@@ -178,7 +178,7 @@ def test_page_shows_the_nodes(runs: Path) -> None:
 
 @pytest.mark.usefixtures("drawing")
 def test_many_nodes_are_a_range(runs: Path) -> None:
-    """Not a line each; the slowest come first in the table, and the page says what it leaves out."""
+    """Many nodes are drawn as a range; the table lists the slowest first, and the page says what it leaves out."""
     from report.charts import MOST_NODES, node_charts
 
     for index in range(MOST_ROWS + 1):
@@ -199,7 +199,7 @@ def test_many_nodes_are_a_range(runs: Path) -> None:
 
 
 def test_hostile_samples_are_only_text(runs: Path) -> None:
-    """The name of a node is whatever a file is called."""
+    """A hostile node name, taken from a file's name, is shown as text."""
     hostile = '<img src=x onerror=alert(1)>"&'
     write_samples(runs / "result_0.txt", hostile)
     file_of(runs / "result_0.txt", "n2").write_text("<script>alert(1)</script>\n" * 3)

@@ -1,4 +1,4 @@
-"""Watching a run: what is shown is true, early enough, and never taken back."""
+"""Tests of watching a run: what is shown is true, early, and never taken back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def growing(path: Path) -> Iterator[tuple[bytes, LogFollower]]:
-    """Each line of a log, and the watch that has seen it and those before."""
+    """Yield each line of a log, and the follower that has read up to it."""
     watch = LogFollower(path)
     for text in path.read_bytes().splitlines(keepends=True):
         watch.feed(text)
@@ -67,13 +67,13 @@ def milliseconds(run: Run, key: str) -> float:
 
 
 def whole(path: Path) -> LogFollower:
-    """A watch that has seen all of a log."""
+    """Return a follower that has read all of a log."""
     *_, (_, watch) = growing(path)
     return watch
 
 
 def until(path: Path, key: str) -> LogFollower:
-    """A watch that has seen a log up to the first event of a key."""
+    """Return a follower that has read a log up to the first event of a key."""
     return next(watch for line, watch in growing(path) if f'"{key}"'.encode() in line)
 
 
@@ -83,7 +83,7 @@ def until(path: Path, key: str) -> LogFollower:
 @published
 @pytest.mark.parametrize("path", [pytest.param(log, id=f"{log.parent.parent.name}-{log.stem}") for log in V51])
 def test_arrival_seen_from_half_way(path: Path) -> None:
-    """Half-way through each published v5.1 run, the time at which it is expected to end is right to a tenth."""
+    """Half-way through each published v5.1 run, its expected end is right to a tenth."""
     end = whole(path).run
     start, stop = milliseconds(end, "run_start"), milliseconds(end, "run_stop")
     # The clock of this test is that of the log: what is shown at a moment is made of the lines up to then.
@@ -121,7 +121,7 @@ def test_half_way_through_a_rehearsal_the_next_evaluation_is_the_first(rehearsed
 @published
 @pytest.mark.parametrize("round_name", ROUNDS)
 def test_the_last_factor_is_that_of_the_result(round_name: str) -> None:
-    """With the other runs beside it, the factor at the end of each published run is the one its result is scored by."""
+    """With the other runs of its result, a published run's factor at the end is the one that scores the result."""
     for group in find_logs([PUBLISHED / round_name]):
         found = compare(open_result(group, ROUNDS[round_name]))
         samples = found.samples
@@ -138,7 +138,7 @@ def test_the_last_factor_is_that_of_the_result(round_name: str) -> None:
 @published
 @pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.parent.name) for folder in RESULTS])
 def test_the_factor_that_is_shown_at_the_end(folder: Path) -> None:
-    """Fed line by line, the last run of each published v5.1 result ends on the factor of `compliance rcp`."""
+    """Fed line by line, the last run of each published v5.1 result ends with the factor of `llama31 rcp`."""
     path = folder / "result_2.txt"
     watch = whole(path)
     found = compare(open_result(find_logs([folder])[0], "5.1.0"))
@@ -147,7 +147,7 @@ def test_the_factor_that_is_shown_at_the_end(folder: Path) -> None:
 
 
 def test_a_run_that_missed_counts_as_the_slowest() -> None:
-    """Of three runs one may miss the target: the mean is that of the run in the middle."""
+    """One of three runs may miss the target; the mean is then that of the slower of the others."""
     found = margin(find("llama31_405b"), 1152, 294912, [None, 276480])
     assert found is not None
     assert (found.mean, found.factor) == (294912, 313344 / 294912)
@@ -155,7 +155,7 @@ def test_a_run_that_missed_counts_as_the_slowest() -> None:
 
 
 def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
-    """Before the first evaluation, what stopping there would do to the score: 313344 / 276480 = 1.1333, and refused."""
+    """Before the first evaluation, stopping there is shown to cost a factor of 313344 / 276480 = 1.1333, and refused."""
     watch = until(rehearsed / "result_0.txt", "block_start")
     (said,) = (line for line in lines(watch.run, WatchView()) if line.startswith("convergence"))
     assert "276,480: stopping at the next evaluation would be normalised by 1.1333" in said
@@ -171,7 +171,7 @@ def names(findings: list[Finding] | tuple[Finding, ...]) -> set[str]:
 
 @pytest.mark.parametrize("name", ["tiny", "405b", "8b"])
 def test_no_finding_on_any_prefix_of_a_valid_log(valid: Callable[[str], LogFile], name: str) -> None:
-    """While a valid run is on, nothing is said to be wrong with it."""
+    """No prefix of a valid log has a finding."""
     for _, watch in growing(valid(name).path):
         assert certain(watch.run) == []
 
@@ -179,7 +179,7 @@ def test_no_finding_on_any_prefix_of_a_valid_log(valid: Callable[[str], LogFile]
 @published
 @pytest.mark.parametrize("path", [pytest.param(log, id=log.parent.parent.name) for log in V51 if log.stem[-1] == "0"])
 def test_findings_of_published_logs_stay(path: Path) -> None:
-    """Whatever is shown while a published run is on is among the findings at its end, on the same line."""
+    """Every finding that is shown during a published run is among those at its end, on the same line."""
     shown = set()
     for number, (_, watch) in enumerate(growing(path)):
         if number % 9 == 0:
@@ -196,7 +196,7 @@ VALUES: st.SearchStrategy[object] = st.sampled_from(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_is_shown_is_never_taken_back(made_logs: dict[str, Path], data: st.DataObject) -> None:
-    """Of a log broken in any way, each rule that is said to be broken on the way is broken at the end."""
+    """However a log is broken, each rule that is reported on the way is broken at the end."""
     events = LogFile(made_logs["tiny"]).events
     for _ in range(data.draw(st.integers(1, 3))):
         index = data.draw(st.integers(0, len(events) - 1))
@@ -236,7 +236,7 @@ def test_a_wrong_value_is_shown_at_once(log: LogFile) -> None:
 
 
 def test_certain_rules_exist() -> None:
-    """Every rule that is shown early is one that there is."""
+    """Every rule that may be shown early exists."""
     from compliance.run import RUN_RULES
 
     assert set(RUN_RULES.rules) >= CERTAIN
@@ -251,7 +251,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
-    """Half a line is no line; nothing is read twice; a file that is not there yet has no lines."""
+    """Half a line is not read; nothing is read twice; a missing file has no lines."""
     follower = LogFollower(file)
     assert not follower.poll()
     line = text_of("seed")
@@ -267,7 +267,7 @@ def test_a_line_is_read_when_it_is_complete(file: Path) -> None:
 
 
 def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
-    """A resumed run cuts its log back to the checkpoint; what is left is read again."""
+    """When a resumed run cuts its log back to the checkpoint, the rest is read again."""
     file.write_bytes(b"one\ntwo\n")
     follower = FileFollower(file)
     follower.poll()
@@ -276,7 +276,7 @@ def test_a_log_that_is_cut_back_is_read_anew(file: Path) -> None:
 
 
 def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
-    """A rotated log is another file under the same name, of whatever size."""
+    """A rotated log, another file of the same name, is read from its start, whatever its size."""
     file.write_bytes(b"one\n")
     follower = FileFollower(file)
     follower.poll()
@@ -288,7 +288,7 @@ def test_a_log_that_is_replaced_is_read_anew(file: Path) -> None:
 @pytest.mark.parametrize("length", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE])
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_of_a_long_line_watch_says_what_check_says(file: Path, length: int, end: str) -> None:
-    """A line that is too long to be read is the same defect of the same line, however its pieces come."""
+    """A line that is too long is the same finding of `check` and `watch`, however its pieces arrive."""
     text = text_of("before") + "\n" + text_of("hidden").ljust(length) + end
     file.write_text(text)
     follower = LogFollower(file)
@@ -302,7 +302,7 @@ def test_of_a_long_line_watch_says_what_check_says(file: Path, length: int, end:
 
 
 def test_a_line_without_end_is_passed_over(file: Path) -> None:
-    """Of a line too long to be looked at nothing is kept but that it is one, and the next one is read."""
+    """A line too long to be read is recorded as such without its text, and the next one is read."""
     follower = LogFollower(file)
     for text in (b"x" * MAX_LINE * 2, b"x" * MAX_LINE + b"\n" + text_of("next").encode() + b"\n"):
         with file.open("ab") as stream:
@@ -313,7 +313,7 @@ def test_a_line_without_end_is_passed_over(file: Path) -> None:
 
 
 def test_followed_to_its_end(rehearsed: Path, file: Path) -> None:
-    """A log that is written piece by piece is shown after each, until its run has stopped."""
+    """A log that is written piece by piece is shown after each piece, until its run has stopped."""
     raw = (rehearsed / "result_0.txt").read_bytes()
     pieces = [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
 
@@ -331,7 +331,7 @@ def test_followed_to_its_end(rehearsed: Path, file: Path) -> None:
 
 
 def test_the_last_line_is_waited_for(rehearsed: Path, file: Path) -> None:
-    """What follows run_stop belongs to the run: a valid log has no finding at its end, however slowly it is written."""
+    """Lines after run_stop are awaited: a valid log has no finding at its end, however slowly it is written."""
     head, stop, tail = (rehearsed / "result_0.txt").read_bytes().rpartition(b'"run_stop"')
     rest = stop + tail
     end = rest.index(b"\n") + 1
@@ -347,7 +347,7 @@ def test_the_last_line_is_waited_for(rehearsed: Path, file: Path) -> None:
 
 
 def test_a_killed_run_is_not_waited_for(rehearsed: Path, tmp_path: Path) -> None:
-    """Where run.json says that it is on and none of its processes holds its console, watching ends, and says why."""
+    """If run.json calls a run running but none of its processes is left, watching ends and says why."""
     log = tmp_path / "result_0.txt"
     log.write_bytes((rehearsed / "result_0.txt").read_bytes().partition(b'"run_stop"')[0])
     log.with_name("console_0.log").touch()
@@ -361,7 +361,7 @@ def test_a_killed_run_is_not_waited_for(rehearsed: Path, tmp_path: Path) -> None
 
 
 def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal that cannot be drawn on: a line every ten seconds, two for each evaluation, all at the end."""
+    """A plain screen prints a line every ten seconds, two for each evaluation, and everything at the end."""
     now = 0.0
     screen = PlainScreen(lambda: now)
     evaluations = 0
@@ -378,7 +378,7 @@ def test_plain_screen_says_little(rehearsed: Path, capsys: pytest.CaptureFixture
 
 
 class Terminal(io.StringIO):
-    """As much of a terminal as the screen needs: text, and a cursor that goes up rows and clears what follows it."""
+    """The part of a terminal that the screen needs: text, and a cursor that goes up and clears what follows."""
 
     def rows(self) -> list[str]:
         rows, row, column = [""], 0, 0
@@ -400,7 +400,7 @@ class Terminal(io.StringIO):
 
 
 def test_what_is_drawn_is_replaced_and_what_is_printed_stays(rehearsed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any width, the cursor waits where the lines begin; others' lines go above them; at the end all is said."""
+    """At any width the cursor waits at the first line, other output goes above, everything is printed at the end."""
     terminal, now, columns = Terminal(), 0.0, 80
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("report.screen._size", lambda _: (columns, 24))
@@ -426,7 +426,7 @@ def test_what_is_drawn_is_replaced_and_what_is_printed_stays(rehearsed: Path, mo
 
 
 def test_a_display_that_fails_ends_no_run(rehearsed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is said once, and nothing is shown from then on."""
+    """A failing display is reported once, shows nothing from then on, and does not end the run."""
 
     class Broken(PlainScreen):
         def show(self, run: Run, view: WatchView, *, last: bool = False) -> None:
@@ -440,7 +440,7 @@ def test_a_display_that_fails_ends_no_run(rehearsed: Path, capsys: pytest.Captur
 
 
 def test_a_terminal_that_is_gone_ends_no_run(rehearsed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That it cannot be shown cannot be said there, either."""
+    """A terminal that is gone, which cannot even show the failure, does not end the run."""
 
     def gone(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -460,7 +460,7 @@ def test_a_terminal_that_is_gone_ends_no_run(rehearsed: Path, monkeypatch: pytes
     ],
 )
 def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, rehearsed: Path) -> None:
-    """From a tenth on, the line names the slowest rank and its node, until the run is over."""
+    """A rank that is a tenth slower or more is named with its node, until the run is over."""
     watch = until(rehearsed / "result_0.txt", "eval_start")
     slowest = [{"rank": 7 - index, "node": "n2", "ratio": ratio} for index, ratio in enumerate(ratios)]
     event = json.loads((rehearsed / "result_0.txt").read_text(encoding="utf-8").splitlines()[-1].partition(TOKEN)[2])
@@ -472,7 +472,7 @@ def test_a_rank_far_slower_than_others_is_named(ratios: list[float], said: str, 
 
 
 def test_checkpoints_that_are_missing_are_said(rehearsed: Path) -> None:
-    """Of saves that failed and damaged checkpoints the last, and how many there were; a hostile log is shown, too."""
+    """The latest failed save or damaged checkpoint is shown with the number of earlier ones, even of a hostile log."""
     watch = LogFollower(rehearsed / "result_0.txt")
     watch.poll()
     said: tuple[object, ...] = (
@@ -495,7 +495,7 @@ def test_checkpoints_that_are_missing_are_said(rehearsed: Path) -> None:
     ],
 )
 def test_two_lines_hold_what_people_ask_for(rehearsed: Path, width: int, head: str, end: str) -> None:
-    """Time left of the run and of its set, step, losses as a curve, speed: as much as fits, the ETA before all else."""
+    """Two lines show the ETAs of run and set, the step, the losses and the speed: as much as fits, the ETA first."""
     run = until(rehearsed / "result_0.txt", "eval_start").run
     first, second = status(run, WatchView(width=width, number=2, runs=3))
     assert first == head
@@ -505,13 +505,13 @@ def test_two_lines_hold_what_people_ask_for(rehearsed: Path, width: int, head: s
 
 
 def test_an_evaluation_is_shown_before_the_speed(rehearsed: Path) -> None:
-    """With its target, where the curve leaves room for one of them."""
+    """Where there is room for one value, the latest evaluation and its target go before the speed."""
     _, curve = status(until(rehearsed / "result_0.txt", "eval_stop").run, WatchView(width=69))
     assert re.fullmatch(r"loss         7\.751 \S{8,} 5\.717  eval 5\.\d{4} \(target 5\.6\)", curve)
 
 
 def test_an_eta_is_always_there(rehearsed: Path) -> None:
-    """From before the first event on: by the runs that are over, or it says what it waits for; silence shortens it."""
+    """An ETA is shown from the start: by the runs that are over, or what it waits for; silence shortens it."""
     nothing, start = LogFollower(Path("none")).run, until(rehearsed / "result_0.txt", "init_start").run
     assert list(status(nothing, WatchView())) == ["starting     ETA after step 1"]
     view = WatchView(usual=600.0, number=2, runs=3, quiet=100.0)
@@ -522,7 +522,7 @@ def test_an_eta_is_always_there(rehearsed: Path) -> None:
 
 
 def test_a_run_is_one_of_its_set() -> None:
-    """By run.json: its number, and what those that reached their target took."""
+    """run.json gives a run's number in its set, and the time of the runs that reached the target."""
     experiments = [Experiment(result=f"result_{run}.txt", seed=run) for run in range(4)]
     experiments[0] = experiments[0].model_copy(update={"status": "success", "minutes": 2.0})
     experiments[1] = experiments[1].model_copy(update={"status": "aborted", "minutes": 1.0})
@@ -532,7 +532,7 @@ def test_a_run_is_one_of_its_set() -> None:
 
 
 def test_resuming_ends_with_the_first_new_step(rehearsed: Path) -> None:
-    """From the start of the processes until a step is done, whatever the log holds of those before."""
+    """A run is resuming from the start of its processes until its first step, whatever its log holds from before."""
     log = LogFile(rehearsed / "result_0.txt")
     step = next(event for event in log.events if "reduced_train_loss" in str(event["value"]))
     resumed = step | {"value": {"resumed": True, "recomputed_steps": 3, "outage": 1.0}}
@@ -549,7 +549,7 @@ def test_resuming_ends_with_the_first_new_step(rehearsed: Path) -> None:
 
 
 def test_command(rehearsed: Path) -> None:
-    """`watch --once` says where a log stands; exit 0 where nothing is wrong."""
+    """`watch --once` shows where a log stands and exits 0 if nothing is wrong."""
     done = CliRunner().invoke(main, ["watch", "--once", str(rehearsed / "result_0.txt")])
     assert done.exit_code == 0, done.output
     assert done.output.startswith(
@@ -559,7 +559,7 @@ def test_command(rehearsed: Path) -> None:
 
 
 def test_the_newest_log_of_a_folder_is_watched(rehearsed: Path, tmp_path: Path) -> None:
-    """That of the run that is on, else the one written last; one clear line where there is none."""
+    """Of a folder, the log of the current run is watched, else the latest; without a log there is one clear error."""
     runs = tmp_path / "logs" / "tiny" / "20261129T000000Z"
     shutil.copytree(rehearsed, runs)
     for number in range(3):
@@ -577,7 +577,7 @@ def test_the_newest_log_of_a_folder_is_watched(rehearsed: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("cut", [1, 20])
 def test_an_unterminated_last_line_is_judged_as_check_judges_it(rehearsed: Path, file: Path, cut: int) -> None:
-    """`--once` takes it for a line: whole it counts, cut off it is a defect."""
+    """`--once` reads an unterminated last line as `check` does: a whole event counts, a truncated one is a finding."""
     file.write_bytes((rehearsed / "result_0.txt").read_bytes()[:-cut])
     (look,) = follow(file, once=True)
     checked = load(file)
@@ -587,7 +587,7 @@ def test_an_unterminated_last_line_is_judged_as_check_judges_it(rehearsed: Path,
 
 
 def test_on_a_terminal(rehearsed: Path) -> None:
-    """On a terminal all there is to say stands there when the run is over."""
+    """A terminal shows everything when the run is over."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "harness", "watch", str(rehearsed / "result_0.txt")]
     terminal = os.environ | {"TERM": "xterm", "COLUMNS": "200", "LINES": "40"}
@@ -605,7 +605,7 @@ def test_on_a_terminal(rehearsed: Path) -> None:
 
 
 def test_command_fails_on_a_broken_log(log: LogFile) -> None:
-    """A broken rule is exit 1, and a log that is not there exit 2."""
+    """A broken rule exits 1, a missing log 2."""
     log.set("opt_gradient_clip_norm", 0.5)
     done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
     assert (done.exit_code, "opt_gradient_clip_norm" in done.output) == (1, True)
@@ -621,7 +621,7 @@ def test_command_refuses_what_is_no_file(file: Path, options: list[str]) -> None
 
 
 def test_command_says_what_is_wrong_with_a_run_that_is_on(log: LogFile) -> None:
-    """`watch --once` says all there is to say before the run is over, too."""
+    """`watch --once` shows what is wrong with a run that is not over."""
     log.set("opt_gradient_clip_norm", 0.5)
     del log.events[log.indices("run_stop")[0] :]
     done = CliRunner().invoke(main, ["watch", "--once", str(log.save())])
@@ -630,7 +630,7 @@ def test_command_says_what_is_wrong_with_a_run_that_is_on(log: LogFile) -> None:
 
 
 def test_command_ends_quietly_when_interrupted(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends it with the status of an interrupt and no word."""
+    """Ctrl-C ends it silently, with the status of an interrupt."""
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -641,7 +641,7 @@ def test_command_ends_quietly_when_interrupted(log: LogFile, monkeypatch: pytest
 
 
 def test_hostile_log_reaches_no_terminal(log: LogFile) -> None:
-    """Control characters of a log are shown, not sent; numbers of any size are taken."""
+    """Control characters of a log are escaped on the terminal, and numbers of any size are accepted."""
     log.set("run_stop", None)
     log.get("run_stop")["metadata"]["status"] = "\x1b[2J"
     for event in log.events:
