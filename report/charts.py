@@ -477,25 +477,29 @@ _SHARES = [0.0, 0.002, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 1.0]
 def _scaling(
     results: Sequence[ResultSummary], runs: Sequence[Drawn], published: Sequence[ResultSummary]
 ) -> Iterator[Chart]:
-    """Yield minutes over accelerators, by accelerator and precision; this report's results above the published ones."""
-    ours = [drawn.row | row for drawn in drawn_results(results, runs) for row in _scaled(drawn.result, "this report")]
-    others = [row for one in published for row in _scaled(one, "published")]
-    points = [*others, *ours]
-    if len(points) < 3 or not (others or len({row["gpus"] for row in ours}) > 1):
+    """Yield minutes over accelerators, by accelerator and precision: this report's results and the published ones."""
+    rows = [row for one in published for row in _scaled(one, _SOURCES[0])]
+    compared = bool(rows)
+    rows += [drawn.row | row for drawn in drawn_results(results, runs) for row in _scaled(drawn.result, _SOURCES[1])]
+    if len(rows) < 3 or not (compared or len({row["gpus"] for row in rows}) > 1):
         return
-    shades = {kind: colour(place) for place, kind in enumerate(dict.fromkeys(row["kind"] for row in points))}
-    for row in points:
+    shades = {kind: colour(place) for place, kind in enumerate(dict.fromkeys(row["kind"] for row in rows))}
+    for row in rows:
         row |= {"light": shades[row["kind"]].light, "dark": shades[row["kind"]].dark}
     data = _Data()
-    shape = "diamond" if others else "circle"
-    tips = _tips(submitter="", kind="", round="", source="", gpus=",", minutes=",.3f")
-    ideal = data.bind(alt.Chart(), _ideal(points, shades)).mark_line(strokeDash=[3, 4], opacity=0.7)
-    dots = data.bind(alt.Chart(), others).mark_point(filled=True, size=50, opacity=0.8)
-    marks = data.bind(alt.Chart(), ours).mark_point(filled=True, size=150, shape=shape, stroke=_GREY, opacity=0.9)
+    ideal = _coloured(alt.Chart()).transform_calculate(work="datum.gpus * datum.minutes")
+    ideal = ideal.transform_aggregate(work="min(work)", few="min(gpus)", many="max(gpus)", groupby=["kind", "colour"])
+    ideal = ideal.transform_fold(["few", "many"], as_=["end", "gpus"])
+    ideal = ideal.transform_calculate(minutes="datum.work / datum.gpus")
     layers = [
-        _coloured(ideal).encode(detail="kind:N"),
-        _coloured(dots).encode(tooltip=tips),
-        _shown(marks).encode(tooltip=tips),
+        ideal.mark_line(strokeDash=[3, 4], opacity=0.7).encode(detail="kind:N"),
+        _shown(alt.Chart())
+        .mark_point(filled=True, stroke=_GREY, opacity=0.9)
+        .encode(
+            alt.Shape("source:N", scale=alt.Scale(domain=_SOURCES, range=["circle", "diamond"]), legend=None),
+            alt.Size("source:N", scale=alt.Scale(domain=_SOURCES, range=[50, 150]), legend=None),
+            tooltip=_tips(submitter="", kind="", round="", source="", gpus=",", minutes=",.3f"),
+        ),
     ]
     x = alt.X("gpus:Q", title="accelerators", scale=alt.Scale(type="log", nice=False, padding=24), axis=_POWERS)
     y = alt.Y("minutes:Q", title="minutes to the target", scale=alt.Scale(type="log", nice=False, padding=16))
@@ -503,16 +507,17 @@ def _scaling(
         title="Minutes over accelerators",
         note="Both axes are logarithmic. A dotted line is perfect scaling from the result of its kind that took the "
         "fewest accelerator-minutes."
-        + (" Diamonds are this report's results, dots the published ones." if others else ""),
+        + (" Diamonds are this report's results, dots the published ones." if compared else ""),
         description="; ".join(
-            f"{row['run']}: {row['gpus']} accelerators, {row['minutes']:.3f} min" for row in points[:MOST_MARKED]
+            f"{row['run']}: {row['gpus']} accelerators, {row['minutes']:.3f} min" for row in rows[:MOST_MARKED]
         ),
-        spec=_spec(data, alt.layer(*layers).encode(x, y, HUE), height=360),
+        spec=_spec(data, data.bind(alt.layer(*layers), rows).encode(x, y, HUE), height=360),
         wide=True,
         legend=tuple(shades.items()),
     )
 
 
+_SOURCES = ["published", "this report"]
 _POWERS = alt.Axis(values=[2**power for power in range(18)], format=",")
 
 
@@ -531,18 +536,6 @@ def _scaled(one: ResultSummary, source: str) -> Iterator[Row]:
         "round": one.ruleset,
         "source": source,
     }
-
-
-def _ideal(points: Rows, kinds: Iterable[str]) -> Rows:
-    """Return, for each kind, the ends of the line along which accelerators times minutes is constant."""
-    rows = []
-    for kind in kinds:
-        some = [row for row in points if row["kind"] == kind]
-        best = min(some, key=lambda row: row["gpus"] * row["minutes"])
-        counts = {row["gpus"] for row in some}
-        ends = (min(counts), max(counts)) if len(counts) > 1 else ()
-        rows += [best | {"gpus": gpus, "minutes": best["gpus"] * best["minutes"] / gpus} for gpus in ends]
-    return rows
 
 
 # Nodes.

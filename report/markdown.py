@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from compliance.findings import Severity, count
+from compliance.findings import Severity, count, counted
 from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
 from report.results import ResultSummary
@@ -42,9 +42,9 @@ def _lines(results: Sequence[ResultSummary], published: Sequence[ResultSummary])
 
 def _findings(result: ResultSummary) -> Iterator[str]:
     errors, warnings = (count(result.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
-    yield f"{'PASS' if result.passed else 'FAIL'}: {errors} errors, {warnings} warnings."
+    yield f"{'PASS' if result.passed else 'FAIL'}: {counted(errors, 'error')}, {counted(warnings, 'warning')}."
     if result.is_open:
-        yield f"Of the open division, where nobody judges {FREE_IN_OPEN}."
+        yield f"Open division; not judged: {FREE_IN_OPEN}."
     yield ""
     for finding in result.findings[:MOST_FINDINGS]:
         where = "" if finding.line is None else f" line {finding.line}"

@@ -12,6 +12,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
@@ -320,6 +321,20 @@ def test_charts_of_a_long_log_are_bounded(log: LogFile) -> None:
         return sum(len(json.dumps(chart.spec)) for chart in charts([one(longer.save())]))
 
     assert size(200) < 1.1 * size(20)
+
+
+@pytest.mark.usefixtures("drawing")
+def test_charts_of_a_round_are_bounded(log: LogFile) -> None:
+    """Hundreds of runs have no more points than a few, and the small charts share the rows of the large one."""
+    from report.charts import MOST_DRAWN, charts
+
+    result = one(log.path)
+    drawn = {chart.title: chart.spec for chart in charts([replace(result, name=str(place)) for place in range(300)])}
+    rows = drawn["Training loss"]["datasets"]["rows0"]
+    assert len(rows) == 300
+    assert sum(len(row["value"]) for row in rows) <= MOST_DRAWN
+    few = drawn["Evaluations by system"]["datasets"]["rows0"]
+    assert all(row in drawn["Evaluations"]["datasets"]["rows2"] for row in few)
 
 
 @pytest.mark.usefixtures("drawing")

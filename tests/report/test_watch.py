@@ -155,7 +155,7 @@ def test_a_run_that_missed_counts_as_the_slowest() -> None:
 
 
 def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
-    """Before the first evaluation, stopping there is shown to cost a factor of 313344 / 276480 = 1.1333, and refused."""
+    """Before the first evaluation, stopping there is shown to cost a factor of 313344 / 276480 = 1.1333."""
     watch = until(rehearsed / "result_0.txt", "block_start")
     (said,) = (line for line in lines(watch.run, WatchView()) if line.startswith("convergence"))
     assert "276,480: stopping at the next evaluation would be normalised by 1.1333" in said
@@ -613,7 +613,7 @@ def test_command_fails_on_a_broken_log(log: LogFile) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--once"]])
 def test_command_refuses_what_is_no_file(file: Path, options: list[str]) -> None:
-    """A log that is not there, a pipe and a device are exit 2 and one line, not a wait forever."""
+    """A missing log, a pipe and a device exit 2 with one line instead of waiting forever."""
     os.mkfifo(file)
     for path in (file, file.with_name("missing"), "/dev/zero"):
         done = CliRunner().invoke(main, ["watch", *options, str(path)])
