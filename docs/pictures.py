@@ -1,7 +1,7 @@
-"""Makes the pictures of the documentation anew: python -m docs.pictures [--run]
+"""Makes the documentation's pictures: python -m docs.pictures [--run]
 
-docs/report.png is a rehearsed result's page as Chromium shows it, docs/plan.svg the plan at the top of docs/plan.md.
-With --run, docs/run_and_time.svg, too: what the tiny benchmark prints, which takes its minutes.
+docs/report.png shows the page of a rehearsed result in Chromium, docs/plan.svg the plan at the top of docs/plan.md.
+With --run it also makes docs/run_and_time.svg, the output of the tiny benchmark, which takes minutes.
 """
 
 import subprocess
@@ -29,9 +29,14 @@ SHAPE: dict[str, str | int] = {
 STEP_SECONDS = 55.1
 """The median of the published v5.0 result on as many GPUs."""
 
-HEIGHT = 1180
+HEIGHT = 1235
 """Pixels of the page that are shown, from its top."""
 
+DRAWN = f"""(async () => {{
+  const shown = [...document.querySelectorAll('figure')].filter(one => one.getBoundingClientRect().top < {HEIGHT});
+  while (shown.some(one => !one.classList.contains('drawn'))) await new Promise(done => setTimeout(done, 20));
+}})()"""
+"""Waits until every chart that is shown is drawn."""
 
 DOCS = ROOT / "docs"
 PLANNED = "configs/config_GB200_128x4x144xtp4pp8cp2.sh"
@@ -48,7 +53,7 @@ def report() -> None:
         page.write_text(render([runs]), encoding="utf-8")
         with browser(program, folder / "profile") as tab:
             tab.open(page, width=1280)
-            tab.evaluate("new Promise(done => setTimeout(done, 3000))")
+            tab.evaluate(DRAWN)
             tab.picture(DOCS / "report.png", height=HEIGHT)
 
 

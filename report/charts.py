@@ -478,9 +478,9 @@ def _scaling(
     results: Sequence[ResultSummary], runs: Sequence[Drawn], published: Sequence[ResultSummary]
 ) -> Iterator[Chart]:
     """Yield minutes over accelerators, by accelerator and precision: this report's results and the published ones."""
-    rows = [row for one in published for row in _scaled(one, _SOURCES[0])]
+    rows = [row for one in published for row in _scaled(one, "published")]
     compared = bool(rows)
-    rows += [drawn.row | row for drawn in drawn_results(results, runs) for row in _scaled(drawn.result, _SOURCES[1])]
+    rows += [drawn.row | row for drawn in drawn_results(results, runs) for row in _scaled(drawn.result, "this report")]
     if len(rows) < 3 or not (compared or len({row["gpus"] for row in rows}) > 1):
         return
     shades = {kind: colour(place) for place, kind in enumerate(dict.fromkeys(row["kind"] for row in rows))}
@@ -491,13 +491,14 @@ def _scaling(
     ideal = ideal.transform_aggregate(work="min(work)", few="min(gpus)", many="max(gpus)", groupby=["kind", "colour"])
     ideal = ideal.transform_fold(["few", "many"], as_=["end", "gpus"])
     ideal = ideal.transform_calculate(minutes="datum.work / datum.gpus")
+    ours = alt.when("datum.source == 'this report'")
     layers = [
         ideal.mark_line(strokeDash=[3, 4], opacity=0.7).encode(detail="kind:N"),
         _shown(alt.Chart())
         .mark_point(filled=True, stroke=_GREY, opacity=0.9)
         .encode(
-            alt.Shape("source:N", scale=alt.Scale(domain=_SOURCES, range=["circle", "diamond"]), legend=None),
-            alt.Size("source:N", scale=alt.Scale(domain=_SOURCES, range=[50, 150]), legend=None),
+            shape=ours.then(alt.value("diamond")).otherwise(alt.value("circle")),
+            size=ours.then(alt.value(150)).otherwise(alt.value(50)),
             tooltip=_tips(submitter="", kind="", round="", source="", gpus=",", minutes=",.3f"),
         ),
     ]
@@ -517,7 +518,6 @@ def _scaling(
     )
 
 
-_SOURCES = ["published", "this report"]
 _POWERS = alt.Axis(values=[2**power for power in range(18)], format=",")
 
 

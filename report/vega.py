@@ -57,6 +57,7 @@ def theme(*, dark: bool, background: str | None = None) -> dict[str, Any]:
             "labelFontSize": 12,
             "titleFontSize": 12,
             "titleFontWeight": "normal",
+            "titlePadding": 8,
         },
         # Fewer and shorter than Vega's own, which touch one another.
         "axisXQuantitative": {"tickCount": {"expr": "ceil(width / 70)"}, "labelSeparation": 8},
