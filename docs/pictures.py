@@ -64,8 +64,9 @@ def plan() -> None:
 
 def run() -> None:
     command = ["bash", "run_and_time.sh"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    (DOCS / "run_and_time.svg").write_text(picture(" ".join(command), done.stdout), encoding="utf-8")
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    printed = done.stdout.replace(str(ROOT), "~/llama31")
+    (DOCS / "run_and_time.svg").write_text(picture(" ".join(command), printed), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Texts of logs are values of data, never expressions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,19 +113,19 @@ def _row(key: str, label: str, shade: Colour) -> Row:
 
 def drawn_runs(results: Sequence[ResultSummary]) -> list[Drawn]:
     """Return every run: a hue for its system, a shade for itself; of a single result, a hue for each run."""
-    systems = {name: place for place, name in enumerate(dict.fromkeys(result.system_name for result in results))}
-    of_system = {name: [run for one in results if one.system_name == name for run in one.runs] for name in systems}
-    seen = dict.fromkeys(systems, 0)
+    runs = [
+        (number, place, result, run) for number, result in enumerate(results) for place, run in enumerate(result.runs)
+    ]
+    counts = Counter(result.system_name for _, _, result, _ in runs)
+    systems, seen = list(counts), Counter[str]()
     drawn = []
-    for number, result in enumerate(results):
+    for number, place, result, run in runs:
         name = result.system_name
-        for place, run in enumerate(result.runs):
-            shade = colour(place) if len(results) == 1 else colour(systems[name], seen[name], len(of_system[name]))
-            seen[name] += 1
-            label = run.name if len(results) == 1 else f"{result.label} {run.number}"
-            drawn.append(
-                Drawn(key=f"{number}.{place}", label=label, system=name, colour=shade, result=result, runs=(run,))
-            )
+        single = len(results) == 1
+        shade = colour(place) if single else colour(systems.index(name), seen[name], counts[name])
+        seen[name] += 1
+        label = run.name if single else f"{result.label} {run.number}"
+        drawn.append(Drawn(key=f"{number}.{place}", label=label, system=name, colour=shade, result=result, runs=(run,)))
     return drawn
 
 

@@ -135,7 +135,10 @@ def to_html(results: Sequence[ResultSummary], published: Sequence[ResultSummary]
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     style = (_HERE / "style.css").read_text(encoding="utf-8")
     title = f"MLPerf results: {results[0].name}" if len(results) == 1 else f"MLPerf results: {len(results)} compared"
-    sections = [_section(number, result, results, drawn) for number, result in enumerate(results[:MOST_RESULTS])]
+    firsts = _firsts(results)
+    sections = [
+        _section(number, one, firsts[number], results, drawn) for number, one in enumerate(results[:MOST_RESULTS])
+    ]
     text: str = _template().render(
         title=title,
         policy=_policy([script, *filter(None, [drawn.engine])], style),
@@ -461,14 +464,16 @@ def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
 # A result's own section.
 
 
-def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], drawn: _Drawn) -> dict[str, Any]:
+def _section(
+    number: int, one: ResultSummary, first: int, results: Sequence[ResultSummary], drawn: _Drawn
+) -> dict[str, Any]:
+    """Return what the section of a result shows; findings about its submission are left to the `first` one of it."""
     rows = [RunRow(one, run) for run in one.runs]
     runs = one.runs[:MOST_RUNS]
     score, said = score_of(one)
-    organisation = one.group.organisation
-    first = number if organisation is None else _first_of(organisation, results)
-    own = [found for found in one.findings if first == number or found.file != str(organisation)]
-    findings = list(_findings(own))
+    submission = _submission(one)
+    own = [found for found in one.findings if first == number or found.file != submission]
+    elsewhere, findings = len(one.findings) - len(own), list(_findings(own))
     return {
         "id": f"result-{number}",
         "name": one.name,
@@ -481,7 +486,8 @@ def _section(number: int, one: ResultSummary, results: Sequence[ResultSummary], 
         "slow": _table(f"Slowest ranks of {one.name}", SLOW_COLUMNS, slow_rows(one, MOST_ROWS)),
         "findings": findings[:MOST_FINDINGS],
         "more_findings": max(0, len(findings) - MOST_FINDINGS),
-        "of_submission": None if first == number else _of_submission(first, results),
+        "of_submission": counted(elsewhere, "finding") if elsewhere else "",
+        "first": {"href": f"#result-{first}", "label": results[first].label},
         "convergence": list(_convergence(one)),
         "speed": _speed(one),
         "measures": _measures(one) if len(results) <= MOST_CARDS else None,
@@ -498,16 +504,15 @@ def slow_rows(one: ResultSummary, most: int) -> list[SlowRow]:
     return nlargest(most, rows, key=lambda row: row.slow.median)
 
 
-def _first_of(organisation: Path, results: Sequence[ResultSummary]) -> int:
-    return next(number for number, one in enumerate(results) if one.group.organisation == organisation)
+def _firsts(results: Sequence[ResultSummary]) -> list[int]:
+    """Return for each result the number of the first one of its submission."""
+    firsts: dict[str, int] = {}
+    return [firsts.setdefault(_submission(one), number) for number, one in enumerate(results)]
 
 
-def _of_submission(first: int, results: Sequence[ResultSummary]) -> dict[str, str] | None:
-    """Return where the findings about a whole submission are listed; None if there are none."""
-    one = results[first]
-    number = sum(finding.file == str(one.group.organisation) for finding in one.findings)
-    text = f"{counted(number, 'finding')} about the whole submission: see"
-    return {"text": text, "href": f"#result-{first}", "label": one.label} if number else None
+def _submission(one: ResultSummary) -> str:
+    """Return the tree of the submission that a result is part of, else its own path."""
+    return str(one.group.organisation or one.path)
 
 
 def _findings(findings: Iterable[Finding]) -> Iterator[dict[str, str]]:

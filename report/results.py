@@ -145,7 +145,7 @@ class ResultSummary:
     network: ModelSize | None
     """The model that was trained: the benchmark's, unless logs of the open division name another."""
 
-    @property
+    @cached_property
     def system_name(self) -> str:
         """Return the name that groups results: the system's folder, else run.json's system, else its own name."""
         place = self.group.place
