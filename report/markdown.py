@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from compliance.findings import Severity, count, counted
+from benchmark.plurals import counted
+from compliance.findings import Severity, count
 from compliance.formats import printable
 from compliance.run import FREE_IN_OPEN
 from report.results import ResultSummary
