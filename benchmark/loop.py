@@ -52,9 +52,7 @@ class Step(Protocol):
         ...
 
     def evaluate(self, sequences: int) -> float:
-        """Return the log perplexity of the first `sequences` validation samples, weighted by token; equal
-        on all ranks.
-        """
+        """Return the log perplexity of the first `sequences` validation samples, by token; equal on all ranks."""
         ...
 
     def save(self, folder: Path, complete: Callable[[], None], failed: Callable[[str], None]) -> None:

@@ -33,9 +33,7 @@ class NullDevice:
         ]
 
     def become(self, name: str, capability: tuple[int, int], memory: int, multiprocessors: int, count: int) -> None:
-        """Pretend to be `count` GPUs of this kind, with `memory` bytes each; call before anything asks
-        which GPU it is.
-        """
+        """Pretend to be `count` GPUs of this kind, with `memory` bytes each; call before anything asks for it."""
         major, minor = capability
         self._library.nullcuda_become(
             f"{name} {NULL_MARK}".encode(), 10 * major + minor, memory, multiprocessors, count

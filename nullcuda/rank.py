@@ -256,9 +256,7 @@ def _demangled(kernels: dict[str, int]) -> dict[str, int]:
 
 
 def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any]]:
-    """Return collectives by the description of their process group; bytes are those of the whole buffer
-    on this rank.
-    """
+    """Return collectives by the description of their process group; bytes are of the whole buffer on this rank."""
     calls: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
     for key, count in counted["collectives"].items():
@@ -273,9 +271,7 @@ def _by_group(counted: dict[str, Any], store: LonelyStore) -> list[dict[str, Any
 
 
 def _description(key: str) -> str:
-    """Return the group's description, from the key of its identifier: <prefix>//<group>//cuda//<number,
-    or two ranks>.
-    """
+    """Return the group's description, from its identifier's key: <prefix>//<group>//cuda//<number, or two ranks>."""
     parts = key.split("//")
     name = parts[-3] if len(parts) >= 3 else "0"
     group = dist.distributed_c10d._resolve_process_group(name)  # type: ignore
@@ -330,9 +326,7 @@ def _always_there(trainer: step.MegatronStep) -> list[tuple[str, int]]:
 
 
 def _all_inner(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the tensors that hold a tensor's values, by name: itself, or those of a quantised one and
-    its quantiser.
-    """
+    """Return the tensors that hold a tensor's values, by name: itself, or a quantised one's and its quantiser's."""
     if (quantiser := getattr(tensor, "_quantizer", None)) is None:
         return {"": tensor}
     inside = vars(tensor) | {f"quantiser's {name}": value for name, value in vars(quantiser).items()}

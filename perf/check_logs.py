@@ -93,9 +93,7 @@ class LongStep:
 
 
 def configuration() -> RunConfig:
-    """Return a 405B run with so small a batch that evaluations are rare among its steps, as in the log
-    of a long run.
-    """
+    """Return a 405B run with so small a batch that evaluations are rare among its steps, as in a long run."""
     variables = {
         "BENCHMARK": LLAMA31_405B.name,
         "RULESET": GENERATED_RULESET,

@@ -76,9 +76,7 @@ def shipped() -> list[Path]:
 
 
 def shipped_ranks(configs: list[Path]) -> list[Rank]:
-    """Return a rank of the first, the second and the last stage of each config, with as few microbatches as have the
-    peak.
-    """
+    """Return a rank of the first, the second and the last stage of each config, with the microbatches of its peak."""
     return [_rank(asked, stage) for asked in map(ask, configs) for stage in asked.stages()]
 
 

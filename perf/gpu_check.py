@@ -135,9 +135,7 @@ def attention(smoke: bool) -> Iterator[str]:
 
 
 def scaled_products(smoke: bool) -> Iterator[str]:
-    """Time fp8 matrix products against bf16's, with a scale for each tensor and for each row, at TP1's and TP8's
-    widths.
-    """
+    """Time fp8 matrix products against bf16's, with a scale a tensor and a scale a row, at TP1's and TP8's widths."""
     rows, hidden = (64, 64) if smoke else (8192, 16384)
     for tp in (1, 8):
         columns = max(16, hidden // tp)

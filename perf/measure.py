@@ -36,9 +36,7 @@ def in_turns(work: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
 
 @contextmanager
 def in_a_process_of_its_own(build: Callable[[], Callable[[], object]]) -> Iterator[Callable[[], None]]:
-    """Yield work that a forked process builds and does whenever it is called here; its settings affect
-    no other work.
-    """
+    """Yield work that a forked process builds and does whenever it is called; its settings affect no other work."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(build, there), daemon=True)

@@ -92,9 +92,7 @@ def kernel_for(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> type[Cpu | 
 
 
 def attend_to_all_before(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None) -> torch.Tensor:
-    """Return the attention [b, n, s, d] of queries [b, n, s, d], the last of the sequence, to all keys and values
-    [b, g, k, d].
-    """
+    """Return the attention [b, n, s, d] of a sequence's last queries [b, n, s, d] to keys and values [b, g, k, d]."""
     return _ToAllBefore.apply(q, k, v, scale)
 
 

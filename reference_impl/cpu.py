@@ -43,8 +43,7 @@ def install() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse memory that it frees, instead of returning it and getting zeroed pages for the next
-    tensor.
+    """Let this process reuse memory that it frees, instead of getting zeroed pages for the next tensor.
 
     glibc maps each large tensor separately and unmaps it when it is freed; the page faults take a seventh of the tiny
     model's time (docs/performance.md). Does nothing if CUDA is available, or with another C library.
@@ -100,9 +99,7 @@ class _TorchOnCpu(types.ModuleType):
 
 
 def _tensor_type(self: torch.Tensor, *args: Any, _original: Any = torch.Tensor.type, **kwargs: Any) -> Any:
-    """Answer `Tensor.type()` with CUDA's spelling to Megatron-Core, whose optimizers compare it with
-    'torch.cuda.FloatTensor'.
-    """
+    """Answer `Tensor.type()` to Megatron-Core in CUDA's spelling; its optimizers expect 'torch.cuda.FloatTensor'."""
     name = _original(self, *args, **kwargs)
     if not isinstance(name, str) or name.startswith("torch.cuda."):
         return name

@@ -169,9 +169,7 @@ def _softmax(logits: Tensor, group: torch.distributed.ProcessGroup) -> tuple[Ten
 
 
 def _weight_gradient(weight: Tensor, gradient: Tensor, factor: Tensor) -> Tensor:
-    """Add to the buffer of Megatron-Core's DDP if there is one, and mark that in its way; otherwise return the
-    gradient.
-    """
+    """Add to the buffer of Megatron-Core's DDP if there is one, and mark that; otherwise return the gradient."""
     if not hasattr(weight, "main_grad"):
         return gradient * factor
     weight.main_grad.addcmul_(gradient, factor)

@@ -32,9 +32,7 @@ _FP8_FORMATS = {"tensorwise": "hybrid", "blockwise": "e4m3", "mxfp8": "e4m3"}
 
 
 def build_model(config: RunConfig) -> list[MegatronModule]:
-    """Return this rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped for data
-    parallelism.
-    """
+    """Return this rank's model chunks (one, or INTERLEAVED_PIPELINE of them), initialised and wrapped."""
     here = parallel.machine()
     transformer, spec = transformer_config(config, here), layer_spec(config.kernels, here)
     if config.kernels.tp_comm_overlap:

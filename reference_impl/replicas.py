@@ -11,9 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 
 class OneReplica(DistributedDataParallel):
-    """A replica that is alone: it reduces gradients with nobody and gathers weights from nobody; gloo would copy them
-    all.
-    """
+    """A replica that is alone: it reduces gradients and gathers weights with nobody; gloo would copy them all."""
 
     def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
         """Do nothing: gradients are complete when the last backward pass is."""

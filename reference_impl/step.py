@@ -301,9 +301,7 @@ def _sum_loss(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _mean_loss(reports: list[dict[str, torch.Tensor]], *flags: bool) -> list[float]:
-    """Return the mean loss over all tokens and ranks, and for each flag how many ranks raise it; the same on every
-    rank.
-    """
+    """Return the mean loss over all tokens and ranks, and how many ranks raise each flag; the same on every rank."""
     mine = reports if reports_loss() else []
     pairs = torch.stack([report["loss"].double() for report in mine]).sum(0).tolist() if mine else [0.0, 0.0]
     total, tokens, *raised = sum_over_ranks(*pairs, *map(float, flags))

@@ -25,8 +25,7 @@ class TokenizerError(RefusedError):
 
 
 def benchmark_tokenizer(wanted: BenchmarkTokenizer = DEFAULT.tokenizer) -> Path:
-    """Return the file of a benchmark's tokenizer in the installed mistral-common, located without importing that
-    package.
+    """Return the file of a benchmark's tokenizer in the installed mistral-common, without importing that package.
 
     Raises:
         TokenizerError: no package has this tokenizer, the package is not installed, or its file has other content.

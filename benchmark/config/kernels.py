@@ -86,9 +86,7 @@ def transformer_engine_fault(found: str) -> str:
 
 
 def loss_fusion(kernels: Kernels, machine: Machine) -> Literal["native", "te"] | None:
-    """Return the library that fuses the cross entropy: CE_FUSION_IMPL, `te` with Transformer Engine's
-    layers, or None.
-    """
+    """Return the library that fuses the cross entropy: CE_FUSION_IMPL, or `te` with its own layers, or None."""
     if kernels.ce_fusion_impl is not None:
         return kernels.ce_fusion_impl
     return "te" if layer_spec(kernels, machine) == "te" else None

@@ -151,9 +151,7 @@ class RankVerdict(BaseModel):
 
     @cached_property
     def model_flops(self) -> int:
-        """FLOP of the model's matrix products for these microbatches on this rank, without attention: 6 a weight and
-        token.
-        """
+        """FLOP of the model's matrix products in these microbatches on this rank, without attention."""
         config, layout, size = self.config, self.config.layout, self.config.size
         tokens = layout.micro_batch_size * config.rules.sequence_length // layout.context_parallel
         matrices = self.answer.layers * (size.layer_parameters - 2 * size.hidden)

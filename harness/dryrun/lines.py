@@ -107,9 +107,7 @@ COLUMNS = (
 
 
 def table(rows: Sequence[tuple[RankVerdict, float]]) -> Iterator[str]:
-    """Yield a Markdown table, a row for each rank, with the planner's bytes for its stage; counts are
-    per microbatch.
-    """
+    """Yield a Markdown table, a row for each rank, with the planner's bytes for its stage; counts a microbatch."""
     yield f"| {' | '.join(COLUMNS)} |"
     yield f"|{'|'.join(['---'] * 3 + ['---:'] * (len(COLUMNS) - 3))}|"
     for verdict, planned in rows:

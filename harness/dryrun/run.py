@@ -47,9 +47,7 @@ class Asked:
         return next(rank for rank in range(layout.world_size) if layout.stage_of(rank) == stage)
 
     def fewer_microbatches(self) -> int:
-        """Return two microbatches for each stage, after which peak memory no longer grows; or all, if there
-        are fewer.
-        """
+        """Return two microbatches for each stage, after which peak memory no longer grows; at most the run's own."""
         layout = self.config.layout
         return min(layout.gradient_accumulation_steps, 2 * layout.pipeline_model_parallel)
 

@@ -181,9 +181,7 @@ class Slurm:
         return [*start, *ranks.command]
 
     def variables(self) -> dict[str, str]:
-        """Return where the ranks meet. The port changes each time, since killed processes may still hold
-        the last one.
-        """
+        """Return where the ranks meet, at another port each time: killed processes may still hold the last one."""
         process = self._config.process
         place = {
             "MASTER_ADDR": process.master_addr or self._job.nodes[0],

@@ -162,9 +162,7 @@ class Calibration:
         return self.sizes[nearest(size, self.sizes)]
 
     def spread(self, job: TrainingJob) -> float:
-        """Return the possible relative error of this job's step: twice the root mean square of its group's left-out
-        errors.
-        """
+        """Return the possible relative error of a step: twice the root mean square of its group's left-out errors."""
         errors = [residual.left_out for residual in self.residuals if residual.group == group(job)]
         if not errors:
             return UNCALIBRATED_SPREAD
@@ -204,9 +202,7 @@ class Calibration:
 
 
 def nearest(size: ModelSize, known: Mapping[str, Fitted]) -> str:
-    """Return the name of the size in `known` whose layers have the most similar number of parameters to those of
-    `size`.
-    """
+    """Return the name of the size in `known` whose layers are closest to those of `size` in parameters."""
     return min(known, key=lambda name: abs(log(SIZES[name].layer_parameters / size.layer_parameters)))
 
 

@@ -41,9 +41,7 @@ class TimedLayout:
 
     @property
     def least(self) -> int:
-        """Smallest minibatch, in samples of a replica, that microbatches and an interleaved pipeline's
-        rounds divide.
-        """
+        """Smallest minibatch, in samples of a replica, of whole microbatches and an interleaved pipeline's rounds."""
         return self.job.micro_batch * (self.job.pipeline if self.job.chunks > 1 else 1)
 
     def minibatches(self, largest: int) -> range:
@@ -94,9 +92,7 @@ def timed(job: TrainingJob, calibration: Calibration) -> TimedLayout:
 
 
 class Lengths:
-    """How many steps a run takes for each global batch size, evaluations included; None if the rules
-    have no schedule.
-    """
+    """How many steps a run takes by global batch size, with evaluations; None if the rules have no schedule."""
 
     def __init__(self, rules: Rules, ratio: float) -> None:
         self._rules, self._ratio = rules, ratio

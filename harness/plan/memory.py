@@ -195,9 +195,7 @@ def _directions(job: TrainingJob) -> int:
 
 
 def layer_bytes(job: TrainingJob) -> float:
-    """Return the bytes that one layer keeps of a microbatch for its backward pass, on one rank, without
-    recomputation.
-    """
+    """Return the bytes that one layer keeps of a microbatch for its backward pass, on a rank, not recomputed."""
     if "full" in job.recompute and job.recomputed_layers == 0:
         return _checkpoint_bytes(job)
     return _kept(job)
@@ -249,8 +247,7 @@ def _plain(job: TrainingJob) -> TrainingJob:
 
 
 def _peak(job: TrainingJob, stage: int, in_bf16: Sequence[Sequence[bool]]) -> float:
-    """Return what `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs that nobody reads
-    again.
+    """Return what `stage` holds at its peak, in units of layer_bytes: layers in flight, and inputs kept unread.
 
     Args:
         in_bf16: for each layer of each chunk, whether it stays in bf16.
@@ -344,8 +341,7 @@ def _layer_under_way(job: TrainingJob, stage: int) -> float:
 
 
 def _activation(job: TrainingJob) -> float:
-    """Return the bytes of SwiGLU's backward pass: gradients of its output, of gate and up-projection, and of both
-    together.
+    """Return the bytes of SwiGLU's backward pass: gradients of its output, of gate and up-projection, and of both.
 
     The count is for PyTorch running it line by line (megatron/core/fusions/fused_bias_swiglu.py); torch.compile needs
     less.
@@ -380,8 +376,7 @@ def _weight_gradient(job: TrainingJob) -> float:
 
 
 def _loss_under_way(job: TrainingJob) -> float:
-    """Return the bytes of the last stage during the output layer's backward pass, with Transformer Engine's cross
-    entropy.
+    """Return the bytes of the last stage in the output layer's backward pass, with Transformer Engine's loss.
 
     The cross entropy works in place, so by now the bf16 logits are their gradient (megatron/core/fusions). Besides them
     there are the output layer's gradients of weight and input (tensor_parallel/layers.py); the final norm's input,

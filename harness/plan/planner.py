@@ -28,9 +28,7 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutGraph:
-    """The same run without a CUDA graph of the whole iteration; everything else describes runs in one
-    (FULL_CUDA_GRAPH).
-    """
+    """The same run without a CUDA graph of the whole iteration; all else is for runs in one (FULL_CUDA_GRAPH)."""
 
     gain: float
     """Factor on the time of a step."""

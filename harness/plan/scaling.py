@@ -106,9 +106,7 @@ class _Runs:
         return float(min(work[left > 0] / left[left > 0], default=inf))
 
     def fastest(self, shape: TimedLayout, step: int) -> tuple[float, int]:
-        """Return seconds and GPUs at which a layout is fastest: each replica has its smallest minibatch, and their
-        number decides.
-        """
+        """Return seconds and GPUs at which a layout is fastest, with each replica's smallest minibatch."""
         import numpy as np
 
         job = shape.job

@@ -109,8 +109,7 @@ def search(
     quantised_weights: bool = False,
     listed: int = LISTED,
 ) -> SearchResult:
-    """Search every layout for the nodes and GPUs of `base`, a configuration's variables; its own layout does not
-    matter.
+    """Search every layout for the nodes and GPUs of `base`, a configuration's variables, whatever its layout.
 
     Raises:
         ConfigError: `base` is impossible in any layout, or its GPU is unknown or lacks the precision.
@@ -175,9 +174,7 @@ def accepted(
     listed: int,
     refusals: Refusals,
 ) -> Iterator[Candidate]:
-    """Yield the fastest (TP, PP, CP) that RunConfig accepts, each at its fastest interleaving, microbatch and
-    minibatch.
-    """
+    """Yield the fastest (TP, PP, CP) that RunConfig accepts, each with its fastest VP, MBS and MINIBS."""
     waiting = [iter(options(place, shape, lengths)) for place, shape in enumerate(shapes)]
     heap = []
     for shape, each in zip(shapes, waiting, strict=True):

@@ -81,9 +81,7 @@ def outcome(rules: Rules, schedule: Schedule, pace: Pace, steps: int) -> LikelyO
 
 
 def evaluation_steps(rules: Rules, gbs: int, ratio: float) -> float:
-    """Return the length of an evaluation pass in training steps: forward passes over the batches that
-    its samples fill.
-    """
+    """Return the length of an evaluation in training steps: forward passes over the batches that its samples fill."""
     return ratio * ceil(rules.eval_sequences / gbs)
 
 

@@ -166,9 +166,7 @@ def _fill_matrix(out: torch.Tensor, file: _File, first: int, columns: int, start
 
 
 def _first_value(file: _File, piece: Piece, dtype: torch.dtype) -> int:
-    """Return the byte of the file at which the values of the tensor start that torch.save wrote into the piece's
-    span.
-    """
+    """Return the byte of the file at which the values start of the tensor that torch.save wrote into the piece."""
     import torch
 
     span = piece.span
@@ -266,9 +264,7 @@ class _File:
 
 
 def why_unread(error: Exception) -> str:
-    """Return one line on why torch.load failed; for a refused pickle, the name in it, without torch's advice to allow
-    it.
-    """
+    """Return one line on why torch.load failed; for a refused pickle, what it names, without torch's advice."""
     if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL ([\w.]+)", str(error))):
         return f"it names {named[1]}, which is neither a tensor nor a number"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

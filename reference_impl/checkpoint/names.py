@@ -52,9 +52,7 @@ class Rows:
     huggingface_start: int
 
     def box(self, columns: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return where these rows start in the tensor on disk, and their shape there; each row has the shape
-        `columns`.
-        """
+        """Return where these rows start in the tensor on disk, and their shape there, with rows of shape `columns`."""
         layer = () if self.layer is None else (self.layer,)
         return (*layer, self.start, *(0 for _ in columns)), (*(1 for _ in layer), self.count, *columns)
 

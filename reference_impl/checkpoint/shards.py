@@ -71,8 +71,7 @@ def _held(
 
 
 def _parts(chunks: list[MegatronModule]) -> Iterator[tuple[torch.nn.Parameter, list[ShardedTensor]]]:
-    """Yield each parameter of this rank with its place in the whole model; gate and up projection have two, in this
-    order.
+    """Yield each parameter of this rank with its place in the whole model; gate and up projection have two.
 
     Here each layer has tensors of its own, although the weights of all layers share one on disk. Planning compares a
     tensor's rectangles with one another, and all layers together would have a hundred thousand.
@@ -110,9 +109,7 @@ def _rectangles_of(state: torch.Tensor, begin: int, parts: list[ShardedTensor], 
 
 
 def rectangles(first: int, last: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield elements `first` to before `last` of a matrix with rows of `width` as (row, column, rows, columns), in
-    order.
-    """
+    """Yield elements `first` to before `last` of a matrix with rows of `width` as (row, column, rows, columns)."""
     while first < last:
         row, column = divmod(first, width)
         rows = 1 if column else max(1, (last - first) // width)

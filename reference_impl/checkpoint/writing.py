@@ -168,8 +168,7 @@ class Saving:
         return not failed and any(writer.said is None for writer in self._writers), failed
 
     def finish(self, *, give_up: bool = False) -> None:
-        """Complete the checkpoint once all ranks have written, or give it up; all ranks call this, and return,
-        together.
+        """Complete the checkpoint once all ranks have written, or give it up; all ranks call this together.
 
         Args:
             give_up: a rank has failed to write, so wait for none.

@@ -28,9 +28,7 @@ class Segment:
 
 
 class Partial:
-    """Use in a `with` block. Segments of a file with the same size, segment size and version are kept; others are
-    dropped.
-    """
+    """Use in a `with` block; it keeps only segments of a file of the same size, segment size and version."""
 
     def __init__(self, path: Path, journal: Path, *, size: int, segment_bytes: int, version: str) -> None:
         self._path, self._journal_path = path, journal

@@ -366,9 +366,7 @@ def _pools(base: str, timeout_s: float) -> urllib3.PoolManager:
 
 
 class _Steady(io.RawIOBase):
-    """A connection's bytes, headers included. Its own time-out restarts with every byte, so this one bounds the
-    rate.
-    """
+    """A connection's bytes, headers included. Its own time-out restarts with every byte, so this bounds the rate."""
 
     def __init__(self, connection: io.RawIOBase, timeout_s: float) -> None:
         self._connection, self._timeout_s = connection, timeout_s

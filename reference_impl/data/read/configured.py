@@ -78,8 +78,7 @@ def _described(config: RunConfig) -> tuple[Manifest, list[str]]:
 
 
 def ready(config: RunConfig) -> ReadyDataset:
-    """Return the run's dataset, after comparing it with its manifest; make the built-in corpus first if it is not
-    there.
+    """Return the run's dataset, compared with its manifest; make the built-in corpus first if it is not there.
 
     No earlier comparison is remembered. Of a large dataset this compares sizes; `llama31 data verify` compares all
     bytes.

@@ -205,9 +205,7 @@ class Reader:
         return Microbatch(tokens=self._mine(tokens), labels=self._mine(labels), loss_mask=self._mine(mask))
 
     def _mine(self, whole: torch.Tensor) -> torch.Tensor:
-        """Return this context-parallel rank's tokens: chunks r and 2*cp-1-r, so that causal attention costs each the
-        same.
-        """
+        """Return this context-parallel rank's tokens: chunks r and 2*cp-1-r, for the same attention cost on each."""
         if self.cp_size == 1:
             return whole
         chunks = whole.chunk(2 * self.cp_size, dim=1)
