@@ -42,7 +42,7 @@ class Question:
 
     def __str__(self) -> str:
         choices = "; ".join(f"{value}: {meaning}" for value, meaning in self.choices.items())
-        return f"{self.meaning}: {choices}" if choices else self.meaning
+        return f"{self.meaning} ({choices})" if choices else self.meaning
 
 
 _ORG, _DIVISION, _STATUS, _PLATFORM = (

@@ -62,7 +62,7 @@ def init(file: Path | None, this_machine: bool | None, out: Path, printing: bool
     is_node = bool(machine.accelerators()) if this_machine is None else this_machine
     here = machine.node() if is_node else {}
     if not is_node:
-        _say("no node   this machine has no GPU, so it is not asked what it is; run this on a node for that")
+        _say("no node   this machine has no GPU, so it does not describe itself; run this on a node to fill in more")
     if doubt := other_node(here, config):
         _say(f"WARNING   {doubt}; --another-machine leaves this machine out")
     answers = {question.name: value for question in _QUESTIONS if (value := options[_parameter(question)])}
