@@ -9,32 +9,32 @@ if [[ ${CONFIG_FILENAME:-config_$DGXSYSTEM.sh} != "config_$DGXSYSTEM.sh" ]]; the
 fi
 export CONFIG_FILENAME=config_$DGXSYSTEM.sh
 
-# What decides how the libraries use a GPU; a value that is set already wins. CPUs take no notice.
+# Library settings for GPUs. A value that is already set wins. They have no effect on CPUs.
 
-# One queue of work from host to GPU, so that a collective starts before the matrix product that hides it: Megatron-Core's
-# tensor-parallel layers rely on that order (megatron/core/tensor_parallel/layers.py). On Blackwell its training script asks
-# for it no longer; NVIDIA's v5.1 configs of GB200 and GB300 export it all the same.
+# One queue of work from host to GPU, so that a collective starts before the matrix product that hides it. Megatron-Core's
+# tensor-parallel layers rely on that order (megatron/core/tensor_parallel/layers.py). Its training script no longer asks for
+# it on Blackwell, but NVIDIA's v5.1 configs of GB200 and GB300 still export it.
 export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
 
-# Segments that grow leave less reserved and unused. The older of torch's two names, which also Megatron-Core reads, and which
-# wins in torch where both are set; so it takes over what the newer one says.
+# Expandable segments reserve less memory that stays unused. torch has two names for this setting. Megatron-Core reads only the
+# older one, and the older one wins in torch if both are set. So it takes the value of the newer one.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-${PYTORCH_ALLOC_CONF:-expandable_segments:True}}
 
-# With such segments, NCCL must not register the buffers of CUDA graphs: an illegal access, says Megatron-Core, which refuses
-# it below Blackwell (megatron/core/transformer/cuda_graphs.py).
+# With such segments, NCCL must not register the buffers of CUDA graphs. Megatron-Core warns of an illegal access, and refuses
+# the combination below Blackwell (megatron/core/transformer/cuda_graphs.py).
 export NCCL_GRAPH_REGISTER=${NCCL_GRAPH_REGISTER:-0}
 
-# Nor the user's own buffers: an illegal access, too (NVIDIA's v5.1 configs).
+# NCCL must not register the user's own buffers either, for the same reason (NVIDIA's v5.1 configs).
 export NCCL_LOCAL_REGISTER=${NCCL_LOCAL_REGISTER:-0}
 
-# Reductions inside the switch want buffers of their own for each communicator: gigabytes (NVIDIA's v5.0 and v5.1 configs).
+# Reductions inside the switch need gigabytes of additional buffers for each communicator (NVIDIA's v5.0 and v5.1 configs).
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 
-# Few and large messages between nodes, by several channels, which those configs set for pipelines.
+# Few and large messages between nodes, on several channels. The same configs set this for pipelines.
 export NCCL_MIN_NCHANNELS=${NCCL_MIN_NCHANNELS:-4} NCCL_P2P_NET_CHUNKSIZE=${NCCL_P2P_NET_CHUNKSIZE:-2097152}
 
-# Multiprocessors that norms leave to the collectives beside them, so that neither waits for the other; and on Blackwell
-# what collectives take at least and at most. NVIDIA's v5.0 configs of each architecture.
+# Multiprocessors that norms leave to concurrent collectives, so that neither waits for the other. On Blackwell also the smallest
+# and largest number that a collective takes. Source: NVIDIA's v5.0 configs of each architecture.
 if [[ $DGXSYSTEM == *B[23]00* ]]; then
   export NVTE_FWD_LAYERNORM_SM_MARGIN=${NVTE_FWD_LAYERNORM_SM_MARGIN:-16}
   export NVTE_BWD_LAYERNORM_SM_MARGIN=${NVTE_BWD_LAYERNORM_SM_MARGIN:-16}
