@@ -93,6 +93,16 @@ PICTURES = """(async () => {
 """What each chart shows now."""
 
 
+LOSS_BOX = """(() => {
+  const figures = [...document.querySelectorAll('figure')];
+  const canvas = figures.find(one => one.textContent.includes('Training loss')).querySelector('canvas');
+  canvas.scrollIntoView({block: 'center'});
+  const box = canvas.getBoundingClientRect();
+  return [box.left, box.top, box.width, box.height];
+})()"""
+"""Left, top, width and height of the chart of the loss, on the screen."""
+
+
 def pictures(page: Page) -> dict[str, str]:
     return dict(page.evaluate(PICTURES))
 
@@ -185,11 +195,7 @@ def test_zoom_is_linked(page: Page, report: tuple[Path, list[str]]) -> None:
     page.open(file, width=1280)
     page.evaluate(SETTLED)
     before = pictures(page)
-    place = page.evaluate(
-        "(() => { const one = [...document.querySelectorAll('figure')].find(one => one.textContent.includes("
-        "'Training loss')).querySelector('canvas'); one.scrollIntoView({block: 'center'});"
-        "const box = one.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"
-    )
+    place = page.evaluate(LOSS_BOX)
     x, y = place[0] + 0.4 * place[2], place[1] + 0.4 * place[3]
     for kind, at in (("mouseMoved", x), ("mousePressed", x), ("mouseMoved", x + 100), ("mouseReleased", x + 100)):
         page.call("Input.dispatchMouseEvent", type=kind, x=at, y=y, button="left", buttons=1, clickCount=1)
@@ -201,6 +207,23 @@ def test_zoom_is_linked(page: Page, report: tuple[Path, list[str]]) -> None:
     page.evaluate("document.querySelector('[data-zoom=in]').click()")
     assert pictures(page)["Training loss"] != before["Training loss"]
     assert page.complaints == []
+
+
+def test_pointing_at_a_line_shows_its_values(page: Page, report: tuple[Path, list[str]]) -> None:
+    """A pointer that crosses the losses shows the run, the loss and the place of a point."""
+    file, _ = report
+    page.open(file, width=1280)
+    page.evaluate(SETTLED)
+    left, top, width, height = page.evaluate(LOSS_BOX)
+    tip = "document.querySelector('#vg-tooltip-element.visible')?.textContent ?? ''"
+    shown = []
+    for y in range(int(top) + 5, int(top + height) - 40, 3):
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + width / 2, y=y)
+        if not shown:
+            # The points are made once the pointer is there.
+            page.evaluate("new Promise(done => setTimeout(done, 300))")
+        shown.append(page.evaluate(tip))
+    assert any(all(name in text for name in ("run", "value", "samples", "minutes")) for text in shown), shown
 
 
 @pytest.mark.parametrize(("id_", "value"), [("axis", "minutes"), ("axis", "steps"), ("scale", "log")])
