@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Lays the null device into an environment, in the places where torch looks for NVIDIA's libraries.
+# Builds the null device into an environment, in the places where torch looks for NVIDIA's libraries.
 #
 #   bash nullcuda/build.sh SITE_PACKAGES
 #
-# Each library that torch and Transformer Engine ask for becomes a shell with the name, and the versions of symbols, that they
-# ask for; all of them lead to libnullcuda.so. A function that nothing here implements is made up: it says success and is
-# counted under "unanswered". Needs g++ and binutils, and of NVIDIA's wheels the headers of the runtime alone.
+# Each library that torch and Transformer Engine load becomes a shell with the name and the symbol versions that they expect. All
+# shells link to libnullcuda.so. A function that is not implemented gets a stub, which returns success and is counted under
+# "unanswered". Needs g++ and binutils, and only the headers of the runtime from NVIDIA's wheels.
 set -euo pipefail
 here=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 site=$(cd -- "$1" && pwd)
@@ -22,7 +22,7 @@ printf '%s\0' "$here"/device/*.cpp | xargs -0 -P 2 -I{} bash -c '
   g++ -std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -c "$1" -o "$2/$(basename "$1" .cpp).o" "${@:3}"
 ' _ {} "$work" -I"$here/headers" -isystem "$site/nvidia/cu13/include"
 
-# Names that somebody imports, or looks up while running.
+# Functions that the libraries import, or look up at run time.
 {
   nm -D --undefined-only "${askers[@]}" | awk 'NF > 1 {print $2}' | sed 's/@.*//' |
     grep -E '^(cuda|__cuda|cu[A-Z]|cublas|cudnn|nccl|cufft|cusparse|cusolver|curand|cupti|nvrtc|nvshmem|nvJitLink)'
@@ -38,13 +38,13 @@ gcc -O1 -fPIC -w -c "$work/rest.c" -o "$work/rest.o"
 rm -f "$target/libnullcuda.so"
 g++ -shared -o "$target/libnullcuda.so" -Wl,-soname,libnullcuda.so "$work"/*.o -ldl
 
-# Libraries by SONAME, and the versions of their symbols that somebody names.
+# Libraries by SONAME, and the symbol versions that are imported from each.
 {
   readelf -d "${askers[@]}" | grep NEEDED | grep -oE 'lib(cu|nccl|nv)[A-Za-z_]*\.so\.[0-9]+'
   readelf -VW "${askers[@]}" | awk '
     /File: / {sub(/.*File: /, ""); file = $1}
     /  Name: / {if (file ~ /^lib(cu|nccl|nv)/) {sub(/.*Name: /, ""); print file, $1}}'
-  # Opened while running, so that nobody names them before.
+  # These are opened at run time, so no library lists them.
   printf '%s\n' libcuda.so.1 libnvrtc.so.13 libcurand.so.10 libnvidia-ml.so.1
 } | sort -u >"$work/libraries"
 echo 'int shell;' >"$work/shell.c"
@@ -53,7 +53,7 @@ awk '{print $1}' "$work/libraries" | sort -u | while read -r name; do
   awk -v name="$name" '$1 == name && NF > 1 {print $2 " { shell_" NR "; };"}' "$work/libraries" >"$work/versions"
   versions=()
   if [[ -s $work/versions ]]; then versions=("-Wl,--version-script=$work/versions"); fi
-  # Installers link files of their cache: never write through.
+  # Remove the old file first, because installers hard-link files from their cache.
   rm -f "$target/$name"
   gcc -shared -o "$target/$name" "$work/shell.obj" -Wl,-soname,"$name" "${versions[@]}" \
     -Wl,--no-as-needed -L"$target" -lnullcuda -Wl,-rpath,"\$ORIGIN"

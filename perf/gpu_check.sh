@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Ten minutes on a GPU machine: what the trainer does there, each part recorded below OUT; 1 if one failed.
+# Checks and measures the trainer on a GPU machine, in ten minutes. It records each part below OUT and exits with 1 if one failed.
 #
-#   bash perf/gpu_check.sh [OUT]        OUT is gpu_check/ if not given; docs/gpu.md has the figures of the last time
+#   bash perf/gpu_check.sh [OUT]        OUT is gpu_check/ if not given; docs/gpu.md says what the parts check
 #
-# PYTHON=<interpreter> has torch for CUDA (python3 if not set). WHEELS=<folder> of wheels that it lacks, for a machine without
-# a network: python3 -m pip download -d wheels --no-deps megatron-core==... pydantic==... and what else the first line misses.
+# PYTHON=<interpreter> has torch for CUDA (default: python3). On a machine without a network, WHEELS=<folder> has the wheels that
+# it lacks: python3 -m pip download -d wheels --no-deps megatron-core==... pydantic==... and whatever else the first part misses.
 set -euo pipefail
 cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ out=${1:-gpu_check}
 mkdir -p "$out"
 failed=()
 
-# A part, with its seconds at most; what it prints is shown and kept.
+# Runs one part with a time limit in seconds; shows and keeps its output.
 part() {
   local name=$1 seconds=$2 status=0
   shift 2
@@ -34,7 +34,7 @@ part check 150 "$python" -m perf.gpu_check
 part layers 180 "$python" -m perf.gpu_layers --layer-spec torch
 
 if ((${#failed[@]})); then
-  echo "FAIL  ${failed[*]}; all that was printed is in $out"
+  echo "FAIL  ${failed[*]}; the output is in $out"
   exit 1
 fi
-echo "PASS  all that was printed is in $out"
+echo "PASS  the output is in $out"

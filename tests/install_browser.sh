@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the headless Chromium that tests/report/test_report_page.py looks at reports with: as root on Debian.
-# Anywhere else it says so and ends well: the tests that need a browser are skipped.
+# Installs the headless Chromium in which tests/report/test_report_page.py opens reports: as root on Debian.
+# Anywhere else it prints a message and exits with 0, and the tests that need a browser are skipped.
 set -euo pipefail
 
 for name in chromium chromium-headless-shell chromium-browser google-chrome; do
