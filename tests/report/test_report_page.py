@@ -216,7 +216,7 @@ def test_pointing_at_a_line_shows_its_values(page: Page, report: tuple[Path, lis
     page.evaluate(SETTLED)
     left, top, width, height = page.evaluate(LOSS_BOX)
     tip = "document.querySelector('#vg-tooltip-element.visible')?.textContent ?? ''"
-    shown = []
+    shown: list[str] = []
     for y in range(int(top) + 5, int(top + height) - 40, 3):
         page.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + width / 2, y=y)
         if not shown:
