@@ -442,7 +442,7 @@ def test_large_descriptions_are_drawn_by_several_processes(monkeypatch: pytest.M
     monkeypatch.setattr(vega, "MOST_AT_ONCE", 50)
     specs = [{"name": "a", "x": "." * 90}, {"name": "b"}, {"name": "c"}, {"name": "d", "x": "." * 20}]
     assert vega.draw(specs) == ["a", "b", "c", "d"]
-    assert [len(json.loads(text)) for text in asked] == [1, 2, 1]
+    assert sorted(len(json.loads(text)) for text in asked) == [1, 1, 2]
     assert vega.draw([]) == []
 
 
