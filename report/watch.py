@@ -302,10 +302,12 @@ def _margin(facts: RunFacts, view: WatchView) -> Iterator[str]:
     found = margin(run.rules, run.global_batch_size, samples, view.others)
     if found is None:
         return
-    verb = "stopping at the next evaluation would be" if stopped is None else "the score is"
-    of = f"mean of {found.runs} runs" if found.runs > 1 else "were all runs like this one"
+    when = " at the next evaluation" if stopped is None else ""
     room = f"{abs(found.margin):,.0f} {'above' if found.margin >= 0 else 'BELOW'} the smallest accepted mean"
-    yield f"{'convergence':{NAME}} {samples:,}: {verb} normalised by {found.factor:.4f} ({of}); {room}"
+    verb = "would be" if stopped is None or found.runs == 1 else "are"
+    of = f"mean of {found.runs} runs" if found.runs > 1 else "if all runs were like this one"
+    factor = f"minutes {verb} multiplied by {found.factor:.4f} ({of})"
+    yield f"{'convergence':{NAME}} {samples:,} samples{when}, {room}; {factor}"
 
 
 def _steps(facts: RunFacts, _view: WatchView) -> Iterator[str]:

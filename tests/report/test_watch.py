@@ -143,7 +143,7 @@ def test_the_factor_that_is_shown_at_the_end(folder: Path) -> None:
     watch = whole(path)
     found = compare(open_result(find_logs([folder])[0], "5.1.0"))
     said = "\n".join(lines(watch.run, WatchView(others=other_samples(path))))
-    assert f"the score is normalised by {found.factor:.4f} (mean of 3 runs)" in said
+    assert f"minutes are multiplied by {found.factor:.4f} (mean of 3 runs)" in said
 
 
 def test_a_run_that_missed_counts_as_the_slowest() -> None:
@@ -158,8 +158,8 @@ def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
     """Before the first evaluation, stopping there is shown to cost a factor of 313344 / 276480 = 1.1333."""
     watch = until(rehearsed / "result_0.txt", "block_start")
     (said,) = (line for line in lines(watch.run, WatchView()) if line.startswith("convergence"))
-    assert "276,480: stopping at the next evaluation would be normalised by 1.1333" in said
-    assert "BELOW the smallest accepted mean" in said
+    assert "276,480 samples at the next evaluation" in said
+    assert "BELOW the smallest accepted mean; minutes would be multiplied by 1.1333" in said
 
 
 # Findings.
@@ -555,7 +555,7 @@ def test_command(rehearsed: Path) -> None:
     assert done.output.startswith(
         "success      llama31_405b 6.0.0 (from run.json), batch size 1152  result_0.txt  run 1 of 3\n"
     )
-    assert "normalised by" in done.output
+    assert "multiplied by" in done.output
 
 
 def test_the_newest_log_of_a_folder_is_watched(rehearsed: Path, tmp_path: Path) -> None:
