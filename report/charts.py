@@ -172,7 +172,8 @@ def _evaluations(results: Sequence[ResultSummary], runs: Sequence[Drawn]) -> Ite
         note += f" The shaded zones are the reference's means ± one standard deviation at {len(zones)} batch sizes."
     data = _Data()
     bounds = [
-        {"name": name, "from": one.mean - one.deviation, "to": one.mean + one.deviation} for name, one in zones.items()
+        {"name": name, "from": zone.mean - zone.deviation, "to": zone.mean + zone.deviation}
+        for name, zone in zones.items()
     ]
     shade = data.bind(alt.Chart(), bounds).transform_filter("axis == 'samples' && low == null")
     levels = data.bind(alt.Chart(), [{"level": value, "name": f"target {value}"} for value in targets])
@@ -260,11 +261,11 @@ def _most_of_line(lines: int) -> int:
 
 def _curves(runs: Sequence[Drawn], curve: Callable[[RunSummary], Curve]) -> Rows:
     """Return a row for each line, with its points as columns, which `_flattened` takes apart."""
-    found = [(drawn, run, points) for drawn in runs for run in drawn.runs if len(points := curve(run))]
+    curves = [(drawn, run, points) for drawn in runs for run in drawn.runs if len(points := curve(run))]
     most = _most_of_line(len(runs))
-    ranged = len(runs) <= MOST_RANGES and any(len(points) > most for *_, points in found)
+    ranged = len(runs) <= MOST_RANGES and any(len(points) > most for *_, points in curves)
     return [
-        {**drawn.row, "batch": run.batch or 1, **_columns(points, most, ranged=ranged)} for drawn, run, points in found
+        {**drawn.row, "batch": run.batch or 1, **_columns(points, most, ranged=ranged)} for drawn, run, points in curves
     ]
 
 
@@ -479,7 +480,7 @@ def _scaling(
     results: Sequence[ResultSummary], runs: Sequence[Drawn], published: Sequence[ResultSummary]
 ) -> Iterator[Chart]:
     """Yield minutes over accelerators, by accelerator and precision: this report's results and the published ones."""
-    rows = [row for one in published for row in _scaled(one, "published")]
+    rows = [row for result in published for row in _scaled(result, "published")]
     compared = bool(rows)
     rows += [drawn.row | row for drawn in drawn_results(results, runs) for row in _scaled(drawn.result, "this report")]
     if len(rows) < 3 or not (compared or len({row["gpus"] for row in rows}) > 1):
@@ -522,19 +523,19 @@ def _scaling(
 _POWERS = alt.Axis(values=[2**power for power in range(18)], format=",")
 
 
-def _scaled(one: ResultSummary, source: str) -> Iterator[Row]:
-    minutes = one.score.normalised_minutes or one.score.olympic_minutes
-    if not one.gpus or minutes is None or minutes <= 0:
+def _scaled(result: ResultSummary, source: str) -> Iterator[Row]:
+    minutes = result.score.normalised_minutes or result.score.olympic_minutes
+    if not result.gpus or minutes is None or minutes <= 0:
         return
-    kind = " ".join(filter(None, (one.accelerator or "unknown accelerator", one.precision)))
-    benchmark = "unknown benchmark" if one.rules is None else one.rules.benchmark
+    kind = " ".join(filter(None, (result.accelerator or "unknown accelerator", result.precision)))
+    benchmark = "unknown benchmark" if result.rules is None else result.rules.benchmark
     yield {
-        "run": one.label,
-        "gpus": one.gpus,
+        "run": result.label,
+        "gpus": result.gpus,
         "minutes": minutes,
         "kind": f"{kind}, {benchmark}",
-        "submitter": one.submitter or "",
-        "round": one.ruleset,
+        "submitter": result.submitter or "",
+        "round": result.ruleset,
         "source": source,
     }
 

@@ -58,11 +58,11 @@ def open_one(path: Path, ruleset: str | None = None) -> ResultSummary:
         NoLogsError: as report.results.gather.
         RefusedError: it holds several results.
     """
-    found = gather([path], ruleset)
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found[:5])
-        raise RefusedError(f"{path} holds {len(found)} results ({names}); expected one")
-    return found[0]
+    summaries = gather([path], ruleset)
+    if len(summaries) > 1:
+        names = ", ".join(summary.name for summary in summaries[:5])
+        raise RefusedError(f"{path} holds {len(summaries)} results ({names}); expected one")
+    return summaries[0]
 
 
 def compare(one: ResultSummary, other: ResultSummary) -> list[Section]:

@@ -116,8 +116,12 @@ class RunFacts:
     @cached_property
     def evaluations(self) -> list[Point]:
         """Return (samples trained on, log perplexity) of each evaluation."""
-        found = ((float(one.position), one.log_perplexity) for one in self.run.evaluations if _small(one.position))
-        return drawable((samples, value) for samples, value in found if value is not None)
+        points = (
+            (float(evaluation.position), evaluation.log_perplexity)
+            for evaluation in self.run.evaluations
+            if _small(evaluation.position)
+        )
+        return drawable((samples, value) for samples, value in points if value is not None)
 
     @cached_property
     def losses(self) -> list[Point]:
@@ -154,8 +158,8 @@ class RunFacts:
         pairs += [("training", ("block_start", "block_stop")), ("evaluation", ("eval_start", "eval_stop"))]
         if origin is None:
             return []
-        found = [TimeSpan(kind, *span) for kind, keys in pairs for span in self._between(*keys, origin=origin)]
-        return sorted(found, key=lambda span: span.start)
+        time_spans = [TimeSpan(kind, *span) for kind, keys in pairs for span in self._between(*keys, origin=origin)]
+        return sorted(time_spans, key=lambda span: span.start)
 
     @cached_property
     def shares(self) -> Mapping[str, float]:
@@ -209,7 +213,7 @@ class RunFacts:
     @property
     def checkpoint_faults(self) -> list[str]:
         """Return a line for each failed save, and for each damaged checkpoint that the run did not resume from."""
-        return [said for event in self.run.all("tracked_stats") for said in _checkpoint_faults(event.event)]
+        return [fault for event in self.run.all("tracked_stats") for fault in _checkpoint_faults(event.event)]
 
     @cached_property
     def telemetry(self) -> Telemetry:

@@ -77,7 +77,7 @@ def next_evaluation(run: Run) -> int:
     Raises:
         AbsentError: the log does not identify the run.
     """
-    done = [one.position for one in run.evaluations if one.log_perplexity is not None]
+    done = [evaluation.position for evaluation in run.evaluations if evaluation.log_perplexity is not None]
     return _evaluation_from(run, max(trained(run), done[-1] + 1 if done else 0))
 
 
@@ -111,7 +111,11 @@ def expected(run: Run) -> tuple[int, str]:
 
 def _crossing(run: Run, target: float) -> float | None:
     """Return where the line through the last two evaluations meets the target; None if it does not fall."""
-    points = [(one.position, value) for one in run.evaluations[-2:] if (value := one.log_perplexity) is not None]
+    points = [
+        (evaluation.position, value)
+        for evaluation in run.evaluations[-2:]
+        if (value := evaluation.log_perplexity) is not None
+    ]
     if len(points) < 2:
         return None
     (before, above), (last, value) = points

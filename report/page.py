@@ -294,8 +294,8 @@ def _address(svg: str) -> str:
 def _ends(results: Sequence[ResultSummary]) -> dict[str, float]:
     curves = [
         (curve, run.batch or 1)
-        for one in results
-        for run in one.runs
+        for result in results
+        for run in result.runs
         for curve in (run.evaluations, run.losses, run.step_seconds)
         if len(curve)
     ]
@@ -339,37 +339,39 @@ def _switches(runs: Sequence[Any], *, several: bool) -> list[_SystemSwitch]:
 
 
 def _about(results: Sequence[ResultSummary]) -> Iterator[str]:
-    rows = dict.fromkeys(f"{one.rules.benchmark}, ruleset {one.ruleset}" for one in results if one.rules is not None)
+    rows = dict.fromkeys(
+        f"{result.rules.benchmark}, ruleset {result.ruleset}" for result in results if result.rules is not None
+    )
     yield f"{'; '.join(rows) or 'Unknown benchmark'}. A sample is one sequence of tokens."
 
 
 def _banners(results: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
     """Yield the reasons why some results are not scores of the closed division, each with its text."""
     said: dict[tuple[str, str], list[str]] = {}
-    for one in results:
-        for caveat in caveats(one):
-            said.setdefault(caveat, []).append(one.label)
+    for result in results:
+        for caveat in caveats(result):
+            said.setdefault(caveat, []).append(result.label)
     for (name, text), labels in said.items():
         shown = f"{', '.join(labels[:8])}{f' and {len(labels) - 8} more' if len(labels) > 8 else ''}"
         yield name, text if len(results) == len(labels) else f"{shown}: {text[0].lower()}{text[1:]}"
 
 
-def caveats(one: ResultSummary) -> Iterator[tuple[str, str]]:
+def caveats(result: ResultSummary) -> Iterator[tuple[str, str]]:
     """Yield a heading and an explanation for each reason why a result does not count."""
-    for mark in one.marks:
+    for mark in result.marks:
         if mark == "simulated":
             yield "SIMULATED", "A rehearsal in virtual time: nothing was trained, and no number was measured."
         else:
             yield mark.upper(), "Its logs say that its runs do not count."
-    if one.rules is not None and not is_official(one.rules):
+    if result.rules is not None and not is_official(result.rules):
         yield (
-            one.rules.benchmark.upper(),
+            result.rules.benchmark.upper(),
             "A benchmark of this project, for trying it out; this is not an MLPerf result.",
         )
-    if one.is_open:
+    if result.is_open:
         yield "OPEN DIVISION", f"Not judged: {FREE_IN_OPEN}. The score has no convergence factor."
-    if one.made_for is not None:
-        yield "RESUBMITTED", f"Its runs were made for round {one.made_for} and are judged by a later round's rules."
+    if result.made_for is not None:
+        yield "RESUBMITTED", f"Its runs were made for round {result.made_for} and are judged by a later round's rules."
 
 
 def _contents(results: Sequence[ResultSummary], published: Sequence[ResultSummary]) -> Iterator[tuple[str, str]]:
@@ -378,33 +380,33 @@ def _contents(results: Sequence[ResultSummary], published: Sequence[ResultSummar
     if published:
         yield "#published", "Published results"
     if len(results) > 1:
-        yield from ((f"#result-{number}", one.label) for number, one in enumerate(results[:MOST_RESULTS]))
+        yield from ((f"#result-{number}", result.label) for number, result in enumerate(results[:MOST_RESULTS]))
 
 
-def _card(number: int, one: ResultSummary) -> dict[str, str]:
-    errors, warnings = (count(one.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
-    score, said = score_of(one)
+def _card(number: int, result: ResultSummary) -> dict[str, str]:
+    errors, warnings = (count(result.findings, severity) for severity in (Severity.ERROR, Severity.WARNING))
+    score, said = score_of(result)
     return {
         "id": f"result-{number}",
-        "style": "pass" if one.counts else ("fail" if not one.passed else "apart"),
-        "name": one.label,
-        "verdict": one.verdict,
+        "style": "pass" if result.counts else ("fail" if not result.passed else "apart"),
+        "name": result.label,
+        "verdict": result.verdict,
         "score": score,
         "said": said,
         "findings": f"{counted(errors, 'error')}, {counted(warnings, 'warning')}",
     }
 
 
-def score_of(one: ResultSummary) -> tuple[str, str]:
+def score_of(result: ResultSummary) -> tuple[str, str]:
     """Return the number on its card and the line below it."""
-    score = one.score
+    score = result.score
     if score.normalised_minutes is not None:
         of = "of the open division" if score.is_open else f"× {score.factor:.4f} for convergence"
         return f"{score.normalised_minutes:.3f} min", f"olympic mean {score.olympic_minutes:.3f} min {of}"
     if score.olympic_minutes is not None:
         return f"{score.olympic_minutes:.3f} min", "olympic mean, not normalised: there is no reference to compare with"
     reached = [minutes for minutes in score.minutes if minutes is not None]
-    needed = "" if one.rules is None else f"; {one.rules.runs} runs make a score"
+    needed = "" if result.rules is None else f"; {result.rules.runs} runs make a score"
     if len(score.minutes) == 1:
         return (
             (f"{reached[0]:.3f} min", f"of one run{needed}")
@@ -412,7 +414,7 @@ def score_of(one: ResultSummary) -> tuple[str, str]:
             else ("no score", f"its one run missed the target{needed}")
         )
     said = f"{len(reached)} of {len(score.minutes)} runs reached the target{needed}"
-    if not reached or (one.rules is not None and len(score.minutes) >= one.rules.runs):
+    if not reached or (result.rules is not None and len(score.minutes) >= result.rules.runs):
         return "no score", said
     low, high = min(reached), max(reached)
     return f"{low:.3f} to {high:.3f} min" if low < high else f"{low:.3f} min", said
@@ -422,18 +424,18 @@ def _result_table(results: Sequence[ResultSummary]) -> Table:
     columns = _known(RESULT_COLUMNS, results)
     rows = [
         Line(
-            [Cell(one.label), *_cells(columns[1:], one)],
+            [Cell(result.label), *_cells(columns[1:], result)],
             key=str(number),
             href=f"#result-{number}" if number < MOST_RESULTS else None,
         )
-        for number, one in enumerate(results)
+        for number, result in enumerate(results)
     ]
     return Table("Scores and speed of each result", [column.name for column in columns], rows, sortable=True)
 
 
 def _published_table(published: Sequence[ResultSummary]) -> Table:
     columns = _known(PUBLISHED_COLUMNS, published)
-    rows = [Line([Cell(one.label), *_cells(columns[1:], one)]) for one in published]
+    rows = [Line([Cell(result.label), *_cells(columns[1:], result)]) for result in published]
     return Table("Published results", [column.name for column in columns], rows, sortable=True)
 
 
@@ -442,15 +444,15 @@ def _known(columns: Sequence[Column[ResultSummary]], results: Sequence[ResultSum
     return [
         column
         for place, column in enumerate(columns)
-        if place < 5 or any(column.value(one) is not None for one in results)
+        if place < 5 or any(column.value(result) is not None for result in results)
     ]
 
 
 def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
     sizes = {
-        one.network.name: (one.flops_per_sequence, one.rules.sequence_length)
-        for one in results
-        if one.rules is not None and one.network is not None and one.flops_per_sequence is not None
+        result.network.name: (result.flops_per_sequence, result.rules.sequence_length)
+        for result in results
+        if result.rules is not None and result.network is not None and result.flops_per_sequence is not None
     }
     for name, (flops, length) in sizes.items():
         yield (
@@ -465,54 +467,54 @@ def _formulas(results: Sequence[ResultSummary]) -> Iterator[str]:
 
 
 def _section(
-    number: int, one: ResultSummary, first: int, results: Sequence[ResultSummary], drawn: _Drawn
+    number: int, result: ResultSummary, first: int, results: Sequence[ResultSummary], drawn: _Drawn
 ) -> dict[str, Any]:
     """Return what the section of a result shows; findings about its submission are left to the `first` one of it."""
-    rows = [RunRow(one, run) for run in one.runs]
-    runs = one.runs[:MOST_RUNS]
-    score, said = score_of(one)
-    submission = _submission(one)
-    own = [found for found in one.findings if first == number or found.file != submission]
-    elsewhere, findings = len(one.findings) - len(own), list(_findings(own))
+    rows = [RunRow(result, run) for run in result.runs]
+    runs = result.runs[:MOST_RUNS]
+    score, said = score_of(result)
+    submission = _submission(result)
+    own = [found for found in result.findings if first == number or found.file != submission]
+    elsewhere, findings = len(result.findings) - len(own), list(_findings(own))
     return {
         "id": f"result-{number}",
-        "name": one.name,
+        "name": result.name,
         "folded": len(results) > UNFOLDED,
-        "summary": f"{one.verdict}, {score}, {said}",
-        "runs": _table(f"Runs of {one.name}", RUN_COLUMNS, rows),
-        "steps": _table(f"Step times of {one.name}", STEP_COLUMNS, rows),
-        "profiles": list(_profiles(one)),
+        "summary": f"{result.verdict}, {score}, {said}",
+        "runs": _table(f"Runs of {result.name}", RUN_COLUMNS, rows),
+        "steps": _table(f"Step times of {result.name}", STEP_COLUMNS, rows),
+        "profiles": list(_profiles(result)),
         "checkpoint_faults": [f"{run.name}: {fault}" for run in runs for fault in run.checkpoint_faults[:MOST_FAULTS]],
-        "slow": _table(f"Slowest ranks of {one.name}", SLOW_COLUMNS, slow_rows(one, MOST_ROWS)),
+        "slow": _table(f"Slowest ranks of {result.name}", SLOW_COLUMNS, slow_rows(result, MOST_ROWS)),
         "findings": findings[:MOST_FINDINGS],
         "more_findings": max(0, len(findings) - MOST_FINDINGS),
         "of_submission": counted(elsewhere, "finding") if elsewhere else "",
         "first": {"href": f"#result-{first}", "label": results[first].label},
-        "convergence": list(_convergence(one)),
-        "speed": _speed(one),
-        "measures": _measures(one) if len(results) <= MOST_CARDS else None,
-        "nodes": _nodes(one),
+        "convergence": list(_convergence(result)),
+        "speed": _speed(result),
+        "measures": _measures(result) if len(results) <= MOST_CARDS else None,
+        "nodes": _nodes(result),
         "nodes_left_out": [f"{run.name}: {said}." for run in runs if (said := "; ".join(_left_out(run.telemetry)))],
         "node_figures": drawn.of_nodes.get(number, ()),
-        "documents": list(_values(one)),
+        "documents": list(_values(result)),
     }
 
 
-def slow_rows(one: ResultSummary, most: int) -> list[SlowRow]:
+def slow_rows(result: ResultSummary, most: int) -> list[SlowRow]:
     """Return the ranks that its runs reported as slow, the slowest first."""
-    rows = (SlowRow(run, rank) for run in one.runs[:MOST_RUNS] for rank in run.slow_ranks)
+    rows = (SlowRow(run, rank) for run in result.runs[:MOST_RUNS] for rank in run.slow_ranks)
     return nlargest(most, rows, key=lambda row: row.slow.median)
 
 
 def _firsts(results: Sequence[ResultSummary]) -> list[int]:
     """Return for each result the number of the first one of its submission."""
     firsts: dict[str, int] = {}
-    return [firsts.setdefault(_submission(one), number) for number, one in enumerate(results)]
+    return [firsts.setdefault(_submission(result), number) for number, result in enumerate(results)]
 
 
-def _submission(one: ResultSummary) -> str:
+def _submission(result: ResultSummary) -> str:
     """Return the tree of the submission that a result is part of, else its own path."""
-    return str(one.group.organisation or one.path)
+    return str(result.group.organisation or result.path)
 
 
 def _findings(findings: Iterable[Finding]) -> Iterator[dict[str, str]]:
@@ -537,31 +539,31 @@ def _findings(findings: Iterable[Finding]) -> Iterator[dict[str, str]]:
 _BY_SEVERITY = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 
-def _profiles(one: ResultSummary) -> Iterator[tuple[str, str]]:
+def _profiles(result: ResultSummary) -> Iterator[tuple[str, str]]:
     """Yield links to the traces of PROFILE=torch, for a page in the same folder."""
-    for path in sorted(one.group.paths[0].parent.glob("profile_*.json.gz"))[:MOST_ROWS]:
+    for path in sorted(result.group.paths[0].parent.glob("profile_*.json.gz"))[:MOST_ROWS]:
         yield quote(path.name), path.name
 
 
-def _convergence(one: ResultSummary) -> Iterator[str]:
-    found = one.convergence
-    if found.record is not None and found.match is not None:
-        record = found.record
+def _convergence(result: ResultSummary) -> Iterator[str]:
+    compared = result.convergence
+    if compared.record is not None and compared.match is not None:
+        record = compared.record
         yield (
             f"The reference needs {record.mean:,.1f} samples at batch size {record.global_batch_size}, with a standard "
-            f"deviation of {record.deviation:,.1f}{'' if found.match is Match.FOUND else f' ({found.match})'}."
+            f"deviation of {record.deviation:,.1f}{'' if compared.match is Match.FOUND else f' ({compared.match})'}."
         )
-    if found.fault:
-        yield f"Not compared with the reference: {found.fault}."
-    if found.mean is not None:
-        yield f"The result needs {found.mean:,.1f} samples (olympic mean)."
-    if found.is_open:
+    if compared.fault:
+        yield f"Not compared with the reference: {compared.fault}."
+    if compared.mean is not None:
+        yield f"The result needs {compared.mean:,.1f} samples (olympic mean)."
+    if compared.is_open:
         yield "The reference belongs to the closed division; convergence is not judged in the open one."
         return
-    limits = (("policy", found.policy), ("official tool", found.official))
+    limits = (("policy", compared.policy), ("official tool", compared.official))
     yield from (_limit(name, limit) for name, limit in limits if limit is not None)
-    if not found.fault:
-        yield f"The score is multiplied by {found.factor:.6g}: the reference's mean over the result's, at least 1."
+    if not compared.fault:
+        yield f"The score is multiplied by {compared.factor:.6g}: the reference's mean over the result's, at least 1."
 
 
 def _limit(name: str, limit: Limit) -> str:
@@ -572,36 +574,36 @@ def _limit(name: str, limit: Limit) -> str:
     )
 
 
-def _speed(one: ResultSummary) -> str:
-    if one.teraflops is None:
+def _speed(result: ResultSummary) -> str:
+    if result.teraflops is None:
         return ""
-    known = [name for name in dict.fromkeys(("bf16", "fp8", one.precision or "bf16")) if name in _PRECISIONS]
-    shares = [f"{share:.1%} of its {name} peak" for name in known if (share := one.utilisation(name)) is not None]
-    each = f"{counted(one.gpus or 0, 'rank')}" if one.gpu is None else f"{one.gpus} {one.gpu.name}"
-    text = f"{', '.join([f'{one.teraflops:,.4g} TFLOP/s on each of {each}', *shares])}."
-    if one.precision is not None:
-        text += f" Linear layers compute in {one.precision}, according to the logs or run.json."
+    known = [name for name in dict.fromkeys(("bf16", "fp8", result.precision or "bf16")) if name in _PRECISIONS]
+    shares = [f"{share:.1%} of its {name} peak" for name in known if (share := result.utilisation(name)) is not None]
+    each = f"{counted(result.gpus or 0, 'rank')}" if result.gpu is None else f"{result.gpus} {result.gpu.name}"
+    text = f"{', '.join([f'{result.teraflops:,.4g} TFLOP/s on each of {each}', *shares])}."
+    if result.precision is not None:
+        text += f" Linear layers compute in {result.precision}, according to the logs or run.json."
     return text
 
 
-def _measures(one: ResultSummary) -> Table:
+def _measures(result: ResultSummary) -> Table:
     rows = [
         Line(
-            [Cell(run.name), Cell(found.name, style="text"), Cell(str(found.count), style="number")]
-            + [Cell(f"{value:,.6g}", style="number") for value in (found.low, found.median, found.high)]
+            [Cell(run.name), Cell(measure.name, style="text"), Cell(str(measure.count), style="number")]
+            + [Cell(f"{value:,.6g}", style="number") for value in (measure.low, measure.median, measure.high)]
         )
-        for run in one.runs[:MOST_RUNS]
-        for found in run.measures
+        for run in result.runs[:MOST_RUNS]
+        for measure in run.measures
     ]
     return Table("Other measurements", ("log", "name", "times", "smallest", "median", "largest"), rows)
 
 
-def _nodes(one: ResultSummary) -> Table:
-    rows = [NodeRow(run, node) for run in one.runs[:MOST_RUNS] for node in run.telemetry.nodes]
+def _nodes(result: ResultSummary) -> Table:
+    rows = [NodeRow(run, node) for run in result.runs[:MOST_RUNS] for node in run.telemetry.nodes]
     if len(rows) > MOST_ROWS:
         rows = nsmallest(MOST_ROWS, rows, key=lambda row: slowest_clock(row) or math.inf)
     measured = [column for column in NODE_COLUMNS if any(column.value(row) is not None for row in rows)]
-    return _table(f"Nodes of {one.name}", measured, rows, sortable=True)
+    return _table(f"Nodes of {result.name}", measured, rows, sortable=True)
 
 
 def _left_out(telemetry: Telemetry) -> Iterator[str]:
@@ -617,9 +619,9 @@ def _left_out(telemetry: Telemetry) -> Iterator[str]:
         yield f"{MOST_ROWS} of {read} nodes are listed: those with the slowest GPUs"
 
 
-def _values(one: ResultSummary) -> Iterator[Table]:
-    recorded = one.record.model_dump(mode="json", exclude_defaults=True)
-    for title, values in (("System", one.system), ("Provenance (run.json)", recorded)):
+def _values(result: ResultSummary) -> Iterator[Table]:
+    recorded = result.record.model_dump(mode="json", exclude_defaults=True)
+    for title, values in (("System", result.system), ("Provenance (run.json)", recorded)):
         flat = list(flatten(values))
         rows = [Line([Cell(name), Cell(text[:MOST_TEXT], style="text")]) for name, text in flat[:MOST_VALUES]]
         if rows:

@@ -246,10 +246,12 @@ def gather(paths: Sequence[Path], ruleset: str | None = None) -> list[ResultSumm
     Raises:
         NoLogsError: as compliance.check.check_in_turn, or all logs are of other benchmarks.
     """
-    found = [one for opened, findings in check_in_turn(paths, ruleset) for one in _summaries(opened, findings)]
-    if not found:
+    summaries = [
+        summary for opened, findings in check_in_turn(paths, ruleset) for summary in _summaries(opened, findings)
+    ]
+    if not summaries:
         raise NoLogsError(f"{paths[0]} has no log of a benchmark that is judged here")
-    return _named(found)
+    return _named(summaries)
 
 
 def published(folder: Path) -> list[ResultSummary]:
@@ -258,8 +260,8 @@ def published(folder: Path) -> list[ResultSummary]:
     Raises:
         NoLogsError: as compliance.check.find_logs.
     """
-    found = [one for group in find_logs([folder]) for one in _summaries(open_results([group]), ())]
-    return _named(found)
+    summaries = [summary for group in find_logs([folder]) for summary in _summaries(open_results([group]), ())]
+    return _named(summaries)
 
 
 def _summaries(opened: list[Opened], findings: Sequence[Finding]) -> Iterator[ResultSummary]:
@@ -309,9 +311,9 @@ def summarise(run: Run) -> RunSummary:
     times = {mark.line: mark.time_ms for mark in run.log.marks if mark.key == "tracked_stats"}
     steps = [(step.samples, times[step.line], step.loss, step.seconds) for step in run.log.steps]
     evaluations = [
-        (float(one.position), one.accuracy.event.time_ms, one.log_perplexity)
-        for one in run.evaluations
-        if one.accuracy is not None and one.log_perplexity is not None and one.position <= LARGEST
+        (float(evaluation.position), evaluation.accuracy.event.time_ms, evaluation.log_perplexity)
+        for evaluation in run.evaluations
+        if evaluation.accuracy is not None and evaluation.log_perplexity is not None and evaluation.position <= LARGEST
     ]
     return RunSummary(
         name=facts.name,

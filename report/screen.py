@@ -138,10 +138,10 @@ class _Above:
         return getattr(self._stream, name)
 
 
-def _rows(said: Iterable[str], width: int) -> list[str]:
+def _rows(texts: Iterable[str], width: int) -> list[str]:
     """Return the lines, wrapped below their subjects."""
     indent = " " * (NAME + 1)
-    broken = (wrap(printable(line), max(width, 2 * NAME), subsequent_indent=indent) for line in said)
+    broken = (wrap(printable(line), max(width, 2 * NAME), subsequent_indent=indent) for line in texts)
     return [row for rows in broken for row in rows]
 
 

@@ -122,8 +122,8 @@ def lines(run: Run, view: WatchView) -> Iterator[str]:
     yield f"{phase(run):{NAME}} {'  '.join([_benchmark(run), run.log.path.name, *place])}"
     if run.log.not_a_run:
         yield f"{in_capitals(sorted(run.log.not_a_run)):{NAME}} its log says that this run does not count"
-    for said in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers, _last_line):
-        yield from _those(said, facts, view)
+    for part in (_progress, _losses, _evaluations, _arrival, _margin, _steps, _checkpoints, _stragglers, _last_line):
+        yield from _those(part, facts, view)
     for finding in certain(run, final=view.final):
         where = "" if finding.line is None else f" line {finding.line}"
         yield f"{finding.severity:<{NAME}} {finding.rule}{where}: {finding.message}; {finding.actual}"
@@ -283,10 +283,10 @@ def _evaluations(facts: RunFacts, view: WatchView) -> Iterator[str]:
 def _arrival(facts: RunFacts, view: WatchView) -> Iterator[str]:
     if facts.run.has("run_stop"):
         return
-    found = arrival(facts)
+    stop = arrival(facts)
     yield (
-        f"{'ETA':{NAME}} {duration(max(0.0, found.remaining - view.quiet))}, {found.minutes:.1f} min after the start, "
-        f"at {found.samples:,} samples by {found.by}"
+        f"{'ETA':{NAME}} {duration(max(0.0, stop.remaining - view.quiet))}, {stop.minutes:.1f} min after the start, "
+        f"at {stop.samples:,} samples by {stop.by}"
     )
 
 
@@ -323,8 +323,8 @@ def _steps(facts: RunFacts, _view: WatchView) -> Iterator[str]:
 
 def _checkpoints(facts: RunFacts, _view: WatchView) -> Iterator[str]:
     """Yield the latest checkpoint fault, and the number of earlier ones."""
-    if found := facts.checkpoint_faults:
-        yield f"{'checkpoint':{NAME}} {found[-1]}" + (f"; {len(found) - 1} before" if len(found) > 1 else "")
+    if faults := facts.checkpoint_faults:
+        yield f"{'checkpoint':{NAME}} {faults[-1]}" + (f"; {len(faults) - 1} before" if len(faults) > 1 else "")
 
 
 def _stragglers(facts: RunFacts, view: WatchView) -> Iterator[str]:
