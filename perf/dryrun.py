@@ -1,6 +1,6 @@
 """python -m perf.dryrun > docs/dryrun.md: every shipped shape on the null device.
 
-It runs the first, the second and the last pipeline stage of each, two ranks at a time: a quarter of an hour on two
+It runs the first, the second and the last pipeline stage of each, two ranks at a time: half an hour on two
 cores. The planner's memory is printed next to what the device counted. `--json FILE` keeps each rank's document.
 """
 
