@@ -205,7 +205,8 @@ def _not_run(groups: Sequence[LogGroup], paths: Sequence[Path]) -> Iterator[str]
     if alone:
         yield f"result, system and package checks: {counted(len(alone), 'log')} asked for alone, not as a folder"
     if loose:
-        yield f"system and package checks: {counted(len(loose), 'folder')} of logs outside the tree of a submission"
+        folders = counted(len(loose), "folder")
+        yield f"system and package checks: {folders} of logs outside the tree of a submission, which `package` makes"
     if astray:
         yield f"system checks: {counted(len(astray), 'folder')} of logs not in results/<system>/<benchmark>/"
     trees = dict.fromkeys(group.organisation for group in groups if group.organisation is not None)

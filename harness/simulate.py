@@ -206,6 +206,8 @@ def rehearse(resolved: Resolved, out: Path | None, *, step_seconds: float | None
         planned(config) if step_seconds is None else (SimulatedPace(step=step_seconds), f"{step_seconds:g} s a step")
     )
     click.echo(f"SIMULATED, nothing is trained: {pace_text}")
+    if config.benchmark_row.submittable and (unset := config.submission.unset):
+        click.echo(f"{', '.join(unset)} not set: `package --rehearse` needs logs that name a submitter", err=True)
     folder = _folder_of_its_own(config, started) if out is None else _empty_folder(out)
     clock = VirtualClock(started.timestamp())
     experiments = []

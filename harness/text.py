@@ -87,8 +87,9 @@ def _samples(convergence: Convergence) -> str:
 
 
 def _limit(limit: Limit) -> str:
-    slower = "slower" if limit.margin >= 0 else "faster"
-    return f"{_pass(limit.passed)} from {limit.minimum:.1f}; the result is {abs(limit.margin):.1f} samples {slower}"
+    where = "above" if limit.margin >= 0 else "below"
+    margin = f"{abs(limit.margin):.1f} samples {where} the smallest accepted mean, {limit.minimum:.1f}"
+    return f"{_pass(limit.passed)}: {margin}"
 
 
 def reference_lines(points: Sequence[Reference], file: Path) -> Iterator[str]:

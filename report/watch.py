@@ -293,7 +293,7 @@ def _arrival(facts: RunFacts, view: WatchView) -> Iterator[str]:
 def _margin(facts: RunFacts, view: WatchView) -> Iterator[str]:
     run = facts.run
     stopped = samples_to_target(run)
-    if run.has("run_stop") and stopped is None:
+    if not trained(run) or (run.has("run_stop") and stopped is None):
         return
     if run.is_open:
         yield f"{'convergence':{NAME}} not judged in the open division"

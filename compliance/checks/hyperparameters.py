@@ -244,7 +244,7 @@ def whole(run: Run) -> Iterator[Breach]:
     """
     for key in filter(run.has, WHOLE):
         if isinstance(run.value(key), float):
-            yield _wrong(run, key, "an integer")
+            yield _wrong(run, key, "an integer", "is not written as an integer, which breaks no rule")
 
 
 @rule("hyperparameter.train_samples", source=LOGGING, example='`train_samples` "many", or 1 in a run of 313344 samples')

@@ -181,7 +181,8 @@ def _faults(launch: Launch, *, rehearsal: bool) -> Iterator[str]:
     elif unset := config.submission.unset:
         yield (
             f"{launch.folder}: {', '.join(unset)} not set when the runs were made, so their logs do not state who "
-            "submits what, and a log must not be changed; run `llama31 submission init` before the next runs"
+            "submits what, and a log must not be changed; move the folder away, or package the folder of other runs. "
+            "Before the next runs: `llama31 submission init`, and source its submission.sh"
         )
     for run in launch.runs:
         yield from (f"{run.file}: {fault}" for fault in _disowned(run, rehearsal=rehearsal))

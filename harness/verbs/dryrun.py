@@ -11,6 +11,7 @@ from benchmark.arguments import SETTINGS, PathArgument
 from benchmark.config import ConfigError
 from benchmark.hardware import GPUS
 from harness.arguments import AS_JSON
+from harness.verbs.runs import require_checkout
 
 
 @click.command(context_settings=SETTINGS)
@@ -53,6 +54,7 @@ def dryrun(
     llama31 dryrun config_DGX.sh
     llama31 dryrun configs/config_GB200_128x4x144xtp4pp8cp2.sh --stages PRECISION=bf16
     """
+    require_checkout("dryrun")
     from harness.dryrun.lines import lines
     from harness.dryrun.run import Rank, ask, run
 

@@ -19,7 +19,8 @@ def require_checkout(verb: str) -> None:
     """Refuse a verb that needs the repository's scripts, if only the packages are installed."""
     if not IS_CHECKOUT:
         raise RefusedError(
-            f"`llama31 {verb}` needs a checkout of the repository, whose setup.sh also installs the trainer"
+            f"`llama31 {verb}` needs a checkout of the repository, but this llama31 is installed in {sys.prefix}; in a "
+            f"checkout: `bash setup.sh`, then `.venv/bin/llama31 {verb}`"
         )
 
 

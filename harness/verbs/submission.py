@@ -102,7 +102,8 @@ def _ask(question: Question, usual: str | None) -> str:
         return value
 
     click.echo(f"\n{question}", err=True)
-    return str(click.prompt(question.flag.removeprefix("--"), type=kind, default=usual, value_proc=judged, err=True))
+    name = question.flag.removeprefix("--") + (" (required)" if usual is None else "")
+    return str(click.prompt(name, type=kind, default=usual, value_proc=judged, err=True))
 
 
 def _say(line: str) -> None:

@@ -230,7 +230,7 @@ def test_logs_where_no_checker_looks_are_an_error(result: Path, tmp_path: Path, 
 def test_what_did_not_run_is_said(result: Path, tmp_path: Path) -> None:
     """For a folder of runs, one log, or a part of a tree, the output names the checks that did not run."""
     assert check_paths([result]).not_run == (
-        "system and package checks: 1 folder of logs outside the tree of a submission",
+        "system and package checks: 1 folder of logs outside the tree of a submission, which `package` makes",
     )
     assert len(check_paths([result / "result_0.txt", result / "result_1.txt"]).not_run) == 1
     (tmp_path / "systems").mkdir()
