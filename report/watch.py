@@ -293,7 +293,7 @@ def _arrival(facts: RunFacts, view: WatchView) -> Iterator[str]:
 def _margin(facts: RunFacts, view: WatchView) -> Iterator[str]:
     run = facts.run
     stopped = samples_to_target(run)
-    if not trained(run) or (run.has("run_stop") and stopped is None):
+    if run.has("run_stop") and stopped is None:
         return
     if run.is_open:
         yield f"{'convergence':{NAME}} not judged in the open division"
@@ -302,7 +302,7 @@ def _margin(facts: RunFacts, view: WatchView) -> Iterator[str]:
     found = margin(run.rules, run.global_batch_size, samples, view.others)
     if found is None:
         return
-    when = " at the next evaluation" if stopped is None else ""
+    when = " if it stops at the next evaluation" if stopped is None else ""
     room = f"{abs(found.margin):,.0f} {'above' if found.margin >= 0 else 'BELOW'} the smallest accepted mean"
     verb = "would be" if stopped is None or found.runs == 1 else "are"
     of = f"mean of {found.runs} runs" if found.runs > 1 else "if all runs were like this one"

@@ -156,9 +156,9 @@ def test_a_run_that_missed_counts_as_the_slowest() -> None:
 
 def test_stopping_early_is_said_to_cost(rehearsed: Path) -> None:
     """Before the first evaluation, stopping there is shown to cost a factor of 313344 / 276480 = 1.1333."""
-    watch = until(rehearsed / "result_0.txt", "tracked_stats")
+    watch = until(rehearsed / "result_0.txt", "block_start")
     (said,) = (line for line in lines(watch.run, WatchView()) if line.startswith("convergence"))
-    assert "276,480 samples at the next evaluation" in said
+    assert "276,480 samples if it stops at the next evaluation" in said
     assert "BELOW the smallest accepted mean; minutes would be multiplied by 1.1333" in said
 
 
