@@ -193,6 +193,7 @@ def test_a_rehearsal_passes(rehearsals: dict[Scheduled, list[Path]], subtests: p
             assert report.passed, report.findings
 
 
+@pytest.mark.slow
 def test_the_official_checkers_accept_a_rehearsal(
     rehearsals: dict[Scheduled, list[Path]], tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
