@@ -188,6 +188,7 @@ def test_dev_adds_to_what_is_there(spoilt: Tree) -> None:
     assert [spoilt.setup(*arguments)[2] for arguments in ((), ("--dev",))] == ["", ""]
 
 
+@pytest.mark.slow
 def test_nemo_has_an_environment_of_its_own(made: Tree) -> None:
     """--nemo installs its lock and torch in .venv-nemo, once, and leaves .venv as it is."""
     python = f"{made.folder}/.venv-nemo/bin/python"
@@ -278,6 +279,7 @@ def test_package_index_that_does_not_answer_is_named(tree: Tree) -> None:
     assert err.endswith("setup: the package index cannot be reached\n")
 
 
+@pytest.mark.slow
 def test_pip_of_the_machine_will_do(tree: Tree, without: Callable[..., dict[str, str]]) -> None:
     """If Python cannot put pip into an environment (Debian without python3-venv), the machine's own pip installs."""
     base = sys._base_executable  # type: ignore[attr-defined]
@@ -426,6 +428,7 @@ def test_what_is_to_be_there_already_is_not_made(tree: Tree) -> None:
     assert not (tree.folder / ".venv-host").exists()
 
 
+@pytest.mark.slow
 def test_another_interpreter_can_be_named(tree: Tree, tmp_path: Path) -> None:
     """SETUP_PYTHON may have any name; one that is too old is named in the refusal."""
     (tmp_path / "a python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
@@ -435,6 +438,7 @@ def test_another_interpreter_can_be_named(tree: Tree, tmp_path: Path) -> None:
     assert "/bin/false here is: " in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["CDPATH", "PIP_USER", "pip.conf"])
 def test_settings_of_the_user_do_no_harm(tree: Tree, tmp_path: Path, how: str) -> None:
     """Setup works with each of them."""
@@ -473,6 +477,7 @@ def programs(tmp_path: Path) -> Callable[..., str]:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_will_do(tree: Tree, programs: Callable[..., str]) -> None:
     """One line warns that concurrent calls cannot be seen."""
     status, out, err = tree.setup(PATH=programs(flock="echo 'flock: 9: No locks available' >&2; exit 71"))

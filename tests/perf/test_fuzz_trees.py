@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from perf.fuzz_trees import FUZZ, SYSTEM, attempt, make
 from perf.fuzzing import look
 
@@ -18,6 +20,7 @@ class Quiet(Random):
         return seq[0]
 
 
+@pytest.mark.slow
 def test_some_trees_are_judged_without_a_crash() -> None:
     """No input of the first few makes a verb crash; a full run has thousands."""
     found = look(FUZZ, 7, None, range(3))

@@ -459,6 +459,7 @@ def test_loaded_parameters_count_their_steps_apart(of_one_process: tuple[Path, d
     assert len(set(places)) == len(places)
 
 
+@pytest.mark.slow
 def test_a_missing_psutil_fails_at_once() -> None:
     """The import fails, where Megatron-Core would fail in each save."""
     code = "import sys; sys.modules['psutil'] = None; import reference_impl.checkpoint.training"

@@ -92,6 +92,7 @@ def losses(config: RunConfig) -> tuple[list[float], int]:
     return taken, rows
 
 
+@pytest.mark.slow
 def test_every_layout_trains_all_rows(cut: Callable[..., RunConfig]) -> None:
     """One process, TP 2 and PP 2 train 128,256 rows on int32 data with equal losses, the first that of 128,256."""
     config = cut()
