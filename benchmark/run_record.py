@@ -104,7 +104,7 @@ class RunRecord(_Part):
     versions: dict[str, str] = {}
     layer_spec: str = ""
     libraries: dict[str, str] = {}
-    """As in `Seen`; so is the next."""
+    """The libraries' variables, as in `Seen`; the next field is copied from there too."""
     never_on_a_gpu: tuple[str, ...] = ()
     machine: dict[str, Scalar] = {}
     data: dict[str, Any] = {}

@@ -66,7 +66,7 @@ _SPAN_COLOURS = {
 }
 
 _GREY = "#808080"
-"""Of marks that belong to no run; seen on both pages."""
+"""Colour of marks that belong to none of the runs; legible on both the light and the dark page."""
 
 Row = dict[str, Any]
 Rows = list[Row]

@@ -21,7 +21,7 @@ INTERVAL_S = 1.0
 """Seconds between two drawings, and between two reads of a followed log."""
 
 LINE_EVERY_S = 10.0
-"""Seconds between two lines if the output is no terminal to draw on."""
+"""Seconds between two lines if the output is not a terminal."""
 
 _USUAL_SIZE = (80, 24)
 """Columns and rows of a terminal that reports none."""

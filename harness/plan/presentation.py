@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmark.hardware import OUTSIDE_ALLOCATOR
+from benchmark.plurals import counted
 from harness.plan import memory
 from harness.plan.calibration import Calibration
 from harness.plan.layouts import name
@@ -102,9 +103,8 @@ def _target(plan: Plan) -> Iterable[str]:
     slowest = plan.outcomes[-1] if slow is None else slow.outcomes[-1]
     graph = "" if slow is None else " without a graph"
     hours = runs * plan.job.gpus * slowest.minutes / 60
-    how_many = "1 run" if runs == 1 else f"{runs} runs"
     yield (
-        f"Ask for WALLTIME={plan.walltime}: {how_many} at the slowest outcome and step{graph}, "
+        f"Ask for WALLTIME={plan.walltime}: {counted(runs, 'run')} at the slowest outcome and step{graph}, "
         f"with {LONGEST_INIT_MINUTES:.0f} minutes of start-up each; {hours:,.0f} GPU-hours of training."
     )
 
@@ -113,7 +113,7 @@ def _basis(plan: Plan, calibration: Calibration) -> Iterable[str]:
     job = plan.job
     what = f"{job.gpu.name} in {job.precision} training {job.size.name}"
     if plan.measured:
-        steps = "1 measured step" if plan.measured == 1 else f"{plan.measured} measured steps"
+        steps = counted(plan.measured, "measured step")
         yield f"Calibrated {calibration.made} on {steps} of {what}, software of {job.release} ({job.stack})."
         if calibration.has_fp8_attention(job):
             yield "These steps have attention in fp8, which this trainer lacks; nobody has published its gain."
